@@ -1,4 +1,4 @@
-"""What every test may ask for, and what none may leave behind."""
+"""Fixtures of all tests, and the check that a test leaves nothing behind."""
 
 import inspect
 import io
@@ -21,7 +21,7 @@ from tests.support import containers, fork_server, left_behind, session_redis
 from tests.support.redis import flush, nothing_stranded
 from tests.support.waiting import wait_until
 
-# A slow machine is no reason to fail: how long an example takes is never what a test is about.
+# Examples may take long on a slow machine.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
@@ -30,8 +30,8 @@ CHOICE = pytest.StashKey[session_redis.Choice]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Chooses the run's Redis before anything is collected; what cannot be used ends the run here."""
-    _make_temporary_files_ours(config)
+    """Choose the run's Redis before the collection; end the run if it cannot be used."""
+    _use_own_temporary_folder(config)
     # Reading the CAs of the machine takes 35 ms in each worker. Tests that trust a CA name its file.
     os.environ["SSL_CERT_FILE"] = str(Path(__file__).parent / "support" / "unused_ca.pem")
     try:
@@ -43,8 +43,8 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(str(error)) from None
 
 
-def _make_temporary_files_ours(config: pytest.Config) -> None:
-    """They go to a folder of the run's own, where nobody else leaves any; tmp_path stays where it was."""
+def _use_own_temporary_folder(config: pytest.Config) -> None:
+    """Create temporary files in a folder of this run; tmp_path stays where it was."""
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
     folder = tempfile.TemporaryDirectory(prefix="ff-tests-")
     config.add_cleanup(folder.cleanup)
@@ -52,20 +52,20 @@ def _make_temporary_files_ours(config: pytest.Config) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    """Says which Redis the run uses, and why."""
+    """Return the run's Redis and the reason for its choice."""
     return f"redis: {config.stash[CHOICE]}"
 
 
 @pytest.fixture(scope="session")
 def redis_server(pytestconfig: pytest.Config) -> Iterator[str]:
-    """The URL of the session's Redis; ask for `redis_url`, which empties it."""
+    """The URL of the session's Redis. Tests use `redis_url`, which empties it."""
     with session_redis.serve(pytestconfig.stash[CHOICE]) as url:
         yield url
 
 
 @pytest.fixture
 def redis_url(redis_server: str) -> Iterator[str]:
-    """The URL of an empty Redis, in which the test may leave only what keys.py allows."""
+    """The URL of an empty Redis; the test may leave only keys that keys.py allows."""
     flush(redis_server)
     with nothing_stranded(redis_server):
         yield redis_server
@@ -82,14 +82,14 @@ async def redis(redis_url: str) -> AsyncIterator[Redis]:
 
 @pytest.fixture
 async def fleet(redis_url: str) -> AsyncIterator[Fleet]:
-    """A producer's door to that Redis."""
-    async with Fleet(redis_url) as door:
-        yield door
+    """A producer's client of that Redis."""
+    async with Fleet(redis_url) as client:
+        yield client
 
 
 @pytest.fixture
 def stream() -> Iterator[io.StringIO]:
-    """Where the log goes for the length of a test, configured as a worker configures it."""
+    """The log of the test, configured as in a worker."""
     before, root = structlog.get_config(), logging.getLogger()
     handlers, level = root.handlers, root.level
     written = io.StringIO()
@@ -102,14 +102,14 @@ def stream() -> Iterator[io.StringIO]:
 
 @pytest.fixture(scope="session")
 def forks() -> Iterator[None]:
-    """Processes of fetchfleet start as forks."""
+    """Start processes of fetchfleet as forks."""
     with fork_server.serving():
         yield
 
 
 @pytest.fixture(autouse=True)
 def nothing_left_running(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fails the test that leaves a process, a task, a socket or a file behind; the pure ones make none."""
+    """Fail a test that leaves a process, a task, a socket or a file behind. Unit tests are not checked."""
     if "unit" in request.path.parts:
         yield
         return
@@ -127,7 +127,7 @@ def nothing_left_running(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture
 async def nothing_left_in_the_loop() -> AsyncIterator[None]:
-    """Fails the test that leaves an asyncio task behind, or what is closed by the loop and was not."""
+    """Fail a test that leaves an asyncio task behind, or sockets that the loop does not close."""
     before = left_behind.OpenResources()
     yield
     left = left_behind.tasks()
@@ -138,6 +138,6 @@ async def nothing_left_in_the_loop() -> AsyncIterator[None]:
 
 
 def assert_nothing_left(before: left_behind.OpenResources) -> None:
-    """All sockets and files that have been opened since are closed, temporary ones removed."""
+    """Check that sockets and files opened since are closed, and temporary ones removed."""
     left = before.since()
     assert not left, f"sockets and files left behind: {left}"

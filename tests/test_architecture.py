@@ -132,7 +132,7 @@ def test_no_import_cycles() -> None:
 
 
 def test_no_type_checking_imports() -> None:
-    """No import hides from the run time behind TYPE_CHECKING."""
+    """All imports are made at run time; none is under TYPE_CHECKING."""
     hiding = [name_of(path) for path in [*SOURCES, *TOOLS] if "TYPE_CHECKING" in path.read_text()]
 
     assert [] == hiding
@@ -173,7 +173,7 @@ def test_the_arq_worker_is_known_to_two_files() -> None:
     assert ARQ_WORKER_IS_KNOWN_TO >= knowing
 
 
-def test_redis_keys_are_spelt_in_one_file() -> None:
+def test_redis_keys_are_spelled_in_one_file() -> None:
     """The prefix `ff:` occurs in jobs/keys.py only."""
     spelling = {name_of(path) for path in SOURCES if '"ff:' in path.read_text()}
 
@@ -211,7 +211,7 @@ def test_files_and_functions_stay_short() -> None:
     assert [] == [name_of(path) for path in files if len(path.read_text().splitlines()) > MAX_FILE_LINES]
 
 
-def test_rooms_stay_small_and_say_what_belongs_there() -> None:
+def test_rooms_stay_small_and_have_a_docstring() -> None:
     """A room has at most 12 files; its docstring says what belongs in it."""
     full = [name_of(folder) for folder in FOLDERS if len(list(folder.glob("*.py"))) > MAX_FILES_PER_FOLDER]
 
@@ -236,7 +236,7 @@ def test_few_private_functions_are_used_once() -> None:
 
 
 def test_every_test_has_a_docstring() -> None:
-    """Each test says in a sentence what it shows."""
+    """In test classes too."""
     silent = [
         f"{name_of(path)}::{node.name}"
         for path in TESTS

@@ -1,4 +1,4 @@
-"""Docs are true or gone: what they name exists, what they show runs."""
+"""The docs are true: the names in them exist, and the examples run."""
 
 import ast
 import asyncio
@@ -53,12 +53,12 @@ _REQUIREMENT = re.compile(r"([\w.-]+)(?:\[([\w,]+)\])?")
 
 
 def name_of(page: Path) -> str:
-    """The page's path in the project."""
+    """Return the path within the project."""
     return page.relative_to(ROOT).as_posix()
 
 
 def fenced(page: Path, language: str) -> list[str]:
-    """The page's code blocks in that language."""
+    """Return the page's code blocks in this language."""
     return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
 
 
@@ -90,14 +90,14 @@ def test_every_path_that_a_source_file_names_exists() -> None:
 
 
 def anchors_of(page: Path) -> set[str]:
-    """The anchors that GitHub makes of the page's headings."""
+    """Return the anchors that GitHub generates for the page's headings."""
     headings = _HEADING.findall(_FENCED.sub("", page.read_text()))
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_link_to_a_heading_finds_it(page: Path) -> None:
-    """A link to a part of a page names a heading of that page."""
+    """A link with a fragment names a heading of its page."""
     links = _ANCHOR.findall(page.read_text())
     missing = [
         f"{path}#{anchor}"
@@ -110,7 +110,7 @@ def test_every_link_to_a_heading_finds_it(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_script_that_a_page_names_can_be_run(page: Path) -> None:
-    """`./scripts/x` is there and executable."""
+    """`./scripts/x` exists and is executable."""
     scripts = set(re.findall(r"\./(scripts/\w+)", page.read_text()))
     dead = {script for script in scripts if not shutil.which(ROOT / script)}
 
@@ -119,15 +119,15 @@ def test_every_script_that_a_page_names_can_be_run(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_test_that_a_page_names_exists(page: Path) -> None:
-    """An id of a test names a function of that file."""
+    """Each test ID names a function of its file."""
     named = _TEST.findall(page.read_text())
     missing = [f"{path}::{name}" for path, name in named if f"def {name}(" not in (ROOT / path).read_text()]
 
     assert [] == missing
 
 
-def test_the_promises_name_their_tests() -> None:
-    """A promise without its test is a wish."""
+def test_the_guarantees_page_names_tests() -> None:
+    """At least 100 of them; the test above checks that they exist."""
     assert len(_TEST.findall((DOCS / "guarantees.md").read_text())) >= 100
 
 
@@ -153,7 +153,7 @@ def test_every_dependency_has_a_row() -> None:
 async def test_the_readmes_producer_runs(
     redis_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The ten lines, with our Redis and host in place of theirs."""
+    """With the test's Redis and host in place of those in the README."""
     (program,) = fenced(ROOT / "README.md", "python")
     async with Origin.serving("127.0.0.181", ok(b"body")) as origin:
         program = program.replace("redis://localhost:6379", redis_url).replace("10_000", "10")
@@ -174,7 +174,7 @@ RESULTS = DOCS / "results.md"
 def main_of(
     program: str, redis_url: str, origin: Origin, **scope: Any
 ) -> Callable[[], Coroutine[Any, Any, None]]:
-    """The program's main, with our Redis and host in place of theirs."""
+    """Return the program's main, with the test's Redis and host in place of its own."""
     program = program.replace("redis://localhost:6379", redis_url)
     program = program.replace("https://example.com", origin.url("").rstrip("/"))
     program = program.replace("asyncio.run(main())", "")
@@ -183,7 +183,7 @@ def main_of(
 
 
 async def test_the_python_of_the_api_and_result_pages_runs(redis_url: str, tmp_path: Path) -> None:
-    """The client, plain arq, a reader that goes on from a position, and a consumer group that sees both."""
+    """The client, plain arq, a reader that continues from a position, and a consumer group."""
     said: list[tuple[Any, ...]] = []
     read: list[tuple[Any, ...]] = []
     heard: list[str] = []
@@ -216,7 +216,7 @@ async def test_the_python_of_the_api_and_result_pages_runs(redis_url: str, tmp_p
 
 
 async def test_the_dead_letter_program_of_the_api_page_runs(redis_url: str, tmp_path: Path) -> None:
-    """A fetch that failed is listed and enqueued again; its producer follows it."""
+    """A failed fetch is listed and enqueued again, and the producer follows it."""
     said: list[tuple[Any, ...]] = []
     heard: list[tuple[Any, ...]] = []
     follow = fenced(RESULTS, "python")[2]
@@ -236,7 +236,7 @@ async def test_the_dead_letter_program_of_the_api_page_runs(redis_url: str, tmp_
 
 
 async def test_the_redis_cli_of_the_api_page_runs(redis_url: str, tmp_path: Path) -> None:
-    """Three messages, and the result of the one that has a batch."""
+    """Three messages are pushed, and the results of the one with a batch ID are read."""
     if not shutil.which("redis-cli"):
         pytest.skip("redis-cli is not installed")
     [block] = fenced(API, "bash")
@@ -255,7 +255,7 @@ async def test_the_redis_cli_of_the_api_page_runs(redis_url: str, tmp_path: Path
 
 
 async def shell(command: str) -> str:
-    """What the command prints."""
+    """Run the command; return its output."""
     ended = await asyncio.to_thread(
         subprocess.run, command, shell=True, capture_output=True, text=True, check=True, timeout=30
     )
@@ -263,8 +263,8 @@ async def shell(command: str) -> str:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_every_policy_shown_is_a_policy(page: Path) -> None:
-    """TOML blocks parse, with every key known."""
+def test_every_policy_in_the_docs_is_valid(page: Path) -> None:
+    """TOML blocks parse, and every key is known."""
     for block in fenced(page, "toml"):
         parse_policy(block)
 
@@ -286,14 +286,14 @@ def test_the_policy_page_has_a_row_for_every_key() -> None:
 
 
 def test_the_api_page_has_every_field_of_a_fetch() -> None:
-    """The fields on the page are the code's."""
+    """In code style."""
     text = API.read_text()
 
     assert [] == [word for word in Fetch.__struct_fields__ if f"`{word}`" not in text]
 
 
 def test_every_error_that_the_api_page_names_is_public() -> None:
-    """All but arq's own can be imported from the package."""
+    """All but arq's can be imported from the package."""
     named = set(re.findall(r"`(\w+Error)`", API.read_text())) - {"SerializationError"}
 
     assert len(named) >= 8
@@ -301,15 +301,15 @@ def test_every_error_that_the_api_page_names_is_public() -> None:
 
 
 def test_the_results_page_has_every_field_outcome_and_reason() -> None:
-    """The closed lists on the page are the code's."""
+    """Including the timings."""
     text = RESULTS.read_text()
     words = [*Result.__struct_fields__, *Timings.__struct_fields__, *Outcome, *Reason]
 
     assert [] == [word for word in words if f"`{word}`" not in text]
 
 
-def test_the_json_shown_is_a_fetch_and_a_result() -> None:
-    """The examples decode; the result has every field."""
+def test_the_json_of_the_docs_is_a_fetch_and_a_result() -> None:
+    """The examples decode, and the result has every field."""
     [fetch], [result] = fenced(API, "json"), fenced(RESULTS, "json")
 
     decode_fetch(fetch)
@@ -318,7 +318,7 @@ def test_the_json_shown_is_a_fetch_and_a_result() -> None:
 
 
 def test_the_configuration_page_has_every_variable() -> None:
-    """No setting is a secret."""
+    """In code style."""
     text = (DOCS / "configuration.md").read_text()
 
     assert [] == [variable for variable in ENVIRONMENT.values() if f"`{variable}`" not in text]
@@ -343,7 +343,7 @@ def test_the_operations_page_has_every_log_event() -> None:
 
 
 def logged() -> Iterator[tuple[str, str]]:
-    """Each event with each field that a call of the log gives it."""
+    """Return each event with the fields that calls of the log give it."""
     for path in sorted((ROOT / "worker").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             match node:
@@ -354,8 +354,8 @@ def logged() -> Iterator[tuple[str, str]]:
                     yield from ((Event[name].value, given.arg) for given in node.keywords if given.arg)
 
 
-def test_the_operations_page_has_every_field_that_is_logged() -> None:
-    """In the row of its event, or of the event that the row refers to."""
+def test_the_operations_page_has_every_logged_field() -> None:
+    """In the row of its event, or of the event to which the row refers."""
     text = (DOCS / "operations.md").read_text()
     found = list(logged())
     rows = {event: re.findall(rf"^\| `{re.escape(event)}` \|.*", text, re.MULTILINE) for event, _ in found}
@@ -369,7 +369,7 @@ def test_the_operations_page_has_every_field_that_is_logged() -> None:
 
 
 def fields_of(struct: Any) -> set[str]:
-    """The fields of a struct, and of those that it holds."""
+    """Return the fields of a struct and of its nested structs."""
     names = set(struct.__struct_fields__)
     for of in get_type_hints(struct).values():
         for part in (of, *get_args(of)):
@@ -378,15 +378,15 @@ def fields_of(struct: Any) -> set[str]:
 
 
 def test_the_operations_page_has_every_field_of_the_status() -> None:
-    """Of the fleet, its workers, lanes and doors."""
+    """Of the fleet, its workers, lanes and ingress paths."""
     section = (DOCS / "operations.md").read_text().partition("\n## Status\n")[2].partition("\n## ")[0]
 
     assert fields_of(FleetStatus) >= {"workers", "in_flight", "waiting", "backlog"}
     assert [] == sorted(name for name in fields_of(FleetStatus) if f"`{name}`" not in section)
 
 
-def test_liveness_is_what_restarts_a_worker() -> None:
-    """In the image, and in the example for Kubernetes, which also has readiness; both are commands."""
+def test_only_liveness_restarts_a_worker() -> None:
+    """In the image and in the Kubernetes example, which has readiness too. Both are commands."""
     image = (ROOT / "ops" / "Dockerfile").read_text()
     [manifest] = fenced(DOCS / "operations.md", "yaml")
     probes = dict(re.findall(r"(\w+Probe):\n\s+exec: {command: \[(.*?)\]}", manifest))
@@ -402,11 +402,11 @@ def test_liveness_is_what_restarts_a_worker() -> None:
 
 
 def test_the_readme_stays_short() -> None:
-    """At most 700 words, tables and the picture included."""
+    """It has at most 700 words, with tables and the picture."""
     assert len((ROOT / "README.md").read_text().split()) <= 700
 
 
-def test_every_event_is_in_use() -> None:
+def test_every_log_event_is_used() -> None:
     """The closed list of log events has no dead entry."""
     code = "".join(path.read_text() for path in (ROOT / "worker").rglob("*.py"))
 
