@@ -1,4 +1,4 @@
-"""What engines do with connections: the same, whichever it is, and never more than a host may see."""
+"""Connections of each engine: cancelled requests, lost lanes, hosts that move, and the load on a host."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -24,13 +24,13 @@ HERE = "127.0.71.4"
 PATIENT = Timeouts(connect_s=5, read_s=5, write_s=5, pool_s=5, total_s=10)
 LINE = b"HTTP/1.1 200 OK\r\n"
 ATTENTIVE = replace(QUICK, heartbeat_s=0.05)
-"""Workers look for cancelled batches many times a second."""
+"""Timings of workers that check for cancelled batches many times a second."""
 
 
-async def test_a_cancelled_request_is_over_for_its_host_before_another_begins(
+async def test_a_cancelled_request_ends_at_its_host_before_another_begins(
     origin: Origin, start: Start, engine: str
 ) -> None:
-    """Its slot is free once its connection is gone."""
+    """Its slot is free once its connection is closed."""
     origin.behaviour = o.by_path({"/silent": o.silent}, o.OK)
     worker = await start(engine=engine, policy={"concurrency": 1, "timeout": PATIENT}, timings=ATTENTIVE)
     unwanted = await worker.submit([origin.url("/silent")])
@@ -45,10 +45,10 @@ async def test_a_cancelled_request_is_over_for_its_host_before_another_begins(
     assert origin.requests[0].aborted
 
 
-async def test_what_is_cancelled_beside_others_costs_them_nothing(
+async def test_a_cancelled_request_costs_its_siblings_nothing(
     origin: Origin, start: Start, engine: str
 ) -> None:
-    """And the host never sees more at once than it should."""
+    """The host never has more requests in progress than the policy allows."""
     go_on = asyncio.Event()
 
     async def waits(x: Exchange) -> None:
@@ -73,10 +73,8 @@ async def test_what_is_cancelled_beside_others_costs_them_nothing(
     assert origin.high_water == 2
 
 
-async def test_a_lane_that_is_lost_leaves_nothing_at_its_host(
-    origin: Origin, start: Start, engine: str
-) -> None:
-    """Whoever has it now may begin at once."""
+async def test_a_lost_lane_leaves_no_request_at_its_host(origin: Origin, start: Start, engine: str) -> None:
+    """The next holder of the lane may begin at once."""
     origin.behaviour = o.silent
     worker = await start(engine=engine, policy={"concurrency": 3, "timeout": PATIENT})
     await worker.submit([origin.url(f"/{number}") for number in range(3)])
@@ -85,31 +83,29 @@ async def test_a_lane_that_is_lost_leaves_nothing_at_its_host(
     [lane] = worker.runtime.lanes.values()
     lane.lose()
 
-    await wait_until(lambda: not worker.runtime.lanes, "the end of the lane's stay")
-    await wait_until(lambda: origin.in_progress == 0, "the host to be rid of them", timeout_s=1)
+    await wait_until(lambda: not worker.runtime.lanes, "the end of the lane")
+    await wait_until(lambda: origin.in_progress == 0, "the end of the requests at the host", timeout_s=1)
     assert all(seen.aborted for seen in origin.requests)
 
 
-async def test_a_lane_that_is_given_back_leaves_no_connection(
-    origin: Origin, start: Start, engine: str
-) -> None:
-    """However its exchanges ended: well, by a reset, in doubt, or in the middle."""
+async def test_a_released_lane_leaves_no_connection(origin: Origin, start: Start, engine: str) -> None:
+    """Its exchanges ended normally, by a reset, with ambiguous framing, or in the middle of a body."""
     both = LINE + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"
     ends = [o.OK, o.reset, o.garbage(both), o.truncated(b"half", 99), o.redirect("/"), o.NOT_FOUND]
     origin.behaviour = o.by_path({f"/{n}": end for n, end in enumerate(ends)}, o.OK)
     worker = await start(engine=engine, policy={"concurrency": 4, "attempts": 1, "breaker_failures": 100})
     await worker.results(origin.url(f"/{number % len(ends)}") for number in range(60))
 
-    await wait_until(lambda: not worker.runtime.lanes, "the end of the lane's stay")
+    await wait_until(lambda: not worker.runtime.lanes, "the end of the lane")
     await wait_until(
         lambda: tcp.connections(origin.url()).keys() <= {"listen", "time_wait"}, "the connections' end"
     )
 
 
-async def test_a_name_that_has_moved_is_found_where_it_is_now(
+async def test_a_host_that_moves_is_dialled_at_its_new_address(
     names: Nameserver, start: Start, engine: str
 ) -> None:
-    """Within a lane's stay, too: once its TTL is over, where it is now is vetted, and dialled."""
+    """The worker keeps the lane. Once the TTL is over, the new address is vetted and dialled."""
     close = [("Connection", "close")]
     behaviour = o.by_path({"/silent": o.silent}, o.ok(b"old", close))
     async with (
@@ -122,7 +118,7 @@ async def test_a_name_that_has_moved_is_found_where_it_is_now(
         )
         url = f"http://shop.test:{old.port}"
         await worker.submit([f"{url}/silent"])
-        await wait_until(lambda: old.requests, "what keeps the lane")
+        await wait_until(lambda: old.requests, "the request that keeps the lane")
         before, after, last = [await worker.one(f"{url}/{number}") for number in range(3)]
 
     assert [worker.body(result) for result in (before, after)] == [b"old", b"new"]
@@ -131,7 +127,7 @@ async def test_a_name_that_has_moved_is_found_where_it_is_now(
 
 
 async def test_a_host_at_an_ipv6_address_is_dialled(start: Start, engine: str) -> None:
-    """With its brackets where they belong."""
+    """Its Host field has the brackets."""
     async with Origin.serving("::1", o.OK) as there:
         worker = await start(engine=engine, allow_net="::1/128")
         result = await worker.one(f"http://[::1]:{there.port}/")
@@ -140,10 +136,10 @@ async def test_a_host_at_an_ipv6_address_is_dialled(start: Start, engine: str) -
     assert Origin.header(there.requests[0], "host") == f"[::1]:{there.port}"
 
 
-async def test_the_request_in_a_segment_is_what_its_host_saw(
+async def test_a_warc_request_record_matches_the_request_that_the_host_received(
     origin: Origin, start: Start, engine: str
 ) -> None:
-    """Its line and its fields, in their order; and the answer is kept with its address."""
+    """Its target, its body and its fields in their order are compared."""
     worker = await start(engine=engine, sink="warc")
     own = {"X-Own-Field": "1", "Accept": "text/plain"}
     sent = await worker.one(origin.url("/a?b=c"), method="POST", body="sent", headers=own)
@@ -160,13 +156,13 @@ async def test_the_request_in_a_segment_is_what_its_host_saw(
 
 @needs_openssl
 class TestHttp2:
-    """Where the policy says so and the host can."""
+    """HTTP/2, if the policy enables it and the host supports it."""
 
     @pytest.fixture
     async def host(
         self, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
     ) -> AsyncIterator[Http2Origin]:
-        """An origin that the system trusts."""
+        """Yield an HTTP/2 origin that the system store trusts."""
         authority = Authority(tmp_path_factory.mktemp("ca"))
         monkeypatch.setenv("SSL_CERT_FILE", str(authority.cert))
         tls = server_tls(authority.issue("host", f"IP:{HERE}"))
@@ -174,7 +170,7 @@ class TestHttp2:
             yield serving
 
     async def test_requests_share_a_connection(self, host: Http2Origin, start: Start, engine: str) -> None:
-        """One after the other, and side by side once it is there."""
+        """Four fetches, one after the other, use one connection."""
         worker = await start(engine=engine, policy={"http2": True, "concurrency": 1})
         results = await worker.results([host.url(f"/{number}") for number in range(4)])
 

@@ -1,4 +1,4 @@
-"""The same contract on every engine: what a fetch comes to does not depend on who makes the exchange."""
+"""The contract of engines: a fetch has the same outcome on each of them."""
 
 import asyncio
 import hashlib
@@ -28,13 +28,13 @@ LINE = b"HTTP/1.1 200 OK\r\n"
 
 
 async def stalls(x: Exchange) -> None:
-    """Half a body, and no more."""
+    """Send half a body, and stall."""
     await x.raw(LINE + b"Content-Length: 99\r\n\r\nhello")
     await asyncio.Event().wait()
 
 
 async def test_a_body_is_stored_as_it_was_sent(origin: Origin, start: Start, engine: str) -> None:
-    """However large, byte for byte; connections are used again."""
+    """A large body matches byte for byte, and the connection is reused."""
     big = o.big(5_000_000)
     origin.behaviour = o.by_path({"/big": big, "/small": o.ok(b"small")})
     worker = await start(engine=engine, policy={"concurrency": 1})
@@ -46,8 +46,10 @@ async def test_a_body_is_stored_as_it_was_sent(origin: Origin, start: Start, eng
     assert origin.connections_opened == 1
 
 
-async def test_a_request_goes_out_as_it_was_asked_for(origin: Origin, start: Start, engine: str) -> None:
-    """The worker's own headers, the fetch's in their place; nothing of the environment."""
+async def test_a_request_has_the_headers_of_the_worker_and_of_the_fetch(
+    origin: Origin, start: Start, engine: str
+) -> None:
+    """A header of the fetch replaces the worker's. No cookie and no referer is added."""
     worker = await start(engine=engine, user_agent="ours/1")
     await worker.one(origin.url("/a?b=c%20d"), headers={"X-Own": "1", "Accept": "text/plain"})
 
@@ -59,10 +61,10 @@ async def test_a_request_goes_out_as_it_was_asked_for(origin: Origin, start: Sta
     assert not {"cookie", "referer"} & said.keys()
 
 
-async def test_no_proxy_of_the_environment_is_asked(
+async def test_a_proxy_of_the_environment_is_ignored(
     origin: Origin, start: Start, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the environment says."""
+    """All four proxy variables name an address without a server."""
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.71.9:9")
     worker = await start(engine=engine, policy={"attempts": 1})
@@ -70,8 +72,8 @@ async def test_no_proxy_of_the_environment_is_asked(
     assert (await worker.one(origin.url())).outcome is Outcome.STORED
 
 
-async def test_no_cookie_is_kept(origin: Origin, start: Start, engine: str) -> None:
-    """One fetch's is not another's."""
+async def test_cookies_are_not_kept(origin: Origin, start: Start, engine: str) -> None:
+    """A cookie of one fetch is not sent by the next fetch to the same host."""
     origin.behaviour = o.set_cookie("a=b")
     worker = await start(engine=engine, policy={"concurrency": 1})
     await worker.results([origin.url("/1"), origin.url("/2")])
@@ -79,16 +81,18 @@ async def test_no_cookie_is_kept(origin: Origin, start: Start, engine: str) -> N
     assert [Origin.header(seen, "cookie") for seen in origin.requests] == [None, None]
 
 
-async def test_a_coded_body_is_not_decoded_unasked(origin: Origin, start: Start, engine: str) -> None:
-    """A length and a digest are of what the host has."""
+async def test_a_coded_body_is_not_decoded_by_default(origin: Origin, start: Start, engine: str) -> None:
+    """Its length and digest are of the bytes that the host sent."""
     origin.behaviour = o.ok(b"no gzip at all", headers=[("Content-Encoding", "gzip")])
     worker = await start(engine=engine)
 
     assert worker.body(await worker.one(origin.url())) == b"no gzip at all"
 
 
-async def test_a_redirect_is_followed_by_us(origin: Origin, other: Origin, start: Start, engine: str) -> None:
-    """Secrets stay with the host they are for."""
+async def test_a_redirect_to_another_host_drops_authorization(
+    origin: Origin, other: Origin, start: Start, engine: str
+) -> None:
+    """The worker follows the redirect, not the HTTP library."""
     origin.behaviour = o.redirect(other.url("/there"))
     worker = await start(engine=engine)
     result = await worker.one(origin.url(), headers={"Authorization": "secret"})
@@ -97,8 +101,8 @@ async def test_a_redirect_is_followed_by_us(origin: Origin, other: Origin, start
     assert Origin.header(other.requests[0], "authorization") is None
 
 
-async def test_a_failing_host_is_tried_again(origin: Origin, start: Start, engine: str) -> None:
-    """As often as the policy says."""
+async def test_a_failing_host_is_retried(origin: Origin, start: Start, engine: str) -> None:
+    """The policy allows three attempts, and the third succeeds."""
     origin.behaviour = o.fail_times(2, 500)
     worker = await start(engine=engine, policy={"attempts": 3})
     result = await worker.one(origin.url())
@@ -106,8 +110,8 @@ async def test_a_failing_host_is_tried_again(origin: Origin, start: Start, engin
     assert (result.outcome, result.attempts) == (Outcome.STORED, 3)
 
 
-async def test_a_host_that_asks_for_quiet_gets_it(origin: Origin, start: Start, engine: str) -> None:
-    """A 429 charges no attempt."""
+async def test_a_429_with_retry_after_charges_no_attempt(origin: Origin, start: Start, engine: str) -> None:
+    """The fetch is stored after one throttle, though the policy allows one attempt."""
     origin.behaviour = o.sequence(o.retry_after(1), o.OK)
     worker = await start(engine=engine, policy={"attempts": 1})
     result = await worker.one(origin.url())
@@ -116,14 +120,14 @@ async def test_a_host_that_asks_for_quiet_gets_it(origin: Origin, start: Start, 
 
 
 BROKEN: dict[str, tuple[Behaviour, Reason]] = {
-    "cut short": (o.truncated(b"hello", 99), Reason.TRUNCATED),
-    "cut in chunks": (o.cut_chunked(b"hello"), Reason.TRUNCATED),
+    "truncated": (o.truncated(b"hello", 99), Reason.TRUNCATED),
+    "truncated in chunks": (o.cut_chunked(b"hello"), Reason.TRUNCATED),
     "reset before the head": (o.reset, Reason.READ),
-    "no http": (o.garbage(b"hello\r\n\r\n"), Reason.PROTOCOL),
+    "not HTTP": (o.garbage(b"hello\r\n\r\n"), Reason.PROTOCOL),
     "nothing at all": (o.garbage(b""), Reason.PROTOCOL),
     "a status of 99": (o.garbage(b"HTTP/1.1 099 X\r\nContent-Length: 0\r\n\r\n"), Reason.PROTOCOL),
     "a status of 600": (o.garbage(b"HTTP/1.1 600 X\r\nContent-Length: 0\r\n\r\n"), Reason.PROTOCOL),
-    "a length of words": (o.garbage(LINE + b"Content-Length: two\r\n\r\nok"), Reason.PROTOCOL),
+    "a length in words": (o.garbage(LINE + b"Content-Length: two\r\n\r\nok"), Reason.PROTOCOL),
     "two lengths": (o.garbage(LINE + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\nok"), Reason.PROTOCOL),
     "two framings": (
         o.garbage(LINE + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"),
@@ -135,10 +139,10 @@ BROKEN: dict[str, tuple[Behaviour, Reason]] = {
 
 
 @pytest.mark.parametrize(("answer", "reason"), BROKEN.values(), ids=BROKEN.keys())
-async def test_a_broken_answer_says_how_it_broke(
+async def test_a_broken_response_fails_with_its_reason(
     origin: Origin, start: Start, engine: str, answer: Behaviour, reason: Reason
 ) -> None:
-    """Nothing of it is stored."""
+    """No part of it is stored."""
     origin.behaviour = answer
     worker = await start(engine=engine, policy={"attempts": 1})
     result = await worker.one(origin.url())
@@ -147,8 +151,8 @@ async def test_a_broken_answer_says_how_it_broke(
     assert not worker.files() | worker.parts()
 
 
-async def test_half_a_body_is_gone_on_with(origin: Origin, start: Start, engine: str) -> None:
-    """By a range, under the condition that it is still the same."""
+async def test_an_interrupted_body_is_resumed(origin: Origin, start: Start, engine: str) -> None:
+    """The second request has a Range."""
     body = b"x" * 2_000_000
     origin.behaviour = Ranged(body, breaks=[1_000_000])
     worker = await start(engine=engine, policy={"attempts": 3})
@@ -158,8 +162,10 @@ async def test_half_a_body_is_gone_on_with(origin: Origin, start: Start, engine:
     assert [Origin.header(seen, "range") is None for seen in origin.requests] == [True, False]
 
 
-async def test_a_body_is_sent_whole_with_its_length(origin: Origin, start: Start, engine: str) -> None:
-    """Never in chunks, which many hosts do not take."""
+async def test_a_request_body_is_sent_with_its_content_length(
+    origin: Origin, start: Start, engine: str
+) -> None:
+    """Many hosts do not accept chunked requests."""
     worker = await start(engine=engine)
     result = await worker.one(origin.url(), method="POST", body="x" * 200_000)
 
@@ -169,8 +175,8 @@ async def test_a_body_is_sent_whole_with_its_length(origin: Origin, start: Start
     assert Origin.header(seen, "transfer-encoding") is None
 
 
-async def test_a_file_is_sent(origin: Origin, start: Start, engine: str, tmp_path: Path) -> None:
-    """Streamed from the folder of what may be sent."""
+async def test_a_body_file_is_sent(origin: Origin, start: Start, engine: str, tmp_path: Path) -> None:
+    """It is streamed from the in folder."""
     folder = tmp_path / "in"
     folder.mkdir()
     (folder / "a").write_bytes(b"y" * 300_000)
@@ -185,18 +191,18 @@ async def test_a_file_is_sent(origin: Origin, start: Start, engine: str, tmp_pat
     [(o.silent, Reason.FIRST_BYTE_TIMEOUT), (stalls, Reason.READ_TIMEOUT)],
     ids=["no head", "half a body"],
 )
-async def test_a_host_that_stalls_is_given_up(
+async def test_a_host_that_stalls_times_out(
     origin: Origin, start: Start, engine: str, answer: Behaviour, reason: Reason
 ) -> None:
-    """By its own bound and with its own reason."""
+    """The reason distinguishes a missing first byte from a stalled body."""
     origin.behaviour = answer
     worker = await start(engine=engine, policy={"attempts": 1, "timeout": HURRIED})
 
     assert (await worker.one(origin.url())).reason is reason
 
 
-async def test_whatever_a_host_does_the_deadline_ends_it(origin: Origin, start: Start, engine: str) -> None:
-    """And a POST is not sent again."""
+async def test_the_deadline_ends_a_fetch_to_a_silent_host(origin: Origin, start: Start, engine: str) -> None:
+    """A POST is not repeated after it."""
     origin.behaviour = o.silent
     worker = await start(engine=engine, policy={"attempts": 5, "timeout": PATIENT})
     result = await worker.one(origin.url(), method="POST", body="x", deadline_s=1.0)
@@ -204,8 +210,8 @@ async def test_whatever_a_host_does_the_deadline_ends_it(origin: Origin, start: 
     assert (result.reason, result.attempts, len(origin.requests)) == (Reason.DEADLINE, 1, 1)
 
 
-async def test_a_host_that_is_not_there_fails_as_connect(start: Start, engine: str) -> None:
-    """Nothing was sent, so a POST is tried again too."""
+async def test_a_refused_connection_fails_with_connect(start: Start, engine: str) -> None:
+    """No request was sent, so a POST is retried too."""
     with socket.create_server((HERE, 0)) as gone:
         url = f"http://{HERE}:{gone.getsockname()[1]}/"
     worker = await start(engine=engine, policy={"attempts": 2})
@@ -215,18 +221,18 @@ async def test_a_host_that_is_not_there_fails_as_connect(start: Start, engine: s
 
 
 @pytest.mark.parametrize("url", ["http://127.0.71.2/", "http://[::ffff:127.0.71.2]/", "http://10.1.2.3/"])
-async def test_an_address_that_may_not_be_dialled_is_not(start: Start, engine: str, url: str) -> None:
-    """Once and for all."""
+async def test_an_address_that_is_not_allowed_is_not_dialled(start: Start, engine: str, url: str) -> None:
+    """The refusal is permanent, so the fetch makes one attempt."""
     worker = await start(engine=engine, allow_net="", policy={"attempts": 3})
     result = await worker.one(url)
 
     assert (result.reason, result.attempts) == (Reason.EGRESS_REFUSED, 1)
 
 
-async def test_a_name_is_dialled_where_our_own_look_found_it(
+async def test_a_name_is_dialled_at_the_address_that_the_nameserver_gave(
     names: Nameserver, start: Start, engine: str
 ) -> None:
-    """The system knows nothing of that name; with a dot at its end it is vetted likewise."""
+    """The resolver of the system does not know this name."""
     async with Origin.serving(HERE, o.OK) as there:
         names.says["shop.test"] = [at(HERE)]
         worker = await start(engine=engine, nameservers=names.address)
@@ -239,7 +245,7 @@ async def test_a_name_is_dialled_where_our_own_look_found_it(
 async def test_a_name_with_one_forbidden_address_is_refused(
     names: Nameserver, start: Start, engine: str
 ) -> None:
-    """Though another of its addresses might be dialled."""
+    """Its other address is allowed."""
     names.says["shop.test"] = [at(HERE, "10.1.2.3")]
     worker = await start(engine=engine, nameservers=names.address, policy={"attempts": 1})
 
@@ -247,7 +253,7 @@ async def test_a_name_with_one_forbidden_address_is_refused(
 
 
 async def test_the_next_address_of_a_name_is_tried(names: Nameserver, start: Start, engine: str) -> None:
-    """Where the first takes no connection, within the same attempt."""
+    """The first one refuses connections. Both are tried within one attempt."""
     async with Origin.serving(HERE, o.OK) as there:
         names.says["shop.test"] = [at("127.0.71.8", HERE)]
         worker = await start(engine=engine, nameservers=names.address, policy={"attempts": 1})
@@ -256,8 +262,8 @@ async def test_the_next_address_of_a_name_is_tried(names: Nameserver, start: Sta
     assert result.outcome is Outcome.STORED
 
 
-async def test_a_robots_txt_is_asked_for_and_obeyed(origin: Origin, start: Start, engine: str) -> None:
-    """By the same engine."""
+async def test_a_robots_txt_is_fetched_and_obeyed(origin: Origin, start: Start, engine: str) -> None:
+    """The engine of the fetch requests it."""
     origin.behaviour = o.by_path({"/robots.txt": o.ok(b"User-agent: *\nDisallow: /private")}, o.OK)
     worker = await start(engine=engine, policy={"robots": "obey"})
     refused, taken = await worker.results([origin.url("/private"), origin.url("/public")])
@@ -266,7 +272,7 @@ async def test_a_robots_txt_is_asked_for_and_obeyed(origin: Origin, start: Start
 
 
 class Files:
-    """Certificates for HERE."""
+    """Certificates for HERE, valid and invalid, and a client's."""
 
     def __init__(self, folder: Path) -> None:
         ca, other = Authority(folder), Authority(folder, "other")
@@ -280,7 +286,7 @@ class Files:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    """The certificates, made once."""
+    """Return the certificates, made once for the module."""
     return Files(tmp_path_factory.mktemp("certificates"))
 
 
@@ -293,14 +299,14 @@ NOT_TRUSTED: dict[str, Callable[[Files], Certificate]] = {
 
 @needs_openssl
 @pytest.mark.parametrize("cert", NOT_TRUSTED.values(), ids=NOT_TRUSTED.keys())
-async def test_who_is_not_to_be_trusted_sees_no_request(
+async def test_an_untrusted_host_receives_no_request(
     files: Files,
     start: Start,
     engine: str,
     cert: Callable[[Files], Certificate],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Reason tls, for good."""
+    """The fetch fails with `tls` and is not retried."""
     monkeypatch.setenv("SSL_CERT_FILE", files.ca)
     with TlsServer(HERE, context(cert(files))) as server:
         worker = await start(engine=engine, policy={"attempts": 3})
@@ -310,22 +316,22 @@ async def test_who_is_not_to_be_trusted_sees_no_request(
 
 
 @needs_openssl
-async def test_who_asks_for_our_certificate_gets_it(
+async def test_a_host_that_requires_a_client_certificate_gets_it(
     files: Files, start: Start, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And whom the system trusts is trusted."""
+    """The system store, set by SSL_CERT_FILE, trusts the host."""
     monkeypatch.setenv("SSL_CERT_FILE", files.ca)
     with TlsServer(HERE, context(files.good, client_ca=files.ca)) as server:
-        ours = {"client_cert": str(files.client.cert), "client_key": str(files.client.key)}
-        worker = await start(engine=engine, policy=ours)
+        certificate = {"client_cert": str(files.client.cert), "client_key": str(files.client.key)}
+        worker = await start(engine=engine, policy=certificate)
         result = await worker.one(server.url)
 
     assert (result.outcome, server.shown) == (Outcome.STORED, ["client"])
 
 
 @needs_openssl
-async def test_an_unverified_host_is_taken(files: Files, start: Start, engine: str) -> None:
-    """Where its policy says so."""
+async def test_verify_false_accepts_an_unknown_ca(files: Files, start: Start, engine: str) -> None:
+    """The policy of the host switches verification off."""
     with TlsServer(HERE, context(files.stranger)) as server:
         worker = await start(engine=engine, policy={"verify": False})
 
@@ -334,20 +340,22 @@ async def test_an_unverified_host_is_taken(files: Files, start: Start, engine: s
 
 @needs_openssl
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
-async def test_an_old_tls_is_not_spoken(files: Files, start: Start, engine: str) -> None:
-    """Not even to who is not verified."""
-    spoken = context(files.good)
-    spoken.set_ciphers("ALL:@SECLEVEL=0")
-    spoken.minimum_version = spoken.maximum_version = ssl.TLSVersion.TLSv1
-    with TlsServer(HERE, spoken) as server:
+async def test_tls_1_0_is_refused(files: Files, start: Start, engine: str) -> None:
+    """`verify = false` does not allow it."""
+    server_tls = context(files.good)
+    server_tls.set_ciphers("ALL:@SECLEVEL=0")
+    server_tls.minimum_version = server_tls.maximum_version = ssl.TLSVersion.TLSv1
+    with TlsServer(HERE, server_tls) as server:
         worker = await start(engine=engine, policy={"verify": False, "attempts": 3})
         result = await worker.one(server.url)
 
     assert (result.reason, result.attempts, server.requests) == (Reason.TLS, 1, [])
 
 
-async def test_a_stop_hands_back_what_is_under_way(origin: Origin, start: Start, engine: str) -> None:
-    """Nobody's fault, so no attempt is charged."""
+async def test_a_stop_leaves_no_partial_file_of_a_running_fetch(
+    origin: Origin, start: Start, engine: str
+) -> None:
+    """The grace period is shorter than the read timeout."""
     origin.behaviour = o.silent
     worker = await start(engine=engine, grace_s=0.1, policy={"timeout": HURRIED})
     await worker.submit([origin.url()])

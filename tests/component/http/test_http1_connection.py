@@ -1,4 +1,4 @@
-"""A connection of HTTP/1.1 at its bytes: against a host that sends and takes what a test says."""
+"""An HTTP/1.1 connection at the level of bytes, against a scripted host."""
 
 import asyncio
 import socket
@@ -37,7 +37,7 @@ MUCH = 8 * MAX_UNREAD_BYTES
 
 
 class Wakeups(LoopBudget):
-    """Resolves at once, or later if it is held."""
+    """A loop budget that resolves futures at once, or later if it is held."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Wakeups(LoopBudget):
 
 
 class Ends:
-    """Both ends of a connection: ours, and the socket of the host."""
+    """Both ends of a connection: that of the client, and the socket of the host."""
 
     def __init__(self, host: socket.socket, keepalive_s: float) -> None:
         self.host = host
@@ -61,23 +61,23 @@ class Ends:
         self.idle: list[Http1Connection] = []
         self.lost: list[Http1Connection] = []
         self.wakeups = Wakeups()
-        self.ours: Http1Connection
+        self.client: Http1Connection
 
     def protocol(self) -> Http1Connection:
-        """Make our end."""
-        self.ours = Http1Connection(self.wakeups, self.keepalive_s, self.idle.append, self.lost.append)
-        return self.ours
+        """Make the end of the client."""
+        self.client = Http1Connection(self.wakeups, self.keepalive_s, self.idle.append, self.lost.append)
+        return self.client
 
     def send(self, data: bytes) -> None:
-        """Send a little, which the kernel takes at once."""
+        """Send a few bytes, which the kernel accepts at once."""
         assert self.host.send(data) == len(data)
 
     async def send_all(self, data: bytes) -> None:
-        """Send all of it, as our end takes it."""
+        """Send all of it, as fast as the client reads."""
         await asyncio.get_running_loop().sock_sendall(self.host, data)
 
     async def receive(self, until: bytes = b"\r\n\r\n") -> bytes:
-        """Return what comes up to `until`; all of it if that is empty."""
+        """Return the bytes up to `until`, or all of them if it is empty."""
         received = b""
         while not until or until not in received:
             piece = await asyncio.get_running_loop().sock_recv(self.host, 1 << 16)
@@ -87,20 +87,20 @@ class Ends:
         return received
 
     def reset(self) -> None:
-        """Hang up as a host that has crashed."""
+        """Close with a reset, as a crashed host does."""
         self.host.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.host.close()
 
-    def ask(self, **request: Any) -> asyncio.Task[Http1Response]:
+    def begin_exchange(self, **request: Any) -> asyncio.Task[Http1Response]:
         """Begin an exchange."""
-        return asyncio.create_task(self.ours.exchange(request_of(**request)))
+        return asyncio.create_task(self.client.exchange(request_of(**request)))
 
-    async def answered(self, response: bytes, **request: Any) -> Http1Response:
-        """Make an exchange that the host answers with these bytes."""
-        asking = self.ask(**request)
+    async def responded(self, response: bytes, **request: Any) -> Http1Response:
+        """Make an exchange in which the host responds with these bytes."""
+        pending = self.begin_exchange(**request)
         await self.receive()
         await self.send_all(response)
-        return await asking
+        return await pending
 
 
 def request_of(
@@ -126,28 +126,28 @@ def request_of(
 
 @asynccontextmanager
 async def connected(keepalive_s: float = 30) -> AsyncIterator[Ends]:
-    """Connect our end with a host."""
+    """Yield the two ends of a new connection."""
     with socket.create_server((HOST, 0)) as server:
-        ours = socket.create_connection(server.getsockname())
-        theirs, _ = server.accept()
-    for end in (ours, theirs):
+        client = socket.create_connection(server.getsockname())
+        accepted, _ = server.accept()
+    for end in (client, accepted):
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
         end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
         end.setblocking(False)  # noqa: FBT003 its argument
-        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what is sent is there at once
-    ends = Ends(theirs, keepalive_s)
-    await asyncio.get_running_loop().create_connection(ends.protocol, sock=ours)
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # bytes leave as soon as they are sent
+    ends = Ends(accepted, keepalive_s)
+    await asyncio.get_running_loop().create_connection(ends.protocol, sock=client)
     try:
         yield ends
     finally:
-        ends.ours.close()
-        theirs.close()
-        await wait_until(lambda: ends.lost == [ends.ours], "the connection's end")
-        await wait_until(lambda: ours.fileno() == -1, "the socket's end")
+        ends.client.close()
+        accepted.close()
+        await wait_until(lambda: ends.lost == [ends.client], "the connection's end")
+        await wait_until(lambda: client.fileno() == -1, "the socket's end")
 
 
 async def body_of(response: Http1Response) -> bytes:
-    """Return all of it."""
+    """Return the rest of the body."""
     body = b""
     while piece := await response.read():
         body += piece
@@ -155,58 +155,58 @@ async def body_of(response: Http1Response) -> bytes:
 
 
 @on_both_loops
-async def test_exchanges_follow_each_other_on_a_connection() -> None:
-    """Each request as it was given, each response to its own request."""
+async def test_a_connection_carries_one_exchange_after_another() -> None:
+    """Requests are sent as given, and each response belongs to its own request."""
     async with connected() as ends:
         for number in range(3):
-            asking = ends.ask(headers=((b"Host", b"a.example"), (b"X-Number", b"%d" % number)))
+            pending = ends.begin_exchange(headers=((b"Host", b"a.example"), (b"X-Number", b"%d" % number)))
             sent = await ends.receive()
             assert sent == b"GET /x?y HTTP/1.1\r\nHost: a.example\r\nX-Number: %d\r\n\r\n" % number
             ends.send(OK + b"X: y\r\nContent-Length: 1\r\n\r\n%d" % number)
-            response = await asking
+            response = await pending
             assert (response.status, response.phrase, response.version) == (200, b"OK", "HTTP/1.1")
             assert (response.headers, response.lenient) == ([(b"X", b"y"), (b"Content-Length", b"1")], False)
             assert response.address == HOST
             assert await body_of(response) == b"%d" % number
             assert response.ended
-            assert not ends.ours.usable
+            assert not ends.client.usable
             response.close()
             response.close()
             assert len(ends.idle) == number + 1
-            assert ends.ours.usable
+            assert ends.client.usable
 
 
 @on_both_loops
-async def test_a_response_whose_end_has_come_need_not_be_read() -> None:
-    """Nothing of it is left on the connection."""
+async def test_a_connection_is_reused_after_a_complete_response_that_was_not_read() -> None:
+    """No byte of it is left on the connection."""
     async with connected() as ends:
-        response = await ends.answered(SMALL)
+        response = await ends.responded(SMALL)
         response.close()
 
-        assert ends.ours.usable
-        assert await body_of(await ends.answered(SMALL)) == b"ok"
+        assert ends.client.usable
+        assert await body_of(await ends.responded(SMALL)) == b"ok"
 
 
 @on_both_loops
-async def test_a_response_that_is_given_up_ends_its_connection() -> None:
+async def test_closing_an_incomplete_response_closes_its_connection() -> None:
     """The host sees the end at once."""
     async with connected() as ends:
-        response = await ends.answered(SMALL[:-1])
+        response = await ends.responded(SMALL[:-1])
         response.close()
 
         assert await ends.receive(b"") == b""
-        assert not ends.ours.usable
+        assert not ends.client.usable
         assert not ends.idle
 
 
 @on_both_loops
-async def test_nothing_is_lost_of_a_body_that_nobody_reads_and_memory_is_bounded() -> None:
-    """The host is held up instead."""
+async def test_an_unread_body_loses_no_bytes_and_its_memory_is_bounded() -> None:
+    """Backpressure stops the host."""
     async with connected() as ends:
-        asking = ends.ask()
+        pending = ends.begin_exchange()
         await ends.receive()
         ends.send(OK + b"Content-Length: %d\r\n\r\n" % (MUCH))
-        response = await asking
+        response = await pending
         sending = asyncio.create_task(ends.send_all(bytes(MUCH)))
         reader = response._reader
         await wait_until(lambda: reader.held_bytes > MAX_UNREAD_BYTES, "the bound")
@@ -218,14 +218,14 @@ async def test_nothing_is_lost_of_a_body_that_nobody_reads_and_memory_is_bounded
         assert len(await body_of(response)) == MUCH
         await sending
         response.close()
-        assert ends.ours.usable
+        assert ends.client.usable
 
 
 @on_both_loops
-async def test_a_body_is_received_into_a_room_up_to_its_end_and_no_further() -> None:
-    """What comes behind it makes the connection unusable, as it does elsewhere."""
+async def test_a_body_is_received_into_a_buffer_up_to_its_end_and_no_further() -> None:
+    """Bytes after the body make the connection unusable."""
     async with connected() as ends:
-        response = await ends.answered(OK + b"Content-Length: 6\r\n\r\n")
+        response = await ends.responded(OK + b"Content-Length: 6\r\n\r\n")
         block = bytearray(b"-" * 10)
         ends.send(b"body")
         first = await response.receive(lambda: memoryview(block))
@@ -238,32 +238,32 @@ async def test_a_body_is_received_into_a_room_up_to_its_end_and_no_further() -> 
         assert response.ended
         assert await response.receive(lambda: memoryview(block)) == b""
         response.close()
-        assert not ends.ours.usable
+        assert not ends.client.usable
         await wait_until(lambda: ends.lost, "the connection's end")
 
 
 @on_both_loops
-async def test_a_connection_is_used_again_after_a_body_received_into_a_room() -> None:
-    """The next response is read as the first was, head and body."""
+async def test_a_connection_is_reused_after_a_body_was_received_into_a_buffer() -> None:
+    """`read` and `receive` both leave it usable."""
     async with connected() as ends:
-        room = memoryview(bytearray(10))
+        buffer = memoryview(bytearray(10))
         for method in ("read", "receive"):
-            response = await ends.answered(OK + b"Content-Length: 5\r\n\r\nab")
+            response = await ends.responded(OK + b"Content-Length: 5\r\n\r\nab")
             ends.send(b"cde")
             body = b""
-            while piece := await (response.read() if method == "read" else response.receive(lambda: room)):
+            while piece := await (response.read() if method == "read" else response.receive(lambda: buffer)):
                 body += piece
             assert body == b"abcde"
             response.close()
-            assert ends.ours.usable
+            assert ends.client.usable
 
 
 @pytest.mark.parametrize("framing", [b"Content-Length: 4", b"X: until the end of the connection"])
 @on_both_loops
-async def test_what_came_into_a_room_before_the_end_or_an_error_is_received_first(framing: bytes) -> None:
-    """The connection's end is no error of a body without a length."""
+async def test_bytes_before_the_end_or_an_error_are_received_first(framing: bytes) -> None:
+    """The end of the connection is an error only for a body with a length."""
     async with connected() as ends:
-        response = await ends.answered(OK + framing + b"\r\n\r\n")
+        response = await ends.responded(OK + framing + b"\r\n\r\n")
         reading = asyncio.create_task(response.receive(lambda: memoryview(bytearray(10))))
         await asyncio.sleep(0)
         ends.send(b"abc")
@@ -278,10 +278,10 @@ async def test_what_came_into_a_room_before_the_end_or_an_error_is_received_firs
 
 
 @on_both_loops
-async def test_a_room_that_was_given_up_is_not_filled() -> None:
-    """A cancelled reader may use its memory for something else; the bytes are there for the next one."""
+async def test_the_buffer_of_a_cancelled_read_is_not_filled() -> None:
+    """Its memory may be reused. The next reader gets the bytes."""
     async with connected() as ends:
-        response = await ends.answered(OK + b"Content-Length: 4\r\n\r\n")
+        response = await ends.responded(OK + b"Content-Length: 4\r\n\r\n")
         block = bytearray(b"----")
         reading = asyncio.create_task(response.receive(lambda: memoryview(block)))
         await asyncio.sleep(0)
@@ -293,33 +293,33 @@ async def test_a_room_that_was_given_up_is_not_filled() -> None:
         assert await body_of(response) == b"body"
         assert block == b"----"
         response.close()
-        assert ends.ours.usable
+        assert ends.client.usable
 
 
 @on_both_loops
-async def test_chunks_are_not_received_into_a_room() -> None:
-    """Their sizes lie between them; no memory is asked for."""
+async def test_chunks_are_not_received_into_a_buffer() -> None:
+    """Chunk sizes separate the data, so no buffer is requested."""
     async with connected() as ends:
-        response = await ends.answered(OK + b"Transfer-Encoding: chunked\r\n\r\n")
-        asked: list[None] = []
+        response = await ends.responded(OK + b"Transfer-Encoding: chunked\r\n\r\n")
+        requested: list[None] = []
 
-        def room() -> None:
-            asked.append(None)
+        def buffer() -> None:
+            requested.append(None)
 
         ends.send(b"2\r\nok\r\n0\r\n\r\n")
 
-        assert await response.receive(room) == b"ok"
-        assert await response.receive(room) == b""
-        assert not asked
+        assert await response.receive(buffer) == b"ok"
+        assert await response.receive(buffer) == b""
+        assert not requested
         response.close()
-        assert ends.ours.usable
+        assert ends.client.usable
 
 
 @on_both_loops
-async def test_nothing_is_received_between_two_rooms() -> None:
-    """The host is held up as soon as the kernel's buffers are full: a slow disk costs no memory."""
+async def test_nothing_is_received_between_two_buffers() -> None:
+    """The host stops once the kernel's buffers are full, so a slow disk costs no memory."""
     async with connected() as ends:
-        response = await ends.answered(OK + b"Content-Length: %d\r\n\r\n" % MUCH)
+        response = await ends.responded(OK + b"Content-Length: %d\r\n\r\n" % MUCH)
         sending = asyncio.create_task(ends.send_all(bytes(MUCH)))
         received_bytes = len(await response.receive(lambda: memoryview(bytearray(100))))
         for _ in range(20):
@@ -328,18 +328,18 @@ async def test_nothing_is_received_between_two_rooms() -> None:
         assert not response._reader.pieces
         assert not sending.done()
 
-        room = memoryview(bytearray(100_000))
-        while piece := await response.receive(lambda: room):
+        buffer = memoryview(bytearray(100_000))
+        while piece := await response.receive(lambda: buffer):
             received_bytes += len(piece)
         assert received_bytes == MUCH
         await sending
 
 
 @on_both_loops
-async def test_many_small_pieces_are_held_up_too() -> None:
-    """Each costs more memory than its bytes."""
+async def test_the_number_of_unread_pieces_is_bounded() -> None:
+    """A small piece costs more memory than its bytes."""
     async with connected() as ends:
-        response = await ends.answered(OK + b"Content-Length: 100000\r\n\r\n")
+        response = await ends.responded(OK + b"Content-Length: 100000\r\n\r\n")
         for _ in range(2000):
             ends.host.send(b"x")
             await asyncio.sleep(0)
@@ -347,48 +347,48 @@ async def test_many_small_pieces_are_held_up_too() -> None:
         response.close()
 
 
-@pytest.mark.parametrize("said", [b"HTTP/1.1 408 Request Timeout\r\n\r\n", b""], ids=["something", "the end"])
+@pytest.mark.parametrize("said", [b"HTTP/1.1 408 Request Timeout\r\n\r\n", b""], ids=["data", "the end"])
 @on_both_loops
-async def test_what_only_the_kernel_knows_makes_an_idle_connection_unusable(said: bytes) -> None:
-    """Though the loop has not looked since; when it looks, the connection is closed."""
+async def test_unread_data_in_the_kernel_makes_an_idle_connection_unusable(said: bytes) -> None:
+    """The loop has not seen it yet. Once it has, the connection is closed."""
     async with connected() as ends:
-        (await ends.answered(SMALL)).close()
-        assert ends.ours.usable
+        (await ends.responded(SMALL)).close()
+        assert ends.client.usable
 
         if said:
             ends.send(said)
         else:
             ends.host.shutdown(socket.SHUT_WR)
 
-        assert not ends.ours.usable
+        assert not ends.client.usable
         await wait_until(lambda: ends.lost, "the connection's end")
 
 
 @on_both_loops
 async def test_a_reset_ends_an_idle_connection() -> None:
-    """And is no error to anyone."""
+    """It raises no error."""
     async with connected() as ends:
-        (await ends.answered(SMALL)).close()
+        (await ends.responded(SMALL)).close()
         ends.reset()
 
-        assert not ends.ours.usable
+        assert not ends.client.usable
         await wait_until(lambda: ends.lost, "the connection's end")
 
 
 @on_both_loops
-async def test_an_idle_connection_is_closed_in_time() -> None:
-    """Also before its timer has run."""
+async def test_an_idle_connection_is_closed_after_its_keepalive() -> None:
+    """The host sees the end."""
     async with connected(keepalive_s=0.01) as ends:
-        (await ends.answered(SMALL)).close()
+        (await ends.responded(SMALL)).close()
         await wait_until(lambda: ends.lost, "the connection's end")
 
-        assert not ends.ours.usable
+        assert not ends.client.usable
         assert await ends.receive(b"") == b""
 
 
 @on_both_loops
-async def test_the_time_of_an_idle_connection_does_not_count_for_a_slow_disk() -> None:
-    """The next request begins while it is idle, and reads its content for longer than that."""
+async def test_the_keepalive_does_not_interrupt_a_slow_upload() -> None:
+    """The next request begins in time, and then reads its content for longer than the keep-alive."""
 
     class Slow(Blocks):
         async def __aiter__(self) -> AsyncGenerator[bytes, None]:
@@ -396,27 +396,27 @@ async def test_the_time_of_an_idle_connection_does_not_count_for_a_slow_disk() -
             yield b"x"
 
     async with connected(keepalive_s=0.05) as ends:
-        (await ends.answered(SMALL)).close()
-        asking = ends.ask(method="POST", content=Slow(b"x"))
+        (await ends.responded(SMALL)).close()
+        pending = ends.begin_exchange(method="POST", content=Slow(b"x"))
         assert (await ends.receive()).startswith(b"POST")
         ends.send(SMALL)
-        (await asking).close()
+        (await pending).close()
 
 
 @on_both_loops
-async def test_bytes_behind_a_response_end_its_connection() -> None:
-    """They may come before the response is closed, or after."""
+async def test_bytes_after_a_response_end_its_connection() -> None:
+    """They may arrive with the response or later."""
     async with connected() as ends:
-        response = await ends.answered(SMALL + SMALL)
+        response = await ends.responded(SMALL + SMALL)
         assert await body_of(response) == b"ok"
         response.close()
-        assert not ends.ours.usable
+        assert not ends.client.usable
     async with connected() as ends:
-        response = await ends.answered(SMALL)
+        response = await ends.responded(SMALL)
         ends.send(SMALL)
         await wait_until(lambda: not response._reader.reusable, "the second response")
         response.close()
-        assert not ends.ours.usable
+        assert not ends.client.usable
 
 
 @pytest.mark.parametrize(
@@ -429,32 +429,32 @@ async def test_bytes_behind_a_response_end_its_connection() -> None:
     ],
 )
 @on_both_loops
-async def test_a_connection_that_ends_without_a_response_tells_whether_any_byte_had_come(
+async def test_a_connection_that_ends_early_records_whether_any_byte_had_arrived(
     response: bytes, error: type[Exception]
 ) -> None:
-    """If none had, the request may be sent again; bytes of an earlier response do not count."""
+    """If none had, the request may be sent again. Bytes of an earlier response do not count."""
     async with connected() as ends:
-        (await ends.answered(SMALL)).close()
-        asking = ends.ask()
+        (await ends.responded(SMALL)).close()
+        pending = ends.begin_exchange()
         await ends.receive()
         if response:
             ends.send(response)
-            await wait_until(lambda: ends.ours.heard, "the bytes")
+            await wait_until(lambda: ends.client.heard, "the bytes")
         ends.reset() if error is ReadError else ends.host.close()
 
         with pytest.raises(error):
-            await asking
+            await pending
 
-        assert ends.ours.heard is (response != b"")
-        assert not ends.ours.usable
+        assert ends.client.heard is (response != b"")
+        assert not ends.client.usable
 
 
 @pytest.mark.parametrize("error", [RemoteProtocolError, ReadError], ids=["end", "reset"])
 @on_both_loops
-async def test_a_body_that_breaks_off_is_read_as_far_as_it_came(error: type[Exception]) -> None:
-    """Then the error is raised, again and again."""
+async def test_the_received_part_of_a_body_that_breaks_off_is_read_first(error: type[Exception]) -> None:
+    """Each read after it raises the error."""
     async with connected() as ends:
-        response = await ends.answered(OK + b"Content-Length: 9\r\n\r\nok")
+        response = await ends.responded(OK + b"Content-Length: 9\r\n\r\nok")
         ends.reset() if error is ReadError else ends.host.close()
         await wait_until(lambda: ends.lost, "the connection's end")
 
@@ -469,9 +469,9 @@ async def test_a_body_that_breaks_off_is_read_as_far_as_it_came(error: type[Exce
 
 @on_both_loops
 async def test_the_end_of_a_connection_ends_a_body_without_length() -> None:
-    """The connection is not used again."""
+    """The connection is not reused."""
     async with connected() as ends:
-        response = await ends.answered(CLOSING + b"ok")
+        response = await ends.responded(CLOSING + b"ok")
         assert await response.read() == b"ok"
         ends.send(b"more")
         assert await response.read() == b"more"
@@ -484,15 +484,15 @@ async def test_the_end_of_a_connection_ends_a_body_without_length() -> None:
 
 
 @on_both_loops
-async def test_what_a_host_sent_before_it_hung_up_is_read_when_the_rest_cannot_be_sent() -> None:
-    """It did not want the rest of the request, and said so."""
+async def test_a_response_before_a_close_is_read_when_the_upload_fails() -> None:
+    """The host does not want the rest of the request, and responds with 413."""
     async with connected() as ends:
-        asking = ends.ask(method="POST", content=Blocks(bytes(MUCH)))
+        pending = ends.begin_exchange(method="POST", content=Blocks(bytes(MUCH)))
         await ends.receive()
         ends.send(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\n\r\nno")
         ends.host.close()
 
-        response = await asking
+        response = await pending
 
         assert (response.status, await body_of(response)) == (413, b"no")
         response.close()
@@ -500,49 +500,49 @@ async def test_what_a_host_sent_before_it_hung_up_is_read_when_the_rest_cannot_b
 
 
 @on_both_loops
-async def test_what_came_is_read_after_a_write_that_failed() -> None:
-    """The kernel has it, though the loop has given up the connection."""
+async def test_a_response_in_the_kernel_is_read_after_a_failed_write() -> None:
+    """The loop has already given up the connection."""
     async with connected() as ends:
-        (await ends.answered(SMALL)).close()
+        (await ends.responded(SMALL)).close()
         ends.send(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\n\r\nno")
         ends.reset()
 
-        response = await ends.ours.exchange(request_of(method="POST", content=Blocks(b"x")))
+        response = await ends.client.exchange(request_of(method="POST", content=Blocks(b"x")))
 
         assert (response.status, await body_of(response)) == (413, b"no")
         response.close()
         assert len(ends.idle) == 1
-        assert not ends.ours.usable
+        assert not ends.client.usable
 
 
 @on_both_loops
-async def test_a_request_with_content_is_sent_whole_and_its_connection_used_again() -> None:
-    """A small one in one piece."""
+async def test_an_upload_is_sent_whole_and_its_connection_is_reused() -> None:
+    """Its content is empty, small, or larger than all buffers."""
     async with connected() as ends:
         for size_bytes in (0, 10, MUCH):
-            asking = ends.ask(method="PUT", content=Blocks(bytes(size_bytes)))
+            pending = ends.begin_exchange(method="PUT", content=Blocks(bytes(size_bytes)))
             received = b""
             while len(received.partition(b"\r\n\r\n")[2]) < size_bytes or not received:
                 received += await asyncio.get_running_loop().sock_recv(ends.host, 1 << 20)
             ends.send(SMALL)
-            response = await asking
+            response = await pending
             assert await body_of(response) == b"ok"
             response.close()
-            assert ends.ours.usable
+            assert ends.client.usable
 
 
 @on_both_loops
 async def test_a_final_response_stops_an_upload() -> None:
-    """The rest is not sent, and the connection not used again."""
+    """The rest is not sent, and the connection is not reused. An interim response does not stop it."""
     async with connected() as ends:
-        asking = ends.ask(method="PUT", content=Blocks(bytes(MUCH)))
+        pending = ends.begin_exchange(method="PUT", content=Blocks(bytes(MUCH)))
         await ends.receive()
         ends.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-        await wait_until(lambda: ends.ours.heard, "the interim response")
-        assert not asking.done()
+        await wait_until(lambda: ends.client.heard, "the interim response")
+        assert not pending.done()
         ends.send(SMALL)
 
-        response = await asking
+        response = await pending
 
         assert await body_of(response) == b"ok"
         response.close()
@@ -551,27 +551,27 @@ async def test_a_final_response_stops_an_upload() -> None:
 
 
 @on_both_loops
-async def test_a_host_that_takes_nothing_ends_an_upload_in_time() -> None:
+async def test_an_upload_that_the_host_does_not_read_times_out() -> None:
     """The connection is closed."""
     async with connected() as ends:
         with pytest.raises(WriteTimeoutError, match=r"0\.02"):
-            await ends.ours.exchange(request_of(method="PUT", content=Blocks(bytes(MUCH)), timeouts=HASTY))
-        assert not ends.ours.usable
+            await ends.client.exchange(request_of(method="PUT", content=Blocks(bytes(MUCH)), timeouts=HASTY))
+        assert not ends.client.usable
 
 
 @on_both_loops
-async def test_interim_responses_give_an_upload_no_more_time() -> None:
-    """The host sends them all the time, and takes no more; the time for a response is long."""
+async def test_interim_responses_do_not_extend_the_write_timeout() -> None:
+    """The host keeps sending them and reads nothing. The read timeout is long."""
     timeouts = replace(PATIENT, write_s=0.05)
     async with connected() as ends:
-        asking = ends.ask(method="PUT", content=Blocks(bytes(MUCH)), timeouts=timeouts)
+        pending = ends.begin_exchange(method="PUT", content=Blocks(bytes(MUCH)), timeouts=timeouts)
         await ends.receive()
-        while not asking.done():
+        while not pending.done():
             ends.host.send(b"HTTP/1.1 100 Continue\r\n\r\n")
             await asyncio.sleep(0.005)
 
         with pytest.raises(WriteTimeoutError, match=r"0\.05"):
-            await asking
+            await pending
 
 
 @pytest.mark.parametrize(
@@ -580,35 +580,33 @@ async def test_interim_responses_give_an_upload_no_more_time() -> None:
     ids=["nothing", "half a head", "an interim head"],
 )
 @on_both_loops
-async def test_a_head_that_does_not_come_ends_the_exchange_in_time(
-    response: bytes, error: type[Exception]
-) -> None:
-    """Also on a connection that has been used, whose timer is set for later."""
+async def test_an_incomplete_head_times_out(response: bytes, error: type[Exception]) -> None:
+    """The connection is a reused one, whose timer was set for later."""
     async with connected() as ends:
-        (await ends.answered(SMALL)).close()
-        asking = ends.ask(timeouts=HASTY)
+        (await ends.responded(SMALL)).close()
+        pending = ends.begin_exchange(timeouts=HASTY)
         await ends.receive()
         if response:
             ends.send(response)
 
         with pytest.raises(error, match=r"0\.02"):
-            await asking
+            await pending
 
-        assert not ends.ours.usable
+        assert not ends.client.usable
 
 
 @on_both_loops
-async def test_each_piece_of_a_head_and_of_a_body_has_the_time_of_a_read() -> None:
-    """Together they may take longer than that."""
+async def test_the_read_timeout_applies_to_each_piece_of_a_head_and_a_body() -> None:
+    """Together the pieces may take longer than it."""
     async with connected() as ends:
         loop = asyncio.get_running_loop()
-        asking = ends.ask(timeouts=replace(PATIENT, read_s=0.2))
+        pending = ends.begin_exchange(timeouts=replace(PATIENT, read_s=0.2))
         await ends.receive()
         began_s = loop.time()
         for piece in (OK, b"Content-Length: 3\r\n", b"\r\n"):
             await asyncio.sleep(0.1)
             ends.send(piece)
-        response = await asking
+        response = await pending
         for piece in (b"1", b"2", b"3"):
             reading = asyncio.create_task(response.read())
             await asyncio.sleep(0.1)
@@ -616,14 +614,14 @@ async def test_each_piece_of_a_head_and_of_a_body_has_the_time_of_a_read() -> No
             assert await reading == piece
         assert loop.time() - began_s > 0.4
         response.close()
-        assert ends.ours.usable
+        assert ends.client.usable
 
 
 @on_both_loops
-async def test_a_body_that_stalls_ends_in_time() -> None:
+async def test_a_body_that_stalls_times_out() -> None:
     """The read timeout runs only during a read."""
     async with connected() as ends:
-        response = await ends.answered(OK + b"Content-Length: 3\r\n\r\n1", timeouts=HASTY)
+        response = await ends.responded(OK + b"Content-Length: 3\r\n\r\n1", timeouts=HASTY)
         await asyncio.sleep(0.06)
         assert await response.read() == b"1"
         with pytest.raises(ReadTimeoutError, match=r"0\.02"):
@@ -634,21 +632,21 @@ async def test_a_body_that_stalls_ends_in_time() -> None:
 
 @on_both_loops
 async def test_a_cancelled_exchange_closes_its_connection_at_once() -> None:
-    """Its host is rid of it."""
+    """The host sees the end."""
     async with connected() as ends:
-        asking = ends.ask()
+        pending = ends.begin_exchange()
         await ends.receive()
-        await aio.end(asking)
+        await aio.end(pending)
 
-        assert not ends.ours.usable
+        assert not ends.client.usable
         assert await ends.receive(b"") == b""
 
 
 @on_both_loops
-async def test_a_read_that_is_cancelled_loses_nothing() -> None:
+async def test_a_cancelled_read_loses_no_bytes() -> None:
     """The next read returns the bytes that have arrived."""
     async with connected() as ends:
-        response = await ends.answered(SMALL[:-2])
+        response = await ends.responded(SMALL[:-2])
         reading = asyncio.create_task(response.read())
         await asyncio.sleep(0)
         await aio.end(reading)
@@ -656,51 +654,51 @@ async def test_a_read_that_is_cancelled_loses_nothing() -> None:
 
         assert await response.read() == b"ok"
         response.close()
-        assert ends.ours.usable
+        assert ends.client.usable
 
 
 @on_both_loops
-async def test_no_request_is_sent_on_a_connection_that_was_closed_meanwhile() -> None:
-    """It fails as one that the host closed: it may be sent on another."""
+async def test_no_request_is_sent_on_a_connection_that_was_closed() -> None:
+    """It fails like a close by the host, so the request may be sent on another connection."""
     async with connected() as ends:
-        (await ends.answered(SMALL)).close()
+        (await ends.responded(SMALL)).close()
         ends.send(SMALL)
         await wait_until(lambda: ends.lost, "the connection's end")
 
         with pytest.raises(ReadError, match="closed"):
-            await ends.ours.exchange(request_of())
+            await ends.client.exchange(request_of())
 
-        assert not ends.ours.heard
+        assert not ends.client.heard
 
 
 @on_both_loops
-async def test_closing_ends_what_waits() -> None:
-    """A wait for a head or for a body ends; a second call does nothing."""
+async def test_closing_a_connection_ends_pending_reads() -> None:
+    """A wait for a head or for a body ends. A second call does nothing."""
     async with connected() as ends:
-        asking = ends.ask()
+        pending = ends.begin_exchange()
         await ends.receive()
-        ends.ours.close()
+        ends.client.close()
         with pytest.raises(ReadError, match="closed"):
-            await asking
-        ends.ours.close()
+            await pending
+        ends.client.close()
     async with connected() as ends:
-        response = await ends.answered(SMALL[:-1])
+        response = await ends.responded(SMALL[:-1])
         assert await response.read() == b"o"
         reading = asyncio.create_task(response.read())
         await asyncio.sleep(0)
-        ends.ours.close()
+        ends.client.close()
         with pytest.raises(ReadError, match="closed"):
             await reading
 
 
 @on_both_loops
-async def test_a_closed_response_is_not_read_from_the_next_one() -> None:
-    """Each belongs to its exchange."""
+async def test_a_closed_response_reads_nothing_of_the_next_one() -> None:
+    """A response belongs to one exchange."""
     async with connected() as ends:
-        first = await ends.answered(SMALL)
+        first = await ends.responded(SMALL)
         assert await body_of(first) == b"ok"
         first.close()
-        second = await ends.answered(OK + b"Content-Length: 4\r\n\r\nmine")
+        second = await ends.responded(OK + b"Content-Length: 4\r\n\r\nmine")
         first.close()
 
         assert await first.read() == b""
@@ -708,25 +706,25 @@ async def test_a_closed_response_is_not_read_from_the_next_one() -> None:
 
 
 @on_both_loops
-async def test_fetches_whose_head_has_come_go_on_when_the_loop_has_time() -> None:
-    """The head's time is when it came; nothing else wakes the fetch before."""
+async def test_an_exchange_whose_head_has_arrived_continues_when_the_budget_allows() -> None:
+    """Its head is timed at its arrival. Later bytes do not resume the exchange."""
     async with connected() as ends:
         ends.wakeups.held = True
         request = request_of()
-        asking = asyncio.create_task(ends.ours.exchange(request))
+        pending = asyncio.create_task(ends.client.exchange(request))
         await ends.receive()
         ends.send(SMALL[:-1])
         await wait_until(lambda: ends.wakeups.waiting, "the head")
         ends.send(SMALL[-1:])
-        reader = ends.ours._reader
+        reader = ends.client._reader
         assert reader is not None
         await wait_until(lambda: reader.complete, "the body")
-        assert not asking.done()
+        assert not pending.done()
         assert request.trace.head_s is not None
 
         ends.wakeups.waiting.pop().set_result(None)
 
-        assert await body_of(await asking) == b"ok"
+        assert await body_of(await pending) == b"ok"
         assert not ends.wakeups.waiting
 
 
@@ -743,9 +741,9 @@ async def test_fetches_whose_head_has_come_go_on_when_the_loop_has_time() -> Non
     ],
 )
 @on_both_loops
-async def test_a_request_that_is_no_http_is_not_sent(request_: dict[str, Any]) -> None:
-    """Nothing of it: a field may not become two."""
+async def test_an_invalid_request_is_not_sent(request_: dict[str, Any]) -> None:
+    """A field value cannot add a second field."""
     async with connected() as ends:
         with pytest.raises(InvalidRequestError):
-            await ends.ours.exchange(request_of(**request_))
+            await ends.client.exchange(request_of(**request_))
         assert await ends.receive(b"") == b""

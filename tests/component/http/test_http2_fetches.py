@@ -1,4 +1,4 @@
-"""Fetches over HTTP/2: what hosts do to streams, as results tell it."""
+"""Fetches over HTTP/2: their results when a host refuses, resets or breaks streams."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -27,13 +27,13 @@ ETAG = ("etag", '"1"')
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """Who vouches for the origin."""
+    """Return the CA of the origin's certificate."""
     return Authority(tmp_path_factory.mktemp("ca"))
 
 
 @pytest.fixture
 async def host(authority: Authority) -> AsyncIterator[Http2Origin]:
-    """An origin that answers "ok" until it is told otherwise."""
+    """Yield an origin that responds "ok" by default."""
     tls = server_tls(authority.issue("host", f"IP:{HOST}"))
     async with Http2Origin.serving(HOST, tls, o.ok) as serving:
         yield serving
@@ -43,38 +43,38 @@ async def host(authority: Authority) -> AsyncIterator[Http2Origin]:
 async def worker(
     authority: Authority, start: Start, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> OneWorker:
-    """A worker that offers HTTP/2, trusts the origin, and tries once."""
+    """Return a worker that offers HTTP/2, trusts the origin and makes one attempt."""
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.cert))
     return await start(engine=engine, policy={"http2": True, "attempts": 1, "timeout": PATIENT})
 
 
 @pytest.fixture
 async def hurried(start: Start, worker: OneWorker, engine: str) -> OneWorker:
-    """Such a worker that does not wait for long."""
+    """Return such a worker with short timeouts."""
     await worker.stop()
     return await start(engine=engine, policy={"http2": True, "attempts": 1, "timeout": SHORT})
 
 
 async def refused(x: Exchange) -> None:
-    """On the first connection."""
+    """Refuse the stream on the first connection."""
     if x.peer.number == 1:
         await x.reset(ErrorCodes.REFUSED_STREAM)
     else:
         await x.respond()
 
 
-async def left(x: Exchange) -> None:
-    """By the first connection."""
+async def goes_away(x: Exchange) -> None:
+    """Send GOAWAY on the first connection."""
     if x.peer.number == 1:
         await x.goaway(0)
     else:
         await x.respond()
 
 
-async def test_a_stream_that_is_cancelled_is_reset_and_its_siblings_go_on(
+async def test_a_cancelled_stream_does_not_affect_its_siblings(
     host: Http2Origin, start: Start, worker: OneWorker, engine: str
 ) -> None:
-    """No more streams are open than the policy lets be."""
+    """The sibling is stored in its first attempt."""
     await worker.stop()
     go_on = asyncio.Event()
 
@@ -101,11 +101,11 @@ async def test_a_stream_that_is_cancelled_is_reset_and_its_siblings_go_on(
     assert stored.attempts == 1
 
 
-@pytest.mark.parametrize("behaviour", [refused, left], ids=lambda each: each.__name__)
-async def test_what_the_host_has_not_begun_charges_nothing(
+@pytest.mark.parametrize("behaviour", [refused, goes_away], ids=lambda each: each.__name__)
+async def test_a_request_that_the_host_has_not_processed_is_repeated_without_charge(
     host: Http2Origin, worker: OneWorker, behaviour: Behaviour
 ) -> None:
-    """Also a POST is made again, at once and unseen: it was not done (RFC 9113 §8.7)."""
+    """A POST is repeated at once on a new connection (RFC 9113 §8.7)."""
     host.behaviour = behaviour
 
     result = await worker.one(host.url(), method="POST", body="once")
@@ -114,10 +114,10 @@ async def test_what_the_host_has_not_begun_charges_nothing(
     assert [seen.connection for seen in host.requests] == [1, 2]
 
 
-async def test_a_body_whose_stream_was_reset_goes_on_where_it_stopped(
+async def test_a_body_whose_stream_was_reset_is_resumed(
     host: Http2Origin, start: Start, worker: OneWorker
 ) -> None:
-    """As one whose connection broke."""
+    """The second attempt requests the rest with a Range."""
     await worker.stop()
     worker = await start(policy={"http2": True, "attempts": 2})
 
@@ -129,8 +129,8 @@ async def test_a_body_whose_stream_was_reset_goes_on_where_it_stopped(
             await x.reset()
             return
         since = int(wanted.removeprefix("bytes=").removesuffix("-"))
-        told = ("content-range", f"bytes {since}-{len(BODY) - 1}/{len(BODY)}")
-        await x.respond(206, BODY[since:], [ETAG, told])
+        content_range = ("content-range", f"bytes {since}-{len(BODY) - 1}/{len(BODY)}")
+        await x.respond(206, BODY[since:], [ETAG, content_range])
 
     host.behaviour = in_halves
 
@@ -145,7 +145,7 @@ async def hangs_up(x: Exchange) -> None:
     await x.peer.hang_up()
 
 
-async def is_garbage(x: Exchange) -> None:
+async def sends_garbage(x: Exchange) -> None:
     await x.peer.raw(b"\xff" * 100)
 
 
@@ -153,12 +153,12 @@ async def resets(x: Exchange) -> None:
     await x.reset()
 
 
-async def cuts_short(x: Exchange) -> None:
+async def sends_a_short_body(x: Exchange) -> None:
     await x.head(200, [("content-length", "9")])
     await x.send(b"half", last=True)
 
 
-async def hangs_up_in_the_middle(x: Exchange) -> None:
+async def hangs_up_in_a_body(x: Exchange) -> None:
     await x.head(200, [("content-length", "9")])
     await x.send(b"half")
     await x.peer.hang_up()
@@ -169,22 +169,22 @@ async def stalls(x: Exchange) -> None:
     await x.send(b"half")
 
 
-async def takes_none(x: Exchange) -> None:
+async def allows_no_streams(x: Exchange) -> None:
     await x.peer.allow(0)
     await x.reset(ErrorCodes.REFUSED_STREAM)
 
 
-async def begins_none(x: Exchange) -> None:
+async def refuses_all_streams(x: Exchange) -> None:
     await x.reset(ErrorCodes.REFUSED_STREAM)
 
 
-async def is_odd(x: Exchange) -> None:
+async def sends_status_999(x: Exchange) -> None:
     await x.head(999)
 
 
-TOLD_OTHERWISE: dict[Behaviour, set[Reason]] = {
-    hangs_up: {Reason.READ},  # the kernel may say more of it
-    hangs_up_in_the_middle: {Reason.READ},
+ALSO_POSSIBLE: dict[Behaviour, set[Reason]] = {
+    hangs_up: {Reason.READ},  # if the kernel reports a reset
+    hangs_up_in_a_body: {Reason.READ},
 }
 
 
@@ -192,34 +192,34 @@ TOLD_OTHERWISE: dict[Behaviour, set[Reason]] = {
     ("fault", "reason"),
     [
         (hangs_up, Reason.PROTOCOL),
-        (is_garbage, Reason.PROTOCOL),
+        (sends_garbage, Reason.PROTOCOL),
         (resets, Reason.READ),
-        (cuts_short, Reason.TRUNCATED),
-        (hangs_up_in_the_middle, Reason.TRUNCATED),
+        (sends_a_short_body, Reason.TRUNCATED),
+        (hangs_up_in_a_body, Reason.TRUNCATED),
         (stalls, Reason.READ_TIMEOUT),
-        (takes_none, Reason.POOL_TIMEOUT),
-        (begins_none, Reason.CONNECT),
-        (is_odd, Reason.PROTOCOL),
+        (allows_no_streams, Reason.POOL_TIMEOUT),
+        (refuses_all_streams, Reason.CONNECT),
+        (sends_status_999, Reason.PROTOCOL),
     ],
     ids=lambda each: getattr(each, "__name__", ""),
 )
 async def test_each_fault_has_its_reason(
     host: Http2Origin, hurried: OneWorker, fault: Behaviour, reason: Reason
 ) -> None:
-    """None is stored, and none hangs."""
+    """No body is stored, and no fetch hangs."""
     host.behaviour = fault
 
     result = await hurried.one(host.url())
 
     assert result.outcome is Outcome.FAILED
-    assert result.reason in {reason, *TOLD_OTHERWISE.get(fault, ())}
+    assert result.reason in {reason, *ALSO_POSSIBLE.get(fault, ())}
     assert not hurried.files() | hurried.parts()
 
 
-async def test_bodies_far_beyond_their_windows_come_side_by_side(
+async def test_concurrent_bodies_far_larger_than_their_windows_are_stored(
     host: Http2Origin, worker: OneWorker, engine: str
 ) -> None:
-    """Byte for byte, over one connection."""
+    """Sixteen bodies arrive byte for byte over one connection."""
 
     async def big(x: Exchange) -> None:
         await x.respond(200, BODY)
@@ -233,8 +233,8 @@ async def test_bodies_far_beyond_their_windows_come_side_by_side(
     assert len({seen.connection for seen in host.requests[-8:]}) == 1
 
 
-async def test_an_empty_body_is_whole_in_every_coding(host: Http2Origin, worker: OneWorker) -> None:
-    """A stream marks its end itself."""
+async def test_an_empty_body_with_a_content_coding_is_complete(host: Http2Origin, worker: OneWorker) -> None:
+    """END_STREAM marks its end, so a gzip body of no bytes is not truncated."""
 
     async def empty(x: Exchange) -> None:
         await x.head(200, [("content-encoding", "gzip")], last=True)

@@ -1,4 +1,4 @@
-"""HTTP/2 on the wire: streams that are given up, stand still, are refused or reset, and their connections."""
+"""HTTP/2 on the wire: cancelled, stalled, refused and reset streams, and their connections."""
 
 import asyncio
 import ssl
@@ -46,45 +46,49 @@ MIB = 1 << 20
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """Who vouches for the origin."""
+    """Return the CA of the origin's certificate."""
     return Authority(tmp_path_factory.mktemp("ca"))
 
 
 @pytest.fixture(scope="module")
 def tls(authority: Authority) -> ssl.SSLContext:
-    """The origin's side."""
+    """Return the TLS context of the origin."""
     return server_tls(authority.issue("host", f"IP:{HOST}"))
 
 
 @pytest.fixture
 async def origin(tls: ssl.SSLContext) -> AsyncIterator[Http2Origin]:
-    """An origin that answers "ok" until it is told otherwise."""
+    """Yield an origin that responds "ok" by default."""
     async with Http2Origin.serving(HOST, tls, o.ok) as serving:
         yield serving
 
 
 @pytest.fixture
 async def pool(authority: Authority) -> AsyncIterator[LanePool]:
-    """A lane's pool, by whose policy HTTP/2 is offered."""
+    """Yield the pool of a lane whose policy offers HTTP/2."""
     async with lane_pool(HOST, authority.cert, http2=True) as made:
         yield made
 
 
 async def silent(x: Exchange) -> None:
-    """Says nothing."""
+    """Send nothing."""
     await asyncio.Event().wait()
 
 
-async def test_one_connection_carries_all(origin: Http2Origin, pool: LanePool) -> None:
-    """A hundred at once need no second one."""
+async def test_a_hundred_concurrent_requests_share_one_connection(
+    origin: Http2Origin, pool: LanePool
+) -> None:
+    """The origin accepts that many streams."""
     bodies = await asyncio.gather(*(fetch(pool, origin.url(f"/{n}")) for n in range(100)))
 
     assert bodies == [b"ok"] * 100
     assert len(origin.peers) == 1
 
 
-async def test_two_hundred_that_are_cancelled_leave_nothing(origin: Http2Origin, pool: LanePool) -> None:
-    """The host is told of each, and a hundred more go over the same connection."""
+async def test_two_hundred_cancelled_streams_leave_nothing_behind(
+    origin: Http2Origin, pool: LanePool
+) -> None:
+    """Each is reset, and a hundred more requests succeed on the same connection."""
     bodies = b"x" * 300_000
 
     async def half(x: Exchange) -> None:
@@ -93,9 +97,9 @@ async def test_two_hundred_that_are_cancelled_leave_nothing(origin: Http2Origin,
         await silent(x)
 
     origin.behaviour = half
-    for turn in range(4):
+    for group in range(4):
         tasks = [asyncio.create_task(fetch(pool, origin.url(f"/{n}"))) for n in range(50)]
-        await wait_until(lambda: len(origin.requests) == 50 * (turn + 1), "the requests to come")  # noqa: B023
+        await wait_until(lambda: len(origin.requests) == 50 * (group + 1), "the requests to come")  # noqa: B023
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
@@ -111,8 +115,8 @@ async def test_two_hundred_that_are_cancelled_leave_nothing(origin: Http2Origin,
     assert len(origin.peers) == 1
 
 
-async def test_an_answer_that_is_closed_early_is_reset(origin: Http2Origin, pool: LanePool) -> None:
-    """Who wants no more of a body says so, and the host stops sending."""
+async def test_a_response_that_is_closed_early_is_reset(origin: Http2Origin, pool: LanePool) -> None:
+    """The reset stops the host from sending. The connection is reused."""
 
     async def endless(x: Exchange) -> None:
         await x.head()
@@ -131,8 +135,8 @@ async def test_an_answer_that_is_closed_early_is_reset(origin: Http2Origin, pool
     assert len(origin.peers) == 1
 
 
-async def test_one_that_stands_still_holds_up_no_other(origin: Http2Origin, pool: LanePool) -> None:
-    """It is sent its window and no more; others on the connection have theirs, many times over."""
+async def test_a_stalled_stream_delays_no_other(origin: Http2Origin, pool: LanePool) -> None:
+    """It receives one window at most. Another stream receives many windows meanwhile."""
     sent: dict[str, int] = {}
 
     async def big(x: Exchange) -> None:
@@ -153,10 +157,10 @@ async def test_one_that_stands_still_holds_up_no_other(origin: Http2Origin, pool
     assert len(origin.peers) == 1
 
 
-async def test_a_second_connection_is_made_when_the_first_is_full_and_never_a_third(
+async def test_a_second_connection_is_opened_when_the_first_is_full_and_never_a_third(
     origin: Http2Origin, pool: LanePool
 ) -> None:
-    """What has no room on either waits its turn."""
+    """Further requests wait for a free stream."""
     origin.max_streams = 3
     at_once: dict[int, int] = {}
     most = 0
@@ -177,10 +181,10 @@ async def test_a_second_connection_is_made_when_the_first_is_full_and_never_a_th
     assert most <= 3
 
 
-async def test_who_finds_no_free_stream_waits_no_longer_than_the_pool_timeout(
+async def test_a_request_without_a_free_stream_fails_by_the_pool_timeout(
     origin: Http2Origin, pool: LanePool
 ) -> None:
-    """No stream is to be had from a host that allows none."""
+    """The host allows no stream on either connection."""
     origin.max_streams = 0
 
     async def refuse(x: Exchange) -> None:
@@ -194,8 +198,8 @@ async def test_who_finds_no_free_stream_waits_no_longer_than_the_pool_timeout(
     assert len(origin.peers) == 2
 
 
-async def test_a_limit_that_falls_and_rises_is_kept(origin: Http2Origin, pool: LanePool) -> None:
-    """Lowered to none while streams run, the limit lets them end and others wait; raised, these go on."""
+async def test_a_stream_limit_that_falls_and_rises_is_respected(origin: Http2Origin, pool: LanePool) -> None:
+    """At a limit of zero, open streams end and new requests wait. They continue when it is raised."""
     go_on = asyncio.Event()
 
     async def held(x: Exchange) -> None:
@@ -212,7 +216,7 @@ async def test_a_limit_that_falls_and_rises_is_kept(origin: Http2Origin, pool: L
     assert await asyncio.gather(*first) == [b"ok"] * 5
 
     second = [asyncio.create_task(fetch(pool, origin.url(f"/{n}"))) for n in range(5)]
-    await wait_until(lambda: len(origin.peers) == 2, "a try at a second connection")
+    await wait_until(lambda: len(origin.peers) == 2, "a second connection")
     for peer in origin.peers:
         await peer.allow(2)
 
@@ -221,15 +225,15 @@ async def test_a_limit_that_falls_and_rises_is_kept(origin: Http2Origin, pool: L
 
 
 def has_room(pool: LanePool) -> bool:
-    """Whether a stream could be opened now."""
+    """Return whether a stream can be opened now."""
     return any(connection.room for connection in pool._open if isinstance(connection, Http2Connection))
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_what_the_host_has_not_begun_is_made_again(
+async def test_a_refused_stream_is_repeated_on_a_new_connection(
     origin: Http2Origin, pool: LanePool, method: str
 ) -> None:
-    """A stream that is refused goes over a new connection, body and all, whatever the method."""
+    """The host has not processed it, so a POST is repeated too, with its body."""
 
     async def refuse_first(x: Exchange) -> None:
         if x.peer.number == 1:
@@ -249,7 +253,7 @@ async def test_what_the_host_has_not_begun_is_made_again(
 async def test_the_wait_of_a_repeated_request_is_counted_once(
     authority: Authority, origin: Http2Origin
 ) -> None:
-    """Though it is sent on two connections that are there, one after the other."""
+    """Two connections refuse the request before it succeeds."""
     stats = ConnectionStats()
 
     async def refuse_twice(x: Exchange) -> None:
@@ -268,8 +272,10 @@ async def test_the_wait_of_a_repeated_request_is_counted_once(
         assert len(stats.pool_wait_s.taken()) == 1
 
 
-async def test_a_host_that_begins_nothing_has_failed_after_a_few(origin: Http2Origin, pool: LanePool) -> None:
-    """Once, and three times more."""
+async def test_a_host_that_refuses_every_stream_fails_after_three_repetitions(
+    origin: Http2Origin, pool: LanePool
+) -> None:
+    """A refused request was not processed, so the error is a ConnectError."""
 
     async def refuse(x: Exchange) -> None:
         await x.reset(ErrorCodes.REFUSED_STREAM)
@@ -281,10 +287,10 @@ async def test_a_host_that_begins_nothing_has_failed_after_a_few(origin: Http2Or
     assert len(origin.requests) == 4
 
 
-async def test_after_goaway_what_was_begun_ends_and_the_rest_is_made_again(
+async def test_after_goaway_lower_streams_complete_and_higher_ones_are_repeated(
     origin: Http2Origin, pool: LanePool
 ) -> None:
-    """Streams up to the last one have their answers where they are, those above theirs elsewhere."""
+    """Streams up to the last one complete on their connection, those above it on a new one."""
     last = asyncio.Event()
 
     async def leave(x: Exchange) -> None:
@@ -307,8 +313,8 @@ async def test_after_goaway_what_was_begun_ends_and_the_rest_is_made_again(
     assert await fetch(pool, origin.url()) == b"2"
 
 
-async def test_a_host_that_goes_away_each_time_costs_nothing(origin: Http2Origin, pool: LanePool) -> None:
-    """One answer a connection, as with keep-alive switched off."""
+async def test_a_goaway_with_each_response_fails_no_request(origin: Http2Origin, pool: LanePool) -> None:
+    """Each request uses a connection of its own, as without keep-alive."""
 
     async def leave(x: Exchange) -> None:
         await x.goaway(x.seen.stream)
@@ -321,7 +327,7 @@ async def test_a_host_that_goes_away_each_time_costs_nothing(origin: Http2Origin
 
 
 async def test_a_silent_stream_times_out_alone(origin: Http2Origin, pool: LanePool) -> None:
-    """Another on the same connection, to which something comes, goes on."""
+    """A stream that receives data on the same connection continues."""
 
     async def answer(x: Exchange) -> None:
         if x.seen.path == "/silent":
@@ -342,10 +348,10 @@ async def test_a_silent_stream_times_out_alone(origin: Http2Origin, pool: LanePo
     assert len(origin.peers) == 1
 
 
-async def test_a_connection_that_died_in_silence_is_not_used_again(
+async def test_a_connection_that_receives_nothing_until_a_timeout_is_not_reused(
     origin: Http2Origin, pool: LanePool
 ) -> None:
-    """Nothing at all came on it while a stream waited: the next attempt has a new one."""
+    """It may be dead, so the next request opens a new one."""
     origin.behaviour = silent
     with pytest.raises(FirstByteTimeoutError):
         await fetch(pool, origin.url(), read_s=0.2)
@@ -356,7 +362,7 @@ async def test_a_connection_that_died_in_silence_is_not_used_again(
 
 
 async def test_a_body_that_stalls_times_out(origin: Http2Origin, pool: LanePool) -> None:
-    """Between two pieces, as before the first."""
+    """The read timeout applies between two pieces, as before the first."""
 
     async def half(x: Exchange) -> None:
         await x.head(200, [("content-length", "4")])
@@ -368,8 +374,8 @@ async def test_a_body_that_stalls_times_out(origin: Http2Origin, pool: LanePool)
         await fetch(pool, origin.url(), read_s=0.2)
 
 
-async def test_a_body_that_is_not_read_is_given_up(origin: Http2Origin, pool: LanePool) -> None:
-    """The host opens no window for what is sent to it: the write timeout holds."""
+async def test_an_upload_that_the_host_does_not_read_times_out(origin: Http2Origin, pool: LanePool) -> None:
+    """The host opens no window, so the write timeout applies."""
     origin.reads_bodies = False
     origin.behaviour = silent
     with pytest.raises(WriteTimeoutError):
@@ -378,8 +384,8 @@ async def test_a_body_that_is_not_read_is_given_up(origin: Http2Origin, pool: La
     await wait_until(lambda: origin.requests[0].reset == ErrorCodes.CANCEL, "the reset")
 
 
-async def test_a_large_body_is_sent_as_the_host_takes_it(origin: Http2Origin, pool: LanePool) -> None:
-    """Far beyond the window that it began with."""
+async def test_a_large_upload_follows_the_windows_of_the_host(origin: Http2Origin, pool: LanePool) -> None:
+    """The body is far larger than the initial window."""
 
     async def sized(x: Exchange) -> None:
         await wait_until(lambda: len(x.seen.body) == len(body), "the body")
@@ -392,8 +398,10 @@ async def test_a_large_body_is_sent_as_the_host_takes_it(origin: Http2Origin, po
     assert origin.requests[0].body == body
 
 
-async def test_an_answer_before_the_end_of_the_body_is_taken(origin: Http2Origin, pool: LanePool) -> None:
-    """A host that has seen enough says so, and is sent no more (RFC 9113 §8.1)."""
+async def test_a_response_before_the_end_of_the_upload_is_accepted(
+    origin: Http2Origin, pool: LanePool
+) -> None:
+    """The host does not want the rest of the body (RFC 9113 §8.1)."""
 
     async def enough(x: Exchange) -> None:
         await x.respond(413, b"too much")
@@ -418,7 +426,7 @@ async def settings(x: Exchange) -> None:
     await x.frames(*(SettingsFrame(0, {SettingCodes.HEADER_TABLE_SIZE: 4096}) for _ in range(2000)))
 
 
-async def nothings(x: Exchange) -> None:
+async def empty_frames(x: Exchange) -> None:
     await x.head()
     await x.frames(*(DataFrame(x.seen.stream, b"") for _ in range(2000)))
 
@@ -444,7 +452,7 @@ async def pushed(x: Exchange) -> None:
     )
 
 
-async def unasked(x: Exchange) -> None:
+async def data_on_an_idle_stream(x: Exchange) -> None:
     await x.frames(DataFrame(x.seen.stream + 2, b"x"))
 
 
@@ -483,7 +491,16 @@ async def reset_as_wrong(x: Exchange) -> None:
     await x.reset(ErrorCodes.PROTOCOL_ERROR)
 
 
-OF_THE_CONNECTION = [garbage, pings, settings, nothings, continuations, large_head, pushed, unasked]
+OF_THE_CONNECTION = [
+    garbage,
+    pings,
+    settings,
+    empty_frames,
+    continuations,
+    large_head,
+    pushed,
+    data_on_an_idle_stream,
+]
 OF_THE_STREAM = [
     interim,
     headless,
@@ -501,7 +518,7 @@ OF_THE_STREAM = [
 async def test_a_connection_that_breaks_the_protocol_is_closed(
     origin: Http2Origin, pool: LanePool, fault: o.Behaviour
 ) -> None:
-    """What is on it has failed at once, and the next request goes over another."""
+    """Its requests fail at once, and the next request uses another connection."""
     origin.behaviour = fault
     with pytest.raises(RemoteProtocolError):
         await fetch(pool, origin.url())
@@ -512,10 +529,10 @@ async def test_a_connection_that_breaks_the_protocol_is_closed(
 
 
 @pytest.mark.parametrize("fault", OF_THE_STREAM, ids=lambda fault: fault.__name__)
-async def test_an_answer_that_breaks_the_protocol_ends_alone(
+async def test_a_response_that_breaks_the_protocol_fails_alone(
     origin: Http2Origin, pool: LanePool, fault: o.Behaviour
 ) -> None:
-    """Its stream is reset, and another on the same connection goes on."""
+    """Its stream ends, and another on the same connection continues."""
     go_on = asyncio.Event()
 
     async def answer(x: Exchange) -> None:
@@ -536,10 +553,8 @@ async def test_an_answer_that_breaks_the_protocol_ends_alone(
     assert len(origin.peers) == 1
 
 
-async def test_a_stream_that_the_host_resets_has_failed_after_what_had_come(
-    origin: Http2Origin, pool: LanePool
-) -> None:
-    """So that a body can be gone on with."""
+async def test_data_before_a_reset_is_read_before_the_error(origin: Http2Origin, pool: LanePool) -> None:
+    """A resumed fetch can keep this part of the body."""
 
     async def half(x: Exchange) -> None:
         await x.head(200, [("content-length", "9")])
@@ -556,8 +571,8 @@ async def test_a_stream_that_the_host_resets_has_failed_after_what_had_come(
     assert came == b"half"
 
 
-async def test_trailers_and_a_few_interim_heads_are_none_of_that(origin: Http2Origin, pool: LanePool) -> None:
-    """Nor is padding, nor a body without a length."""
+async def test_trailers_and_a_few_interim_heads_are_accepted(origin: Http2Origin, pool: LanePool) -> None:
+    """Padding and a body without a length are accepted too."""
 
     async def answer(x: Exchange) -> None:
         await x.head(103)
@@ -571,8 +586,8 @@ async def test_trailers_and_a_few_interim_heads_are_none_of_that(origin: Http2Or
     assert await fetch(pool, origin.url()) == b"ok"
 
 
-async def test_an_empty_frame_is_no_end_of_a_body(origin: Http2Origin, pool: LanePool) -> None:
-    """Nor is one that is padding alone."""
+async def test_an_empty_data_frame_does_not_end_a_body(origin: Http2Origin, pool: LanePool) -> None:
+    """A frame of padding alone does not end it either."""
     go_on = asyncio.Event()
 
     async def answer(x: Exchange) -> None:
@@ -589,7 +604,7 @@ async def test_an_empty_frame_is_no_end_of_a_body(origin: Http2Origin, pool: Lan
     origin.behaviour = answer
     async with asking(pool, origin.url()) as response:
         reading = asyncio.create_task(rest_of(response))
-        await fetch(pool, origin.url("/later"))  # comes behind those frames
+        await fetch(pool, origin.url("/later"))  # its response follows those frames
         go_on.set()
         assert await reading == b"ok"
 
@@ -597,7 +612,7 @@ async def test_an_empty_frame_is_no_end_of_a_body(origin: Http2Origin, pool: Lan
 async def test_a_connection_that_ends_before_its_first_request_is_replaced(
     origin: Http2Origin, pool: LanePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A host may go away with the bytes that end the handshake. That is no fault of the request."""
+    """A host may send GOAWAY with the end of the handshake. A POST was not sent then, so it is repeated."""
     made = Http2Connection.connection_made
 
     def gone(connection: Http2Connection, transport: asyncio.BaseTransport) -> None:
@@ -611,10 +626,10 @@ async def test_a_connection_that_ends_before_its_first_request_is_replaced(
     assert len(origin.requests) == 1
 
 
-async def test_a_connection_that_was_closed_as_it_was_used_is_made_good(
+async def test_a_request_on_a_connection_that_closes_is_repeated_if_idempotent(
     origin: Http2Origin, pool: LanePool
 ) -> None:
-    """What may be repeated is, once, on a new connection; what may not has failed."""
+    """A GET is repeated once on a new connection. A POST fails."""
 
     async def close(x: Exchange) -> None:
         if x.seen.path == "/close" and x.peer.number % 2:
@@ -636,7 +651,7 @@ async def test_a_connection_that_was_closed_as_it_was_used_is_made_good(
 
 
 async def test_an_idle_connection_expires(authority: Authority, origin: Http2Origin) -> None:
-    """It is closed with the next request, which has a new one."""
+    """The next request opens a new connection, and the old one is closed."""
     async with lane_pool(HOST, authority.cert, http2=True, keepalive_s=0.01) as pool:
         await fetch(pool, origin.url())
         await asyncio.sleep(0.05)
@@ -649,7 +664,7 @@ async def test_an_idle_connection_expires(authority: Authority, origin: Http2Ori
 async def test_a_second_connection_that_is_not_needed_expires(
     authority: Authority, origin: Http2Origin
 ) -> None:
-    """Though the first one is in use all the time."""
+    """The first one stays in use."""
     origin.max_streams = 1
     go_on = asyncio.Event()
 
@@ -675,8 +690,8 @@ async def test_a_second_connection_that_is_not_needed_expires(
     assert [seen.connection for seen in origin.requests] == [1, 2, 3]
 
 
-async def test_a_request_that_cannot_be_said_is_our_fault(origin: Http2Origin, pool: LanePool) -> None:
-    """It is not sent, and not tried again."""
+async def test_an_invalid_request_is_not_sent(origin: Http2Origin, pool: LanePool) -> None:
+    """It fails with InvalidRequestError, and the pool stays usable."""
     with pytest.raises(InvalidRequestError):
         await fetch(pool, origin.url(), headers=((b":odd", b"x"),))
 
@@ -684,8 +699,8 @@ async def test_a_request_that_cannot_be_said_is_our_fault(origin: Http2Origin, p
     assert len(origin.requests) == 1
 
 
-async def test_closing_the_pool_says_farewell(authority: Authority, origin: Http2Origin) -> None:
-    """The host hears that we go, and nothing is left of the connection."""
+async def test_closing_the_pool_sends_goaway(authority: Authority, origin: Http2Origin) -> None:
+    """The connection is closed after it."""
     async with lane_pool(HOST, authority.cert, http2=True) as pool:
         await fetch(pool, origin.url())
 
@@ -693,8 +708,8 @@ async def test_closing_the_pool_says_farewell(authority: Authority, origin: Http
     assert origin.peers[0].gone is not None
 
 
-async def test_those_who_wait_for_a_connection_share_its_failure(pool: LanePool) -> None:
-    """Ten fetches to a host that is not there cost one connection, and each has its own error."""
+async def test_requests_that_wait_for_a_connection_share_its_failure(pool: LanePool) -> None:
+    """Each of them raises its own error."""
     calls = [fetch(pool, f"https://{HOST}:1/{n}") for n in range(10)]
     results = await asyncio.gather(*calls, return_exceptions=True)
 
@@ -702,8 +717,10 @@ async def test_those_who_wait_for_a_connection_share_its_failure(pool: LanePool)
     assert len({id(result) for result in results}) == 10
 
 
-async def test_who_connects_for_others_may_be_cancelled(origin: Http2Origin, pool: LanePool) -> None:
-    """The next in line connects in its place."""
+async def test_a_cancelled_request_that_connects_for_others_does_not_fail_them(
+    origin: Http2Origin, pool: LanePool
+) -> None:
+    """The next request in line connects instead."""
     first = asyncio.create_task(fetch(pool, origin.url("/first")))
     others = [asyncio.create_task(fetch(pool, origin.url(f"/{n}"))) for n in range(5)]
     await asyncio.sleep(0)
@@ -713,8 +730,8 @@ async def test_who_connects_for_others_may_be_cancelled(origin: Http2Origin, poo
     assert first.cancelled()
 
 
-async def test_a_host_without_http2_is_spoken_to_as_before(authority: Authority) -> None:
-    """As many connections as fetches at once, and each is used again."""
+async def test_a_host_without_http2_is_fetched_over_http1(authority: Authority) -> None:
+    """Four concurrent requests open four connections and reuse them."""
     opened = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -742,7 +759,7 @@ async def test_a_host_without_http2_is_spoken_to_as_before(authority: Authority)
 
 
 async def test_an_exchange_is_timed(origin: Http2Origin, pool: LanePool) -> None:
-    """Its trace says that a connection was opened, how long that took, and when the headers were complete."""
+    """Its trace has the time to connect, if a connection was opened, and the time of the head."""
     first, second = request_to(origin.url()), request_to(origin.url())
 
     for request in (first, second):

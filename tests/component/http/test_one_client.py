@@ -1,4 +1,4 @@
-"""One httpx client in a worker process, for all fetches and nothing but them; none on the direct engine."""
+"""Clients of httpx: its engine makes one for all fetches of a worker, the direct engine makes none."""
 
 import asyncio
 from typing import Any
@@ -17,7 +17,7 @@ from tools.origin.server import Origin
 
 @pytest.fixture
 def clients(monkeypatch: pytest.MonkeyPatch) -> list[httpx.AsyncClient]:
-    """Every httpx client made from here on."""
+    """Return the list of httpx clients made from here on."""
     made: list[httpx.AsyncClient] = []
     init = httpx.AsyncClient.__init__
 
@@ -32,7 +32,7 @@ def clients(monkeypatch: pytest.MonkeyPatch) -> list[httpx.AsyncClient]:
 async def test_a_worker_makes_one_client_and_closes_it(
     clients: list[httpx.AsyncClient], origin: Origin, other: Origin, start: Start
 ) -> None:
-    """All hosts, attempts and redirects share it, from the start of the worker to its end."""
+    """All hosts, attempts and redirects share it until the worker stops."""
     worker = await start(engine="httpx")
     [client] = clients
     origin.behaviour = behaviours.by_path(
@@ -50,7 +50,7 @@ async def test_a_worker_makes_one_client_and_closes_it(
 async def test_the_direct_engine_makes_no_client(
     clients: list[httpx.AsyncClient], origin: Origin, start: Start
 ) -> None:
-    """Its requests go to the wire as they are."""
+    """Its requests do not pass through httpx."""
     worker = await start(engine="direct")
     result = await worker.one(origin.url())
 
@@ -70,8 +70,8 @@ async def test_connections_are_reused(origin: Origin, start: Start) -> None:
 
 
 @on_both_engines
-async def test_connections_outlive_refusals_and_redirects(origin: Origin, start: Start) -> None:
-    """The small body of an answer that is not kept is read away, and the connection used again."""
+async def test_connections_are_reused_after_errors_and_redirects(origin: Origin, start: Start) -> None:
+    """A small body that is not kept is read to its end, so its connection stays usable."""
     worker = await start(policy={"concurrency": 1})
     origin.behaviour = behaviours.by_path(
         {
@@ -87,8 +87,8 @@ async def test_connections_outlive_refusals_and_redirects(origin: Origin, start:
 
 
 @on_both_engines
-async def test_an_endless_refusal_is_not_read_to_its_end(origin: Origin, worker: OneWorker) -> None:
-    """The body of an answer that is not kept is given up when it grows large."""
+async def test_an_endless_error_body_is_not_read_to_its_end(origin: Origin, worker: OneWorker) -> None:
+    """A body that is not kept is dropped once it grows large."""
 
     async def endless(x: o.Exchange) -> None:
         await x.send_head(404, [("Content-Length", str(1 << 40))])
@@ -105,7 +105,7 @@ async def test_an_endless_refusal_is_not_read_to_its_end(origin: Origin, worker:
 
 @on_both_engines
 async def test_cookies_are_not_kept(origin: Origin, start: Start) -> None:
-    """What one fetch is given is not carried by the next, nor by a redirect of its own."""
+    """Neither the next fetch nor a redirect of the same fetch sends them."""
     worker = await start(policy={"concurrency": 1})
     cookie = ("Set-Cookie", "session=secret; Path=/")
     origin.behaviour = behaviours.by_path(
@@ -120,17 +120,17 @@ async def test_cookies_are_not_kept(origin: Origin, start: Start) -> None:
 
 @on_both_engines
 async def test_a_cookie_of_the_fetch_is_sent(origin: Origin, worker: OneWorker) -> None:
-    """The producer's own Cookie header is a header like others."""
+    """The Cookie header of a producer is a header like others."""
     await worker.one(origin.url(), headers={"Cookie": "a=1"})
 
     assert Origin.header(origin.requests[0], "Cookie") == "a=1"
 
 
 @on_both_engines
-async def test_the_environment_sends_no_fetch_elsewhere(
+async def test_a_proxy_of_the_environment_is_ignored(
     origin: Origin, other: Origin, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A proxy in the environment would see every fetch, past the egress rule."""
+    """A proxy would receive every fetch, past the egress rule."""
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, other.url())
     worker = await start()
@@ -141,8 +141,10 @@ async def test_the_environment_sends_no_fetch_elsewhere(
     assert other.connections_opened == 0
 
 
-async def test_httpx_follows_nothing_by_itself(clients: list[httpx.AsyncClient], start: Start) -> None:
-    """Redirects, cookies and the environment are ours to decide."""
+async def test_httpx_follows_no_redirects_and_ignores_the_environment(
+    clients: list[httpx.AsyncClient], start: Start
+) -> None:
+    """The worker decides on redirects and proxies."""
     await start(engine="httpx")
     [client] = clients
 
@@ -150,8 +152,8 @@ async def test_httpx_follows_nothing_by_itself(clients: list[httpx.AsyncClient],
     assert client.timeout.read is not None
 
 
-async def test_a_handshake_that_is_cut_short_leaves_no_connection(start: Start) -> None:
-    """A host that takes connections and says nothing, and a worker that stops meanwhile."""
+async def test_a_stop_during_a_handshake_leaves_no_connection(start: Start) -> None:
+    """The host accepts the connection and sends nothing."""
     came, gone = asyncio.Event(), asyncio.Event()
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""The connections of a lane over HTTP/1.1: which one a request takes, and that none is left over."""
+"""The HTTP/1.1 connections of a lane: which one a request uses, and that none is left over."""
 
 import asyncio
 import contextlib
@@ -24,8 +24,8 @@ HOST = "127.0.79.4"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
-class Line:
-    """One connection, as the host has it."""
+class HostConnection:
+    """A connection on the side of the host."""
 
     def __init__(self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.number = number
@@ -35,33 +35,33 @@ class Line:
         self.gone = False
 
     def reset(self) -> None:
-        """Hang up as a host does that has crashed."""
+        """Close with a reset, as a crashed host does."""
         line = self.writer.get_extra_info("socket")
         line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
 
 
-Answer = Callable[[Line], Awaitable[None]]
+Answer = Callable[[HostConnection], Awaitable[None]]
 
 
-async def ok(line: Line) -> None:
-    """Respond."""
+async def ok(line: HostConnection) -> None:
+    """Respond "ok" with its Content-Length."""
     line.writer.write(OK)
 
 
 class Host:
-    """Serves connections; each request is answered by `answer`."""
+    """A host that handles each request with `answer`."""
 
     def __init__(self) -> None:
         self.answer: Answer = ok
-        self.lines: list[Line] = []
+        self.lines: list[HostConnection] = []
         self.url = ""
         self._serving: set[asyncio.Task[None]] = set()
 
     @classmethod
     @asynccontextmanager
     async def serving(cls) -> AsyncIterator["Host"]:
-        """A host that answers "ok" until it is told otherwise."""
+        """Yield a host that responds "ok" by default."""
         host = cls()
         server = await asyncio.start_server(host._serve, HOST, 0)
         host.url = f"http://{HOST}:{server.sockets[0].getsockname()[1]}/"
@@ -75,7 +75,7 @@ class Host:
 
     @property
     def open(self) -> int:
-        """The number of open connections."""
+        """Return the number of open connections."""
         return sum(not line.gone for line in self.lines)
 
     @property
@@ -85,7 +85,7 @@ class Host:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._serving.add(asyncio.current_task())  # type: ignore[arg-type]
-        line = Line(len(self.lines), reader, writer)
+        line = HostConnection(len(self.lines), reader, writer)
         self.lines.append(line)
         try:
             with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
@@ -97,14 +97,14 @@ class Host:
             writer.close()
 
 
-async def silent(line: Line) -> None:
-    """Say nothing."""
+async def silent(line: HostConnection) -> None:
+    """Send nothing."""
     await line.reader.read()
 
 
 @on_both_loops
-async def test_the_connection_that_was_used_last_is_used_again() -> None:
-    """The others fall idle, and expire, when fewer are needed."""
+async def test_the_most_recently_used_connection_is_reused() -> None:
+    """The others become idle and expire if they are not needed."""
     stats = ConnectionStats()
     async with Host.serving() as host, lane_pool(HOST, stats=stats) as pool:
         assert await asyncio.gather(*(fetch(pool, host.url) for _ in range(3))) == [b"ok"] * 3
@@ -117,8 +117,8 @@ async def test_the_connection_that_was_used_last_is_used_again() -> None:
 
 
 @on_both_loops
-async def test_no_more_connections_stay_idle_than_the_lane_may_use() -> None:
-    """Those that have been idle for longest are closed."""
+async def test_no_more_connections_stay_idle_than_max_idle() -> None:
+    """The surplus connections are closed."""
     async with Host.serving() as host, lane_pool(HOST, max_idle=2) as pool:
         await asyncio.gather(*(fetch(pool, host.url) for _ in range(5)))
 
@@ -127,7 +127,7 @@ async def test_no_more_connections_stay_idle_than_the_lane_may_use() -> None:
 
 @on_both_loops
 async def test_an_idle_connection_expires() -> None:
-    """No further request is needed for that."""
+    """Its timer closes it, without another request."""
     async with Host.serving() as host, lane_pool(HOST, keepalive_s=0.02) as pool:
         await fetch(pool, host.url)
         await wait_until(lambda: not host.open, "the connection to be closed")
@@ -136,10 +136,10 @@ async def test_an_idle_connection_expires() -> None:
     assert host.asked == [1, 1]
 
 
-@pytest.mark.parametrize("said", [b"HTTP/1.1 408 Request Timeout\r\n\r\n", b""], ids=["something", "the end"])
+@pytest.mark.parametrize("said", [b"HTTP/1.1 408 Request Timeout\r\n\r\n", b""], ids=["data", "the end"])
 @on_both_loops
-async def test_no_request_goes_out_on_a_connection_on_which_its_host_spoke_unasked(said: bytes) -> None:
-    """Though the loop has not looked since: a POST on a dead connection could not be made again."""
+async def test_a_connection_with_unrequested_data_or_an_end_is_not_reused(said: bytes) -> None:
+    """The loop has not read it yet. A POST on a dead connection could not be repeated."""
     async with Host.serving() as host, lane_pool(HOST) as pool:
         await fetch(pool, host.url, "POST", b"")
         await fetch(pool, host.url, "POST", b"")
@@ -153,12 +153,12 @@ async def test_no_request_goes_out_on_a_connection_on_which_its_host_spoke_unask
 
 @pytest.mark.parametrize("end", ["end", "reset"])
 @on_both_loops
-async def test_a_request_on_a_connection_that_the_host_closes_meanwhile_is_repeated_if_it_may_be(
+async def test_a_request_on_a_connection_that_closes_is_repeated_if_idempotent(
     end: str,
 ) -> None:
-    """Once, on a new connection; the other idle ones are closed, and a POST has failed."""
+    """A GET is repeated once on a new connection, and other idle ones are closed. A POST fails."""
 
-    async def closes(line: Line) -> None:
+    async def closes(line: HostConnection) -> None:
         if len(line.requests) > 1:
             line.reset() if end == "reset" else line.writer.close()
         else:
@@ -185,10 +185,10 @@ async def test_a_request_on_a_connection_that_the_host_closes_meanwhile_is_repea
 
 @on_both_loops
 async def test_the_wait_of_a_repeated_request_is_counted_once() -> None:
-    """It waits for its first connection only."""
+    """Only the wait for its first connection counts."""
     stats = ConnectionStats()
 
-    async def closes(line: Line) -> None:
+    async def closes(line: HostConnection) -> None:
         if len(line.requests) > 1:
             line.writer.close()
         else:
@@ -207,15 +207,15 @@ async def test_the_wait_of_a_repeated_request_is_counted_once() -> None:
 @pytest.mark.parametrize("end", ["end", "reset"])
 @on_both_loops
 async def test_a_request_on_a_new_connection_is_not_repeated(end: str) -> None:
-    """The host got it, and failed; nor is one to which a part of a response came."""
+    """The host received it. A request is not repeated after a part of its response either."""
 
-    async def fails(line: Line) -> None:
+    async def fails(line: HostConnection) -> None:
         line.reset() if end == "reset" else line.writer.close()
 
-    async def begins(line: Line) -> None:
+    async def begins(line: HostConnection) -> None:
         line.writer.write(b"HTTP/1.1 2")
         await line.writer.drain()
-        await asyncio.sleep(0.01)  # else the reset discards it
+        await asyncio.sleep(0.01)  # a reset at once would discard it
         await fails(line)
 
     async with Host.serving() as host, lane_pool(HOST) as pool:
@@ -232,8 +232,8 @@ async def test_a_request_on_a_new_connection_is_not_repeated(end: str) -> None:
 
 
 @on_both_loops
-async def test_a_host_that_hangs_up_or_speaks_at_once_is_no_wait() -> None:
-    """Before a request could go out: the exchange fails as soon as it is known."""
+async def test_a_host_that_closes_or_sends_at_once_fails_the_exchange_at_once() -> None:
+    """No timeout has to pass."""
     with socket.create_server((HOST, 0)) as listening:
         url = f"http://{HOST}:{listening.getsockname()[1]}/"
 
@@ -241,13 +241,13 @@ async def test_a_host_that_hangs_up_or_speaks_at_once_is_no_wait() -> None:
             theirs, _ = await asyncio.get_running_loop().sock_accept(listening)
             if how == "reset":
                 theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            elif how == "speaks":
+            elif how == "greets":
                 theirs.send(b"220 smtp.example ESMTP\r\n")
             theirs.close()
 
         listening.setblocking(False)  # noqa: FBT003 its argument
         async with lane_pool(HOST) as pool:
-            for how in ("reset", "end", "speaks"):
+            for how in ("reset", "end", "greets"):
                 turning = asyncio.create_task(turns_away(how))
                 async with asyncio.timeout(5):
                     with pytest.raises((ReadError, RemoteProtocolError, ConnectError)):
@@ -256,8 +256,8 @@ async def test_a_host_that_hangs_up_or_speaks_at_once_is_no_wait() -> None:
 
 
 @on_both_loops
-async def test_an_exchange_that_is_cancelled_leaves_no_connection() -> None:
-    """In whichever iteration of the loop; and what is counted as opened is counted as closed."""
+async def test_a_cancelled_exchange_leaves_no_connection() -> None:
+    """It is cancelled at each iteration of the loop. Each opened connection counts as closed."""
     stats = ConnectionStats()
     async with Host.serving() as host, lane_pool(HOST, stats=stats) as pool:
         host.answer = silent
@@ -276,8 +276,8 @@ async def test_an_exchange_that_is_cancelled_leaves_no_connection() -> None:
 
 
 @on_both_loops
-async def test_a_lane_that_closes_leaves_no_connection() -> None:
-    """Idle or in use; what runs on them fails, and nothing is dialled any more."""
+async def test_closing_a_lane_leaves_no_connection() -> None:
+    """Idle connections are closed, and running exchanges fail."""
     stats = ConnectionStats()
     async with Host.serving() as host:
         async with lane_pool(HOST, stats=stats) as pool:
@@ -293,8 +293,8 @@ async def test_a_lane_that_closes_leaves_no_connection() -> None:
 
 
 @on_both_loops
-async def test_a_lane_that_closes_during_a_dial_leaves_no_connection() -> None:
-    """In whichever iteration of the loop."""
+async def test_closing_a_lane_during_a_dial_leaves_no_connection() -> None:
+    """The lane closes at each iteration of the loop."""
     stats = ConnectionStats()
     async with Host.serving() as host:
         host.answer = silent
@@ -313,8 +313,8 @@ async def test_a_lane_that_closes_during_a_dial_leaves_no_connection() -> None:
 
 
 @on_both_loops
-async def test_connections_are_used_for_their_port_and_their_host_alone() -> None:
-    """A request for another host or port does not get them."""
+async def test_connections_are_reused_for_their_own_host_and_port_only() -> None:
+    """A request for another port opens a connection. A request for another host fails."""
     async with Host.serving() as host, Host.serving() as other, lane_pool(HOST) as pool:
         for url in (host.url, other.url, host.url):
             await fetch(pool, url)
@@ -325,8 +325,8 @@ async def test_connections_are_used_for_their_port_and_their_host_alone() -> Non
 
 
 @on_both_loops
-async def test_a_host_that_refuses_connections_is_said_so() -> None:
-    """Nothing was sent."""
+async def test_a_refused_connection_is_a_connect_error() -> None:
+    """The message has the cause."""
     with socket.create_server((HOST, 0)) as closed:
         port = closed.getsockname()[1]
     async with lane_pool(HOST) as pool:

@@ -1,4 +1,4 @@
-"""TLS: who is believed, who we show ourselves to be, and what comes of a handshake that fails."""
+"""TLS: verification of hosts, client certificates, and handshakes that fail."""
 
 import asyncio
 import socket
@@ -36,7 +36,7 @@ HURRIED = Timeouts(connect_s=0.3, read_s=5, write_s=5, pool_s=5, total_s=10)
 
 
 class Files:
-    """Certificates for HERE, good and bad, and a client's."""
+    """Certificates for HERE and THERE, valid and invalid, and a client's."""
 
     def __init__(self, folder: Path) -> None:
         ca, other = Authority(folder), Authority(folder, "other")
@@ -55,39 +55,39 @@ class Files:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    """The certificates, made once."""
+    """Return the certificates, made once for the module."""
     return Files(tmp_path_factory.mktemp("certificates"))
 
 
 def old(version: ssl.TLSVersion) -> Callable[[ssl.SSLContext], None]:
-    """A server of another time, that speaks nothing newer."""
+    """Return a change that limits a server to an old version."""
 
-    def change(spoken: ssl.SSLContext) -> None:
-        spoken.set_ciphers("ALL:@SECLEVEL=0")
-        spoken.minimum_version = spoken.maximum_version = version
+    def change(server_tls: ssl.SSLContext) -> None:
+        server_tls.set_ciphers("ALL:@SECLEVEL=0")
+        server_tls.minimum_version = server_tls.maximum_version = version
 
     return change
 
 
-def as_it_is(_: ssl.SSLContext) -> None:
-    """A server as they are today."""
+def unchanged(_: ssl.SSLContext) -> None:
+    """Leave the server as it is."""
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
 @pytest.mark.parametrize(
     ("cert", "change", "said"),
     [
-        ("expired", as_it_is, "expired"),
-        ("of_another_host", as_it_is, "IP address mismatch"),
-        ("of_another_ca", as_it_is, "unable to get local issuer"),
-        ("self_signed", as_it_is, "signed certificate"),
+        ("expired", unchanged, "expired"),
+        ("of_another_host", unchanged, "IP address mismatch"),
+        ("of_another_ca", unchanged, "unable to get local issuer"),
+        ("self_signed", unchanged, "signed certificate"),
         ("good", old(ssl.TLSVersion.TLSv1), "PROTOCOL"),
         ("good", old(ssl.TLSVersion.TLSv1_1), "PROTOCOL"),
     ],
     ids=["expired", "wrong host", "unknown CA", "self-signed", "TLS 1.0", "TLS 1.1"],
 )
 @on_both_engines
-async def test_who_is_not_to_be_trusted_sees_no_request(
+async def test_an_untrusted_host_receives_no_request(
     files: Files,
     start: Start,
     lines: Lines,
@@ -95,10 +95,10 @@ async def test_who_is_not_to_be_trusted_sees_no_request(
     change: Callable[[ssl.SSLContext], None],
     said: str,
 ) -> None:
-    """Reason tls after one attempt on one connection, nothing sent, never a downgrade; the note says why."""
-    spoken = context(getattr(files, cert))
-    change(spoken)
-    with TlsServer(HERE, spoken) as server:
+    """The fetch fails with `tls` after one connection, without a downgrade. The note has the cause."""
+    server_tls = context(getattr(files, cert))
+    change(server_tls)
+    with TlsServer(HERE, server_tls) as server:
         worker = await start(policy={"attempts": 5, "ca_file": files.ca})
         result = await worker.one(server.url)
 
@@ -108,14 +108,14 @@ async def test_who_is_not_to_be_trusted_sees_no_request(
     assert said.lower() in finished["note"].lower()
 
 
-async def test_a_host_that_one_worker_does_not_trust_is_asked_by_one_that_does(
+async def test_a_host_that_one_worker_does_not_trust_is_fetched_by_one_that_does(
     files: Files, start: Start
 ) -> None:
-    """Their policy files name other authorities. No attempt is charged for the worker that trusts less."""
+    """Their policy files name different CAs. The failed handshake charges no attempt."""
     with TlsServer(HERE, context(files.good)) as server:
-        hosts = {"a.example": {"attempts": 1}}  # paths of certificates are no part of a policy's digest
+        hosts = {"a.example": {"attempts": 1}}  # a policy's digest omits the paths of certificates
         trusting = await start(worker_id="trusting", policy={"ca_file": files.ca}, hosts=hosts)
-        await trusting.stop_acquiring()  # it gets what the other leaves to it
+        await trusting.stop_acquiring()  # the other worker acquires the lane first
         await start(worker_id="other", policy={"ca_file": files.other_ca})
         result = await trusting.one(server.url)
 
@@ -123,10 +123,10 @@ async def test_a_host_that_one_worker_does_not_trust_is_asked_by_one_that_does(
     assert (len(server.requests), server.connections) == (1, 2)
 
 
-async def test_what_the_system_trusts_is_trusted_by_default(
+async def test_the_system_store_is_trusted_by_default(
     files: Files, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where SSL_CERT_FILE says what that is; and nobody else is."""
+    """SSL_CERT_FILE may name it. Other CAs are refused."""
     monkeypatch.setenv("SSL_CERT_FILE", files.ca)
     with (
         TlsServer(HERE, context(files.good)) as known,
@@ -138,10 +138,10 @@ async def test_what_the_system_trusts_is_trusted_by_default(
     assert [result.outcome for result in results] == [Outcome.STORED, Outcome.FAILED]
 
 
-async def test_a_ca_file_takes_the_place_of_the_systems_trust(
+async def test_a_ca_file_replaces_the_system_store_for_its_host(
     files: Files, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For its host: who is vouched for by the system alone is refused there, and taken elsewhere."""
+    """A CA of the system store is refused there and trusted for other hosts."""
     monkeypatch.setenv("SSL_CERT_FILE", files.ca)
     with TlsServer(HERE, context(files.good)) as here, TlsServer(THERE, context(files.good)) as there:
         worker = await start(hosts={HERE: {"ca_file": files.other_ca}})
@@ -153,27 +153,27 @@ async def test_a_ca_file_takes_the_place_of_the_systems_trust(
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 @on_both_engines
-async def test_a_host_that_wants_our_certificate_gets_it_or_fails_as_tls(
+async def test_a_host_that_requires_a_client_certificate_gets_it_or_the_fetch_fails_with_tls(
     files: Files, start: Start, version: ssl.TLSVersion
 ) -> None:
-    """In TLS 1.3 it says only after the handshake that it wanted one; that is no trouble of the disk's."""
-    spoken = context(files.good, client_ca=files.ca)
-    spoken.maximum_version = version
+    """A host with TLS 1.3 requests it after the handshake. Its refusal is no error of the disk."""
+    server_tls = context(files.good, client_ca=files.ca)
+    server_tls.maximum_version = version
     known = {"client_cert": str(files.client.cert), "client_key": str(files.client.key)}
-    with TlsServer(HERE, spoken) as asking, TlsServer(THERE, spoken) as in_vain:
+    with TlsServer(HERE, server_tls) as requiring, TlsServer(THERE, server_tls) as refusing:
         worker = await start(policy={"ca_file": files.ca}, hosts={HERE: known})
-        shown, without = [await worker.one(server.url) for server in (asking, in_vain)]
+        shown, without = [await worker.one(server.url) for server in (requiring, refusing)]
 
-    assert (shown.outcome, asking.shown) == (Outcome.STORED, ["client"])
+    assert (shown.outcome, requiring.shown) == (Outcome.STORED, ["client"])
     assert (without.outcome, without.reason, without.attempts) == (Outcome.FAILED, Reason.TLS, 1)
-    assert (in_vain.requests, in_vain.connections) == ([], 1)
+    assert (refusing.requests, refusing.connections) == ([], 1)
 
 
 @on_both_engines
-async def test_our_certificate_is_shown_to_its_host_alone(files: Files, start: Start) -> None:
-    """Where a redirect leads, that host's own policy holds; the key may be in the certificate's file."""
-    spoken = context(files.good, client_ca=files.ca, must=False)
-    with TlsServer(HERE, spoken) as here, TlsServer(THERE, spoken) as there:
+async def test_a_client_certificate_is_shown_to_its_host_only(files: Files, start: Start) -> None:
+    """A redirect to another host follows that host's policy. The key may be in the certificate's file."""
+    server_tls = context(files.good, client_ca=files.ca, must=False)
+    with TlsServer(HERE, server_tls) as here, TlsServer(THERE, server_tls) as there:
         here.answer = redirect(there.url)
         worker = await start(policy={"ca_file": files.ca}, hosts={HERE: {"client_cert": files.client_in_one}})
         result = await worker.one(here.url)
@@ -182,28 +182,32 @@ async def test_our_certificate_is_shown_to_its_host_alone(files: Files, start: S
     assert (here.shown, there.shown) == (["client"], [None])
 
 
-def element(place: int, url: str, hop: Hop | None = None, hops: int = 0) -> bytes:
-    """An entry of a batch that was never submitted."""
+def foreign_entry(place: int, url: str, hop: Hop | None = None, hops: int = 0) -> bytes:
+    """Return a serialized entry of a batch that was never submitted."""
     fetch_id = f"{FOREIGN_BATCH}-{place:08x}"
     entry = Entry(id=fetch_id, deadline_ms=NEVER_MS, fetch=Fetch(url=url), hop=hop, hops=hops)
     return serialize_entry(entry)
 
 
-async def test_no_element_of_a_lane_gets_its_certificate_or_its_trust_for_another_host(
+async def test_no_entry_of_a_lane_gets_its_certificate_or_trust_for_another_host(
     files: Files, start: Start, redis: Redis, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever Redis holds: TLS follows the URL that is dialled, and what goes on does so in its own lane."""
+    """TLS follows the dialled URL, whatever Redis holds. A hop to another host moves to its lane."""
     monkeypatch.setenv("SSL_CERT_FILE", files.ca)
-    spoken = context(files.good, client_ca=files.ca, must=False)
+    server_tls = context(files.good, client_ca=files.ca, must=False)
     with (
-        TlsServer(HERE, spoken) as here,
-        TlsServer(THERE, spoken) as there,
+        TlsServer(HERE, server_tls) as here,
+        TlsServer(THERE, server_tls) as there,
         TlsServer(THERE, context(files.self_signed)) as unverified,
     ):
         for place, url in enumerate((f"{there.url}plain", f"{unverified.url}plain")):
-            forged = element(place, url)
+            forged = foreign_entry(place, url)
             away = Hop("GET", url.replace("plain", "hop"))
-            elements = (forged, element(place + 10, here.url, away, 1), element(place + 20, url, away, 3))
+            elements = (
+                forged,
+                foreign_entry(place + 10, here.url, away, 1),
+                foreign_entry(place + 20, url, away, 3),
+            )
             await redis.rpush(keys.waiting_at(HERE, "high"), *elements)  # type: ignore[misc]
         hosts = {HERE: {"client_cert": files.client_in_one, "verify": False}}
         worker = await start(engine=engine, policy={"attempts": 1}, hosts=hosts)
@@ -215,7 +219,7 @@ async def test_no_element_of_a_lane_gets_its_certificate_or_its_trust_for_anothe
             counts += [await redis.hlen(keys.claimed(host)) for host in (HERE, THERE)]  # type: ignore[misc]
             return not any(counts)
 
-        await wait_until(all_ended, "the forged ones to end")
+        await wait_until(all_ended, "the forged entries to end")
         await redis.delete(keys.batch_lanes(FOREIGN_BATCH))
 
     assert [Outcome.STORED] * 2 == [own.outcome, other.outcome]
@@ -224,16 +228,16 @@ async def test_no_element_of_a_lane_gets_its_certificate_or_its_trust_for_anothe
     assert [] == unverified.requests
 
 
-async def test_connections_of_one_host_are_refused_to_another_and_that_is_told(
+async def test_connections_of_a_lane_refuse_another_host_and_log_it(
     files: Files, start: Start, engine: str, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Should a bug ever bring a fetch of another host so far, it fails before anything is dialled."""
+    """A bug is injected that brings a fetch of another host so far. It fails before anything is dialled."""
     monkeypatch.setattr(Entry, "may_wait_in", lambda *_: True)
     for module in (drain, unattempted, submit):
         monkeypatch.setattr(module, "lane_of_url", lambda _: HERE)
     monkeypatch.setenv("SSL_CERT_FILE", files.ca)
-    spoken = context(files.good, client_ca=files.ca, must=False)
-    with TlsServer(HERE, spoken) as here, TlsServer(THERE, spoken) as there:
+    server_tls = context(files.good, client_ca=files.ca, must=False)
+    with TlsServer(HERE, server_tls) as here, TlsServer(THERE, server_tls) as there:
         hosts = {HERE: {"client_cert": files.client_in_one, "verify": False}}
         worker = await start(engine=engine, policy={"attempts": 1}, hosts=hosts)
         own, other = await worker.results([here.url, there.url])
@@ -243,10 +247,12 @@ async def test_connections_of_one_host_are_refused_to_another_and_that_is_told(
     assert [THERE in line["error"] for line in lines if line["event"] == "fetch.bug"] == [True]
 
 
-async def test_a_robots_txt_elsewhere_is_not_shown_it_either(files: Files, start: Start) -> None:
-    """A question that a redirect leads to another host goes by that host's policy."""
-    spoken = context(files.good, client_ca=files.ca, must=False)
-    with TlsServer(HERE, spoken) as here, TlsServer(THERE, spoken) as there:
+async def test_a_robots_txt_on_another_host_is_not_shown_the_client_certificate(
+    files: Files, start: Start
+) -> None:
+    """A redirect of a robots.txt follows the policy of its target host."""
+    server_tls = context(files.good, client_ca=files.ca, must=False)
+    with TlsServer(HERE, server_tls) as here, TlsServer(THERE, server_tls) as there:
         elsewhere = redirect(there.url + "robots.txt")
 
         def answer(line: ssl.SSLSocket, request: bytes) -> None:
@@ -261,8 +267,10 @@ async def test_a_robots_txt_elsewhere_is_not_shown_it_either(files: Files, start
     assert (here.shown, there.shown) == (["client", "client"], [None])
 
 
-async def test_an_unverified_host_is_taken_and_told_of(files: Files, start: Start, lines: Lines) -> None:
-    """`verify = false` is its host's alone, and the log says so when its lane is taken."""
+async def test_verify_false_applies_to_its_host_only_and_is_logged(
+    files: Files, start: Start, lines: Lines
+) -> None:
+    """The warning is logged when the worker acquires the lane."""
     with (
         TlsServer(HERE, context(files.self_signed)) as here,
         TlsServer(THERE, context(files.self_signed)) as there,
@@ -271,26 +279,26 @@ async def test_an_unverified_host_is_taken_and_told_of(files: Files, start: Star
         results = [await worker.one(server.url) for server in (here, there)]
 
     assert [result.reason for result in results] == [None, Reason.TLS]
-    told = [line for line in lines if line["event"] == "lane.unverified_tls"]
-    assert [(line["lane"], line["log_level"]) for line in told] == [(HERE, "warning")]
+    warnings = [line for line in lines if line["event"] == "lane.unverified_tls"]
+    assert [(line["lane"], line["log_level"]) for line in warnings] == [(HERE, "warning")]
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
-async def test_an_unverified_host_speaks_tls_1_2_all_the_same(files: Files, start: Start) -> None:
-    """Whom we believe is one thing, what we speak another."""
-    spoken = context(files.good)
-    old(ssl.TLSVersion.TLSv1)(spoken)
-    with TlsServer(HERE, spoken) as server:
+async def test_verify_false_does_not_allow_tls_1_0(files: Files, start: Start) -> None:
+    """Verification and protocol version are separate settings."""
+    server_tls = context(files.good)
+    old(ssl.TLSVersion.TLSv1)(server_tls)
+    with TlsServer(HERE, server_tls) as server:
         worker = await start(policy={"verify": False})
         result = await worker.one(server.url)
 
     assert (result.reason, result.attempts, server.requests) == (Reason.TLS, 1, [])
 
 
-async def test_redis_cannot_say_whom_to_believe(
+async def test_redis_cannot_switch_verification_off(
     files: Files, start: Start, lines: Lines, redis: Redis
 ) -> None:
-    """Who writes there past our commands is refused by the worker, and told of; the file's word holds."""
+    """The worker refuses such an override and logs it. The policy file applies."""
     await redis.hset(keys.POLICY, HERE, '{"verify": false}')  # type: ignore[misc]
     await redis.incr(keys.POLICY_VERSION)
     with TlsServer(HERE, context(files.self_signed)) as server:
@@ -301,8 +309,8 @@ async def test_redis_cannot_say_whom_to_believe(
     assert any(line["event"] == "policy.refused" and "verify" in line["error"] for line in lines)
 
 
-async def test_a_post_follows_its_host_from_http_to_https(files: Files, start: Start) -> None:
-    """With its body, once each."""
+async def test_a_post_follows_a_redirect_of_its_host_from_http_to_https(files: Files, start: Start) -> None:
+    """Each of the two servers receives its body once."""
     with TlsServer(HERE, context(files.good)) as server:
         async with Origin.serving(HERE, o.redirect(f"{server.url}x", 308)) as clear:
             worker = await start(policy={"ca_file": files.ca})
@@ -316,10 +324,10 @@ async def test_a_post_follows_its_host_from_http_to_https(files: Files, start: S
 
 
 @pytest.mark.parametrize("allowed", [False, True])
-async def test_a_redirect_into_the_clear_is_refused_unless_allowed(
+async def test_a_redirect_from_https_to_http_is_refused_unless_allowed(
     files: Files, start: Start, origin: Origin, *, allowed: bool
 ) -> None:
-    """By the policy of the host that redirects."""
+    """The policy of the redirecting host decides."""
     with TlsServer(HERE, context(files.good), redirect(origin.url("/x"))) as server:
         worker = await start(policy={"ca_file": files.ca}, hosts={HERE: {"https_to_http": allowed}})
         result = await worker.one(server.url)
@@ -329,8 +337,8 @@ async def test_a_redirect_into_the_clear_is_refused_unless_allowed(
 
 
 @on_both_engines
-async def test_an_end_that_tls_does_not_vouch_for_is_stored_unverified(files: Files, start: Start) -> None:
-    """A body that only the end of its connection ends, and that without close_notify."""
+async def test_a_body_that_ends_without_close_notify_is_stored_unverified(files: Files, start: Start) -> None:
+    """Only the end of the connection ends this body."""
 
     def answer(line: ssl.SSLSocket, _: bytes) -> None:
         line.sendall(b"HTTP/1.1 200 OK\r\n\r\nhello")
@@ -344,8 +352,8 @@ async def test_an_end_that_tls_does_not_vouch_for_is_stored_unverified(files: Fi
 
 
 @on_both_engines
-async def test_a_record_that_is_garbled_breaks_the_body(files: Files, start: Start) -> None:
-    """It is tried again, as an attempt that failed: no trouble of the disk's, and no half body is stored."""
+async def test_a_garbled_record_fails_the_attempt(files: Files, start: Start) -> None:
+    """The failure is charged, unlike an error of the disk, and no partial body is stored."""
 
     def garble(line: ssl.SSLSocket, _: bytes) -> None:
         line.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nhello")
@@ -359,8 +367,8 @@ async def test_a_record_that_is_garbled_breaks_the_body(files: Files, start: Sta
     assert not worker.files() | worker.parts()
 
 
-async def test_a_handshake_that_hangs_is_tried_again_even_for_a_post(files: Files, start: Start) -> None:
-    """Nothing of the request was sent; what comes next finds the host well, and is the only one it sees."""
+async def test_a_handshake_that_stalls_is_retried_even_for_a_post(files: Files, start: Start) -> None:
+    """The first attempt sent no request, so the host receives one."""
     with TlsServer(HERE, context(files.good), deaf=1) as server:
         worker = await start(policy={"ca_file": files.ca, "timeout": HURRIED})
         result = await worker.one(server.url, method="POST", body="once")
@@ -373,7 +381,7 @@ Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 @asynccontextmanager
 async def serving(talk: Talk) -> AsyncIterator[str]:
-    """The https URL of a host that talks so, over plain TCP."""
+    """Yield the https URL of a host that runs this over plain TCP."""
     talks: set[asyncio.Task[Any]] = set()
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -393,13 +401,13 @@ async def serving(talk: Talk) -> AsyncIterator[str]:
         await server.wait_closed()
 
 
-async def says_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """It takes the connection, and that is all."""
+async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Accept the connection and send nothing."""
     await reader.read()
 
 
-async def drips(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """A record that goes on and on."""
+async def trickles(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Send a long record byte by byte."""
     writer.write(b"\x16\x03\x03\x40\x00\x02\x00\x3f\xfc")
     while not reader.at_eof() and not writer.is_closing():
         writer.write(b"x")
@@ -408,11 +416,11 @@ async def drips(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 async def hangs_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """It hears the first words, and has enough."""
+    """Close the connection after the first byte."""
     await reader.read(1)
 
 
-@pytest.mark.parametrize("talk", [says_nothing, drips])
+@pytest.mark.parametrize("talk", [silent, trickles])
 @pytest.mark.parametrize(
     ("policy", "fields", "reason"),
     [
@@ -421,10 +429,10 @@ async def hangs_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
     ],
 )
 @on_both_engines
-async def test_a_handshake_that_does_not_end_is_given_up(
+async def test_a_handshake_that_does_not_end_times_out(
     start: Start, talk: Talk, policy: dict[str, Any], fields: dict[str, Any], reason: Reason
 ) -> None:
-    """By its own bound, and by the fetch's deadline, whether the host says nothing or a byte in a while."""
+    """Its own timeout or the deadline ends it, whether the host is silent or trickles bytes."""
     worker = await start(policy=policy)
     async with serving(talk) as url:
         result = await worker.one(url, **fields)
@@ -433,8 +441,8 @@ async def test_a_handshake_that_does_not_end_is_given_up(
     assert result.attempts == policy.get("attempts", 1)
 
 
-async def test_a_host_that_hangs_up_in_the_handshake_is_tried_again(start: Start) -> None:
-    """It may be starting; the reason says how far it came."""
+async def test_a_host_that_closes_during_the_handshake_is_retried(start: Start) -> None:
+    """It may be starting. The reason is `tls`."""
     worker = await start(policy={"attempts": 2})
     async with serving(hangs_up) as url:
         result = await worker.one(url)

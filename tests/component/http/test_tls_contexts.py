@@ -1,4 +1,4 @@
-"""The files that a policy names for TLS: what is wrong with them is said before anything is fetched."""
+"""The TLS files of a policy: errors are reported before anything is fetched."""
 
 import ssl
 import subprocess
@@ -21,7 +21,7 @@ NAME = 'host."a.example"'
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Files of all kinds."""
+    """Return a folder with a CA, certificates, keys, a locked key and a text file."""
     made = tmp_path_factory.mktemp("trust")
     ca = Authority(made)
     ca.issue("one", "DNS:one")
@@ -53,10 +53,10 @@ BAD = [
 
 
 @pytest.mark.parametrize(("table", "said"), BAD)
-def test_a_file_that_cannot_be_used_is_named(
+def test_an_unusable_tls_file_is_named(
     folder: Path, monkeypatch: pytest.MonkeyPatch, table: dict[str, str], said: str
 ) -> None:
-    """With its table and key; and nobody is asked for a passphrase on a terminal."""
+    """The error also names its table and key. A locked key does not prompt for a passphrase."""
     monkeypatch.chdir(folder)
     for use in (check, TlsContexts):
         with pytest.raises(PolicyError) as caught:
@@ -73,10 +73,10 @@ def test_a_file_that_cannot_be_used_is_named(
         {"verify": False, "client_cert": "one.pem", "client_key": "one.key"},
     ],
 )
-def test_no_context_speaks_less_than_tls_1_2(
+def test_every_context_requires_tls_1_2(
     folder: Path, monkeypatch: pytest.MonkeyPatch, table: dict[str, Any]
 ) -> None:
-    """Whatever else the policy says; and all but an explicit `verify = false` ask who is there."""
+    """Only an explicit `verify = false` switches verification off."""
     monkeypatch.chdir(folder)
     policy = Policy(tables={"a.example": table})
     contexts = TlsContexts(policy)
@@ -87,8 +87,8 @@ def test_no_context_speaks_less_than_tls_1_2(
         assert (made.verify_mode is ssl.CERT_REQUIRED, made.check_hostname) == (lane.verify, lane.verify)
 
 
-def test_those_that_trust_alike_have_one_context(folder: Path) -> None:
-    """One for each protocol that is offered, however many hosts there are."""
+def test_hosts_with_equal_trust_share_a_context(folder: Path) -> None:
+    """49 hosts with one CA file need one context besides the default."""
     ca = f'ca_file = "{folder / "ca.pem"}"\n'
     policy = parse_policy("".join(f'[host."{n}.example"]\nburst = {n}\n{ca}' for n in range(1, 50)))
     contexts = TlsContexts(policy)
@@ -96,10 +96,10 @@ def test_those_that_trust_alike_have_one_context(folder: Path) -> None:
     assert len({contexts.for_policy(lane) for _, lane in policy.named()}) == 2
 
 
-def test_where_openssl_would_look_in_vain_the_systems_file_is_found(
+def test_the_system_bundle_is_found_if_the_default_file_is_missing(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A Python may have been built to look elsewhere than its system does."""
+    """A Python may have been built with other paths than its system has."""
     monkeypatch.setenv("SSL_CERT_FILE", "/none")
     monkeypatch.setenv("SSL_CERT_DIR", str(folder))
     monkeypatch.setattr(tls_contexts, "_SYSTEM_BUNDLES", ("/none", str(folder / "ca.pem")))
@@ -110,8 +110,8 @@ def test_where_openssl_would_look_in_vain_the_systems_file_is_found(
 
 
 @pytest.mark.parametrize("command", ["worker", "run"])
-def test_a_worker_does_not_start_without_its_files(folder: Path, tmp_path: Path, command: str) -> None:
-    """It says which is missing and ends with 2: bad use."""
+def test_a_worker_does_not_start_without_its_tls_files(folder: Path, tmp_path: Path, command: str) -> None:
+    """The error names the missing file, and the exit code is 2 (bad usage)."""
     (tmp_path / "policy.toml").write_text(f'[{NAME}]\nca_file = "{folder}/none.pem"\n')
     (tmp_path / "urls.txt").write_text("https://a.example/\n")
     urls = [tmp_path / "urls.txt"] if command == "run" else []
@@ -121,8 +121,8 @@ def test_a_worker_does_not_start_without_its_files(folder: Path, tmp_path: Path,
     assert ended.stderr == f"--policy: [{NAME}] ca_file: {folder}/none.pem: No such file or directory\n"
 
 
-def test_who_only_looks_needs_no_files(tmp_path: Path, redis_url: str) -> None:
-    """The workers' policy may be read where their files are not."""
+def test_policy_show_needs_no_tls_files(tmp_path: Path, redis_url: str) -> None:
+    """The policy of the workers can be read on a machine without their files."""
     (tmp_path / "policy.toml").write_text(f'[{NAME}]\nca_file = "/none.pem"\n')
     ended = fetchfleet(
         *("policy", "show", "a.example", "--redis", redis_url, "--policy", tmp_path / "policy.toml")

@@ -1,4 +1,4 @@
-"""TLS over a transport: nothing is lost that the host has sent, and nothing is left open."""
+"""TLS over a transport: no received data is lost, and no socket is left open."""
 
 import asyncio
 import os
@@ -28,7 +28,7 @@ REQUEST = b"GET / HTTP/1.1\r\n\r\n"
 
 
 class Tls:
-    """Both sides' contexts."""
+    """The TLS contexts of both sides."""
 
     def __init__(self, authority: Authority) -> None:
         self.server = context(authority.issue("host", f"IP:{HOST}"))
@@ -39,12 +39,12 @@ class Tls:
 
 @pytest.fixture(scope="module")
 def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
-    """An authority that the client trusts, and a server with a certificate of it."""
+    """Return the context of a client that trusts a CA, and of a server with its certificate."""
     return Tls(Authority(tmp_path_factory.mktemp("ca")))
 
 
 class Above(asyncio.Protocol):
-    """The protocol above TLS, which records what it is given. pauses: with the first piece."""
+    """The protocol above TLS, which records its input. pauses: pause reading after each piece."""
 
     def __init__(self, *, pauses: bool = False) -> None:
         self.transport: asyncio.Transport
@@ -68,12 +68,12 @@ class Above(asyncio.Protocol):
         self.ended = True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Record the end, and its error."""
+        """Record the end and its error."""
         self.lost.append(exc)
 
 
 def dialled(server: TlsServer) -> socket.socket:
-    """Return a socket that is connected to the server."""
+    """Return a socket connected to the server."""
     return socket.create_connection((HOST, server.port))
 
 
@@ -91,7 +91,7 @@ async def start_tls(
 
 
 async def opened(server: TlsServer, tls: Tls, *, pauses: bool = False) -> Above:
-    """Return the protocol above a connection whose handshake has ended."""
+    """Return the protocol above a connection after its handshake."""
     above = Above(pauses=pauses)
     await start_tls(dialled(server), tls.client, HOST, 10, lambda _: above)
     return above
@@ -99,7 +99,7 @@ async def opened(server: TlsServer, tls: Tls, *, pauses: bool = False) -> Above:
 
 @on_both_loops
 async def test_alpn_selects_the_protocol_before_any_byte_is_read(tls: Tls) -> None:
-    """The protocol above is chosen by it."""
+    """`protocol_of` receives the selected name."""
     selected = []
 
     def protocol_of(alpn: str | None) -> Above:
@@ -118,8 +118,8 @@ async def test_alpn_selects_the_protocol_before_any_byte_is_read(tls: Tls) -> No
 
 
 @on_both_loops
-async def test_a_request_goes_out_with_the_end_of_the_handshake(tls: Tls) -> None:
-    """In one packet: the first one is the host's greeting's."""
+async def test_a_request_shares_a_packet_with_the_end_of_the_handshake(tls: Tls) -> None:
+    """The client sends two packets with data; the first is its ClientHello."""
     counted = threading.Event()
 
     def answer(*_: object) -> None:
@@ -137,8 +137,8 @@ async def test_a_request_goes_out_with_the_end_of_the_handshake(tls: Tls) -> Non
 
 
 @on_both_loops
-async def test_the_end_of_the_handshake_waits_for_no_request(tls: Tls) -> None:
-    """The host may take its time for what it does then, and a request may come later."""
+async def test_the_end_of_the_handshake_is_sent_without_a_request(tls: Tls) -> None:
+    """A request may come later, and the host may have work to do before it."""
     with TlsServer(HOST, tls.server) as server:
         above = await opened(server, tls)
         await wait_until(lambda: packets_sent(above) == 2, "the end of the handshake")
@@ -149,17 +149,15 @@ async def test_the_end_of_the_handshake_waits_for_no_request(tls: Tls) -> None:
 
 
 def packets_sent(above: Above) -> int:
-    """Return how many packets with data the connection has sent, by the kernel's struct tcp_info."""
+    """Return the number of packets with data that the connection has sent, from struct tcp_info."""
     info = above.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 160)
     return int.from_bytes(info[156:160], sys.byteorder)  # tcpi_data_segs_out
 
 
 @pytest.mark.parametrize("farewell", [False, True], ids=["no close_notify", "close_notify"])
 @on_both_loops
-async def test_what_came_while_reading_was_paused_is_passed_on_before_the_end(
-    tls: Tls, *, farewell: bool
-) -> None:
-    """A body that only the end of the connection ends would else be cut short without a sign of it."""
+async def test_data_received_while_paused_is_delivered_before_the_end(tls: Tls, *, farewell: bool) -> None:
+    """Otherwise a body that the end of the connection ends would be truncated silently."""
     sent = threading.Event()
 
     def answer(line: ssl.SSLSocket, _: bytes) -> None:
@@ -189,8 +187,8 @@ async def test_what_came_while_reading_was_paused_is_passed_on_before_the_end(
 
 
 @on_both_loops
-async def test_what_came_while_reading_was_paused_is_passed_on_at_once(tls: Tls) -> None:
-    """Before the caller uses the connection for anything else, to which it could be taken to belong."""
+async def test_resuming_delivers_received_data_at_once(tls: Tls) -> None:
+    """Data delivered later could be taken for part of the next exchange."""
     with TlsServer(HOST, tls.server, lambda line, _: line.sendall(MUCH)) as server:
         above = await opened(server, tls, pauses=True)
         above.transport.write(REQUEST)
@@ -208,8 +206,8 @@ async def test_what_came_while_reading_was_paused_is_passed_on_at_once(tls: Tls)
 
 
 @on_both_loops
-async def test_much_is_sent_and_received_as_the_other_side_takes_it(tls: Tls) -> None:
-    """In both directions; reading pauses and goes on in between."""
+async def test_large_bodies_pass_in_both_directions(tls: Tls) -> None:
+    """Reading pauses and resumes after each piece."""
     request = b"PUT / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(MUCH)
 
     with TlsServer(HOST, tls.server, lambda line, got: line.sendall(got)) as server:
@@ -225,12 +223,12 @@ async def test_much_is_sent_and_received_as_the_other_side_takes_it(tls: Tls) ->
 
 
 @on_both_loops
-async def test_what_the_host_sent_before_it_reset_the_connection_is_passed_on(tls: Tls) -> None:
-    """It did not want the rest of the body, and has responded."""
+async def test_data_sent_before_a_reset_is_delivered(tls: Tls) -> None:
+    """The host responds and resets the connection, because it does not want the rest of the body."""
     reset = threading.Event()
 
     def answer(line: ssl.SSLSocket, _: bytes) -> None:
-        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else it could not leave before the reset
+        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # the response leaves before the reset
         line.sendall(b"HTTP/1.1 413 Content Too Large\r\n\r\n")
         line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         line.close()
@@ -239,7 +237,7 @@ async def test_what_the_host_sent_before_it_reset_the_connection_is_passed_on(tl
     with TlsServer(HOST, tls.server, answer) as server:
         above = await opened(server, tls)
         above.transport.write(REQUEST)
-        reset.wait(10)  # the loop does not look meanwhile
+        reset.wait(10)  # blocks the loop, which reads nothing until then
         above.transport.write(b"more")
         await wait_until(lambda: above.lost, "the end")
 
@@ -248,8 +246,8 @@ async def test_what_the_host_sent_before_it_reset_the_connection_is_passed_on(tl
 
 
 @on_both_loops
-async def test_a_garbled_record_ends_the_connection_after_what_came_before(tls: Tls) -> None:
-    """Its error is that of TLS."""
+async def test_a_garbled_record_ends_the_connection_after_the_data_before_it(tls: Tls) -> None:
+    """The error is an ssl.SSLError."""
 
     def answer(line: ssl.SSLSocket, _: bytes) -> None:
         line.sendall(b"well")
@@ -266,7 +264,7 @@ async def test_a_garbled_record_ends_the_connection_after_what_came_before(tls: 
 
 @on_both_loops
 async def test_closing_sends_close_notify(tls: Tls) -> None:
-    """The host can tell the end from an attack (RFC 8446 §6.1)."""
+    """The host can tell it from a truncation attack (RFC 8446 §6.1)."""
     ends: list[bytes] = []
 
     def answer(line: ssl.SSLSocket, _: bytes) -> None:
@@ -285,7 +283,7 @@ async def test_closing_sends_close_notify(tls: Tls) -> None:
 
 
 async def failed(connected: socket.socket, tls: Tls, timeout_s: float = 10) -> TlsError:
-    """Return the error of a handshake, after which the socket is closed."""
+    """Return the error of a handshake. Check that its socket is closed."""
     with pytest.raises(TlsError) as caught:
         await start_tls(connected, tls.client, HOST, timeout_s, lambda _: Above())
     await wait_until(lambda: connected.fileno() == -1, "the socket to be closed")
@@ -293,8 +291,8 @@ async def failed(connected: socket.socket, tls: Tls, timeout_s: float = 10) -> T
 
 
 @on_both_loops
-async def test_a_handshake_that_fails_says_why_and_leaves_no_socket(tls: Tls) -> None:
-    """The host is not the one of the certificate, speaks no TLS, hangs up, resets, or says nothing."""
+async def test_a_failed_handshake_names_its_cause_and_leaves_no_socket(tls: Tls) -> None:
+    """The certificate is for another host, or the host has no TLS, closes, resets or stays silent."""
     with TlsServer(HOST, tls.server) as server:
         connected = dialled(server)
         with pytest.raises(TlsError) as caught:
@@ -329,8 +327,8 @@ async def test_a_handshake_that_fails_says_why_and_leaves_no_socket(tls: Tls) ->
 
 
 @on_both_loops
-async def test_a_handshake_that_is_cancelled_leaves_no_socket(tls: Tls) -> None:
-    """At whatever point: each iteration of the loop is one."""
+async def test_a_cancelled_handshake_leaves_no_socket(tls: Tls) -> None:
+    """It is cancelled at each iteration of the loop."""
     with socket.create_server((HOST, 0)) as listening:
         for iterations in range(6):
             connected = socket.create_connection(listening.getsockname())
@@ -342,11 +340,11 @@ async def test_a_handshake_that_is_cancelled_leaves_no_socket(tls: Tls) -> None:
                 await shaking
             assert shaking.cancelled()
             if not iterations:
-                connected.close()  # nothing has begun
+                connected.close()  # the handshake has not started
             await wait_until(lambda: connected.fileno() == -1, "the socket to be closed")  # noqa: B023
 
 
-async def test_a_name_that_tls_cannot_send_is_refused_before_a_connection(tls: Tls) -> None:
-    """It is no valid name of a host."""
+async def test_a_name_that_is_invalid_in_tls_is_refused_before_a_connection(tls: Tls) -> None:
+    """Server names have no empty label."""
     with pytest.raises(ValueError, match=r"server_hostname|label"):
         TlsTransport(tls.client, ".example", lambda _: Above())

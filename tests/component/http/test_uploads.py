@@ -1,4 +1,4 @@
-"""Requests that send a body: text, any bytes, or a file of the in folder."""
+"""Requests with a body: text, arbitrary bytes, or a file of the in folder."""
 
 import asyncio
 import base64
@@ -39,7 +39,7 @@ IMPATIENT = Timeouts(connect_s=5, read_s=30, write_s=0.3, pool_s=5, total_s=60)
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """An in folder, empty."""
+    """Return an empty in folder."""
     made = tmp_path / "in"
     made.mkdir()
     return made
@@ -47,12 +47,12 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def sender(start: Start, folder: Path) -> OneWorker:
-    """A worker that may send what is in there."""
+    """Return a worker that may send the files of the in folder."""
     return await start(in_folder=folder, policy={"attempts": 2})
 
 
 def assert_framed(seen: Seen, body: bytes) -> None:
-    """The body came whole, with its length said beforehand."""
+    """Check that the body arrived whole, with its Content-Length and not in chunks."""
     assert seen.body == body
     assert Origin.header(seen, "Content-Length") == str(len(body))
     assert Origin.header(seen, "Transfer-Encoding") is None
@@ -64,7 +64,7 @@ def assert_framed(seen: Seen, body: bytes) -> None:
 async def test_a_body_arrives_byte_for_byte(
     origin: Origin, sender: OneWorker, folder: Path, method: str, body: bytes
 ) -> None:
-    """From each of the three, never chunked, also where it is empty."""
+    """Text, base64 and a file are never sent in chunks, even if empty."""
     (folder / "deep/er").mkdir(parents=True)
     (folder / "deep/er/file").write_bytes(body)
     encoded = base64.b64encode(body).decode()
@@ -81,8 +81,8 @@ async def test_a_body_arrives_byte_for_byte(
 
 
 @on_both_engines
-async def test_a_post_without_a_body_says_so(origin: Origin, worker: OneWorker) -> None:
-    """A length of nothing, and no chunks."""
+async def test_a_post_without_a_body_has_a_content_length_of_0(origin: Origin, worker: OneWorker) -> None:
+    """It has no Transfer-Encoding."""
     await worker.one(origin.url(), method="POST")
 
     assert_framed(origin.requests[0], b"")
@@ -92,7 +92,7 @@ async def test_a_post_without_a_body_says_so(origin: Origin, worker: OneWorker) 
 async def test_a_body_is_sent_again_with_the_next_attempt(
     origin: Origin, sender: OneWorker, folder: Path
 ) -> None:
-    """A PUT that failed begins at the first byte."""
+    """The second PUT begins at the first byte."""
     (folder / "file").write_bytes(BYTES)
     origin.behaviour = o.fail_times(1, 500)
 
@@ -105,7 +105,7 @@ async def test_a_body_is_sent_again_with_the_next_attempt(
 async def test_a_file_follows_a_redirect_within_its_origin(
     origin: Origin, other: Origin, sender: OneWorker, folder: Path
 ) -> None:
-    """307 repeats it there, and nowhere else; 303 drops it."""
+    """307 repeats the file within the origin, 308 to another origin is refused, and 303 drops the file."""
     (folder / "file").write_bytes(BYTES)
     origin.behaviour = o.by_path(
         {
@@ -129,43 +129,43 @@ async def test_a_file_follows_a_redirect_within_its_origin(
 
 
 def nothing(_: Path) -> None:
-    """Nobody has put it there."""
+    """Create no file."""
 
 
 def directory(file: Path) -> None:
-    """A folder is no file."""
+    """Create a directory."""
     file.mkdir()
 
 
 def pipe(file: Path) -> None:
-    """Whoever opens one waits for its writer."""
+    """Create a named pipe: opening one can wait for its writer."""
     os.mkfifo(file)
 
 
 def unix_socket(file: Path) -> None:
-    """It cannot even be opened."""
+    """Create a socket, which cannot be opened."""
     with socket.socket(socket.AF_UNIX) as made:
         made.bind(str(file))
 
 
 def link(file: Path) -> None:
-    """To a file that is there."""
+    """Create a link to a file of the folder."""
     file.with_name("real").write_bytes(b"x")
     file.symlink_to("real")
 
 
 def link_out(file: Path) -> None:
-    """To a secret."""
+    """Create a link to a file outside the folder."""
     file.symlink_to("/etc/passwd")
 
 
 @pytest.mark.parametrize(
     "what", [nothing, directory, pipe, unix_socket, link, link_out], ids=lambda of: of.__name__
 )
-async def test_what_is_no_file_of_the_folder_is_never_sent(
+async def test_only_regular_files_of_the_in_folder_are_sent(
     origin: Origin, sender: OneWorker, folder: Path, lines: Lines, what: Callable[[Path], None]
 ) -> None:
-    """The fetch ends at once, the host hears nothing, and the log says which file it was."""
+    """Otherwise the fetch fails at once, the host receives no request, and the log names the file."""
     what(folder / "file")
 
     result = await sender.one(origin.url(), method="PUT", body_file="file")
@@ -177,12 +177,12 @@ async def test_what_is_no_file_of_the_folder_is_never_sent(
 
 
 @pytest.mark.parametrize("way", ["file/x", "folder/x", "loop/x"])
-async def test_the_way_to_a_file_is_of_folders_only(
+async def test_each_step_to_a_body_file_must_be_a_directory(
     origin: Origin, sender: OneWorker, folder: Path, tmp_path: Path, way: str
 ) -> None:
-    """No link leads out of the folder at any step of it."""
+    """A link at any step is refused, so none leads out of the folder."""
     (tmp_path / "outside").mkdir()
-    (tmp_path / "outside/x").write_bytes(b"theirs")
+    (tmp_path / "outside/x").write_bytes(b"outside")
     (folder / "file").write_bytes(b"")
     (folder / "folder").symlink_to(tmp_path / "outside")
     (folder / "loop").symlink_to("loop")
@@ -223,11 +223,11 @@ HOSTILE_NAMES = [
 
 
 @pytest.mark.parametrize("path", HOSTILE_NAMES)
-def test_opening_leads_nowhere_but_below_the_in_folder(
+def test_opening_never_leaves_the_in_folder(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
-    """Whatever calls it: each call of the kernel has one plain name, and follows no link."""
-    (tmp_path / "secret").write_bytes(b"theirs")
+    """Each system call has one plain name and follows no link, whatever path is passed in."""
+    (tmp_path / "secret").write_bytes(b"outside")
     (folder / "a").mkdir()
     (folder / "a/link").symlink_to(tmp_path)
     (folder / "link").symlink_to(tmp_path / "secret")
@@ -255,21 +255,21 @@ def test_opening_leads_nowhere_but_below_the_in_folder(
     assert before == open_files()
 
 
-def test_a_device_is_no_file() -> None:
-    """Nothing is read from it."""
+def test_a_device_is_refused() -> None:
+    """It is no regular file."""
     with pytest.raises(NoBodyFileError, match="no regular file"):
         request_body._open(Path("/dev"), "null")
 
 
 @pytest.mark.parametrize("swapped", ["a", "file"])
-def test_a_name_that_becomes_a_link_during_the_walk_leads_nowhere(
+def test_a_name_that_becomes_a_link_during_the_walk_is_not_followed(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swapped: str
 ) -> None:
-    """The file opened is the one in the folder that was opened before it, or none."""
+    """The file is opened in the directory that was opened before it, or not at all."""
     (tmp_path / "outside").mkdir()
-    (tmp_path / "outside/file").write_bytes(b"theirs")
+    (tmp_path / "outside/file").write_bytes(b"outside")
     (folder / "a").mkdir()
-    (folder / "a/file").write_bytes(b"ours")
+    (folder / "a/file").write_bytes(b"inside")
     open_ = os.open
 
     def swapping(name: Any, flags: int, **at: Any) -> int:
@@ -287,16 +287,16 @@ def test_a_name_that_becomes_a_link_during_the_walk_leads_nowhere(
         return
     upload = request_body._open(folder, "a/file")
     try:
-        assert os.pread(upload._descriptor, 10, 0) == b"ours"
+        assert os.pread(upload._descriptor, 10, 0) == b"inside"
     finally:
         upload.close()
 
 
 @pytest.mark.parametrize("number", sorted(errno.errorcode))
-def test_an_error_of_one_file_is_final_and_one_of_the_disk_is_waited_for(
+def test_an_error_of_one_file_is_final_and_an_error_of_the_disk_is_retried(
     folder: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """By the number of the error, as for bodies that are stored; a file that is missing is final as well."""
+    """The error number decides, as for stored bodies. A missing file is final as well."""
     open_, error = os.open, OSError(number, os.strerror(number))
 
     def fails_below(*args: Any, **below: Any) -> int:
@@ -314,18 +314,18 @@ def test_an_error_of_one_file_is_final_and_one_of_the_disk_is_waited_for(
     assert isinstance(raised.value, NoBodyFileError if final else UnreadableBodyFileError)
 
 
-def test_an_in_folder_that_is_gone_is_no_fault_of_a_file(folder: Path) -> None:
-    """It may be a disk that is not mounted: every fetch waits."""
+def test_a_missing_in_folder_is_an_error_of_the_disk(folder: Path) -> None:
+    """The disk may not be mounted, so every fetch waits."""
     folder.rmdir()
 
     with pytest.raises(UnreadableBodyFileError, match="No such file or directory"):
         request_body._open(folder, "file")
 
 
-async def test_a_worker_without_an_in_folder_says_what_to_do(
+async def test_a_worker_without_an_in_folder_names_the_flag(
     origin: Origin, start: Start, lines: Lines
 ) -> None:
-    """It names the flag; here no other worker may have such a folder."""
+    """The worker is alone, so no other worker can have such a folder."""
     worker = await start(alone=True)
     result = await worker.one(origin.url(), method="PUT", body_file="file")
 
@@ -335,12 +335,12 @@ async def test_a_worker_without_an_in_folder_says_what_to_do(
 
 
 def cut(file: Path) -> None:
-    """There is less of it now."""
+    """Truncate the file."""
     os.truncate(file, 100_000)
 
 
 def grown(file: Path) -> None:
-    """There is more of it now."""
+    """Append to the file."""
     with file.open("ab") as appending:
         appending.write(b"more")
 
@@ -354,7 +354,7 @@ async def test_a_file_that_changes_while_it_is_sent_fails_the_attempt(
     monkeypatch: pytest.MonkeyPatch,
     change: Callable[[Path], None],
 ) -> None:
-    """No host takes half an old and half a new file for one; the next attempt sends what is there then."""
+    """A host never gets a mix of old and new as a whole body. The next attempt sends the changed file."""
     file = folder / "file"
     file.write_bytes(b"x" * (2 * request_body.FILE_BLOCK_BYTES))
     pread, changes = os.pread, iter([change])
@@ -374,10 +374,10 @@ async def test_a_file_that_changes_while_it_is_sent_fails_the_attempt(
     assert_framed(last, file.read_bytes())
 
 
-async def test_a_post_of_a_file_that_changes_is_not_sent_twice(
+async def test_a_post_of_a_file_that_changes_is_not_repeated(
     origin: Origin, sender: OneWorker, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its host may have acted on what it saw."""
+    """The host may have processed the part that it received."""
     file = folder / "file"
     file.write_bytes(BYTES)
     pread = os.pread
@@ -397,17 +397,17 @@ async def test_a_post_of_a_file_that_changes_is_not_sent_twice(
 
 
 @on_both_engines
-async def test_a_host_that_does_not_read_ends_by_the_write_timeout(
+async def test_a_host_that_does_not_read_fails_the_fetch_with_write_timeout(
     start: Start, engine: str, folder: Path
 ) -> None:
-    """A body that nobody takes holds a slot no longer than that."""
+    """The kernel of the host accepts the connection and fills its buffers."""
     worker = await start(engine=engine, in_folder=folder, policy={"attempts": 1, "timeout": IMPATIENT})
     (folder / "file").touch()
     os.truncate(folder / "file", 64 << 20)
     with socket.socket() as deaf:
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         deaf.bind(("127.0.0.14", 0))
-        deaf.listen()  # the kernel takes the connection, and nobody reads from it
+        deaf.listen()
         port = deaf.getsockname()[1]
         result = await worker.one(f"http://127.0.0.14:{port}/", method="PUT", body_file="file")
 
@@ -415,7 +415,7 @@ async def test_a_host_that_does_not_read_ends_by_the_write_timeout(
 
 
 async def test_a_large_file_is_sent_in_blocks(sender: OneWorker, folder: Path) -> None:
-    """Memory stays flat: of 64 MiB never more than a few blocks are at hand."""
+    """Memory stays flat: a few blocks of the 64 MiB are in memory at a time."""
     size_bytes = 64 << 20
     (folder / "file").touch()
     os.truncate(folder / "file", size_bytes)
@@ -447,10 +447,10 @@ async def test_a_large_file_is_sent_in_blocks(sender: OneWorker, folder: Path) -
 
 
 @pytest.mark.parametrize("step", ["open", "pread"])
-async def test_a_disk_that_does_not_give_the_file_is_named_and_waited_for(
+async def test_a_disk_error_of_a_body_file_is_named_and_charges_no_attempt(
     origin: Origin, start: Start, folder: Path, lines: Lines, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    """It is not that of the bodies, where nothing is tried for it."""
+    """The disk of the stored bodies counts no refusal."""
     (folder / "file").write_bytes(BYTES)
     worker = await start(in_folder=folder, timings=tuned(disk_pause_s=0.02))
     does, failures = getattr(os, step), iter([True])
@@ -473,10 +473,10 @@ async def test_a_disk_that_does_not_give_the_file_is_named_and_waited_for(
 
 
 @pytest.mark.parametrize("step", ["open", "pread"])
-async def test_a_file_is_closed_when_its_fetch_is_cut_short(
+async def test_the_file_of_a_cancelled_fetch_is_closed(
     folder: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    """Not before the step that is under way is over: its number may be another file's by then."""
+    """The close waits for the running system call, which must not act on a reused descriptor."""
     (folder / "file").write_bytes(BYTES)
     things, begun, go_on, does = OpenResources(), threading.Event(), threading.Event(), getattr(os, step)
 
@@ -506,8 +506,8 @@ async def test_a_file_is_closed_when_its_fetch_is_cut_short(
     await wait_until(lambda: not things.since(), "a closed file")
 
 
-async def test_a_stop_in_the_middle_of_a_body_closes_its_file(start: Start, folder: Path) -> None:
-    """The worker hands the fetch back, and nothing of it stays open."""
+async def test_a_stop_during_an_upload_closes_the_file(start: Start, folder: Path) -> None:
+    """The grace period is zero."""
     worker = await start(in_folder=folder, grace_s=0.0)
     (folder / "file").touch()
     os.truncate(folder / "file", 64 << 20)

@@ -1,4 +1,4 @@
-"""HTTP/2 by policy, to a TLS server nobody here wrote."""
+"""HTTP/2 by policy, against nginx with TLS."""
 
 import shutil
 import subprocess
@@ -15,13 +15,13 @@ from tools.origin.static_server import serve_nginx
 HTTP2, HTTP1 = "127.0.0.171", "127.0.0.172"
 
 SERVERS = f"""
-    log_format spoken '$server_addr $server_protocol $status';
+    log_format protocols '$server_addr $server_protocol $status';
     server {{
         listen {HTTP2}:{{port}} ssl http2;
         listen {HTTP1}:{{port}} ssl http2;
         ssl_certificate cert.pem;
         ssl_certificate_key key.pem;
-        access_log spoken.log spoken;
+        access_log protocols.log protocols;
         location / {{ return 200 "over $server_protocol"; }}
     }}
 """
@@ -32,7 +32,7 @@ needs_nginx = pytest.mark.skipif(
 
 
 def make_certificate(folder: Path) -> None:
-    """A certificate of its own making for both addresses."""
+    """Make a self-signed certificate for both addresses."""
     names = f"subjectAltName=IP:{HTTP2},IP:{HTTP1}"
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
     command += ["-keyout", "key.pem", "-out", "cert.pem", "-subj", "/CN=test", "-addext", names]
@@ -41,7 +41,7 @@ def make_certificate(folder: Path) -> None:
 
 @pytest.fixture
 def tls_nginx(tmp_path: Path) -> Iterator[tuple[int, Path]]:
-    """The port it listens on, and its folder with spoken.log and cert.pem."""
+    """Yield the port of nginx, and its folder with protocols.log and cert.pem."""
     folder = tmp_path / "nginx"
     folder.mkdir()
     make_certificate(folder)
@@ -50,14 +50,14 @@ def tls_nginx(tmp_path: Path) -> Iterator[tuple[int, Path]]:
 
 
 @needs_nginx
-async def test_http2_is_spoken_where_the_policy_says_so_and_only_there(
+async def test_http2_is_used_only_for_hosts_whose_policy_enables_it(
     tls_nginx: tuple[int, Path],
     redis_url: str,
     fleet: Fleet,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The server's own log tells which protocol each host was spoken to in."""
+    """Both hosts offer it. The log of nginx has the protocol of each request."""
     port, folder = tls_nginx
     monkeypatch.setenv("SSL_CERT_FILE", str(folder / "cert.pem"))
     policy = QUICK_POLICY + f'[host."{HTTP2}"]\nhttp2 = true\n'
@@ -67,7 +67,7 @@ async def test_http2_is_spoken_where_the_policy_says_so_and_only_there(
         results = [result async for result in batch.results()]
 
     def logged() -> list[str]:
-        return (folder / "spoken.log").read_text().splitlines()
+        return (folder / "protocols.log").read_text().splitlines()
 
     await wait_until(lambda: len(logged()) == len(urls), "nginx to write its log")
     assert {Outcome.STORED} == {result.outcome for result in results}
@@ -75,14 +75,14 @@ async def test_http2_is_spoken_where_the_policy_says_so_and_only_there(
 
 
 @needs_nginx
-async def test_a_certificate_nobody_vouches_for_is_refused_and_not_asked_again(
+async def test_a_self_signed_certificate_is_refused_without_a_retry(
     tls_nginx: tuple[int, Path], redis_url: str, fleet: Fleet, tmp_path: Path
 ) -> None:
-    """Reason tls after one attempt, no request on the wire, never a downgrade."""
+    """The fetch fails with `tls` after one attempt, and nginx receives no request."""
     port, folder = tls_nginx
     with workers(1, redis_url, tmp_path / "fleet"):
         batch = await fleet.submit([f"https://{HTTP1}:{port}/"])
         results = [result async for result in batch.results()]
 
     assert [(Reason.TLS, 1)] == [(result.reason, result.attempts) for result in results]
-    assert "" == (folder / "spoken.log").read_text()
+    assert "" == (folder / "protocols.log").read_text()

@@ -1,4 +1,4 @@
-"""Thousands of files from servers nobody here wrote, through two worker processes."""
+"""Thousands of files from nginx and http.server, fetched by two worker processes."""
 
 import hashlib
 import shutil
@@ -16,7 +16,7 @@ FILES_A_HOST = 100
 
 
 def make_files(folder: Path) -> dict[str, str]:
-    """Files of many sizes, a folder a host; by path what their sha256 is."""
+    """Write files of many sizes, a folder for each host. Return the SHA-256 of each path."""
     digests = {}
     for number in range(len(HOSTS) * FILES_A_HOST):
         host, place = divmod(number, FILES_A_HOST)
@@ -29,10 +29,10 @@ def make_files(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("kind", ["nginx", "http.server"])
-async def test_two_thousand_files_of_twenty_hosts_come_to_disk_byte_for_byte(
+async def test_two_thousand_files_of_twenty_hosts_are_stored_byte_for_byte(
     kind: Kind, redis_url: str, fleet: Fleet, tmp_path: Path
 ) -> None:
-    """Every body on disk equals the file that the server has."""
+    """Both workers store some of them."""
     if kind == "nginx" and not shutil.which("nginx"):
         pytest.skip("nginx is not installed; http.server stands in for it")
     files = tmp_path / "files"
