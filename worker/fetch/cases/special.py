@@ -94,7 +94,7 @@ class SpecialCases:
         if request.method == "HEAD":
             return await self._store_head(answer, request, found)
 
-        max_bytes = min((most for most in (fetch.max_bytes, policy.max_bytes) if most), default=0)
+        max_bytes = policy.size_limit(fetch.max_bytes)
         body = BodyPipeline(answer, fetch, policy, max_bytes)
         if self._decoder is not None and not body.may_decode(self._decoder) and may_repeat(self._entry):
             return Interrupted(
@@ -114,9 +114,10 @@ class SpecialCases:
                 length_bytes = resume.whole_bytes(length_bytes)
             expected = Expected(length_bytes, fetch.sha256, max_bytes, digests)
 
-        policy = self._services.policy_of(fetch) if hops else policy
-        indexed = fetch.revalidate or stale_fallback.in_force(fetch, policy)
-        options = StorageOptions(found if indexed else None, policy.durability)
+        # A body is found again by the URL of its fetch, which a redirect may have left.
+        origin_policy = self._services.policy_of(fetch) if hops else policy
+        indexed = fetch.revalidate or stale_fallback.in_force(fetch, origin_policy)
+        options = StorageOptions(found if indexed else None, origin_policy.durability)
         stored = await self._receive(HttpExchange(request, answer), body, expected, options)
         if not isinstance(stored, StoredAt):
             return stored
