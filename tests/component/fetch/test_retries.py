@@ -30,7 +30,7 @@ class Halfway:
         self._then = then
 
     async def __call__(self, x: Exchange) -> None:
-        """Send the body, or a 304."""
+        """Send one response in two steps."""
         await x.send_head(200, [("Content-Length", str(2 << 20))])
         await x.send(b"x" * (1 << 20))
         self.is_halfway.set()

@@ -1,4 +1,4 @@
-"""A hand-off is a hint: a worker looks for lanes that are due by itself."""
+"""Acquiring lanes: a notification is only a hint, and each worker looks for due lanes itself."""
 
 import asyncio
 from collections.abc import Sequence
@@ -25,16 +25,16 @@ from tools.origin.server import Origin
 HOSTS = [f"127.0.2.{number}" for number in range(1, 2 * HINTS + 1)]
 
 
-async def lose_hand_offs(redis: Redis) -> None:
-    """Arq hands nothing over."""
+async def lose_notifications(redis: Redis) -> None:
+    """Delete arq's queue, and with it every notification."""
     await redis.delete(keys.QUEUE)
     assert await notifications(redis) == {}
 
 
-async def test_many_lanes_are_served_although_few_are_handed_over(
+async def test_lanes_without_a_notification_are_served(
     start: Start,
 ) -> None:
-    """Twice as many as there are hand-offs, three in a round trip."""
+    """Only half of these lanes have one. The worker acquires three in a round trip."""
     worker = await start(timings=tuned(acquire_at_once=3))
     async with serve_origins({host: (host, o.OK) for host in HOSTS}) as hosts:
         results = await worker.results(host.url() for host in hosts.values())
@@ -44,12 +44,12 @@ async def test_many_lanes_are_served_although_few_are_handed_over(
     assert [1] * len(HOSTS) == seen
 
 
-async def test_a_worker_looks_when_it_starts(
+async def test_a_starting_worker_looks_for_due_lanes(
     origin: Origin, fleet: Fleet, redis: Redis, start: Start
 ) -> None:
-    """A hand-off that was lost costs no time."""
+    """A lost notification causes no delay."""
     batch = await fleet.submit([origin.url()])
-    await lose_hand_offs(redis)
+    await lose_notifications(redis)
 
     await start()
 
@@ -57,14 +57,14 @@ async def test_a_worker_looks_when_it_starts(
     assert result.outcome is Outcome.STORED
 
 
-async def test_a_worker_with_less_than_its_share_looks(
+async def test_a_worker_below_its_share_looks_for_due_lanes(
     origin: Origin, worker: OneWorker, redis: Redis
 ) -> None:
-    """It is told of lanes that are due with its sign of life."""
-    await wait_until(lambda: not worker.runtime.acquirer.wanted.is_set(), "the look at the start")
+    """The number of due lanes comes with each heartbeat."""
+    await wait_until(lambda: not worker.runtime.acquirer.wanted.is_set(), "the first look")
     await worker.stop_arq_jobs()
     batch = await worker.submit([origin.url()])
-    await lose_hand_offs(redis)
+    await lose_notifications(redis)
     assert (await batch.counts()).done == 0
 
     worker.runtime.signals.heed_fleet(balance.FleetLoad(busy=1, workers=1))
@@ -73,8 +73,10 @@ async def test_a_worker_with_less_than_its_share_looks(
     assert result.outcome is Outcome.STORED
 
 
-async def test_a_lane_that_is_done_with_makes_room_for_another(worker: OneWorker, redis: Redis) -> None:
-    """A worker that has had enough takes the next lane as soon as one of its own is empty."""
+async def test_a_worker_at_its_share_acquires_another_lane_when_one_is_empty(
+    worker: OneWorker, redis: Redis
+) -> None:
+    """A rival is alive, so the share is two of four lanes."""
     await worker.stop_arq_jobs()
     await redis.zadd(keys.WORKERS, {"rival": await now_ms(redis) + 4_000})
     async with serve_origins({host: (host, o.OK) for host in HOSTS[:4]}) as hosts:
@@ -85,44 +87,44 @@ async def test_a_lane_that_is_done_with_makes_room_for_another(worker: OneWorker
     assert [Outcome.STORED] * 4 == [result.outcome for result in results]
 
 
-async def test_lanes_that_are_being_taken_as_a_worker_stops_are_given_back(
+async def test_lanes_acquired_during_a_stop_are_given_back(
     origin: Origin, worker: OneWorker, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Redis has said that they are its own; nobody has to wait for the end of their leases."""
-    asked, may_hear = asyncio.Event(), asyncio.Event()
+    """In Redis the worker holds them, so others would wait for the leases to expire."""
+    acquired, may_return = asyncio.Event(), asyncio.Event()
     take_many = LaneStore.acquire_many
 
     async def slow(self: LaneStore, *args: Any, **how: Any) -> list[AcquireResult | Exception]:
         found = await take_many(self, *args, **how)
-        asked.set()
-        await may_hear.wait()
+        acquired.set()
+        await may_return.wait()
         return found
 
     monkeypatch.setattr(LaneStore, "acquire_many", slow)
     await worker.stop_arq_jobs()
     await worker.submit([origin.url()])
     worker.runtime.acquirer.look_soon()
-    await asked.wait()
+    await acquired.wait()
     stopping = asyncio.create_task(worker.runtime.stop())
     await wait_until(lambda: worker.runtime.stopping, "the worker to stop")
     assert await state(redis, HOST) == "held"
-    may_hear.set()
+    may_return.set()
     await stopping
 
     assert await state(redis, HOST) == "scheduled"
     assert origin.requests == []
 
 
-async def test_a_worker_that_ends_leaves_nothing_asked_of_redis(
+async def test_a_stopped_worker_leaves_no_redis_command_running(
     origin: Origin, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also of one that does not answer: no task waits for it (the fixture looks)."""
-    asked = asyncio.Event()
+    """The claim hangs. A fixture checks that no task is left."""
+    claiming = asyncio.Event()
     run_many = runner.run_many
 
     async def claims_hang(redis: Redis, calls: Sequence[runner.Call]) -> list[Any]:
         if any(call.script == "claim" for call in calls):
-            asked.set()
+            claiming.set()
             await asyncio.Event().wait()
         return await run_many(redis, calls)
 
@@ -130,7 +132,7 @@ async def test_a_worker_that_ends_leaves_nothing_asked_of_redis(
     monkeypatch.setattr(Acquirer, "_first_claims", lambda *_: 0)
     worker = await start(lease_s=1.0, grace_s=0.0)
     batch = await worker.submit([origin.url()])
-    await asked.wait()
+    await claiming.wait()
 
     await worker.stop()
     monkeypatch.undo()
@@ -139,10 +141,10 @@ async def test_a_worker_that_ends_leaves_nothing_asked_of_redis(
     assert (await batch.counts()).done == 0
 
 
-async def test_the_only_fetch_of_a_lane_comes_with_the_lane_and_gives_it_back(
+async def test_the_only_fetch_of_a_lane_needs_no_separate_claim_or_release(
     origin: Origin, worker: OneWorker, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its claim is part of the acquisition, and the release is part of its settlement."""
+    """The acquisition claims it, and its settlement releases the lane."""
     scripts: list[str] = []
     run_many = runner.run_many
 

@@ -1,4 +1,4 @@
-"""Cancelling a batch while a worker is at it: what waits ends untried, what runs is stopped."""
+"""Cancelling a batch during its fetches: waiting ones end without a request, running ones are stopped."""
 
 import asyncio
 import threading
@@ -34,12 +34,12 @@ ONE_AT_A_TIME = {"concurrency": 1}
 
 @pytest.fixture
 def timings() -> WorkerTimings:
-    """Workers look for cancelled batches many times a second."""
+    """Return timings with twenty heartbeats a second, each of which looks for cancelled batches."""
     return replace(QUICK, heartbeat_s=0.05)
 
 
 async def outcomes(batch: Batch) -> Counter[str]:
-    """How often each outcome is among the results, which must be as many as the batch's fetches."""
+    """Return the count of each outcome, after checking that each fetch has one result."""
     found: Sequence[Result] = await results_of(batch)
     counts = await batch.counts()
     assert counts.total == len(found) == len({of.id for of in found}) == counts.done
@@ -47,31 +47,31 @@ async def outcomes(batch: Batch) -> Counter[str]:
     return Counter(of.outcome.value for of in found)
 
 
-async def every_lane_is_done(worker: OneWorker, redis: Redis) -> None:
-    """Nothing waits, nothing is held, nothing is counted."""
+async def no_lane_is_left(worker: OneWorker, redis: Redis) -> None:
+    """Wait until no lane is held, then check that no fetch and no cancellation is left."""
     await wait_until(lambda: not worker.runtime.lanes, "the lanes to be given back")
     assert 0 == await backlog(redis)
     assert [] == await redis.keys("ff:cancelled:*")
 
 
-async def test_a_running_fetch_is_stopped(origin: Origin, worker: OneWorker, redis: Redis) -> None:
-    """The connection is closed, half a body leaves neither file nor part, and nothing is tried again."""
+async def test_a_cancellation_stops_running_fetches(origin: Origin, worker: OneWorker, redis: Redis) -> None:
+    """The connections are closed, no file or partial file remains, and no request is repeated."""
     origin.behaviour = o.HalfBody()
     batch = await worker.submit([origin.url("/1"), origin.url("/2")])
-    await wait_until(lambda: len(worker.parts()) == 2, "two halves on disk")
+    await wait_until(lambda: len(worker.parts()) == 2, "two partial files")
     await batch.cancel()
 
     assert {"cancelled": 2} == await outcomes(batch)
     await wait_until(lambda: all(seen.aborted for seen in origin.requests), "the connections to close")
     assert not worker.files() | worker.parts()
     assert 2 == len(origin.requests)
-    await every_lane_is_done(worker, redis)
+    await no_lane_is_left(worker, redis)
 
 
-async def test_what_waits_behind_a_running_fetch_ends_untried(
+async def test_cancelled_fetches_behind_a_running_one_end_without_a_request(
     origin: Origin, start: Start, redis: Redis, lines: Lines
 ) -> None:
-    """Of all priorities; another batch in the same lane goes on, in its order."""
+    """They have all priorities. Another batch in the lane continues, in its order."""
     worker = await start(policy=ONE_AT_A_TIME)
     slow = o.HalfBody()
     origin.behaviour = o.by_path({"/slow": slow}, o.OK)
@@ -86,11 +86,11 @@ async def test_what_waits_behind_a_running_fetch_ends_untried(
     assert ["/slow", *(f"/other/{n}" for n in range(20))] == [seen.target for seen in origin.requests]
     [line] = [line for line in lines if line["event"] == "lane.cancelled"]
     assert (HOST, [batch.id], 61) == (line["lane"], line["batches"], line["fetches"])
-    await every_lane_is_done(worker, redis)
+    await no_lane_is_left(worker, redis)
 
 
-async def test_a_fetch_of_another_batch_goes_on_running(origin: Origin, worker: OneWorker) -> None:
-    """Only the batch's own connections are closed."""
+async def test_running_fetches_of_other_batches_continue(origin: Origin, worker: OneWorker) -> None:
+    """Only the connection of the cancelled batch is closed."""
     slow = o.HalfBody(half_bytes=10)
     origin.behaviour = slow
     batch = await worker.submit([origin.url("/gone")])
@@ -104,8 +104,8 @@ async def test_a_fetch_of_another_batch_goes_on_running(origin: Origin, worker: 
     assert {"/gone"} == {seen.target for seen in origin.requests if seen.aborted}
 
 
-async def test_results_that_had_come_stay(origin: Origin, start: Start) -> None:
-    """What was stored is stored, and its file is there."""
+async def test_results_from_before_a_cancellation_are_kept(origin: Origin, start: Start) -> None:
+    """Their files are kept too."""
     worker = await start(policy=ONE_AT_A_TIME)
     origin.behaviour = o.by_path({"/slow": o.HalfBody()}, o.ok(b"body"))
     batch = await worker.submit([origin.url("/1"), origin.url("/2"), origin.url("/slow"), origin.url("/3")])
@@ -124,22 +124,22 @@ async def test_results_that_had_come_stay(origin: Origin, start: Start) -> None:
         (o.status(500), {"breaker_failures": 1, "breaker_reset_s": HOUR_S}, "breaker"),
         (o.status(500), {"retry_base_s": HOUR_S, "retry_cap_s": HOUR_S, "concurrency": 8}, ""),
     ],
-    ids=["asked for an hour of quiet", "open breaker", "retries in an hour"],
+    ids=["cool-down", "open breaker", "retries in an hour"],
 )
-async def test_a_lane_that_waits_for_an_hour_is_cancelled_now(
+async def test_a_batch_is_cancelled_at_once_although_its_lane_waits_for_an_hour(
     origin: Origin, start: Start, redis: Redis, behaviour: Any, policy: dict[str, Any], why: str
 ) -> None:
-    """Nobody holds it; it is taken for this, and its host is asked nothing."""
+    """A worker acquires the lane for the cancellation, and sends no request."""
     worker = await start(policy={**ONE_AT_A_TIME, "attempts": 9, **policy})
     origin.behaviour = behaviour
     batch = await worker.submit([origin.url(f"/{n}") for n in range(5)])
     await wait_until(lambda: _waits(worker, redis, why), "the lane to be given back")
-    asked = len(origin.requests)
+    sent = len(origin.requests)
     await batch.cancel()
 
     assert {"cancelled": 5} == await outcomes(batch)
-    assert asked == len(origin.requests)
-    await every_lane_is_done(worker, redis)
+    assert sent == len(origin.requests)
+    await no_lane_is_left(worker, redis)
 
 
 async def _waits(worker: OneWorker, redis: Redis, why: str) -> bool:
@@ -147,10 +147,10 @@ async def _waits(worker: OneWorker, redis: Redis, why: str) -> bool:
     return not worker.runtime.lanes and found == [b"scheduled", why.encode()]
 
 
-async def test_other_batches_in_a_lane_that_cools_down_go_on_waiting(
+async def test_other_batches_still_wait_for_the_cool_down_of_their_lane(
     origin: Origin, start: Start, redis: Redis
 ) -> None:
-    """Cancelling one batch breaks no promise of quiet."""
+    """The cancellation of one batch does not end the cool-down."""
     worker = await start(policy=ONE_AT_A_TIME)
     origin.behaviour = o.retry_after(HOUR_S)
     batch, other = await worker.submit([origin.url("/1")]), await worker.submit([origin.url("/2")])
@@ -165,7 +165,7 @@ async def test_other_batches_in_a_lane_that_cools_down_go_on_waiting(
 async def test_a_batch_cancelled_while_no_worker_runs_ends_when_one_starts(
     origin: Origin, start: Start, redis: Redis
 ) -> None:
-    """What waits, and what was handed back, is not tried."""
+    """One fetch waits, the other was handed back. The new worker sends no request."""
     origin.behaviour = o.HalfBody(half_bytes=10)
     first = await start(grace_s=0, policy=ONE_AT_A_TIME)
     batch = await first.submit([origin.url("/1"), origin.url("/2")])
@@ -177,13 +177,13 @@ async def test_a_batch_cancelled_while_no_worker_runs_ends_when_one_starts(
 
     assert {"cancelled": 2} == await outcomes(batch)
     assert 1 == len(origin.requests)
-    await every_lane_is_done(worker, redis)
+    await no_lane_is_left(worker, redis)
 
 
-async def test_a_lane_without_a_slot_is_cancelled_all_the_same(
+async def test_a_batch_is_cancelled_while_no_slot_is_free(
     origin: Origin, other: Origin, start: Start
 ) -> None:
-    """The worker's only slot is taken by a slow fetch of another lane, which stays."""
+    """A slow fetch of another lane has the worker's only slot, and continues."""
     worker = await start(max_in_flight=1)
     slow = o.HalfBody(half_bytes=10)
     origin.behaviour = slow
@@ -203,8 +203,8 @@ def _is_full_of(worker: OneWorker, count: int) -> bool:
     return any(len(lane.entries) >= count for lane in worker.runtime.lanes.values())
 
 
-async def test_a_producer_that_still_submits_is_told(origin: Origin, worker: OneWorker) -> None:
-    """At its next chunk, whether the fetches of before have ended or not; they have, each once."""
+async def test_submitting_to_a_cancelled_batch_raises(origin: Origin, worker: OneWorker) -> None:
+    """The error comes with the next chunk. The earlier fetches have one result each."""
     origin.behaviour = o.HalfBody()
     batch = worker.fleet.batch("d" * 16)
 
@@ -221,10 +221,10 @@ async def test_a_producer_that_still_submits_is_told(origin: Origin, worker: One
     assert {"cancelled": CHUNK_FETCHES} == await outcomes(batch)
 
 
-async def test_a_claim_that_races_with_the_cancelling_starts_nothing(
+async def test_a_claim_that_races_with_a_cancellation_starts_no_fetch(
     origin: Origin, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is claimed just as the worker hears of the cancelling is not begun any more."""
+    """The reply of the claim arrives after the worker has noticed the cancellation."""
     origin.behaviour = o.HalfBody()
     cancelled = asyncio.Event()
     claim, cancel = LaneStore.claim, Lane.cancel
@@ -244,17 +244,17 @@ async def test_a_claim_that_races_with_the_cancelling_starts_nothing(
     monkeypatch.setattr(Lane, "cancel", note)
     worker = await start()
     batch = await worker.submit([origin.url(f"/{n}") for n in range(20)])
-    await wait_until(lambda: worker.runtime.lanes, "the lane to be taken")
+    await wait_until(lambda: worker.runtime.lanes, "the lane to be acquired")
     await batch.cancel()
 
     assert {"cancelled": 20} == await outcomes(batch)
     assert [] == origin.requests
 
 
-async def test_a_worker_whose_redis_stumbles_hears_of_it_all_the_same(
+async def test_a_cancellation_is_noticed_after_a_redis_error(
     origin: Origin, worker: OneWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A question that was not answered is asked again."""
+    """The failed query is sent again."""
     origin.behaviour = o.HalfBody()
     ask, refused = LaneStore.cancelled, list[str]()
 
@@ -276,7 +276,7 @@ async def test_a_worker_whose_redis_stumbles_hears_of_it_all_the_same(
 async def test_a_withdrawal_whose_reply_is_lost_loses_no_fetch(
     origin: Origin, start: Start, redis: Redis, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What Redis had claimed for us is found and ended within the same stay in the lane."""
+    """The worker finds the claimed fetches and ends them before it gives the lane back."""
     worker = await start(policy=ONE_AT_A_TIME)
     origin.behaviour = o.HalfBody()
     withdraw, lost = LaneStore.withdraw, list[int]()
@@ -296,15 +296,15 @@ async def test_a_withdrawal_whose_reply_is_lost_loses_no_fetch(
     assert {"cancelled": 50} == await outcomes(batch)
     assert [49] == lost
     assert {0} == {of.interruptions for of in await results_of(batch)}
-    await every_lane_is_done(worker, redis)
+    await no_lane_is_left(worker, redis)
     assert [50] == [line["fetches"] for line in lines if line["event"] == "lane.cancelled"]
 
 
-@pytest.mark.parametrize("step", ["name", "put"], ids=["nameless", "a part"])
-async def test_a_body_that_is_being_put_in_its_place_is_stored(
+@pytest.mark.parametrize("step", ["name", "put"], ids=["nameless", "partial file"])
+async def test_a_body_that_is_being_placed_during_a_cancellation_is_stored(
     origin: Origin, worker: OneWorker, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    """The disk has it: no file of a cancelled fetch is left without a result that names it."""
+    """Otherwise the file would be left without a result that names it."""
     if step == "put":
         disable_nameless_files(monkeypatch)
     placing, go_on = threading.Event(), threading.Event()
@@ -319,17 +319,17 @@ async def test_a_body_that_is_being_put_in_its_place_is_stored(
     batch = await worker.submit([origin.url()])
     await wait_until(placing.is_set, "the body to be whole")
     await batch.cancel()
-    await wait_until(lambda: any(lane.cut for lane in worker.runtime.lanes.values()), "the worker to hear")
+    await wait_until(lambda: any(lane.cut for lane in worker.runtime.lanes.values()), "the worker to notice")
     go_on.set()
 
     assert {"stored": 1} == await outcomes(batch)
     assert [b"ok"] == [worker.body(of) for of in await results_of(batch)]
 
 
-async def test_a_hand_over_that_races_with_the_cancelling_is_refused(
+async def test_a_redirect_that_races_with_a_cancellation_is_not_followed(
     origin: Origin, other: Origin, worker: OneWorker, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The redirect is not followed into the other host's lane."""
+    """Redis refuses the transfer to the lane of the other host."""
     origin.behaviour = o.redirect(other.url("/there"))
     transfer = LaneStore.transfer
     batches: list[Batch] = []
@@ -344,13 +344,13 @@ async def test_a_hand_over_that_races_with_the_cancelling_is_refused(
 
     assert {"cancelled": 1} == await outcomes(batches[0])
     assert [] == other.requests
-    await every_lane_is_done(worker, redis)
+    await no_lane_is_left(worker, redis)
 
 
-async def test_a_fetch_handed_over_is_stopped_in_the_other_lane(
+async def test_a_redirected_fetch_is_cancelled_in_the_lane_of_the_target(
     origin: Origin, other: Origin, worker: OneWorker, redis: Redis
 ) -> None:
-    """The batch's lanes are those where its fetches are, not only where they began."""
+    """The lanes of a batch are those that hold its fetches now."""
     origin.behaviour = o.redirect(other.url("/there"))
     other.behaviour = o.HalfBody()
     batch = await worker.submit([origin.url("/here")])
@@ -359,11 +359,11 @@ async def test_a_fetch_handed_over_is_stopped_in_the_other_lane(
 
     assert {"cancelled": 1} == await outcomes(batch)
     await wait_until(lambda: other.requests[0].aborted, "the connection to close")
-    await every_lane_is_done(worker, redis)
+    await no_lane_is_left(worker, redis)
 
 
 async def test_two_batches_are_cancelled_in_one_lane(origin: Origin, start: Start, redis: Redis) -> None:
-    """At about the same time, with a third that goes on."""
+    """A third batch in the lane continues."""
     worker = await start(policy=ONE_AT_A_TIME)
     slow = o.HalfBody(half_bytes=10)
     origin.behaviour = o.by_path({"/slow": slow}, o.OK)
@@ -380,8 +380,10 @@ async def test_two_batches_are_cancelled_in_one_lane(origin: Origin, start: Star
     assert not [seen for seen in origin.requests if seen.target.startswith("/gone")]
 
 
-async def test_every_lane_of_a_large_batch_is_cancelled(origin: Origin, start: Start, redis: Redis) -> None:
-    """Thousands waiting end in stretches, while what another batch has there is served in its order."""
+async def test_thousands_of_waiting_fetches_of_a_lane_are_cancelled(
+    origin: Origin, start: Start, redis: Redis
+) -> None:
+    """They end in several steps. The fetches of another batch are requested in order."""
     worker = await start(policy=ONE_AT_A_TIME)
     slow = o.HalfBody(half_bytes=10)
     origin.behaviour = o.by_path({"/slow": slow}, o.OK)
@@ -396,4 +398,4 @@ async def test_every_lane_of_a_large_batch_is_cancelled(origin: Origin, start: S
     slow.go_on.set()
     assert [{"stored": 1}, {"stored": 10}] == [await outcomes(holding), await outcomes(stays)]
     assert [f"/stays/{n}" for n in range(10)] == [seen.target for seen in origin.requests[1:]]
-    await every_lane_is_done(worker, redis)
+    await no_lane_is_left(worker, redis)

@@ -1,4 +1,4 @@
-"""Hosts that give no answer any more: given up after a while, sooner where not even the name is there."""
+"""Dead hosts: given up after `give_up_s`, or after `give_up_dns_s` if the name does not exist."""
 
 from fetchfleet import Outcome, Reason
 from tests.component.conftest import OTHER_HOST, Start
@@ -7,14 +7,14 @@ from tests.support.waiting import wait_until
 from tools.origin import behaviours as o
 from tools.origin.server import Origin
 
-PATIENCE = {"breaker_failures": 3, "breaker_reset_s": 0.2, "breaker_cap_s": 0.2, "attempts": 100}
+POLICY = {"breaker_failures": 3, "breaker_reset_s": 0.2, "breaker_cap_s": 0.2, "attempts": 100}
 
 
-async def test_a_name_that_does_not_exist_is_given_up_sooner(
+async def test_a_host_whose_name_does_not_exist_is_given_up_sooner(
     other: Origin, start: Start, names: Nameserver
 ) -> None:
-    """All that waits for it ends after give_up_dns_s, for a few questions; a mute host has longer."""
-    policy = {**PATIENCE, "give_up_dns_s": 0.5, "give_up_s": 3600}
+    """Few queries are sent meanwhile. A host that resets connections has longer."""
+    policy = {**POLICY, "give_up_dns_s": 0.5, "give_up_s": 3600}
     worker = await start(policy=policy, nameservers=names.address)
     names.says[NAME], other.behaviour = [NO_SUCH_NAME], o.reset
     mute = await worker.submit([other.url(f"/{n}") for n in range(20)])
@@ -26,11 +26,9 @@ async def test_a_name_that_does_not_exist_is_given_up_sooner(
     assert (await mute.counts()).done == 0
 
 
-async def test_a_host_that_was_given_up_is_asked_once_by_what_comes_later(
-    other: Origin, start: Start
-) -> None:
-    """While its breaker is open nothing is sent; then one probe, and the rest ends with it."""
-    worker = await start(policy={**PATIENCE, "give_up_s": 0.3})
+async def test_later_fetches_of_a_dead_host_send_one_probe(other: Origin, start: Start) -> None:
+    """No request is sent before the probe is due. If it fails, the other fetches end too."""
+    worker = await start(policy={**POLICY, "give_up_s": 0.3})
     other.behaviour = o.reset
     await worker.results([other.url(f"/{n}") for n in range(20)])
     seen = len(other.requests)
@@ -41,9 +39,9 @@ async def test_a_host_that_was_given_up_is_asked_once_by_what_comes_later(
     assert seen + 1 == len(other.requests)
 
 
-async def test_a_host_that_comes_back_in_time_loses_nothing(other: Origin, start: Start) -> None:
-    """One good answer, and its past failures no longer count towards its end."""
-    worker = await start(policy={**PATIENCE, "breaker_failures": 1, "concurrency": 1})
+async def test_a_host_that_recovers_in_time_loses_no_fetch(other: Origin, start: Start) -> None:
+    """One good response closes the breaker."""
+    worker = await start(policy={**POLICY, "breaker_failures": 1, "concurrency": 1})
     other.behaviour = o.reset
     batch = await worker.submit([other.url(f"/{n}") for n in range(8)])
     await wait_until(lambda: len(other.requests) >= 3, "two probes")

@@ -22,7 +22,7 @@ ONE_AT_ONCE = {"concurrency": 1}
 
 @pytest.fixture
 def tasks(monkeypatch: pytest.MonkeyPatch) -> dict[str, asyncio.Task[Any] | None]:
-    """The task of each fetch, by the path of its URL; a claim has up to eight fetches."""
+    """Return the task of each fetch, by the path of its URL; a claim has up to eight fetches."""
     ran: dict[str, asyncio.Task[Any] | None] = {}
 
     async def run(session: FetchSession, entry: Entry) -> None:

@@ -1,4 +1,4 @@
-"""Workers of different abilities: each leaves what it cannot do to one that can."""
+"""Handover: workers with different abilities leave each other the fetches that they cannot make."""
 
 import asyncio
 from collections import Counter
@@ -24,14 +24,14 @@ from tools.origin.server import Origin
 
 @pytest.fixture
 def timings() -> WorkerTimings:
-    """Frequent heartbeats, short turns and waits."""
+    """Return timings with frequent heartbeats and short turns and waits."""
     short = tuned(turn_s=0.05, expiry_check_s=0.1, newer_return_s=0.1, return_every_s=0.0005)
     return replace(short, heartbeat_s=0.02, name_check_s=0.1)
 
 
 @pytest.fixture
 def in_folder(tmp_path: Path) -> Path:
-    """A folder with a file to send."""
+    """Return a folder with a file to send."""
     return folder_of(tmp_path / "in", "f")
 
 
@@ -50,23 +50,23 @@ def named(origin: Origin, place: int, **fields: Any) -> Fetch:
     return Fetch(url=origin.url(f"/named/{place}"), dest=f"named/{place}", **fields)
 
 
-def said(lines: Lines, event: str) -> Lines:
+def logged(lines: Lines, event: str) -> Lines:
     return [line for line in lines if line["event"] == event]
 
 
-async def test_each_of_two_workers_does_what_the_other_cannot(
+async def test_two_workers_each_make_the_fetches_that_the_other_cannot(
     origin: Origin, start: Start, in_folder: Path, lines: Lines, redis: Redis, tmp_path: Path
 ) -> None:
     """Each fetch is requested once and stored, in one lane, whichever worker claims it first.
 
-    What needs both waits; nothing else waits for it.
+    A fetch that needs the abilities of both waits, and delays no other.
     """
     await start(worker_id="files")
     warc = await start(worker_id="warc", sink="warc", in_folder=in_folder, out=tmp_path / "warc")
     both = await warc.submit([sent(origin, 999, dest="both")])
     pairs = [(named(origin, i), sent(origin, i)) for i in range(60)]
     results = await warc.results([fetch for pair in pairs for fetch in pair])
-    await wait_until(lambda: said(lines, "lane.unserved"), "the fetch that needs both to be logged")
+    await wait_until(lambda: logged(lines, "lane.unserved"), "the fetch that needs both to be logged")
 
     assert Counter({(Outcome.STORED, None, "files"): 60, (Outcome.STORED, None, "warc"): 60}) == Counter(
         (result.outcome, result.reason, result.worker) for result in results
@@ -74,18 +74,18 @@ async def test_each_of_two_workers_does_what_the_other_cannot(
     assert {(1, 0)} == {(result.attempts, result.interruptions) for result in results}
     assert len(origin.requests) == len(results)
     assert not (await both.counts()).ended
-    assert {("files", "in_folder")} == {tuple(line["needs"]) for line in said(lines, "lane.unserved")}
-    differ = said(lines, "workers.differ")
+    assert {("files", "in_folder")} == {tuple(line["needs"]) for line in logged(lines, "lane.unserved")}
+    differ = logged(lines, "workers.differ")
     assert len({line["instance"] for line in differ}) == len(differ) == 2
     assert [{"sink", "in_folder"}] * 2 == [set(line["settings"]) for line in differ]
     shown = {worker.id: worker.abilities for worker in (await fleet_status(redis)).workers}
     assert shown == {"files": ["files"], "warc": ["in_folder"]}
 
 
-async def test_what_no_worker_can_do_waits_for_one_that_can(
+async def test_a_fetch_that_no_worker_can_make_waits_for_one_that_can(
     origin: Origin, start: Start, in_folder: Path, redis: Redis, tmp_path: Path
 ) -> None:
-    """Other fetches of the host are done, `explain` names the lack, and cancels and deadlines hold."""
+    """Other fetches of the host are made. `explain` names the lack, deadlines and cancellations apply."""
     warc = await start(worker_id="warc", sink="warc", out=tmp_path / "warc")
     waiting = await warc.submit([*(named(origin, i) for i in range(5)), sent(origin, 0), sent(origin, 1)])
     cancelled = await warc.submit([named(origin, 11)])
@@ -112,7 +112,7 @@ async def test_what_no_worker_can_do_waits_for_one_that_can(
 
 
 async def _explained(redis: Redis, fetches: int) -> LaneExplained:
-    """Return what explain says of the lane once so many fetches wait for a worker."""
+    """Return the explanation of the lane once so many fetches wait for a worker."""
     found: list[LaneExplained] = []
 
     async def waits() -> bool:
@@ -124,14 +124,14 @@ async def _explained(redis: Redis, fetches: int) -> LaneExplained:
     return found[0]
 
 
-async def test_what_ended_on_one_worker_is_tried_by_those_with_another_setting(
+async def test_a_fetch_that_fails_by_a_setting_is_tried_by_workers_with_another(
     origin: Origin, other: Origin, start: Start, tmp_path: Path
 ) -> None:
-    """A file that one in folder lacks, a network that one worker must not dial; each ends if nowhere else."""
+    """One worker lacks the file or must not connect to the network. If all do, the fetch fails."""
     folders = [folder_of(tmp_path / "in1", "g"), folder_of(tmp_path / "in2", "f")]
     one = await start(worker_id="one", in_folder=folders[0])
     await start(worker_id="two", in_folder=folders[1], deny_net=OTHER_HOST)
-    await one.stop_acquiring()  # it gets what the other leaves to it
+    await one.stop_acquiring()  # it gets only the lanes that the other leaves to it
     fetches = [sent(origin, 0), Fetch(url=origin.url("/"), method="POST", body_file="g")]
     nowhere = Fetch(url=origin.url("/"), method="POST", body_file="nowhere")
     batch = await one.submit([*fetches, nowhere, Fetch(url=other.url("/")), Fetch(url="http://10.1.2.3/")])
@@ -149,10 +149,10 @@ async def test_what_ended_on_one_worker_is_tried_by_those_with_another_setting(
     assert len(origin.requests) == 2
 
 
-async def test_deadlines_and_cancels_hold_while_a_lane_waits_to_go_to_another_worker(
+async def test_deadlines_and_cancellations_apply_while_a_lane_waits_for_another_worker(
     origin: Origin, start: Start, tmp_path: Path
 ) -> None:
-    """The lane goes once the fetches in flight have ended, however long that takes."""
+    """The lane changes its owner after the fetches in flight have ended, however long they take."""
     may_end = asyncio.Event()
     origin.behaviour = o.by_path({"/held": o.held(may_end)}, o.OK)
     able = await start(worker_id="able")
@@ -176,10 +176,10 @@ async def test_deadlines_and_cancels_hold_while_a_lane_waits_to_go_to_another_wo
     ]
 
 
-async def test_a_worker_that_is_alone_ends_what_it_cannot_do(
+async def test_a_worker_that_is_alone_fails_the_fetches_it_cannot_make(
     origin: Origin, start: Start, tmp_path: Path
 ) -> None:
-    """As under `fetchfleet run`, whose workers are all alike."""
+    """The workers of `fetchfleet run` are all alike, so each of them counts as alone."""
     alone: OneWorker = await start(sink="warc", alone=True, out=tmp_path / "warc")
     batch: Batch = await alone.submit([named(origin, 0), sent(origin, 0)])
 

@@ -1,4 +1,4 @@
-"""Elements in a lane that are no fetches of its host are quarantined; the lane goes on."""
+"""Quarantine: entries of a lane that are no fetches of its host are removed, and the lane continues."""
 
 from collections import Counter
 from pathlib import Path
@@ -19,13 +19,13 @@ FOREIGN_BATCH = "00ff00ff00ff00ff"
 
 
 def forged(place: int, url: str, **fields: Any) -> bytes:
-    """An element of a batch that was never submitted."""
+    """Return a serialized entry of a batch that was never submitted."""
     entry = Entry(id=f"{FOREIGN_BATCH}-{place:08x}", deadline_ms=NEVER_MS, fetch=Fetch(url=url), **fields)
     return serialize_entry(entry)
 
 
 async def lanes_of_letters(redis: Redis) -> Counter[str]:
-    """Return the number of dead letters of invalid elements of each lane."""
+    """Return the number of dead letters of invalid entries by lane."""
     rows = [row for _, row in await ask(redis, "XRANGE", keys.DEAD, "-", "+")]
     return Counter(row[b"lane"].decode() for row in rows if row[b"reason"] == b"invalid")
 
@@ -33,7 +33,7 @@ async def lanes_of_letters(redis: Redis) -> Counter[str]:
 async def test_only_fetches_of_the_lanes_host_are_made_in_a_lane(
     origin: Origin, other: Origin, start: Start, redis: Redis, lines: Lines, tmp_path: Path
 ) -> None:
-    """No forged hop, and no fetch of another host: the concurrency of a host holds over all lanes."""
+    """Otherwise forged entries could send other files, or exceed the concurrency of another host."""
     (tmp_path / "in").mkdir()
     (tmp_path / "secret").write_text("secret")
     origin.behaviour = o.latency(0.02)
@@ -57,18 +57,18 @@ async def test_only_fetches_of_the_lanes_host_are_made_in_a_lane(
     results = await worker.results([*good, other.url("/good"), "http://localhost:1/"])
     expected = {lane: len(elements) for lane, elements in forgeries.items()}
 
-    async def all_buried() -> bool:
+    async def all_quarantined() -> bool:
         return await lanes_of_letters(redis) == expected
 
-    await wait_until(all_buried, "the dead letters")
+    await wait_until(all_quarantined, "the dead letters")
 
     assert [Outcome.STORED] * 7 == [result.outcome for result in results[:7]]
     assert set(good) == {origin.url(request.target) for request in origin.requests}
     assert (6, 1) == (len(origin.requests), len(other.requests))
     assert origin.high_water <= 2
-    told = {(line["lane"], line["why"]) for line in lines if line["event"] == "lane.invalid"}
+    logged = {(line["lane"], line["why"]) for line in lines if line["event"] == "lane.invalid"}
     every = {(HOST, "unreadable"), *((lane, "wrong_lane") for lane in forgeries)}
-    assert every == told
+    assert every == logged
     worker.runtime.stats.log_line()
     [beat] = [line for line in lines if line["event"] == "worker.heartbeat"][-1:]
     assert {"unreadable": 5, "wrong_lane": 9} == beat["quarantined"]

@@ -1,4 +1,4 @@
-"""A worker takes its share of the lanes, and what it gives back costs no attempt."""
+"""Rebalancing: a worker keeps its share of the lanes. Giving lanes back costs no attempt."""
 
 import asyncio
 from collections.abc import Mapping
@@ -23,15 +23,15 @@ ONE_LANE_A_WORKER = FleetLoad(busy=1, workers=9)
 
 
 def requests_to(hosts: Mapping[str, Origin]) -> int:
-    """How many requests they have seen."""
+    """Return how many requests the hosts have received."""
     return sum(len(host.requests) for host in hosts.values())
 
 
 @pytest.mark.parametrize(("method", "requests"), [("GET", 5), ("POST", 3)])
-async def test_what_may_be_repeated_is_cut_short_in_time_and_the_rest_ends_by_itself(
+async def test_a_worker_over_its_share_interrupts_gets_and_not_posts(
     start: Start, lines: Lines, method: str, requests: int
 ) -> None:
-    """Two of three lanes go; a GET in one is made again, a POST is not."""
+    """Two of three lanes are given back, as soon as may be. An interrupted GET is sent again."""
     may_end = asyncio.Event()
     worker = await start(timings=tuned(give_back_within_s=0))
     async with serve_origins({host: (host, held(may_end)) for host in HOSTS}) as hosts:
@@ -40,7 +40,7 @@ async def test_what_may_be_repeated_is_cut_short_in_time_and_the_rest_ends_by_it
         for _ in range(LOOKS):
             worker.runtime.signals.heed_fleet(ONE_LANE_A_WORKER)
         leaving = [lane.name for lane in worker.runtime.lanes.values() if lane.leaving]
-        await wait_until(lambda: requests_to(hosts) == requests, "what was cut short to be made again")
+        await wait_until(lambda: requests_to(hosts) == requests, "interrupted requests to be repeated")
         may_end.set()
         results = await results_of(batch)
         seen = requests_to(hosts)
@@ -51,8 +51,8 @@ async def test_what_may_be_repeated_is_cut_short_in_time_and_the_rest_ends_by_it
     assert requests == seen == 3 + sum(result.interruptions for result in results)
 
 
-async def test_what_ends_in_time_is_not_cut_short(start: Start) -> None:
-    """The lanes go when their last answer has come."""
+async def test_a_fetch_that_ends_in_time_is_not_interrupted(start: Start) -> None:
+    """The lanes are given back after their last response."""
     may_end = asyncio.Event()
     worker = await start()
     async with serve_origins({host: (host, held(may_end)) for host in HOSTS}) as hosts:
@@ -66,10 +66,8 @@ async def test_what_ends_in_time_is_not_cut_short(start: Start) -> None:
     assert [0, 0, 0] == [result.interruptions for result in results]
 
 
-async def test_lanes_that_are_handed_over_together_are_shared_all_the_same(
-    start: Start, redis: Redis
-) -> None:
-    """With a rival alive it takes two of four, though none is in its hands while it asks for the others."""
+async def test_a_worker_acquires_its_share_of_lanes_notified_at_once(start: Start, redis: Redis) -> None:
+    """A rival is alive, so the share is two of four. Lanes that are being acquired count."""
     may_end = asyncio.Event()
     worker = await start()
     await worker.stop_acquiring()
@@ -78,10 +76,10 @@ async def test_lanes_that_are_handed_over_together_are_shared_all_the_same(
         await worker.submit([host.url() for host in hosts.values()])
         generations = {host: int((await fields(redis, host))["generation"]) for host in hosts}
         took = await asyncio.gather(
-            *(worker.runtime.take_lane(*hand_off) for hand_off in generations.items())
+            *(worker.runtime.take_lane(*notification) for notification in generations.items())
         )
         may_end.set()
-        await wait_until(lambda: not worker.runtime.lanes, "the end of both lanes")
+        await wait_until(lambda: not worker.runtime.lanes, "both lanes to be given back")
 
     assert [2, 2] == [took.count(None), took.count(Enough())]
     assert 2 == requests_to(hosts)

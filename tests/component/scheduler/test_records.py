@@ -1,4 +1,4 @@
-"""A result counts only for a fetch that its batch has, and once."""
+"""Results: each counts once, and only for a fetch of its batch."""
 
 from collections import Counter
 
@@ -16,15 +16,15 @@ from tools.origin.server import Origin
 
 
 def quarantined(lines: Lines) -> Counter[str]:
-    """Return the number of quarantined elements by reason, as the heartbeats tell."""
+    """Return the number of quarantined entries by reason, from the heartbeat lines of the log."""
     beats = [line["quarantined"] for line in lines if line["event"] == "worker.heartbeat"]
     return sum(map(Counter, beats), Counter[str]())
 
 
-async def test_results_are_of_the_batchs_own_fetches_alone(
+async def test_only_fetches_of_a_batch_have_results_in_it(
     fleet: Fleet, origin: Origin, other: Origin, start: Start, redis: Redis, lines: Lines
 ) -> None:
-    """Forgeries of its ids, and copies of its entries: in its lane, and in that of a redirect's target."""
+    """Forged IDs and copied entries are quarantined. The lanes are those of a redirect and its target."""
     origin.behaviour = o.by_path({"/away": o.redirect(other.url("/there")), "/": o.OK})
     batch = await fleet.submit([origin.url("/1"), origin.url("/2"), origin.url("/away")])
     own = await waiting(redis, lane=HOST)
@@ -43,11 +43,11 @@ async def test_results_are_of_the_batchs_own_fetches_alone(
     worker = await start()
     expected = Counter(not_its_fetch=2, unknown_batch=1, unreadable=1, wrong_lane=1, ended=4)
 
-    async def told() -> bool:
+    async def counted() -> bool:
         worker.runtime.stats.log_line()
         return quarantined(lines) == expected
 
-    await wait_until(told, "the forgeries to be told")
+    await wait_until(counted, "the forgeries to be quarantined")
     found = [(result.id, result.url) for result in await results(redis, batch)]
     urls = [origin.url("/1"), origin.url("/2"), origin.url("/away")]
     assert sorted(found) == [(fetch_id(batch.id, place), of) for place, of in enumerate(urls)]
@@ -58,6 +58,6 @@ async def test_results_are_of_the_batchs_own_fetches_alone(
     async def at_rest() -> bool:
         return not (await backlog(redis) or await open_in(redis, HOST) or await open_in(redis, OTHER_HOST))
 
-    await wait_until(at_rest, "the counts of the lanes")
+    await wait_until(at_rest, "the lanes to be empty")
     invalid = [row[b"reason"] for _, row in await ask(redis, "XRANGE", keys.DEAD, "-", "+")]
     assert invalid == [b"invalid"] * expected.total()

@@ -1,4 +1,4 @@
-"""The lanes of dead workers run again, whatever stands in arq's queue; and so do the jobs in it."""
+"""Recovery: lanes of dead workers and plain arq jobs are served despite foreign values in arq's queue."""
 
 from dataclasses import replace
 from functools import partial
@@ -25,7 +25,7 @@ FLOOD = 20_000
 
 @pytest.fixture
 def timings() -> WorkerTimings:
-    """A worker sweeps as often as a test can wait for."""
+    """Return timings with ten sweeps a second."""
     return replace(QUICK, sweep_s=0.1, reclaim_delay_s=0.0)
 
 
@@ -41,7 +41,7 @@ async def flood(redis: Redis, score: str, count: int = FLOOD) -> None:
 
 
 async def die_with_a_lane(redis: Redis) -> None:
-    """Hold the origin's lane as a worker that is seen no more."""
+    """Hold the origin's lane as a worker that has died."""
     store = LaneStore(redis, "dead", LEASE_MS)
     held = await store.acquire(HOST, int((await fields(redis, HOST))["generation"]))
     assert isinstance(held, AcquiredLane)
@@ -55,10 +55,10 @@ async def ended(batch: Batch) -> bool:
 
 
 @pytest.mark.parametrize("arq_runs", [True, False], ids=["arq", "no arq"])
-async def test_a_lane_is_recovered_past_a_flooded_queue(
+async def test_a_lane_is_recovered_despite_a_flooded_arq_queue(
     origin: Origin, start: Start, redis: Redis, *, arq_runs: bool
 ) -> None:
-    """With arq's loop or without."""
+    """Recovery does not depend on arq's loop."""
     worker = await start()
     if not arq_runs:
         await worker.stop_arq_jobs()
@@ -82,7 +82,7 @@ async def test_a_lane_is_recovered_past_a_flooded_queue(
     await wait_until(is_clean, "the members to be gone", 5)
 
 
-async def test_a_lane_is_recovered_while_the_queue_has_another_type(
+async def test_a_lane_is_recovered_while_arqs_queue_has_another_type(
     origin: Origin, start: Start, redis: Redis, tmp_path: Path, timings: WorkerTimings
 ) -> None:
     """No notification can be sent, and arq's loop does not start."""
@@ -98,10 +98,10 @@ async def test_a_lane_is_recovered_while_the_queue_has_another_type(
     await two.stop()
 
 
-async def test_plain_arq_is_served_past_a_flood(
+async def test_plain_arq_jobs_are_served_despite_a_flooded_queue(
     origin: Origin, start: Start, redis: Redis, redis_url: str, lines: Lines
 ) -> None:
-    """Before the members, among them and behind them; one line tells of all of them."""
+    """The members come before and after the jobs. One log line reports all of them."""
     await start()
     async with plain_arq(redis_url) as pool:
         await flood(redis, "0")
@@ -116,7 +116,7 @@ async def test_plain_arq_is_served_past_a_flood(
         return int(await redis.zcard(keys.QUEUE)) <= 1  # a job of arq's own
 
     await wait_until(is_empty, "the members to be gone", 5)
-    told = [line for line in lines if line["event"] == "redis.foreign"]
-    assert [keys.QUEUE] == [line["key"] for line in told]
-    assert told[0]["count"] > 0
+    logged = [line for line in lines if line["event"] == "redis.foreign"]
+    assert [keys.QUEUE] == [line["key"] for line in logged]
+    assert logged[0]["count"] > 0
     assert "member without a job" in (await ask(redis, "XRANGE", keys.DEAD, "-", "+"))[0][1][b"note"].decode()

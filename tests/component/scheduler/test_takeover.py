@@ -1,4 +1,4 @@
-"""A lane changes hands, a worker stops, Redis goes away: nothing is lost and nothing is done twice."""
+"""Takeover: after a lost lease, a stop or an outage of Redis, each fetch has one result."""
 
 import asyncio
 from collections.abc import Iterator
@@ -25,12 +25,12 @@ CALM = replace(QUICK, redis_recovery_s=0.3)
 
 
 async def take_away(redis: Redis) -> None:
-    """The lane has another owner's token from here on, as after a pause longer than the lease."""
+    """Give the lane the token of another owner, as after a pause longer than the lease."""
     await redis.hset(keys.lane(HOST), "token", "0")  # type: ignore[misc]
 
 
 async def finished_by(worker: OneWorker, batch: Batch) -> list[Result]:
-    """The results, with a sweep as often as it takes instead of every few seconds."""
+    """Return the results, with a sweep every 0.1 s."""
     await wait_until(lambda: _swept(worker, batch), "the end of the batch", timeout_s=20, every_s=0.1)
     return await results_of(batch)
 
@@ -45,15 +45,15 @@ async def _tried(worker: OneWorker, origin: Origin, times: int) -> bool:
     return len(origin.requests) == times
 
 
-async def test_a_worker_that_lost_its_lane_lets_go_of_everything(
+async def test_a_worker_that_lost_its_lane_stops_its_fetches(
     origin: Origin, start: Start, lines: Lines, redis: Redis
 ) -> None:
-    """The download stops, nothing gets its name, and another worker does it again."""
+    """It places no file, and another worker repeats the fetch."""
     held = o.HalfBody()
     origin.behaviour = held
     one = await start(lease_s=LEASE_S)
     batch = await one.submit([origin.url()])
-    await wait_until(one.parts, "half a body on disk")
+    await wait_until(one.parts, "a partial file")
 
     await take_away(redis)
     await wait_until(lambda: origin.requests[0].aborted, "the connection to close")
@@ -70,10 +70,10 @@ async def test_a_worker_that_lost_its_lane_lets_go_of_everything(
     assert (result.attempts, result.interruptions) == (1, 1)
 
 
-async def test_a_body_that_came_whole_too_late_has_no_name(
+async def test_a_body_completed_after_the_lease_ended_is_not_placed(
     origin: Origin, start: Start, redis: Redis
 ) -> None:
-    """The lease had lapsed by our own clock when the last byte came: no result, no file, no next request."""
+    """The worker's own clock decides. It writes no result and sends no other request."""
     held = o.HalfBody(half_bytes=10)
     origin.behaviour = held
     one = await start(lease_s=60)
@@ -95,8 +95,10 @@ async def test_a_body_that_came_whole_too_late_has_no_name(
     assert (result.outcome, result.worker) == (Outcome.STORED, "two")
 
 
-async def test_a_fetch_that_workers_die_of_is_given_up(origin: Origin, start: Start, redis: Redis) -> None:
-    """Three owners lost over one fetch are enough; it is not asked for a fourth time."""
+async def test_a_fetch_whose_lane_is_lost_three_times_is_poison(
+    origin: Origin, start: Start, redis: Redis
+) -> None:
+    """Each loss counts as a crash. No fourth request is sent."""
     origin.behaviour = o.HalfBody()
     worker = await start(lease_s=LEASE_S)
     batch = await worker.submit([origin.url()])
@@ -114,7 +116,7 @@ async def test_a_fetch_that_workers_die_of_is_given_up(origin: Origin, start: St
 async def test_stop_lets_short_fetches_end_and_hands_back_the_rest(
     origin: Origin, start: Start, redis: Redis, lines: Lines
 ) -> None:
-    """What ends within the grace is stored; what does not is interrupted, and the next worker does it."""
+    """A fetch that outlasts the grace period is interrupted, and the next worker repeats it."""
     short, long = o.HalfBody(10), o.HalfBody(10)
     origin.behaviour = o.by_path({"/short": short, "/long": long})
     one = await start(grace_s=0.5)
@@ -143,25 +145,25 @@ async def test_stop_lets_short_fetches_end_and_hands_back_the_rest(
     assert again.attempts == 1
 
 
-async def test_a_worker_that_cannot_renew_shows_no_sign_of_life(start: Start, redis: Redis) -> None:
-    """Its share of the lanes goes to others, and a health check sees it."""
+async def test_a_worker_that_cannot_renew_its_leases_sends_no_heartbeat(start: Start, redis: Redis) -> None:
+    """Other workers then get its share of the lanes, and its health check fails."""
     worker = await start(lease_s=1.0)
     renewing = next(task for task in asyncio.all_tasks() if task.get_name() == "renew")
     await aio.end(renewing)
     alive = keys.worker(worker.runtime.registration.instance)
 
-    async def is_silent() -> bool:
+    async def is_expired() -> bool:
         return not await redis.exists(alive)
 
-    await wait_until(is_silent, "the sign of life to fade", 20)
+    await wait_until(is_expired, "the heartbeat to expire", 20)
 
 
-async def test_stop_leaves_nothing_of_the_worker(origin: Origin, start: Start, redis: Redis) -> None:
-    """No sign of life, no lane, no task, no open client; a second stop does no harm."""
+async def test_stop_leaves_no_heartbeat_and_no_lane(origin: Origin, start: Start, redis: Redis) -> None:
+    """A second stop has no effect. A fixture checks that no task and no client is left."""
     worker = await start()
     instance = worker.runtime.registration.instance
     await worker.one(origin.url())
-    await wait_until(lambda: redis.exists(keys.worker(instance)), "a sign of life")
+    await wait_until(lambda: redis.exists(keys.worker(instance)), "a heartbeat")
 
     await worker.stop()
     await worker.stop()
@@ -173,7 +175,7 @@ async def test_stop_leaves_nothing_of_the_worker(origin: Origin, start: Start, r
 
 
 async def test_a_task_that_misses_a_cancellation_is_ended() -> None:
-    """Python 3.11's wait_for forgets a cancellation now and then: the next one comes soon."""
+    """On Python 3.11, asyncio.wait_for may lose a cancellation. The next one follows soon."""
     missed = asyncio.Event()
 
     async def deaf_once() -> None:
@@ -191,10 +193,10 @@ async def test_a_task_that_misses_a_cancellation_is_ended() -> None:
     assert task.cancelled()
 
 
-async def test_what_was_not_begun_is_handed_back_untouched(
+async def test_a_claimed_fetch_that_was_not_started_is_handed_back_unchanged(
     origin: Origin, start: Start, redis: Redis
 ) -> None:
-    """Claimed but not started: the next worker gets it with a clean ledger."""
+    """No interruption is charged for it."""
     origin.behaviour = o.HalfBody(10)
     one = await start(policy={"concurrency": 4}, max_in_flight=1, grace_s=0.1)
     batch = await one.submit(origin.url(f"/{n}") for n in range(4))
@@ -212,21 +214,21 @@ async def test_what_was_not_begun_is_handed_back_untouched(
 
 @pytest.fixture
 def redis_of_its_own() -> Iterator[OwnRedis]:
-    """A Redis that keeps what it was told, started."""
+    """Yield a running Redis that keeps its data when it is restarted."""
     with own_redis() as server:
         yield server
 
 
 def events_of(lines: Lines) -> list[str]:
-    """The logged events, apart from a Redis that still loads its data for a moment."""
+    """Return the logged events, without those of a Redis that is still loading its data."""
     return [line["event"] for line in lines if "BusyLoading" not in line.get("error", "")]
 
 
 @pytest.mark.parametrize("lease_s", [8.0, LEASE_S], ids=["shorter-than-the-lease", "longer"])
-async def test_nothing_is_lost_while_redis_is_away(
+async def test_no_fetch_is_lost_while_redis_is_away(
     redis_of_its_own: OwnRedis, origin: Origin, start: Start, lines: Lines, lease_s: float
 ) -> None:
-    """Work in hand goes on, results wait, and each fetch ends with exactly one, each body whole."""
+    """Requests in flight end, and their results wait. Each fetch is requested once and stored."""
     await wait_until(redis_of_its_own.answers, "Redis")
     origin.behaviour = o.latency(0.02, o.ok(str.encode))
     how = {"lease_s": lease_s, "policy": {"concurrency": 2}, "timings": CALM}
@@ -243,7 +245,7 @@ async def test_nothing_is_lost_while_redis_is_away(
     redis_of_its_own.start()
     await wait_until(redis_of_its_own.answers, "Redis again")
     results = await finished_by(worker, batch)
-    await wait_until(lambda: "redis.back" in events_of(lines), "the end of the trouble")
+    await wait_until(lambda: "redis.back" in events_of(lines), "the end of the outage")
     await redis_of_its_own.clean()
     await worker.stop()
 
@@ -257,10 +259,10 @@ async def test_nothing_is_lost_while_redis_is_away(
     assert {result.interruptions for result in results} == {0}
 
 
-async def test_a_lane_begins_nothing_more_once_enough_results_wait(
+async def test_a_lane_starts_no_fetch_while_too_many_results_wait(
     redis_of_its_own: OwnRedis, origin: Origin, start: Start
 ) -> None:
-    """However long Redis takes no writes, what is kept in memory is bounded; then all results are written."""
+    """The limit bounds the worker's memory while Redis rejects writes. All results are written later."""
     await wait_until(redis_of_its_own.answers, "Redis")
     few = tuned(max_settlements=5)
     worker = await start(redis_url=redis_of_its_own.url, policy={"concurrency": 2}, timings=few)
@@ -270,8 +272,8 @@ async def test_a_lane_begins_nothing_more_once_enough_results_wait(
         await wait_until(lambda: len(origin.requests) >= 10, "the work to begin")
         await client.config_set("maxmemory", 1)
         await wait_until(lambda: worker.runtime.services.settler.full, "results to wait")
-        await wait_until(lambda: not origin.in_progress, "what was begun to end")
-        await asyncio.sleep(0.5)  # the stretch in which nothing may begin
+        await wait_until(lambda: not origin.in_progress, "the started fetches to end")
+        await asyncio.sleep(0.5)  # no fetch may start in this time
         begun = len(origin.requests)
         waiting = worker.runtime.services.settler.count
         await client.config_set("maxmemory", 0)

@@ -29,14 +29,14 @@ from tools.origin import behaviours as o
 from tools.origin.server import Origin
 
 LEAST_BYTES = 1000
-ROOM, NO_ROOM = Space(2 * LEAST_BYTES), Space(LEAST_BYTES - 1)
+ROOM, FULL = Space(2 * LEAST_BYTES), Space(LEAST_BYTES - 1)
 HOUR_S = 3600
 
 Stop = Callable[[OneWorker], Awaitable[None]]
 
 
 class FakeDisk:
-    """The space of each worker's disk, by its name."""
+    """The space of each worker's disk, by the name of its out folder."""
 
     def __init__(self) -> None:
         self.spaces: dict[str, Space] = {}
@@ -44,7 +44,7 @@ class FakeDisk:
 
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> FakeDisk:
-    """A disk that is as full as the test says."""
+    """Return the free space of the disks, which a test may change."""
     made = FakeDisk()
 
     async def space(of: OutFolder) -> Space:
@@ -56,18 +56,18 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> FakeDisk:
 
 @pytest.fixture
 def timings() -> WorkerTimings:
-    """Workers look at the disk and at lanes many times a second."""
+    """Return timings with frequent looks at the disk and at the lanes."""
     lanes = tuned(give_back_within_s=60, expiry_check_s=0.05)
     return replace(lanes, disk_check_s=0.02, disk_full_defer_s=0.05, heartbeat_s=0.03)
 
 
 @pytest.fixture(params=["full disk", "drained"])
 def stop(request: pytest.FixtureRequest, disk: FakeDisk, redis: Redis) -> Stop:
-    """Makes a worker start no fetch from now on."""
+    """Return a function that keeps a worker from starting fetches: its disk is full, or it is drained."""
 
     async def stop(worker: OneWorker) -> None:
         if request.param == "full disk":
-            disk.spaces[worker.out.name] = NO_ROOM
+            disk.spaces[worker.out.name] = FULL
             await wait_until(lambda: worker.runtime.disk_guard.lacking, "the worker to notice")
         else:
             await drains.drain(redis, worker.runtime.registration.instance, await now_ms(redis))
@@ -77,7 +77,7 @@ def stop(request: pytest.FixtureRequest, disk: FakeDisk, redis: Redis) -> Stop:
 
 
 async def ended(batch: Batch) -> list[tuple[Outcome, Reason | None]]:
-    """Return the end of each fetch of a batch; it must come within 3 s."""
+    """Return the outcome and reason of each fetch of a batch, which must end within 3 s."""
     async with asyncio.timeout(3):
         return [(result.outcome, result.reason) for result in await results_of(batch)]
 
@@ -85,7 +85,7 @@ async def ended(batch: Batch) -> list[tuple[Outcome, Reason | None]]:
 async def test_deadlines_cancellations_and_resets_take_effect_while_the_only_worker_starts_no_fetch(
     origin: Origin, other: Origin, start: Start, redis: Redis, stop: Stop
 ) -> None:
-    """The host is asked nothing; a fetch with time left stays in its lane."""
+    """No request is sent. A fetch with time left stays in its lane."""
     worker = await start(min_free_bytes=LEAST_BYTES)
     await stop(worker)
     stays = await worker.submit([origin.url("/stays")])
@@ -96,7 +96,7 @@ async def test_deadlines_cancellations_and_resets_take_effect_while_the_only_wor
     assert [(Outcome.CANCELLED, None)] * 2 == await ended(cancelled)
     assert [(Outcome.FAILED, Reason.DEADLINE)] * 3 == await ended(late)
 
-    done = await reset(redis, worker.fleet.notify, [HOST], "somebody")
+    done = await reset(redis, worker.fleet.notify, [HOST], "operator")
     await await_applied(redis, done, 2, 0.01)
     assert not done[0].pending
     await wait_until(lambda: not worker.runtime.lanes, "the lane to be given back")
@@ -105,10 +105,10 @@ async def test_deadlines_cancellations_and_resets_take_effect_while_the_only_wor
     assert [] == await redis.keys("ff:cancelled:*")
 
 
-async def test_what_waits_behind_a_slow_fetch_of_a_worker_that_starts_no_fetch_ends_in_time(
+async def test_deadlines_and_cancellations_take_effect_behind_a_slow_fetch_while_no_other_may_start(
     origin: Origin, start: Start, stop: Stop
 ) -> None:
-    """The lane is kept for the fetch in flight, however long that takes."""
+    """The worker keeps the lane until the fetch in flight has ended."""
     worker = await start(min_free_bytes=LEAST_BYTES, policy={"concurrency": 1})
     slow = o.HalfBody(half_bytes=10)
     origin.behaviour = slow
@@ -126,16 +126,16 @@ async def test_what_waits_behind_a_slow_fetch_of_a_worker_that_starts_no_fetch_e
     assert 1 == len(origin.requests)
 
 
-async def test_a_dead_host_and_the_claims_of_a_dead_worker_are_settled_by_a_worker_without_room(
+async def test_a_worker_with_a_full_disk_ends_fetches_of_dead_hosts_and_of_dead_workers(
     origin: Origin, start: Start, redis: Redis, disk: FakeDisk
 ) -> None:
-    """The fetches of the host end; claimed ones wait again, with their deadline known."""
+    """The claimed fetch of a dead worker waits again, and ends at its deadline."""
     policy = {"breaker_failures": 1, "breaker_reset_s": 0.1, "give_up_s": 0.3, "attempts": 99}
     worker = await start(min_free_bytes=LEAST_BYTES, policy={"concurrency": 1, **policy})
     origin.behaviour = o.status(500)
     dead = await worker.submit([origin.url("/1"), origin.url("/2")])
     await wait_until(lambda: origin.requests, "the first failure")
-    disk.spaces["out"] = NO_ROOM
+    disk.spaces["out"] = FULL
     assert [(Outcome.FAILED, Reason.HOST_DEAD)] * 2 == await ended(dead)
 
     waiting = await worker.submit([Fetch(url=f"http://{OTHER_HOST}/", deadline_s=0.5)])
@@ -147,10 +147,10 @@ async def test_a_dead_host_and_the_claims_of_a_dead_worker_are_settled_by_a_work
     assert [(Outcome.FAILED, Reason.DEADLINE)] == await ended(waiting)
 
 
-async def test_the_cause_is_named_and_the_lanes_are_shared_by_workers_with_room(
+async def test_a_full_disk_is_reported_and_its_worker_has_no_share_of_the_lanes(
     origin: Origin, other: Origin, start: Start, redis: Redis, disk: FakeDisk, lines: Lines
 ) -> None:
-    """In the status, in explain and in the log; the worker counts as none in the shares of the others."""
+    """The status, `explain`, the readiness check and one log line name the cause."""
     worker = await start(min_free_bytes=LEAST_BYTES)
     disk.spaces["out"] = Space(1 << 40, refuses=True, error="No space left on device")
     await wait_until(lambda: worker.runtime.disk_guard.lacking, "the worker to notice")
@@ -176,11 +176,11 @@ async def test_the_cause_is_named_and_the_lanes_are_shared_by_workers_with_room(
 async def test_the_work_of_upkeep_is_bounded(
     start: Start, redis: Redis, disk: FakeDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A look covers a stretch of the lanes that are due, and acquires a few; in the end each has its turn."""
+    """One look covers some of the due lanes and acquires a few. All lanes have their turn in the end."""
     monkeypatch.setattr(acquire, "UPKEEP_LOOK", 4)
     monkeypatch.setattr(acquire, "UPKEEP_LANES", 2)
     worker = await start(min_free_bytes=LEAST_BYTES)
-    disk.spaces["out"] = NO_ROOM
+    disk.spaces["out"] = FULL
     await wait_until(lambda: worker.runtime.disk_guard.lacking, "the worker to notice")
     most = 0
     begin = worker.runtime.live_lanes.begin
@@ -203,7 +203,7 @@ async def test_the_work_of_upkeep_is_bounded(
 async def test_a_fetch_that_waits_to_run_alone_ends_at_its_deadline(
     origin: Origin, other: Origin, worker: OneWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another fetch that may be crashing its workers runs for longer than that."""
+    """A suspect of another lane runs beyond that deadline."""
     monkeypatch.setattr(crashes, "is_suspect", lambda _: True)
     origin.behaviour = slow = o.HalfBody(half_bytes=10)
     running = await worker.submit([Fetch(url=origin.url(), method="POST")])
@@ -218,10 +218,10 @@ async def test_a_fetch_that_waits_to_run_alone_ends_at_its_deadline(
     assert [(Outcome.STORED, None)] == await ended(after)
 
 
-async def test_the_deadline_of_a_claimed_fetch_holds_after_its_lane_was_closed_for_an_hour(
+async def test_the_deadline_of_a_claimed_fetch_applies_in_a_lane_closed_for_an_hour(
     origin: Origin, start: Start
 ) -> None:
-    """It was claimed, and waited for a slot, when the queues were searched for expired fetches."""
+    """The fetch was claimed and waited for a slot during the search for expired fetches."""
     worker = await start(max_in_flight=1, policy={"concurrency": 2})
     may_end = asyncio.Event()
     origin.behaviour = o.held(may_end, o.retry_after(HOUR_S))
@@ -247,10 +247,10 @@ async def _done(batch: Batch, count: int) -> bool:
 async def test_foreign_values_do_not_stop_the_upkeep(
     start: Start, redis: Redis, disk: FakeDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Names of no lanes are many and long overdue, and one key of a lane has a value of the wrong type."""
+    """A thousand names of no lane are overdue, and the key of one has the wrong type."""
     monkeypatch.setattr(acquire, "UPKEEP_LOOK", 4)
     worker = await start(min_free_bytes=LEAST_BYTES)
-    disk.spaces["out"] = NO_ROOM
+    disk.spaces["out"] = FULL
     await wait_until(lambda: worker.runtime.disk_guard.lacking, "the worker to notice")
     await redis.zadd(keys.ATTENTION, {f"no-lane-{n}.example": 1 for n in range(1000)})
     await redis.set(keys.lane("no-lane-0.example"), "foreign")

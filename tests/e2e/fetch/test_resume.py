@@ -1,4 +1,4 @@
-"""Large bodies whose worker goes away in the middle: the next one asks for the rest."""
+"""Resuming a large body after its worker process ended in the middle."""
 
 import asyncio
 import hashlib
@@ -25,7 +25,7 @@ BEFORE_S = 60.0
 
 
 class Large:
-    """A body that comes to a halt once, past the first checkpoint, and is served on by ranges."""
+    """A body that stalls once, past the first checkpoint, and is served by ranges afterwards."""
 
     def __init__(self) -> None:
         self.body = body_of(1 << 20) * (SIZE >> 20)
@@ -34,7 +34,7 @@ class Large:
         self._halted = False
 
     async def __call__(self, x: Exchange) -> None:
-        """One answer."""
+        """Send one response."""
         if self._halted:
             await self.served(x)
             return
@@ -46,7 +46,7 @@ class Large:
 
 
 async def noted(redis_url: str) -> PartialNote:
-    """The note of the one fetch that is claimed, once it has one."""
+    """Return the note of the only claimed fetch, once it has one."""
     redis: Any = connect(redis_url)
 
     async def note() -> PartialNote | None:
@@ -63,18 +63,18 @@ async def noted(redis_url: str) -> PartialNote:
 
 
 def parts_of(hands: NamedWorkers) -> int:
-    """How many bytes of parts are on the workers' disk."""
+    """Return the size of the partial files on the workers' disk, in bytes."""
     return sum((hands.out / name).stat().st_size for name in hands.parts())
 
 
 @pytest.mark.parametrize("same_disk", [True, False], ids=["same-disk", "another-disk"])
-async def test_after_kill_9_a_body_goes_on_at_its_checkpoint(
+async def test_after_kill_9_a_body_resumes_at_its_checkpoint(
     redis_url: str,
     fleet: Fleet,
     tmp_path: Path,
     same_disk: bool,  # noqa: FBT001
 ) -> None:
-    """By a worker on the same disk; one on another has nothing to go on with, and starts at 0."""
+    """A worker with another disk has no partial file and starts from 0."""
     large = Large()
     second = tmp_path / ("fleet" if same_disk else "elsewhere")
     async with Origin.serving(HOST, large) as origin:
@@ -101,10 +101,10 @@ async def test_after_kill_9_a_body_goes_on_at_its_checkpoint(
     assert set() == left
 
 
-async def test_after_sigterm_a_body_goes_on_where_it_stopped(
+async def test_after_sigterm_a_body_resumes_where_it_stopped(
     redis_url: str, fleet: Fleet, tmp_path: Path
 ) -> None:
-    """A deploy in the middle of a large body costs none of its bytes, and no attempt."""
+    """The stop counts as an interruption and costs no attempt."""
     large = Large()
     async with Origin.serving(HOST, large) as origin:
         with named_workers(redis_url, tmp_path / "fleet", FETCHFLEET_GRACE_S="0.2") as hands:

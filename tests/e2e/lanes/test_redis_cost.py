@@ -1,4 +1,4 @@
-"""What a fetch costs Redis: few commands, and as many however large the fleet and its backlog are."""
+"""Redis commands per fetch: few, and constant in the size of the fleet and of its backlog."""
 
 import asyncio
 from functools import partial
@@ -26,7 +26,7 @@ GROWTH = 1.0
 
 
 class Moment(NamedTuple):
-    """How far Redis and the fleet are."""
+    """The commands of Redis and the settled fetches at one time."""
 
     at_s: float
     commands: int
@@ -34,15 +34,15 @@ class Moment(NamedTuple):
 
 
 async def moment(redis: Redis) -> Moment:
-    """All commands until now, those that scripts call too, but those that ask for this."""
+    """Return the current moment. Commands of scripts count, those of this function do not."""
     found = await redis.info("commandstats")
     ours = {"cmdstat_info", "cmdstat_xlen"}
-    commands = sum(said["calls"] for name, said in found.items() if name not in ours)
+    commands = sum(stats["calls"] for name, stats in found.items() if name not in ours)
     return Moment(mono_s(), commands, int(await redis.xlen(keys.ALL_RESULTS)))
 
 
 async def until_settled(redis: Redis, since: Moment) -> Moment:
-    """The moment when enough are settled since then, or all."""
+    """Return the moment at which FETCHES more are settled, or the backlog is empty."""
 
     async def enough() -> bool:
         settled = int(await redis.xlen(keys.ALL_RESULTS)) - since.settled
@@ -53,21 +53,21 @@ async def until_settled(redis: Redis, since: Moment) -> Moment:
 
 
 async def idle_per_s(redis: Redis) -> float:
-    """What the workers ask of Redis in a second when there is nothing to do."""
+    """Return how many commands a second the workers send without any fetch."""
     before = await moment(redis)
-    await asyncio.sleep(IDLE_S)  # not to synchronise: this stretch of time is what is measured
+    await asyncio.sleep(IDLE_S)  # no synchronisation: the commands of this time are counted
     after = await moment(redis)
     return (after.commands - before.commands) / (after.at_s - before.at_s)
 
 
 async def all_held(redis: Redis) -> bool:
-    """Whether every lane is some worker's, or has nothing left to do."""
+    """Return whether every lane is held or idle."""
     states = [await state(redis, host) for host in HOSTS]
     return all(found in {"held", "idle"} for found in states)
 
 
 async def costs(redis: Redis, fleet: Fleet, urls: list[str]) -> list[float]:
-    """Commands a settled fetch, beside those of idle workers: without a backlog, and with one."""
+    """Return the commands per settled fetch, less those of idle workers: without a backlog, then with one."""
     idle = await idle_per_s(redis)
     found = []
     for waiting in (0, BACKLOG):
@@ -81,7 +81,7 @@ async def costs(redis: Redis, fleet: Fleet, urls: list[str]) -> list[float]:
 
 
 def kill(fleet: Workers) -> None:
-    """What is left of the backlog is nobody's."""
+    """Kill the workers, and leave the rest of the backlog unserved."""
     for process in fleet.processes:
         process.kill()
         process.wait()
@@ -91,12 +91,11 @@ def kill(fleet: Workers) -> None:
 async def test_i13_redis_commands_per_fetch_are_few_and_flat(
     redis_url: str, redis: Redis, fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At most four a settled fetch at 64 in flight a lane, and no more with 8 workers or 20,000 waiting.
+    """A settled fetch costs at most four: with 64 in flight per lane, 1 or 8 workers, and 20,000 waiting.
 
-    Counted once every lane has its worker: handing them out goes by lanes, and by time where workers leave
-    them to others. What the workers ask while there is nothing to do (arq's polls, signs of life) is measured
-    apart and taken off, for it goes by time too. The origin answers at once. Fewer with more workers is no
-    fault: what ends together is settled together, and the busier the machine, the more of it does.
+    The count begins when every lane has its worker, because acquisitions cost commands per lane and time.
+    The commands of idle workers (arq's polls, heartbeats) depend on time too, so they are subtracted. More
+    workers may cost fewer commands: fetches that end together are settled together.
     """
     monkeypatch.setenv("FETCHFLEET_MAX_IN_FLIGHT", "512")
     found: dict[int, list[float]] = {}

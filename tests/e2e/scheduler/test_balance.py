@@ -1,4 +1,4 @@
-"""Lanes go to where there is room for them: every worker has its share, and all their slots are used."""
+"""Balance: lanes move to workers with free capacity, and all slots of the fleet are used."""
 
 import asyncio
 from collections import Counter
@@ -31,39 +31,39 @@ Origins = Mapping[str, Origin]
 
 @asynccontextmanager
 async def busy_origins() -> AsyncIterator[tuple[Origins, asyncio.Event]]:
-    """Twenty hosts that answer when the event is set."""
+    """Yield twenty hosts that respond once the event is set."""
     may_end = asyncio.Event()
     async with serve_origins({host: (host, held(may_end)) for host in HOSTS}) as hosts:
         yield hosts, may_end
 
 
 def in_progress(hosts: Origins) -> int:
-    """How many requests the hosts have not answered."""
+    """Return how many requests at the hosts wait for a response."""
     return sum(host.in_progress for host in hosts.values())
 
 
 async def lanes_of(redis: Redis) -> Counter[str]:
-    """How many lanes each worker holds, as Redis has it."""
+    """Return how many lanes each worker holds, as recorded in Redis."""
     found = [await fields(redis, host) for host in HOSTS]
     return Counter(name_of(lane["owner"]) for lane in found if lane.get("state") == "held")
 
 
 async def balanced(redis: Redis, of_workers: int) -> Counter[str] | None:
-    """Who holds what, if every lane is held and nobody has too many; else None."""
+    """Return the number of lanes by worker if all are held and no worker has too many, else None."""
     lanes = await lanes_of(redis)
     bound = ceil(len(HOSTS) / of_workers) + SLACK
     return lanes if lanes.total() == len(HOSTS) and max(lanes.values()) <= bound else None
 
 
 def yielded(running: Workers) -> list[str]:
-    """The lanes that were given back for balance, as often as they were."""
+    """Return the lanes that were given back for balance, with repetitions."""
     return [line["lane"] for line in running.events("lane.yielded")]
 
 
-async def test_workers_that_are_added_get_their_share_and_no_attempt_is_charged(
+async def test_added_workers_get_their_share_of_the_lanes_and_no_attempt_is_charged(
     redis_url: str, redis: Redis, fleet: Fleet, tmp_path: Path
 ) -> None:
-    """Of twenty busy lanes none keeps more than its share and one; no host sees more than it may."""
+    """No worker keeps more than its share plus one, and no host gets more than its concurrency."""
     async with busy_origins() as (hosts, may_end):
         with workers(1, redis_url, tmp_path, POLICY) as first:
             batch = await fleet.submit([host.url(f"/{i}") for host in hosts.values() for i in range(4)])
@@ -90,7 +90,7 @@ async def test_workers_that_are_added_get_their_share_and_no_attempt_is_charged(
 async def test_i12_all_slots_of_the_fleet_are_used(
     redis_url: str, redis: Redis, fleet: Fleet, tmp_path: Path
 ) -> None:
-    """Eight workers, twenty hosts with eight slots each: 160 requests at once, no worker with too many."""
+    """Eight workers send 160 requests at once, to twenty hosts with eight slots each."""
     policy = QUICK_POLICY + f"concurrency = {SLOTS_A_HOST}\n"
     async with busy_origins() as (hosts, may_end):
         with workers(8, redis_url, tmp_path, policy) as running:

@@ -1,4 +1,4 @@
-"""Cancelling with worker processes: both hear of it, and what one dies over the other finishes."""
+"""Cancelling a batch of several worker processes, and completing the cancellation of a killed one."""
 
 from collections import Counter
 from pathlib import Path
@@ -18,19 +18,21 @@ SLOW = slow(b"drop", 0.05, 1000)
 
 
 async def outcomes(batch: Batch) -> Counter[str]:
-    """How often each outcome is among the results, which are as many as the fetches."""
+    """Return the count of each outcome, after checking that each fetch has one result."""
     found = [of async for of in batch.results()]
     assert len(found) == len({of.id for of in found}) == (await batch.counts()).total
     return Counter(of.outcome.value for of in found)
 
 
 def files(running: Workers) -> list[Path]:
-    """Whatever stands in the out folder, under a final or a temporary name."""
+    """Return the files in the out folder that are not hidden."""
     return [path for path in running.out.rglob("*") if path.is_file() and not path.name.startswith(".")]
 
 
-async def test_two_workers_end_a_batch_in_all_its_lanes(redis_url: str, fleet: Fleet, tmp_path: Path) -> None:
-    """Running and waiting, in lanes of either; nothing of it is left on disk or at the hosts."""
+async def test_two_workers_cancel_a_batch_in_all_its_lanes(
+    redis_url: str, fleet: Fleet, tmp_path: Path
+) -> None:
+    """No file is left, and the connections are closed."""
     async with (
         Origin.serving("127.0.0.191", SLOW) as one,
         Origin.serving("127.0.0.192", SLOW) as two,
@@ -42,21 +44,23 @@ async def test_two_workers_end_a_batch_in_all_its_lanes(redis_url: str, fleet: F
             await batch.cancel()
             found = await outcomes(batch)
             await wait_until(lambda: not one.in_progress | two.in_progress, "the connections to close")
-            asked = len(one.requests) + len(two.requests)
-            await wait_until(lambda: len(running.events("lane.cancelled")) >= 2, "both lanes to say so")
+            sent = len(one.requests) + len(two.requests)
+            await wait_until(
+                lambda: len(running.events("lane.cancelled")) >= 2, "the log lines of both lanes"
+            )
             left = files(running)
             ended_in = running.events("lane.cancelled")
 
     assert {"cancelled": 600} == found
-    assert asked <= 16
+    assert sent <= 16
     assert [] == left
     assert {"127.0.0.191", "127.0.0.192"} == {line["lane"] for line in ended_in}
 
 
-async def test_a_worker_killed_while_it_cancels_is_followed_by_another(
+async def test_another_worker_completes_the_cancellation_of_a_killed_one(
     redis_url: str, fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each fetch has its one result, whoever wrote it."""
+    """Each fetch has one result, from either worker."""
     count = 8_000
     monkeypatch.setenv("FETCHFLEET_LEASE_S", "2")
     async with Origin.serving("127.0.0.193", SLOW) as origin, connect(redis_url) as redis:
@@ -68,10 +72,12 @@ async def test_a_worker_killed_while_it_cancels_is_followed_by_another(
                 lambda: redis.exists(keys.results(batch.id)), "the first of the results", every_s=0.002
             )
             first.processes[0].kill()
-            await wait_until(lambda: first.processes[0].poll() is not None, "the worker's death")
+            await wait_until(lambda: first.processes[0].poll() is not None, "the worker to end")
         before = (await batch.counts()).cancelled
         with workers(1, redis_url, tmp_path / "second") as second:
-            await wait_until(lambda: second.events("lane.rescued"), "the rescue", CRASH_RECOVERY_S)
+            await wait_until(
+                lambda: second.events("lane.rescued"), "the lane to be reclaimed", CRASH_RECOVERY_S
+            )
             found = await outcomes(batch)
         await redis.connection_pool.aclose()
 
