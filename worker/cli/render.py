@@ -14,7 +14,7 @@ from fetchfleet.jobs.contract.safe_text import shown
 from fetchfleet.worker.inspect.explain import FetchExplained, LaneExplained, moment
 from fetchfleet.worker.inspect.fleet_status import FleetStatus, WorkerStatus
 from fetchfleet.worker.inspect.policy_in_force import BUILT_IN, Origin, PolicyInForce, Source, encoded, short
-from fetchfleet.worker.inspect.snapshot import lack_in_words
+from fetchfleet.worker.inspect.snapshot import lack_text
 from fetchfleet.worker.lanes.reset import LaneReset
 from fetchfleet.worker.local.progress import Rows, size
 from fetchfleet.worker.observability import redact
@@ -47,7 +47,7 @@ def status_of(status: FleetStatus) -> RenderableType:
         head.append(drained.append(shown(f": {', '.join(draining)}; {again}"), style="default"))
     lacking = [worker for worker in status.workers if worker.lacking]
     if lacking:
-        lacks = (f"{of.instance} lacks {lack_in_words(of.lacking, of.lacking_error)}" for of in lacking)
+        lacks = (f"{of.instance} lacks {lack_text(of.lacking, of.lacking_error)}" for of in lacking)
         every = len(lacking) == len(status.workers)
         cannot = Text("no worker can store bodies", style="red") if every else Text("cannot store bodies")
         head.append(cannot.append(shown(f": {', '.join(lacks)}"), style="default"))

@@ -63,7 +63,7 @@ _FINAL = (
     InvalidRequestError,
 )
 
-_HOPELESS = frozenset(
+_FINAL_TLS_ERRORS = frozenset(
     {
         *("UNSUPPORTED_PROTOCOL", "TLSV1_ALERT_PROTOCOL_VERSION", "WRONG_SSL_VERSION"),
         *("SSLV3_ALERT_HANDSHAKE_FAILURE", "TLSV1_ALERT_INSUFFICIENT_SECURITY", "TLSV1_UNRECOGNIZED_NAME"),
@@ -159,11 +159,13 @@ def outcome_of(
         reason = next((reason for kind, reason in _REASONS if isinstance(error, kind)), None)
     if reason is None:
         return None
-    hopeless = isinstance(tls, ssl.SSLCertVerificationError) or getattr(tls, "reason", None) in _HOPELESS
+    final_tls = (
+        isinstance(tls, ssl.SSLCertVerificationError) or getattr(tls, "reason", None) in _FINAL_TLS_ERRORS
+    )
     return Failed(
         reason=reason,
         sent=not isinstance(error, _BEFORE_SENDING),
-        final=isinstance(error, _FINAL) or hopeless,
+        final=isinstance(error, _FINAL) or final_tls,
         status=status,
         line=error.line if isinstance(error, BadLineError) else None,
         note=str(error),

@@ -127,7 +127,7 @@ class Attempt:
         try:
             status = self.status = answer.status
             if answer.has_any(quota.FIELDS) or not (lane.grant or lane.gate.breaker is Breaker.CLOSED):
-                host_signals.heed_head(session, self.trace, answer)
+                host_signals.learn_from_head(session, self.trace, answer)
             if special is not None and await special.refuses(answer):
                 await answer.discard()
                 return None if session.may_send_another() else Interrupted()
@@ -201,7 +201,7 @@ async def conclude(attempt: Attempt) -> None:
         session.change_gate(retry_budget.retried(lane.gate, now_ms))
     match decision:
         case Finish() as end:
-            if end.reason in PLACES and await handover.tried_here(session, entry, outcome):
+            if end.reason in PLACES and await handover.left_after_failure(session, entry, outcome):
                 return
             await finish_fetch(session, entry, end, outcome, attempt)
         case Retry() as retry:

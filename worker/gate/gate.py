@@ -292,7 +292,7 @@ def robots_unavailable(
     return replace(state, robots_until_ms=until_ms, robots_failures=failures)
 
 
-def crawl_delay_learnt(state: GateState, delay_s: float, asked_ms: int) -> GateState:
+def crawl_delay_received(state: GateState, delay_s: float, asked_ms: int) -> GateState:
     """Return the state once the crawl delay of the robots.txt is known.
 
     asked_ms: when the robots.txt was requested, which counts as a start; 0 if the fleet knew it.

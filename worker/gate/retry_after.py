@@ -82,8 +82,8 @@ def _moment(text: str) -> datetime | None:
     if len(text) > MAX_DATE_CHARS:
         return None
     found, second = _ISO_DATE.fullmatch(text), _SECOND.search(text)
-    leap = second is not None and second[1] == "60"
-    late = leap or (second is not None and bool((second[2] or "").strip("0")))
+    leap_second = second is not None and second[1] == "60"
+    late = leap_second or (second is not None and bool((second[2] or "").strip("0")))
     try:
         if found is not None:
             year, month, day, hour, minute, seconds = (int(part or 0) for part in found.groups()[:6])
@@ -93,7 +93,7 @@ def _moment(text: str) -> datetime | None:
             until = datetime(year, month, day, hour, minute, tzinfo=zone) + timedelta(seconds=seconds)
             return until.astimezone(UTC)
         if second is not None:
-            text = text[: second.start()] + ("59" if leap else second[1]) + text[second.end() :]
+            text = text[: second.start()] + ("59" if leap_second else second[1]) + text[second.end() :]
         plain = http_date(_OFFSET.sub(r"\1\2", text))
         return plain + timedelta(seconds=late) if plain is not None else None
     except (ValueError, OverflowError):

@@ -22,7 +22,7 @@ KEPT_S = 24 * 3600.0
 KEPT_MISSING_S = 3600.0
 """How long it is cached that there is none: one may be added any time."""
 
-KEPT_UNASKABLE_S = 60.0
+KEPT_UNAVAILABLE_S = 60.0
 
 _AGENT = re.compile(r"user[- ]?agent[ \t]*[: \t][ \t]*([^#]*)", re.IGNORECASE)
 _RULE = re.compile(
@@ -115,26 +115,26 @@ def text_of(body: bytes) -> str:
 def groups_for(token: str, text: str) -> str:
     """Return the groups of a robots.txt that are for that robot or for all, and nothing else."""
     kept: list[str] = []
-    ours, in_rules = False, True
+    applies, in_rules = False, True
     for line in map(str.strip, text.splitlines()):
         agent = _AGENT.match(line)
         if agent is not None:
             name = agent[1].strip()
             head = "*" if name == "*" else _TOKEN_END.split(name, maxsplit=1)[0].lower()
-            ours = head in {token, "*"} or (ours and not in_rules)
+            applies = head in {token, "*"} or (applies and not in_rules)
             in_rules = False
             if head in {token, "*"}:
                 kept.append(f"User-agent: {head}")
         elif _RULE.match(line):
             in_rules = True
-            if ours:
+            if applies:
                 kept.append(line)
     return "\n".join(kept)
 
 
 def unavailable(token: str, now_ms: int) -> CachedRobots:
     """Return an entry for an origin that cannot be requested: by the egress rules, or for its certificate."""
-    return CachedRobots(token=token, groups="", until_ms=now_ms + int(KEPT_UNASKABLE_S * 1000))
+    return CachedRobots(token=token, groups="", until_ms=now_ms + int(KEPT_UNAVAILABLE_S * 1000))
 
 
 def cached_of(token: str, status: int, body: bytes, now_ms: int) -> CachedRobots:

@@ -66,8 +66,8 @@ def bounded(state: GateState, policy: LanePolicy, now_ms: int) -> GateState:
         retry_ms=_part(state.retry_ms, float(now_ms + MAX_RETRIES_AHEAD_MS)),
         limit=state.limit if state.limit == Limit() else _limit(state.limit, now_ms),
         answers=tuple(
-            RecordedAnswer(_within(said.at_ms, now_ms), said.what[:MAX_ANSWER_CHARS])
-            for said in state.answers[-ANSWERS_KEPT:]
+            RecordedAnswer(_within(answer.at_ms, now_ms), answer.what[:MAX_ANSWER_CHARS])
+            for answer in state.answers[-ANSWERS_KEPT:]
         ),
     )
 

@@ -21,7 +21,7 @@ from fetchfleet.worker.inspect.doors import messages_at_doors
 from fetchfleet.worker.inspect.snapshot import (
     LaneSnapshot,
     WorkerReport,
-    lack_in_words,
+    lack_text,
     lane_snapshot,
     living,
     worker_reports,
@@ -141,7 +141,7 @@ async def explain_lane(redis: Redis, policy: Policy, name: str) -> LaneExplained
         waiting=snapshot.waiting,
         concurrency=gate.max_in_flight(state, rules),
         owner=text_of(owner[:MAX_OWNER_BYTES]) if owner else None,
-        answers=[HostAnswer(said.at_ms, said.what) for said in state.answers],
+        answers=[HostAnswer(answer.at_ms, answer.what) for answer in state.answers],
         unserved=[
             UnservedFetches(needs=sorted(abilities), fetches=count) for abilities, count in lacking.items()
         ],
@@ -158,12 +158,12 @@ def judged(
     has_workers: bool,
 ) -> tuple[str, int | None, str]:
     """Return the lane's state in a word, until when, and why. Pure."""
-    shut, room = gate.closed_until(state, policy, now_ms), gate.max_in_flight(state, policy)
+    closed, room = gate.closed_until(state, policy, now_ms), gate.max_in_flight(state, policy)
     if not snapshot.waiting and not snapshot.in_flight and not policy.paused:
         return "idle", None, "nothing waits for this host"
-    if shut is not None:
-        until_ms = None if shut.why is WaitReason.PAUSED else shut.until_ms
-        return shut.why.value, until_ms, why_shut(shut.why, state, policy)
+    if closed is not None:
+        until_ms = None if closed.why is WaitReason.PAUSED else closed.until_ms
+        return closed.why.value, until_ms, why_closed(closed.why, state, policy)
     if snapshot.in_flight:
         full = ": as many as may be" if snapshot.in_flight >= room else ""
         return "busy", None, f"{snapshot.in_flight} of {room} are in flight{full}"
@@ -172,7 +172,7 @@ def judged(
     # The policy file of the workers, which is not the one of this command, may be why the lane waits.
     if retry_ms is not None and snapshot.why in set(WaitReason):
         until_ms = now_ms + int(snapshot.opens_in_s * 1000)
-        return snapshot.why, until_ms, why_shut(WaitReason(snapshot.why), state, policy)
+        return snapshot.why, until_ms, why_closed(WaitReason(snapshot.why), state, policy)
     if retry_ms is not None:
         return "retry", retry_ms, "what waits is a retry that is not due yet"
     return "waiting", None, "its turn comes as soon as a worker has a slot"
@@ -185,7 +185,7 @@ def why_no_worker(reports: Mapping[str, WorkerReport]) -> str:
     parts = []
     if lacking:
         lacks = (
-            f"{name} lacks {lack_in_words(report.lacking, report.lacking_error)}"
+            f"{name} lacks {lack_text(report.lacking, report.lacking_error)}"
             for name, report in lacking.items()
         )
         parts.append(f"no worker can store bodies: {', '.join(lacks)}")
@@ -195,14 +195,15 @@ def why_no_worker(reports: Mapping[str, WorkerReport]) -> str:
     return "; ".join(parts)
 
 
-def why_shut(why: WaitReason, state: GateState, policy: LanePolicy) -> str:
+def why_closed(why: WaitReason, state: GateState, policy: LanePolicy) -> str:
     """Return the reason in words. Pure."""
     match why:
         case WaitReason.COOL_DOWN:
             asked = [
-                said.what
-                for said in state.answers
-                if said.what in {"429", "503"} or (said.what == "403" and said.at_ms == state.cool_since_ms)
+                answer.what
+                for answer in state.answers
+                if answer.what in {"429", "503"}
+                or (answer.what == "403" and answer.at_ms == state.cool_since_ms)
             ]
             return f"the host asked for quiet{f' by {asked[-1]}' if asked else ''}"
         case WaitReason.BREAKER:
@@ -246,9 +247,9 @@ def moment(at_ms: int) -> str:
 def how_it_fails(state: GateState) -> str:
     """Return what the last failure of the host was, in words. Pure."""
     last = "no answer"
-    for said in state.answers:
-        if is_host_failure(int(said.what)) if said.what.isdecimal() else said.what in FAILURES:
-            last = said.what
+    for answer in state.answers:
+        if is_host_failure(int(answer.what)) if answer.what.isdecimal() else answer.what in FAILURES:
+            last = answer.what
     if last.isdecimal():
         return f"the host answers {last}"
     if last in BROKEN_ANSWERS:
@@ -266,10 +267,10 @@ def ordinal(number: int) -> str:
 async def explain_fetch(redis: Redis, policy: Policy, fetch_id: str) -> FetchExplained:
     """Return where a fetch is."""
     batch = batch_of(fetch_id)
-    needle, start = f'"id":"{fetch_id}"'.encode(), "-"
+    id_field, start = f'"id":"{fetch_id}"'.encode(), "-"
     while rows := await redis.xrange(keys.results(batch), start, "+", RESULTS_AT_ONCE):
         for _, fields in rows:
-            if needle in fields[b"r"]:
+            if id_field in fields[b"r"]:
                 result = decode_result(fields[b"r"])
                 return FetchExplained(
                     id=fetch_id, state=result.outcome.value, why="it has ended", result=result
@@ -291,13 +292,13 @@ async def _place_in_lane(redis: Redis, lane: str, fetch_id: str) -> tuple[str, i
     """Return claimed, waiting or retry, and how many fetches are ahead in its queue; None if not there."""
     if await redis.hexists(keys.claimed(lane), fetch_id):  # type: ignore[misc]
         return "claimed", None
-    needle = fetch_id.encode()
+    id_bytes = fetch_id.encode()
     queues: list[tuple[str, Any, str]] = [("waiting", redis.lrange, queue) for queue in keys.waiting(lane)]
     for state, read, queue in [*queues, ("retry", redis.zrange, keys.later(lane))]:
         for start in range(0, MAX_LOOKED_AT, LOOK_AT):
             elements: list[bytes] = await read(queue, start, start + LOOK_AT - 1)
             for place, element in enumerate(elements, start):
-                if element[:FETCH_ID_CHARS] == needle:
+                if element[:FETCH_ID_CHARS] == id_bytes:
                     return state, place
             if len(elements) < LOOK_AT:
                 break

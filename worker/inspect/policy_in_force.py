@@ -127,14 +127,14 @@ class PolicyInForce(NamedTuple):
     def difference(self, other: Policy, lane: str) -> str:
         """Return the values of another policy file that differ for a lane; empty if none does."""
         try:
-            theirs = other.overridden(*self.overrides).for_lane(lane)
+            other_policy = other.overridden(*self.overrides).for_lane(lane)
         except PolicyError as error:
             return str(error)
-        mine = self.policy.for_lane(lane)
+        own_policy = self.policy.for_lane(lane)
         return ", ".join(
-            f"{key} {encoded(getattr(theirs, key))} instead of {encoded(getattr(mine, key))}"
+            f"{key} {encoded(getattr(other_policy, key))} instead of {encoded(getattr(own_policy, key))}"
             for key in LanePolicy.__struct_fields__
-            if getattr(mine, key) != getattr(theirs, key)
+            if getattr(own_policy, key) != getattr(other_policy, key)
         )
 
     def sources(self, lane: str) -> dict[str, Source]:

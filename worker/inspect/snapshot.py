@@ -134,17 +134,17 @@ async def _rows(redis: Redis, names: list[str]) -> list[list[Any]]:
 
 async def worker_reports(redis: Redis) -> dict[str, WorkerReport]:
     """Return the reports of the live workers by their instances."""
-    beating = await redis.zrange(keys.WORKERS, 0, MAX_WORKERS - 1)
-    few_lack = await redis.scard(keys.LACKING) <= MAX_WORKERS  # type: ignore[misc]
-    lacking = await redis.smembers(keys.LACKING) if few_lack else set[bytes]()  # type: ignore[misc]
-    workers = sorted({*map(text_of, beating), *map(text_of, lacking), *await drained(redis)})
+    with_heartbeat = await redis.zrange(keys.WORKERS, 0, MAX_WORKERS - 1)
+    few_lacking = await redis.scard(keys.LACKING) <= MAX_WORKERS  # type: ignore[misc]
+    lacking = await redis.smembers(keys.LACKING) if few_lacking else set[bytes]()  # type: ignore[misc]
+    workers = sorted({*map(text_of, with_heartbeat), *map(text_of, lacking), *await drained(redis)})
     if not workers:
         return {}
     found = await redis.mget([keys.worker(worker) for worker in workers])
     return {worker: _report(text) for worker, text in zip(workers, found, strict=True) if text}
 
 
-def lack_in_words(lacking: str, error: str) -> str:
+def lack_text(lacking: str, error: str) -> str:
     """Return what a worker lacks to store bodies. Pure."""
     return f"{_LACKS.get(lacking, lacking)}{f' ({error})' if error else ''}"
 
@@ -176,11 +176,11 @@ def _lane(name: str, row: list[Any], report: LaneReport | None, now_ms: int) -> 
         waiting = sum(queued) + max(0, claimed - at.in_flight)
         return LaneSnapshot(name, at.in_flight, waiting, held_why, _in_s(opens_ms, now_ms))
     due = number_of(due_ms) or now_ms
-    shut_until = number_of(shut_until_ms) or 0
-    shut = shut_until > now_ms
-    parked = text_of((why or b"")[:MAX_WHY_BYTES]) if shut else "retry" if due > now_ms else ""
-    opens_ms = shut_until if shut else due
-    return LaneSnapshot(name, 0, sum(queued) + claimed, parked, _in_s(opens_ms, now_ms))
+    closed_until = number_of(shut_until_ms) or 0
+    closed = closed_until > now_ms
+    reason = text_of((why or b"")[:MAX_WHY_BYTES]) if closed else "retry" if due > now_ms else ""
+    opens_ms = closed_until if closed else due
+    return LaneSnapshot(name, 0, sum(queued) + claimed, reason, _in_s(opens_ms, now_ms))
 
 
 def _in_s(until_ms: int, now_ms: int) -> float:

@@ -18,7 +18,7 @@ from rich.text import Text
 from fetchfleet.jobs.client.batch import Batch, Counts
 from fetchfleet.jobs.contract.model import Outcome, Result
 from fetchfleet.jobs.contract.safe_text import UNSAFE, shown, shown_lines
-from fetchfleet.worker.inspect.snapshot import LaneSnapshot, WorkerReport, lack_in_words, snapshot
+from fetchfleet.worker.inspect.snapshot import LaneSnapshot, WorkerReport, lack_text, snapshot
 from fetchfleet.worker.observability.percentiles import Rate
 from fetchfleet.worker.util import aio
 from fetchfleet.worker.util.clock import mono_s
@@ -186,7 +186,7 @@ class Progress:
 def lacks_of(workers: Mapping[str, WorkerReport]) -> list[str]:
     """Return for each worker that cannot store bodies what it lacks."""
     return [
-        f"{name} cannot store bodies, it lacks {lack_in_words(of.lacking, of.lacking_error)}"
+        f"{name} cannot store bodies, it lacks {lack_text(of.lacking, of.lacking_error)}"
         for name, of in sorted(workers.items())
         if of.lacking
     ]

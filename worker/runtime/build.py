@@ -17,7 +17,7 @@ from fetchfleet.worker.fetch.services import FetchServices
 from fetchfleet.worker.http.connection_stats import ConnectionStats
 from fetchfleet.worker.http.factory import build_engine
 from fetchfleet.worker.http.net.redis_guard import redis_addresses
-from fetchfleet.worker.inspect.colleagues import Colleagues
+from fetchfleet.worker.inspect.peers import Peers
 from fetchfleet.worker.inspect.registration import Registration, abilities_of, registration_of
 from fetchfleet.worker.intake.arq_jobs import ArqIngress
 from fetchfleet.worker.intake.inbox import InboxReader
@@ -59,7 +59,7 @@ class _Base:
 
     settings: Settings
     registration: Registration
-    colleagues: Colleagues
+    peers: Peers
     timings: WorkerTimings
     log: FilteringBoundLogger
     redis: Redis
@@ -99,7 +99,7 @@ async def build(settings: Settings, timings: WorkerTimings | None = None) -> Run
             base = _Base(
                 settings=settings,
                 registration=registration,
-                colleagues=Colleagues(redis, registration, log),
+                peers=Peers(redis, registration, log),
                 timings=timings,
                 log=log,
                 redis=redis,
@@ -157,7 +157,7 @@ async def _open_services(base: _Base, opened: AsyncExitStack) -> tuple[FetchServ
         log=log,
         parameters=base.timings.lanes,
         abilities=abilities_of(base.registration),
-        others=None if settings.alone else base.colleagues.abilities,
+        others=None if settings.alone else base.peers.abilities,
         returns=Pace(base.timings.lanes.newer_return_s, base.timings.lanes.return_every_s),
     )
     return services, live_policy
@@ -234,7 +234,7 @@ def _heartbeat(
         signals,
         drain,
         base.health,
-        fleet_check=FleetCheck(base.redis, base.registration, base.colleagues, base.log, base.timings),
+        fleet_check=FleetCheck(base.redis, base.registration, base.peers, base.log, base.timings),
         every_s=base.timings.heartbeat_s,
     )
 

@@ -12,7 +12,7 @@ from structlog.typing import FilteringBoundLogger
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.redis_connection import text_of
 from fetchfleet.jobs.scripts.lanes import busy_within_ms
-from fetchfleet.worker.inspect.colleagues import Colleagues
+from fetchfleet.worker.inspect.peers import Peers
 from fetchfleet.worker.inspect.registration import Registration, doubles_of
 from fetchfleet.worker.inspect.snapshot import LaneReport, WorkerReport
 from fetchfleet.worker.lanes.lane import Lane
@@ -109,13 +109,13 @@ class FleetCheck:
         self,
         redis: Redis,
         registration: Registration,
-        colleagues: Colleagues,
+        peers: Peers,
         log: FilteringBoundLogger,
         timings: WorkerTimings,
     ) -> None:
         self._redis = redis
         self._registration = registration
-        self._colleagues = colleagues
+        self._peers = peers
         self._workers = 0
         self._log = log
         self._every_ms = timings.name_check_s * 1000
@@ -126,7 +126,7 @@ class FleetCheck:
         if now_ms < self._due_ms and (workers == self._workers or not self._workers):
             return
         self._workers = workers
-        await self._colleagues.look_for_differences()
+        await self._peers.look_for_differences()
         if now_ms < self._due_ms:
             return
         self._due_ms = now_ms + self._every_ms

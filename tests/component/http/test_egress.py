@@ -96,13 +96,13 @@ async def test_cached_addresses_are_vetted_for_each_connection(names: Nameserver
     pools.open(NAME, NAME, LanePolicy())
     try:
         lane = pools._pools[NAME].dialler
-        assert list(await network.vetted(NAME, 443, lane.ports)) == ["8.8.8.8"]
+        assert list(await network.vetted_addresses(NAME, 443, lane.ports)) == ["8.8.8.8"]
         with pytest.raises(EgressRefusedError, match=r"port 8080 .*`ports`"):
-            await network.vetted(NAME, 8080, lane.ports)
+            await network.vetted_addresses(NAME, 8080, lane.ports)
         pools.apply_policy(NAME, LanePolicy(ports=(8080,)))
-        assert list(await network.vetted(NAME, 8080, lane.ports)) == ["8.8.8.8"]
+        assert list(await network.vetted_addresses(NAME, 8080, lane.ports)) == ["8.8.8.8"]
         with pytest.raises(EgressRefusedError, match="port 443"):
-            await network.vetted(NAME, 443, lane.ports)
+            await network.vetted_addresses(NAME, 443, lane.ports)
     finally:
         await pools.aclose()
     assert names.asked() == 1

@@ -439,13 +439,13 @@ async def test_a_connection_that_ends_early_records_whether_any_byte_had_arrived
         await ends.receive()
         if response:
             ends.send(response)
-            await wait_until(lambda: ends.client.heard, "the bytes")
+            await wait_until(lambda: ends.client.response_started, "the bytes")
         ends.reset() if error is ReadError else ends.host.close()
 
         with pytest.raises(error):
             await pending
 
-        assert ends.client.heard is (response != b"")
+        assert ends.client.response_started is (response != b"")
         assert not ends.client.usable
 
 
@@ -538,7 +538,7 @@ async def test_a_final_response_stops_an_upload() -> None:
         pending = ends.begin_exchange(method="PUT", content=Blocks(bytes(MUCH)))
         await ends.receive()
         ends.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-        await wait_until(lambda: ends.client.heard, "the interim response")
+        await wait_until(lambda: ends.client.response_started, "the interim response")
         assert not pending.done()
         ends.send(SMALL)
 
@@ -668,7 +668,7 @@ async def test_no_request_is_sent_on_a_connection_that_was_closed() -> None:
         with pytest.raises(ReadError, match="closed"):
             await ends.client.exchange(request_of())
 
-        assert not ends.client.heard
+        assert not ends.client.response_started
 
 
 @on_both_loops

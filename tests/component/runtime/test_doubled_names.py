@@ -8,8 +8,8 @@ from redis.asyncio import Redis
 
 from fetchfleet import Outcome
 from fetchfleet.jobs import keys
-from fetchfleet.worker.inspect.colleagues import Colleagues
 from fetchfleet.worker.inspect.fleet_status import fleet_status
+from fetchfleet.worker.inspect.peers import Peers
 from fetchfleet.worker.inspect.registration import registration_of
 from fetchfleet.worker.local.run import announce
 from fetchfleet.worker.observability.log import get_logger
@@ -82,7 +82,7 @@ async def test_a_duplicate_name_is_logged_once_a_minute(redis: Redis, lines: Lin
     own = registration_of(Settings(worker_id="double"), 0)
     await redis.zadd(keys.WORKERS, {"double": 500_000})
     log = get_logger()
-    check = FleetCheck(redis, own, Colleagues(redis, own, log), log, WorkerTimings())
+    check = FleetCheck(redis, own, Peers(redis, own, log), log, WorkerTimings())
     for now_ms in (2_000, 3_000, 4_000, 62_000, 63_000, 64_000):
         await check.run(now_ms)
 

@@ -235,7 +235,7 @@ def test_an_origin_is_scheme_host_and_port(url: str, origin: str) -> None:
 def test_a_crawl_delay_spaces_starts() -> None:
     """From the request on, for any burst of the policy, unless the policy ignores robots.txt."""
     policy = LanePolicy(robots="obey", rate_per_s=100, burst=50)
-    state = gate.crawl_delay_learnt(GateState(), 2.0, NOW_MS)
+    state = gate.crawl_delay_received(GateState(), 2.0, NOW_MS)
 
     assert Closed(NOW_MS + 2000, WaitReason.RATE_LIMIT) == gate.admit(state, policy, 0, NOW_MS)
     state = gate.started(state, policy, NOW_MS + 2000)
@@ -246,14 +246,14 @@ def test_a_crawl_delay_spaces_starts() -> None:
 def test_a_slower_rate_of_the_policy_applies() -> None:
     """A crawl delay never makes a lane faster."""
     policy = LanePolicy(robots="obey", rate_per_s=0.1)
-    state = gate.started(gate.crawl_delay_learnt(GateState(), 2.0, 0), policy, NOW_MS)
+    state = gate.started(gate.crawl_delay_received(GateState(), 2.0, 0), policy, NOW_MS)
 
     assert Closed(NOW_MS + 10_000, WaitReason.RATE_LIMIT) == gate.admit(state, policy, 0, NOW_MS)
 
 
 def test_a_known_crawl_delay_does_not_delay_the_first_fetch() -> None:
     """No request was sent just before."""
-    assert isinstance(gate.admit(gate.crawl_delay_learnt(GateState(), 2.0, 0), OBEY, 0, NOW_MS), Admit)
+    assert isinstance(gate.admit(gate.crawl_delay_received(GateState(), 2.0, 0), OBEY, 0, NOW_MS), Admit)
 
 
 def test_an_unavailable_robots_txt_is_retried_with_back_off() -> None:
@@ -276,7 +276,7 @@ def test_a_501_for_a_robots_txt_is_retried_with_back_off() -> None:
     for _ in range(4):
         state = gate.robots_unavailable(state, OBEY, NOW_MS, 0.0)
         waits.append(state.robots_until_ms - NOW_MS)
-    known = gate.crawl_delay_learnt(state, 0.0, 0)
+    known = gate.crawl_delay_received(state, 0.0, 0)
 
     assert [1000, 2000, 4000, 8000] == waits
     assert NOW_MS + 1000 == gate.robots_unavailable(known, OBEY, NOW_MS, 0.0).robots_until_ms

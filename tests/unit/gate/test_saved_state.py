@@ -65,7 +65,7 @@ def worked(state: GateState, policy: LanePolicy) -> GateState:
         state = gate.attempt_ended(gate.started(state, policy, NOW_MS), policy, seen, NOW_MS, 0.5)
     state = gate.quota_received(state, Quota(5, 60.0), 1, NOW_MS)
     state = gate.robots_unavailable(state, policy, NOW_MS, 0.5, 30.0)
-    state = gate.crawl_delay_learnt(state, 10.0, NOW_MS)
+    state = gate.crawl_delay_received(state, 10.0, NOW_MS)
     return gate.throttled(state, policy, None, NOW_MS, 0.5)
 
 

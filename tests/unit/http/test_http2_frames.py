@@ -356,4 +356,4 @@ def test_arbitrary_bytes_are_read_or_refused(wire: bytes) -> None:
         session.receive(wire)
     except RemoteProtocolError:
         session.fail(lambda _: RemoteProtocolError("over"))
-        session.part()
+        session.send_goaway()

@@ -5,7 +5,7 @@ from msgspec.structs import replace
 
 from fetchfleet.worker.gate.gate import PAUSE_LOOK_MS, WaitReason
 from fetchfleet.worker.gate.state import Breaker, GateState, RecordedAnswer
-from fetchfleet.worker.inspect.explain import judged, ordinal, why_shut
+from fetchfleet.worker.inspect.explain import judged, ordinal, why_closed
 from fetchfleet.worker.inspect.snapshot import LaneSnapshot
 from fetchfleet.worker.policy.model import LanePolicy, Range
 
@@ -121,13 +121,13 @@ def test_the_reason_of_the_worker_counts_without_a_policy_file() -> None:
 )
 def test_each_reason_has_its_sentence(why: WaitReason, state: GateState, words: str) -> None:
     """With the last response that led to it, and the remedy if there is one."""
-    assert words in why_shut(why, state, POLICY)
+    assert words in why_closed(why, state, POLICY)
 
 
 def test_a_pace_is_named_as_the_policy_has_it() -> None:
     """Integer rates have no fraction."""
-    assert "lets 5 fetches" in why_shut(WaitReason.RATE_LIMIT, PACED, LanePolicy(rate_per_s=5.0))
-    assert "lets 0.5 fetches" in why_shut(WaitReason.RATE_LIMIT, PACED, LanePolicy(rate_per_s=0.5))
+    assert "lets 5 fetches" in why_closed(WaitReason.RATE_LIMIT, PACED, LanePolicy(rate_per_s=5.0))
+    assert "lets 0.5 fetches" in why_closed(WaitReason.RATE_LIMIT, PACED, LanePolicy(rate_per_s=0.5))
 
 
 def test_a_pause_is_checked_again_soon() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fetchfleet import __version__
-from fetchfleet.worker.inspect.colleagues import differences
+from fetchfleet.worker.inspect.peers import differences
 from fetchfleet.worker.inspect.registration import (
     Registration,
     abilities_of,

@@ -47,7 +47,7 @@ def _wait_for_worker(session: FetchSession, entry: Entry, needs: frozenset[str])
     session.settle(settler.handed_back(entry.id, wait_s, tell))
 
 
-async def tried_here(session: FetchSession, entry: Entry, outcome: AttemptOutcome) -> bool:
+async def left_after_failure(session: FetchSession, entry: Entry, outcome: AttemptOutcome) -> bool:
     """Leave a fetch to another worker whose setting may not end it as this one's did.
 
     False if the fetch ends: no live worker has another in folder, or other egress rules, that were not tried.

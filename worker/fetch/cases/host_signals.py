@@ -15,8 +15,8 @@ from fetchfleet.worker.gate.state import Breaker
 from fetchfleet.worker.http.exchange import Answer, Trace
 
 
-def heed_head(session: FetchSession, trace: Trace, answer: Answer) -> None:
-    """Close the breaker after a probe, however large its body is, and heed the host's quota."""
+def learn_from_head(session: FetchSession, trace: Trace, answer: Answer) -> None:
+    """Close the breaker after a probe, however large its body is, and apply the host's quota."""
     lane, before = session.lane, session.lane.gate
     now_ms = lane.clock.now_ms()
     if before.breaker is Breaker.HALF_OPEN and not is_host_failure(answer.status):

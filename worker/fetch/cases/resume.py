@@ -48,19 +48,19 @@ class Resume:
         note, partial_files = self.note, self._session.services.sink.partial_files
         if note is None or not asks_on(request, note):
             return request
-        ours = msgspec.structs.replace(note, token=self._lane.token)
+        own_note = msgspec.structs.replace(note, token=self._lane.token)
 
         def opened(taken: ResumePoint | None) -> None:
             self.taken = taken
             if taken is not None:
-                self._carry_in_redis(ours)
+                self._carry_in_redis(own_note)
 
         if partial_files is not None:
-            opened(await partial_files.take_over(self._entry.id, note, ours.token, on_cancelled=opened))
+            opened(await partial_files.take_over(self._entry.id, note, own_note.token, on_cancelled=opened))
         if self.taken is None:
             self._carry(None)
             return request
-        return asked_on(request, ours)
+        return asked_on(request, own_note)
 
     async def judge(self, answer: Answer) -> Append | RangeVerdict:
         """Return what the response means for the partial body; NOTHING if no range was requested."""

@@ -200,5 +200,5 @@ async def _adopt_rules(
     lane = session.lane
     rules = await asyncio.to_thread(RobotsRules, cached.groups, cached.token)
     delay_s = lane.learn_rules(origin, rules, cached.until_ms)
-    session.change_gate(gate.crawl_delay_learnt(lane.gate, delay_s, asked_ms))
+    session.change_gate(gate.crawl_delay_received(lane.gate, delay_s, asked_ms))
     return rules

@@ -66,7 +66,7 @@ async def not_modified(
     """Return what a 304 means for the stored body; BadAnswerError if the request was not conditional."""
     if not is_conditional(asked.headers):
         raise BadAnswerError("304 although nothing conditional was asked")
-    said = validators_of(asked.url, answer.header)
+    received = validators_of(asked.url, answer.header)
     stored = sink.stored
     if known is not None and known.url == asked.url and stored is not None:
         if not await stored.unchanged(known):
@@ -75,10 +75,10 @@ async def not_modified(
             path=known.path,
             size_bytes=known.bytes,
             sha256=known.sha256,
-            etag=said.etag or known.etag,
-            last_modified=said.last_modified or known.last_modified,
+            etag=received.etag or known.etag,
+            last_modified=received.last_modified or known.last_modified,
         )
-    etag, last_modified = said.etag or fetch.etag, said.last_modified or fetch.last_modified
+    etag, last_modified = received.etag or fetch.etag, received.last_modified or fetch.last_modified
     here = await stored.at_dest(fetch) if stored is not None and (fetch.etag or fetch.last_modified) else None
     if here is None:
         return Unchanged(etag=etag, last_modified=last_modified)

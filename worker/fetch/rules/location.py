@@ -26,10 +26,10 @@ def target_of(base: FetchUrl, location: str) -> FetchUrl:
     location: the field's value, one character for each byte. Bytes beyond ASCII are escaped as they are in a
     path and query, and are UTF-8 in a host. The fragment is dropped: no request has one.
     """
-    said = location.strip(_CONTROLS_AND_SPACE).translate(_NOT_IN_A_URL)
-    if not said:
+    reference = location.strip(_CONTROLS_AND_SPACE).translate(_NOT_IN_A_URL)
+    if not reference:
         raise UrlError("the Location is empty; the server must name where to go")
-    rest, scheme = said.partition("#")[0], base.scheme
+    rest, scheme = reference.partition("#")[0], base.scheme
     if (found := _SCHEME.match(rest)) is not None:
         scheme, rest = found[1].lower(), rest[found.end() :]
         if scheme not in DEFAULT_PORTS:

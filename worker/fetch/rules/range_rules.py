@@ -87,8 +87,8 @@ def validator_of(request: Hop, status: int, header: Header) -> Validator | None:
     A body in a content coding is left out: its bytes are of the coding, and may differ the next time.
     """
     coded = bool(codings_of(header("content-encoding")))
-    unwilling = (header("accept-ranges") or "").strip().lower() == "none"
-    if status not in {200, 206} or coded or unwilling or not may_ask_on(request):
+    no_ranges = (header("accept-ranges") or "").strip().lower() == "none"
+    if status not in {200, 206} or coded or no_ranges or not may_ask_on(request):
         return None
     etag, modified = header("etag"), header("last-modified") or ""
     if etag is not None:
@@ -97,8 +97,8 @@ def validator_of(request: Hop, status: int, header: Header) -> Validator | None:
         return Validator(etag=etag) if strong else None
     # A date is strong if it is a second before Date, or earlier: else the body may have changed twice in that
     # second (RFC 9110 §8.8.2.2).
-    then, now = http_date(modified), http_date(header("date"))
-    if then is None or now is None or now - then < timedelta(seconds=1):
+    modified_at, sent_at = http_date(modified), http_date(header("date"))
+    if modified_at is None or sent_at is None or sent_at - modified_at < timedelta(seconds=1):
         return None
     return Validator(last_modified=modified) if len(modified) <= MAX_VALIDATOR_CHARS else None
 

@@ -24,7 +24,7 @@ _TRAILERS = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[\t\x20-\x7e\x80-\xff]
 class ChunkedBody:
     """Reads a body that is sent in chunks."""
 
-    __slots__ = ("_before", "_left_bytes", "_lines", "ended", "in_doubt")
+    __slots__ = ("_before", "_left_bytes", "_lines", "ended", "unclean_end")
 
     def __init__(self) -> None:
         self._lines = _FIRST
@@ -34,7 +34,7 @@ class ChunkedBody:
         """The part of a line that has come."""
         self.ended = False
         """Whether the last chunk has come. The body is complete then, whatever follows (RFC 9112 §8)."""
-        self.in_doubt = False
+        self.unclean_end = False
         """Whether the message did not end plainly behind the last chunk, with whole trailers or none."""
 
     def feed(self, data: bytes, pieces: list[bytes]) -> None:
@@ -60,5 +60,5 @@ class ChunkedBody:
             self._left_bytes = int(line[1], 16)
             if not self._left_bytes:
                 self.ended = True
-                self.in_doubt = _TRAILERS.fullmatch(data, at) is None
+                self.unclean_end = _TRAILERS.fullmatch(data, at) is None
                 return

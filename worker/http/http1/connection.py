@@ -66,7 +66,7 @@ class Http1Connection(asyncio.BufferedProtocol):
         "_waiter",
         "address",
         "gone",
-        "heard",
+        "response_started",
     )
 
     _timeouts: Timeouts
@@ -87,7 +87,7 @@ class Http1Connection(asyncio.BufferedProtocol):
         self._keepalive_s = keepalive_s
         self._idle = idle
         self._lost = lost
-        self.heard = False
+        self.response_started = False
         """Whether a byte of a response to the last request has come.
 
         If none had when the exchange failed, and the connection had been idle, the host may have closed it
@@ -135,7 +135,8 @@ class Http1Connection(asyncio.BufferedProtocol):
         RequestBodyError.
         """
         assert self._reader is None
-        self._request, self._timeouts, self._error, self.heard = request, request.timeouts, None, False
+        self._request, self._timeouts, self._error = request, request.timeouts, None
+        self.response_started = False
         self._due_s = math.inf  # no longer idle
         if self._closed:
             raise ReadError("the connection was closed")
@@ -259,7 +260,7 @@ class Http1Connection(asyncio.BufferedProtocol):
         if room is None or self._reader is None:
             self.data_received(_SCRATCH[:nbytes].tobytes())
             return
-        self.heard = True
+        self.response_started = True
         self._reader.skip(nbytes)
         self._received = room[:nbytes]
         self._paused_reading = True
@@ -272,7 +273,7 @@ class Http1Connection(asyncio.BufferedProtocol):
         if reader is None or self._closed:
             self.close()
             return
-        self.heard, had_head = True, reader.head is not None
+        self.response_started, had_head = True, reader.head is not None
         try:
             reader.feed(data)
         except RemoteProtocolError as error:
@@ -361,7 +362,7 @@ class Http1Connection(asyncio.BufferedProtocol):
             late = f"a piece of the request was not taken within {self._timeouts.write_s} s"
             self._fail(WriteTimeoutError(late))
         elif self._reader is not None:
-            error = ReadTimeoutError if self.heard else FirstByteTimeoutError
+            error = ReadTimeoutError if self.response_started else FirstByteTimeoutError
             self._fail(error(f"received nothing within {self._timeouts.read_s} s"))
         else:
             self.close()

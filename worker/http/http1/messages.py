@@ -308,7 +308,7 @@ class ResponseReader:
                     self.pieces.append(piece)
                     self.held_bytes += len(piece)
             self.complete = self._chunks.ended
-            self.reusable = self.reusable and not self._chunks.in_doubt
+            self.reusable = self.reusable and not self._chunks.unclean_end
             return
         if self._left_bytes != UNTIL_CLOSE:
             if len(data) > self._left_bytes:

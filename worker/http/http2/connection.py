@@ -19,13 +19,13 @@ from fetchfleet.worker.errors import (
 from fetchfleet.worker.http.exchange import Request
 from fetchfleet.worker.http.http1.messages import by_name
 from fetchfleet.worker.http.http2.headers import ResponseHead, request_fields
-from fetchfleet.worker.http.http2.stream import RefusedError, Stream, UnansweredError
+from fetchfleet.worker.http.http2.stream import NoResponseError, RefusedError, Stream
 from fetchfleet.worker.http.request_body import Blocks, Upload
 from fetchfleet.worker.http.wire import Header, Room
 from fetchfleet.worker.util.aio import LoopBudget
 from fetchfleet.worker.util.clock import mono_s
 
-FAREWELL_S = 0.2
+GOAWAY_TIMEOUT_S = 0.2
 """The time that sending GOAWAY may take."""
 EARLY_S = 0.002
 """A timer of the loop may fire earlier than asked, by this much."""
@@ -84,7 +84,7 @@ class Http2Connection(asyncio.Protocol):
     async def exchange(self, request: Request) -> "Http2Response":
         """Send a request, and return its response once the headers are complete; there must be room.
 
-        Raises RefusedError, UnansweredError, or the errors of a connection.
+        Raises RefusedError, NoResponseError, or the errors of a connection.
         """
         if self.closed:  # with the first bytes of the host
             raise RefusedError("the host closed the connection")
@@ -96,7 +96,7 @@ class Http2Connection(asyncio.Protocol):
             if content is not None:
                 await self._send_body(content, stream, request.timeouts.write_s)
             while stream.head is None:
-                late = ReadTimeoutError if stream.heard else FirstByteTimeoutError
+                late = ReadTimeoutError if stream.response_started else FirstByteTimeoutError
                 await self._wait(stream, request.timeouts.read_s, late)
             request.trace.head_s = mono_s()
             await self._budget.take()
@@ -243,19 +243,19 @@ class Http2Connection(asyncio.Protocol):
 
         def error_of(stream: Stream) -> Exception:
             # Without any part of a response, the request may have arrived too late to be seen.
-            if (error is None or isinstance(error, ReadError)) and not stream.heard:
-                return UnansweredError(str(error or "the host closed the connection without a response"))
+            if (error is None or isinstance(error, ReadError)) and not stream.response_started:
+                return NoResponseError(str(error or "the host closed the connection without a response"))
             return error or RemoteProtocolError("the host closed the connection")
 
         self.closed = True
         self._session.fail(error_of)
-        self._session.part()
+        self._session.send_goaway()
         self._flush()
         self._transport.close()
         if self._timer is not None:
             self._timer.cancel()
         if self._transport.get_write_buffer_size():
-            self._timer = self._loop.call_later(FAREWELL_S, self._transport.abort)
+            self._timer = self._loop.call_later(GOAWAY_TIMEOUT_S, self._transport.abort)
         self._changed()
 
     def _look_at(self, moment_s: float) -> None:

@@ -14,7 +14,7 @@ from fetchfleet.worker.errors import ConnectError, PoolTimeoutError, RemoteProto
 from fetchfleet.worker.http.connection_stats import ConnectionStats
 from fetchfleet.worker.http.exchange import Request, Response
 from fetchfleet.worker.http.http2.connection import Http2Connection
-from fetchfleet.worker.http.http2.stream import RefusedError, UnansweredError
+from fetchfleet.worker.http.http2.stream import NoResponseError, RefusedError
 from fetchfleet.worker.util.clock import mono_s
 
 MAX_SHARED = 2
@@ -85,7 +85,7 @@ class SharedConnections:
                 refusals += 1
                 if refusals > MAX_FREE_RETRIES:
                     raise ConnectError(f"refused {refusals} times: {error}") from error
-            except UnansweredError as error:
+            except NoResponseError as error:
                 if not may_repeat or not reused:
                     raise RemoteProtocolError(str(error)) from error
                 may_repeat = False

@@ -219,7 +219,7 @@ class Session:
         for stream in self.streams.values():
             stream.fail(error(stream))
 
-    def part(self) -> None:
+    def send_goaway(self) -> None:
         """Send GOAWAY (RFC 9113 §6.8)."""
         self._h2.close_connection()
         self._collect()
@@ -246,4 +246,4 @@ class Session:
 
 def _refused(stream: Stream, how: str) -> Exception:
     """Return the error of a refusal; a host that has begun to respond has begun the request."""
-    return ReadError(how) if stream.heard else RefusedError(how)
+    return ReadError(how) if stream.response_started else RefusedError(how)

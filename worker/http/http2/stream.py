@@ -16,7 +16,7 @@ class RefusedError(Exception):
     """The host has not begun this request (RFC 9113 §8.7): any request may be repeated."""
 
 
-class UnansweredError(Exception):
+class NoResponseError(Exception):
     """The connection ended before any frame of a response; the host may have seen the request."""
 
 
@@ -27,7 +27,7 @@ class Stream:
         self.id = stream_id
         self.method = method
         self.head: ResponseHead | None = None
-        self.heard = False
+        self.response_started = False
         """Whether any part of a response came, if only an interim one."""
         self.ended = False
         self.error: Exception | None = None
@@ -52,7 +52,7 @@ class Stream:
 
     def receive_interim(self) -> None:
         """Count an interim response; raises RemoteProtocolError after MAX_INTERIM of them."""
-        self.heard = True
+        self.response_started = True
         self._interim += 1
         if self._interim > MAX_INTERIM:
             raise RemoteProtocolError(f"more than {MAX_INTERIM} interim responses")
@@ -60,7 +60,7 @@ class Stream:
 
     def receive_head(self, head: ResponseHead) -> None:
         """Take the header section of the response."""
-        self.heard, self.head = True, head
+        self.response_started, self.head = True, head
         self.notify()
 
     def receive_data(self, data: bytes, size_bytes: int) -> None:

@@ -43,7 +43,7 @@ class GuardedNetwork:
         self._egress = egress
         self._own_redis = own_redis
 
-    async def vetted(self, host: str, port: int, ports: Collection[int]) -> Sequence[str]:
+    async def vetted_addresses(self, host: str, port: int, ports: Collection[int]) -> Sequence[str]:
         """Return the addresses of the host. ports: those allowed on public addresses.
 
         Raises EgressRefusedError if any of the addresses is refused, UnresolvedError if there is none.
@@ -91,7 +91,7 @@ class Dialler:
         addresses: Sequence[str] = ()
         try:
             async with asyncio.timeout(timeout_s):
-                addresses = await network.vetted(host, port, self.ports)
+                addresses = await network.vetted_addresses(host, port, self.ports)
                 await _connect(protocol, addresses, port)
         except TimeoutError:
             if not addresses:

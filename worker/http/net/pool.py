@@ -82,7 +82,11 @@ class LanePool:
             try:
                 return await connection.exchange(request)
             except (ReadError, RemoteProtocolError):
-                if connection.heard or request.method not in IDEMPOTENT_METHODS or self._emptied is not None:
+                if (
+                    connection.response_started
+                    or request.method not in IDEMPOTENT_METHODS
+                    or self._emptied is not None
+                ):
                     raise
             self.close_idle()  # the host may have closed the others too
         return await (await self._dial(request, None)).exchange(request)

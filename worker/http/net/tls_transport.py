@@ -83,7 +83,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             if self._ended:
                 return
             self._incoming.write(data[at : at + STEP_BYTES] if len(data) > STEP_BYTES else data)
-            self._shake_hands()
+            self._continue_handshake()
             if self._above is not None and not self._paused and self._incoming.pending:
                 self._read(self._above)
 
@@ -121,7 +121,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         try:
             async with asyncio.timeout(timeout_s):
                 # Not earlier: uvloop would close the socket's number twice if the first write failed.
-                self._shake_hands()
+                self._continue_handshake()
                 await self._established
         except BaseException as error:
             self.abort()
@@ -133,7 +133,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         finally:
             self._established.cancel()
 
-    def _shake_hands(self) -> None:
+    def _continue_handshake(self) -> None:
         """Begin the handshake, or go on with it, unless it has ended."""
         if self._ended or self._above is not None:
             return

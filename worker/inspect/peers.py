@@ -17,7 +17,7 @@ KNOWN_FOR_S = 1.0
 Differences = dict[str, dict[str, list[str]]]
 
 
-class Colleagues:
+class Peers:
     """One for a worker process."""
 
     def __init__(
