@@ -1,4 +1,4 @@
-"""Resuming, lines, decoding, conditions and digests do not get in each other's way."""
+"""Resuming combined with lines, decoding, conditions, digests and durability."""
 
 import base64
 import gzip
@@ -19,29 +19,29 @@ ETAG = ("ETag", '"one"')
 
 
 def digest_of(body: bytes) -> tuple[str, str]:
-    """What a host says of the representation that it sends."""
+    """Return the Repr-Digest of the body."""
     return "Repr-Digest", f"sha-256=:{base64.b64encode(hashlib.sha256(body).digest()).decode()}:"
 
 
-@pytest.mark.parametrize("asked", [{"lines": True}, {"decode": True}, {"lines": True, "decode": True}])
-async def test_what_is_looked_into_starts_again_from_its_beginning(
-    origin: Origin, worker: OneWorker, asked: dict[str, Any]
+@pytest.mark.parametrize("fields", [{"lines": True}, {"decode": True}, {"lines": True, "decode": True}])
+async def test_a_body_with_lines_or_decode_is_not_resumed(
+    origin: Origin, worker: OneWorker, fields: dict[str, Any]
 ) -> None:
-    """Half of it would have been counted, or decoded, by somebody else."""
+    """The state of the line check and of the decoder is not saved with a partial file."""
     origin.behaviour = Ranged(LINES, [ETAG], [BREAK])
 
-    result = await worker.one(origin.url(), **asked)
+    result = await worker.one(origin.url(), **fields)
 
     assert (Outcome.STORED, 2, None) == (result.outcome, result.attempts, range_of(origin.requests[1]))
     assert worker.body(result) == LINES
-    assert result.lines == (15_000 if "lines" in asked else None)
+    assert result.lines == (15_000 if "lines" in fields else None)
     assert not worker.parts()
 
 
-async def test_a_digest_of_the_coded_body_is_no_digest_of_the_decoded_one(
+async def test_a_repr_digest_of_a_compressed_body_covers_the_compressed_bytes(
     origin: Origin, worker: OneWorker
 ) -> None:
-    """Its host has said the truth."""
+    """The caller's sha256 covers the decoded bytes. Both match here."""
     packed = gzip.compress(LINES)
     origin.behaviour = Ranged(packed, [ETAG, ("Content-Encoding", "gzip"), digest_of(packed)])
 
@@ -51,8 +51,8 @@ async def test_a_digest_of_the_coded_body_is_no_digest_of_the_decoded_one(
     assert worker.body(result) == LINES
 
 
-async def test_a_conditional_fetch_that_breaks_off_goes_on(origin: Origin, worker: OneWorker) -> None:
-    """The caller's condition comes first, also where the range has its own (RFC 9110 §13.2.2)."""
+async def test_a_conditional_fetch_is_resumed_with_its_condition(origin: Origin, worker: OneWorker) -> None:
+    """The caller's If-None-Match is evaluated before the range (RFC 9110 §13.2.2)."""
     origin.behaviour = Ranged(LINES, [ETAG, digest_of(LINES)], [BREAK])
 
     result = await worker.one(origin.url(), etag='"zero"')
@@ -63,8 +63,8 @@ async def test_a_conditional_fetch_that_breaks_off_goes_on(origin: Origin, worke
     assert worker.body(result) == LINES
 
 
-async def test_a_resumed_body_is_as_durable_as_any(origin: Origin, start: Start) -> None:
-    """Where a file stands already it is not replaced, and of the half nothing stays."""
+async def test_a_resumed_body_is_stored_with_full_durability(origin: Origin, start: Start) -> None:
+    """With `if_exists=fail` it does not replace a file, and its partial file is removed."""
     worker = await start(policy={"durability": "full"})
     origin.behaviour = Ranged(LINES, [ETAG], [BREAK])
     (first,) = await worker.results([{"url": origin.url(), "dest": "there"}])

@@ -1,4 +1,4 @@
-"""What is stored is what the host meant to send, as far as it says what that is."""
+"""Integrity: a stored body matches its length and the digests of its host."""
 
 import base64
 import hashlib
@@ -19,15 +19,15 @@ BODY = body_of(1_500_000)
 SMALL = b"until the end"
 
 
-def told(field: str, algorithm: str, body: bytes) -> Header:
-    """A digest of the body, as that field."""
+def digest_field(field: str, algorithm: str, body: bytes) -> Header:
+    """Return the field with a digest of the body."""
     digest = hashlib.new(algorithm.replace("-", ""), body).digest()
     return field, f"{algorithm}=:{base64.b64encode(digest).decode()}:"
 
 
 async def until_the_end_with_digest(x: Exchange) -> None:
-    """The same, with a digest."""
-    await x.send_head(200, [told("Repr-Digest", "sha-256", SMALL)])
+    """Send a body that the end of the connection ends, with a digest."""
+    await x.send_head(200, [digest_field("Repr-Digest", "sha-256", SMALL)])
     await x.send(SMALL)
     x.close()
 
@@ -35,11 +35,11 @@ async def until_the_end_with_digest(x: Exchange) -> None:
 @pytest.mark.parametrize("body", [BODY, SMALL], ids=["large", "small"])
 @pytest.mark.parametrize("algorithm", ["sha-256", "sha-512"])
 @pytest.mark.parametrize("field", ["Repr-Digest", "Content-Digest"])
-async def test_a_digest_that_fits_changes_nothing(
+async def test_a_body_with_a_matching_digest_is_stored(
     origin: Origin, worker: OneWorker, field: str, algorithm: str, body: bytes
 ) -> None:
-    """A body that is what its host says is stored."""
-    origin.behaviour = o.ok(body, [told(field, algorithm, body)])
+    """The digest is in Repr-Digest or Content-Digest (RFC 9530)."""
+    origin.behaviour = o.ok(body, [digest_field(field, algorithm, body)])
 
     result = await worker.one(origin.url())
 
@@ -48,12 +48,12 @@ async def test_a_digest_that_fits_changes_nothing(
 
 @pytest.mark.parametrize("algorithm", ["sha-256", "sha-512"])
 @pytest.mark.parametrize("field", ["Repr-Digest", "Content-Digest"])
-async def test_a_body_that_is_not_what_its_host_says_is_not_stored(
+async def test_a_body_that_does_not_match_its_digest_is_not_stored(
     origin: Origin, start: Start, field: str, algorithm: str
 ) -> None:
-    """Each attempt begins at 0: nobody knows which of its bytes are wrong."""
+    """Each attempt begins at zero, because any of the bytes may be wrong."""
     worker = await start(policy={"attempts": 2})
-    origin.behaviour = o.ok(BODY, [told(field, algorithm, SMALL), ("ETag", '"one"')])
+    origin.behaviour = o.ok(BODY, [digest_field(field, algorithm, SMALL), ("ETag", '"one"')])
 
     result = await worker.one(origin.url())
 
@@ -62,11 +62,11 @@ async def test_a_body_that_is_not_what_its_host_says_is_not_stored(
     assert not worker.files() | worker.parts()
 
 
-async def test_a_body_that_is_right_the_next_time_is_stored(origin: Origin, worker: OneWorker) -> None:
-    """What was damaged on its way is had again."""
-    said = told("Repr-Digest", "sha-256", BODY)
-    damaged = o.ok(BODY[:-1] + b"x", [said])
-    origin.behaviour = o.sequence(damaged, o.ok(BODY, [said]))
+async def test_a_body_that_matches_its_digest_on_retry_is_stored(origin: Origin, worker: OneWorker) -> None:
+    """The first body was damaged in transit."""
+    field = digest_field("Repr-Digest", "sha-256", BODY)
+    damaged = o.ok(BODY[:-1] + b"x", [field])
+    origin.behaviour = o.sequence(damaged, o.ok(BODY, [field]))
 
     result = await worker.one(origin.url())
 
@@ -74,10 +74,12 @@ async def test_a_body_that_is_right_the_next_time_is_stored(origin: Origin, work
 
 
 @pytest.mark.parametrize("algorithm", ["sha-256", "sha-512"])
-async def test_after_a_resume_the_whole_is_checked(origin: Origin, worker: OneWorker, algorithm: str) -> None:
-    """Repr-Digest is of the whole; Content-Digest, of the rest alone, is no part of it."""
-    headers = [("ETag", '"one"'), told("Repr-Digest", algorithm, BODY)]
-    rest = Ranged(BODY, [*headers, told("Content-Digest", "sha-256", b"the rest")])
+async def test_a_resumed_body_is_checked_as_a_whole(
+    origin: Origin, worker: OneWorker, algorithm: str
+) -> None:
+    """Repr-Digest covers the whole body. Content-Digest covers only the range, and is ignored."""
+    headers = [("ETag", '"one"'), digest_field("Repr-Digest", algorithm, BODY)]
+    rest = Ranged(BODY, [*headers, digest_field("Content-Digest", "sha-256", b"the rest")])
     origin.behaviour = o.sequence(Ranged(BODY, headers, [1_000_000]), rest)
 
     result = await worker.one(origin.url())
@@ -86,10 +88,10 @@ async def test_after_a_resume_the_whole_is_checked(origin: Origin, worker: OneWo
     assert rest.sent_bytes == [500_000]
 
 
-async def test_halves_of_two_bodies_are_not_one(origin: Origin, worker: OneWorker) -> None:
-    """A host that calls both by one ETag is found out by the digest, and asked from 0."""
+async def test_parts_of_two_bodies_with_one_etag_are_not_joined(origin: Origin, worker: OneWorker) -> None:
+    """The digest does not match, so the body is fetched again from zero."""
     other = BODY[::-1]
-    headers = [("ETag", '"one"'), told("Repr-Digest", "sha-256", other)]
+    headers = [("ETag", '"one"'), digest_field("Repr-Digest", "sha-256", other)]
     origin.behaviour = o.sequence(Ranged(BODY, breaks=[1_000_000]), Ranged(other, headers))
 
     result = await worker.one(origin.url())
@@ -109,16 +111,16 @@ async def test_halves_of_two_bodies_are_not_one(origin: Origin, worker: OneWorke
         (o.status(204), {}, False),
         (o.ok(), {"method": "HEAD"}, False),
     ],
-    ids=["end", "caller", "digest", "length", "chunked", "204", "HEAD"],
+    ids=["end of connection", "sha256 of the caller", "digest", "length", "chunked", "204", "HEAD"],
 )
-async def test_a_body_of_which_nothing_shows_the_end_is_called_unverified(
+async def test_a_body_without_length_or_digest_is_stored_as_unverified(
     origin: Origin,
     worker: OneWorker,
     behaviour: Any,
     fields: dict[str, Any],
     unverified: bool,  # noqa: FBT001
 ) -> None:
-    """It is stored all the same: that is how its host sends it."""
+    """Only the end of the connection marks its end."""
     origin.behaviour = behaviour
 
     result = await worker.one(origin.url(), **fields)
@@ -128,12 +130,12 @@ async def test_a_body_of_which_nothing_shows_the_end_is_called_unverified(
 
 
 def _has_size_and_digest(result: Result) -> bool:
-    """As every result with a path has."""
+    """Return True unless a result with a path lacks size or digest."""
     return result.path is None or (result.bytes is not None and result.sha256 is not None)
 
 
 @pytest.mark.parametrize(
-    ("said", "length"),
+    ("values", "length"),
     [
         (["10"], 10),
         (["10", "10"], 10),
@@ -146,9 +148,9 @@ def _has_size_and_digest(result: Result) -> bool:
         (["9" * 5000], None),
     ],
 )
-def test_a_length_that_is_said_twice_is_one(said: list[str], length: int | None) -> None:
-    """Over HTTP/2 nobody below has looked at it; any other is a broken answer, and no bug of ours."""
-    answer = answer_of(*((b"content-length", value.encode()) for value in said))
+def test_equal_content_lengths_count_as_one(values: list[str], length: int | None) -> None:
+    """Any other list or number is a BadAnswerError. Over HTTP/2 no library has checked the field."""
+    answer = answer_of(*((b"content-length", value.encode()) for value in values))
 
     if length is not None:
         assert answer.length_bytes == length

@@ -1,4 +1,4 @@
-"""JSON Lines: bodies whose every line is checked as they stream."""
+"""JSON Lines: bodies whose lines are checked as they stream."""
 
 import gzip
 import json
@@ -14,12 +14,12 @@ from tools.origin.server import Behaviour, Exchange, Origin
 
 
 def lines_of(count: int, **more: Any) -> bytes:
-    """So many records, one a line."""
+    """Return that many records, one a line."""
     return b"".join(json.dumps({"row": row, **more}).encode() + b"\n" for row in range(count))
 
 
 async def until_the_end(x: Exchange) -> None:
-    """A body that only the end of the connection ends, in the middle of its last line."""
+    """Send a body that the end of the connection ends, in the middle of its last line."""
     await x.send_head(200)
     await x.send(b'{"a": 1}\n{"a": ')
     x.close()
@@ -37,7 +37,7 @@ async def until_the_end(x: Exchange) -> None:
     ids=["none", "no end", "crlf", "some", "many"],
 )
 async def test_records_are_counted(origin: Origin, worker: OneWorker, body: bytes, count: int) -> None:
-    """The body itself is kept byte for byte."""
+    """The body is stored byte for byte."""
     origin.behaviour = o.ok(body)
 
     result = await worker.one(origin.url(), lines=True)
@@ -46,8 +46,8 @@ async def test_records_are_counted(origin: Origin, worker: OneWorker, body: byte
     assert worker.body(result) == body
 
 
-async def test_records_are_counted_only_where_it_is_asked(origin: Origin, worker: OneWorker) -> None:
-    """Any body will do for a fetch that did not ask."""
+async def test_records_are_not_counted_without_lines(origin: Origin, worker: OneWorker) -> None:
+    """A body that is not JSON is stored then."""
     origin.behaviour = o.ok(b"{")
 
     assert (await worker.one(origin.url())).lines is None
@@ -57,7 +57,7 @@ async def test_records_are_counted_only_where_it_is_asked(origin: Origin, worker
 async def test_a_bad_line_fails_the_fetch_and_is_named(
     origin: Origin, worker: OneWorker, lines: Lines, place: int
 ) -> None:
-    """By its number, in the result, the log and the dead letter; it is not asked for again."""
+    """Result, log and dead letter have its number, and the fetch is not retried."""
     origin.behaviour = o.ok(lines_of(place - 1, padding="x" * 30) + b"oops\n" + lines_of(1000))
 
     result = await worker.one(origin.url(), lines=True)
@@ -71,7 +71,7 @@ async def test_a_bad_line_fails_the_fetch_and_is_named(
 
 
 async def test_a_line_that_is_too_long_is_bad(origin: Origin, start: Start) -> None:
-    """The policy says how long."""
+    """The policy's `max_line_bytes` is the limit."""
     worker = await start(policy={"max_line_bytes": 1000})
     origin.behaviour = o.ok(b"1\n" + b'"' + b"x" * 999 + b'"')
 
@@ -80,8 +80,8 @@ async def test_a_line_that_is_too_long_is_bad(origin: Origin, start: Start) -> N
     assert (result.reason, result.bad_line) == (Reason.BAD_LINE, 2)
 
 
-async def test_compressed_lines_are_checked_decoded(origin: Origin, worker: OneWorker) -> None:
-    """Both go together; without decode compressed lines are refused for what they are."""
+async def test_compressed_lines_are_checked_after_decoding(origin: Origin, worker: OneWorker) -> None:
+    """Without `decode` a compressed body fails as `bad_encoding`."""
     origin.behaviour = o.ok(gzip.compress(lines_of(30_000)), [("Content-Encoding", "gzip")])
 
     result = await worker.one(origin.url(), lines=True, decode=True)
@@ -96,10 +96,10 @@ async def test_compressed_lines_are_checked_decoded(origin: Origin, worker: OneW
     [o.truncated(b'{"a": 1}\n{"a": ', 1000), o.cut_chunked(b'{"a": 1}\n{"a": '), until_the_end],
     ids=["length", "chunked", "connection"],
 )
-async def test_a_body_that_breaks_off_in_a_line_is_tried_again(
+async def test_a_body_that_breaks_off_within_a_line_is_retried(
     origin: Origin, worker: OneWorker, broken: Behaviour
 ) -> None:
-    """A line that did not come whole is not a bad one."""
+    """The incomplete line does not count as a bad one."""
     origin.behaviour = o.sequence(broken, o.ok(b'{"a": 1}\n{"a": 2}'))
 
     result = await worker.one(origin.url(), lines=True)

@@ -1,4 +1,4 @@
-"""Hosts that send too little, too much or no end: every one of them comes to an end."""
+"""Hosts that send too slowly, too much or without end: every fetch from them ends."""
 
 import asyncio
 import gzip
@@ -22,7 +22,7 @@ LONG = Timeouts(connect_s=5, read_s=5, write_s=5, pool_s=5, total_s=20)
 
 
 def endless(first: bytes, pieces: Iterator[bytes], every_s: float) -> Behaviour:
-    """Says the first, then piece by piece, until the client has had enough."""
+    """Send the first bytes, then piece by piece, until the client closes the connection."""
 
     async def answer(x: Exchange) -> None:
         await x.raw(first)
@@ -34,7 +34,7 @@ def endless(first: bytes, pieces: Iterator[bytes], every_s: float) -> Behaviour:
 
 
 async def test_a_trickle_is_given_up(origin: Origin, start: Start) -> None:
-    """Below the policy's floor for a window, though each byte comes in time."""
+    """It is below the policy's minimum rate for a window, although no read times out."""
     worker = await start(policy=FLOOR)
     origin.behaviour = DRIP
 
@@ -44,8 +44,8 @@ async def test_a_trickle_is_given_up(origin: Origin, start: Start) -> None:
     assert not worker.files() | worker.parts()
 
 
-async def test_a_trickle_is_tried_again(origin: Origin, start: Start) -> None:
-    """Like a host that stalls: the next attempt may find it well."""
+async def test_a_trickle_is_retried(origin: Origin, start: Start) -> None:
+    """A slow response may be a transient fault of its host."""
     worker = await start(policy={**FLOOR, "attempts": 2})
     origin.behaviour = o.sequence(DRIP, o.OK)
 
@@ -54,8 +54,8 @@ async def test_a_trickle_is_tried_again(origin: Origin, start: Start) -> None:
     assert (result.outcome, result.attempts) == (Outcome.STORED, 2)
 
 
-async def test_a_body_that_keeps_above_the_floor_is_kept(origin: Origin, start: Start) -> None:
-    """Over several windows."""
+async def test_a_body_above_the_minimum_rate_is_stored(origin: Origin, start: Start) -> None:
+    """The body takes several windows."""
     worker = await start(policy={**FLOOR, "min_rate_window_s": 0.1})
     origin.behaviour = o.slow(b"x" * 5000, 0.05, 10)
 
@@ -64,8 +64,8 @@ async def test_a_body_that_keeps_above_the_floor_is_kept(origin: Origin, start: 
     assert (result.outcome, result.bytes) == (Outcome.STORED, 50_000)
 
 
-async def test_without_a_floor_a_drip_ends_with_the_total(origin: Origin, start: Start) -> None:
-    """A byte in a while keeps no fetch alive for longer than the policy's total."""
+async def test_without_a_minimum_rate_a_drip_ends_at_the_total_timeout(origin: Origin, start: Start) -> None:
+    """Single bytes keep no fetch alive beyond the policy's `total_s`."""
     worker = await start(policy={"attempts": 1, "timeout": SHORT})
     origin.behaviour = DRIP
 
@@ -75,8 +75,8 @@ async def test_without_a_floor_a_drip_ends_with_the_total(origin: Origin, start:
     assert not worker.files() | worker.parts()
 
 
-async def test_a_drip_ends_with_the_fetchs_deadline(origin: Origin, start: Start) -> None:
-    """Whatever the policy would allow."""
+async def test_a_drip_ends_at_the_deadline_of_its_fetch(origin: Origin, start: Start) -> None:
+    """The policy's timeouts would allow more time."""
     worker = await start()
     origin.behaviour = DRIP
 
@@ -102,19 +102,19 @@ EARLY = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
         (endless(b"", itertools.repeat(EARLY * 1000), 0), Reason.PROTOCOL),
     ],
     ids=[
-        "a header of 200 kB",
-        "headers of 200 kB",
-        "endless headers",
-        "an endless header",
-        "headers that drip",
-        "1xx that drip",
-        "1xx as fast as can be",
+        "a field of 200 kB",
+        "fields of 200 kB",
+        "endless fields",
+        "an endless field",
+        "slow fields",
+        "slow 1xx",
+        "1xx without pause",
     ],
 )
-async def test_a_head_that_does_not_end_is_given_up(
+async def test_an_endless_response_header_is_given_up(
     origin: Origin, other: Origin, start: Start, answer: Behaviour, reason: Reason
 ) -> None:
-    """By its size where it is large, by the total where it only lasts; another host is served meanwhile."""
+    """A large header fails by its size, a slow one by the total timeout. Other hosts are served meanwhile."""
     timeout = SHORT if reason is Reason.TOTAL_TIMEOUT else LONG
     worker = await start(policy={"attempts": 1, "timeout": timeout})
     origin.behaviour = answer
@@ -127,10 +127,10 @@ async def test_a_head_that_does_not_end_is_given_up(
 
 
 @pytest.mark.parametrize("size_bytes", [90_000, 0])
-async def test_a_large_head_and_a_few_interim_ones_are_none_of_that(
+async def test_a_large_header_after_interim_responses_is_accepted(
     origin: Origin, start: Start, size_bytes: int
 ) -> None:
-    """Whoever comes to a head is heard, and each request on a connection has the whole allowance."""
+    """Each request on a connection has the whole allowance."""
     x = b"X: " + b"x" * size_bytes
 
     async def answer(exchange: Exchange) -> None:
@@ -146,7 +146,7 @@ async def test_a_large_head_and_a_few_interim_ones_are_none_of_that(
 
 
 def until_it_closes(body: bytes) -> Behaviour:
-    """A body that only the end of its connection ends."""
+    """Send a body that the end of its connection ends."""
 
     async def answer(x: Exchange) -> None:
         await x.raw(LINE + b"Connection: close\r\n\r\n" + body)
@@ -166,10 +166,10 @@ def until_it_closes(body: bytes) -> Behaviour:
     ],
     ids=["chunked", "until it closes", "decoded", "decoded a bomb", "lines"],
 )
-async def test_of_a_body_that_is_too_large_no_more_than_a_chunk_is_taken(
+async def test_at_most_two_chunks_beyond_max_bytes_are_received(
     origin: Origin, start: Start, answer: Behaviour, fields: dict[str, bool]
 ) -> None:
-    """What comes after the bound is neither read nor decoded."""
+    """Further bytes are neither read nor decoded."""
     worker = await start()
     origin.behaviour = answer
 
@@ -178,5 +178,5 @@ async def test_of_a_body_that_is_too_large_no_more_than_a_chunk_is_taken(
     assert result.reason is Reason.TOO_LARGE
     received_bytes = worker.runtime.services.sink.disk.received_bytes
     assert received_bytes <= 200_000 + 2 * MAX_UNREAD_BYTES
-    assert received_bytes > 200_000 or "decode" in fields  # coded bytes have a bound of their own
+    assert received_bytes > 200_000 or "decode" in fields  # compressed bytes have a separate limit
     assert not worker.files() | worker.parts()

@@ -1,4 +1,4 @@
-"""What a host is spared: the origin counts, and its word is the last."""
+"""Politeness: limits and waits that are checked at the hosts."""
 
 import asyncio
 import socket
@@ -24,16 +24,18 @@ from tools.origin import behaviours as o
 from tools.origin.server import Behaviour, Exchange, Origin, requests_inside
 
 SLACK_S = 0.15
-"""What was on its way when a window opened is forgiven."""
+"""Requests in transit when a window begins do not count."""
 
 
 def events(lines: Lines, event: str) -> Lines:
-    """The lines of one event."""
+    """Return the log lines of one event."""
     return [line for line in lines if line["event"] == event]
 
 
-async def test_no_more_run_at_once_than_the_policy_says(origin: Origin, start: Start) -> None:
-    """The origin never sees more requests together than the concurrency, and does see as many."""
+async def test_a_host_sees_exactly_as_many_requests_at_once_as_its_concurrency(
+    origin: Origin, start: Start
+) -> None:
+    """With 40 fetches in the lane the limit is reached and never exceeded."""
     worker = await start(policy={"concurrency": 3})
     origin.behaviour = o.latency(0.01)
 
@@ -46,7 +48,7 @@ async def test_no_more_run_at_once_than_the_policy_says(origin: Origin, start: S
 async def test_every_spelling_of_an_address_shares_its_concurrency(
     origin: Origin, fleet: Fleet, redis: Redis, start: Start, lines: Lines
 ) -> None:
-    """As the URL of a fetch, and as the target of a redirect; in lanes of older versions too."""
+    """It is the URL of a fetch or the target of a redirect, also in lanes of older versions."""
     spellings = [HOST, f"[::ffff:{HOST}]", "[::FFFF:7f00:b]", f"{HOST}.", HOST.replace(".", "。")]
     urls = [f"http://{host}:{origin.port}/{n}" for n in range(4) for host in spellings]
     old = [Fetch(url=origin.url(f"/old/{n}")) for n in range(8)]
@@ -70,7 +72,7 @@ async def test_every_spelling_of_an_address_shares_its_concurrency(
 
 
 async def test_a_host_has_its_own_concurrency(origin: Origin, other: Origin, start: Start) -> None:
-    """A host's table in the policy holds for it alone."""
+    """A host table of the policy applies to no other host."""
     worker = await start(policy={"concurrency": 4}, hosts={HOST: {"concurrency": 1}})
     origin.behaviour = other.behaviour = o.latency(0.01)
 
@@ -79,8 +81,10 @@ async def test_a_host_has_its_own_concurrency(origin: Origin, other: Origin, sta
     assert (origin.high_water, other.high_water) == (1, 4)
 
 
-async def test_a_worker_has_only_so_many_slots(origin: Origin, other: Origin, start: Start) -> None:
-    """Over all lanes no more fetches run than max_in_flight, and every lane gets its turn."""
+async def test_max_in_flight_limits_the_fetches_of_a_worker_over_all_lanes(
+    origin: Origin, other: Origin, start: Start
+) -> None:
+    """The fetches of both lanes run in two slots."""
     worker = await start(max_in_flight=2)
     gauge = Gauge(o.latency(0.01))
     origin.behaviour = other.behaviour = gauge
@@ -92,8 +96,10 @@ async def test_a_worker_has_only_so_many_slots(origin: Origin, other: Origin, st
 
 
 @pytest.mark.parametrize(("code", "form"), [(403, "seconds"), (429, "date"), (503, "seconds"), (503, "date")])
-async def test_a_retry_after_is_obeyed(origin: Origin, worker: OneWorker, code: int, form: str) -> None:
-    """Inside the window no request arrives; the throttle is counted and costs no attempt."""
+async def test_no_request_is_sent_within_a_retry_after(
+    origin: Origin, worker: OneWorker, code: int, form: str
+) -> None:
+    """The throttle is counted and charges no attempt."""
     wait = 1 if form == "seconds" else formatdate(time.time() + 2, usegmt=True)
     origin.behaviour = o.sequence(*[o.retry_after(wait, code)] * 3, o.OK)
 
@@ -112,14 +118,14 @@ def at_first(code: int, *values: str) -> Behaviour:
 
 
 async def in_iso_8601(x: Exchange) -> None:
-    """Respond with the moment at which requests are welcome."""
+    """Respond with a Retry-After that is an ISO 8601 time."""
     await x.respond(
         503, [("Retry-After", f"{datetime.now(UTC) + timedelta(seconds=0.5):%Y-%m-%dT%H:%M:%S.%fZ}")]
     )
 
 
-async def test_a_host_is_left_alone_for_as_long_as_any_form_of_retry_after_asks(start: Start) -> None:
-    """A throttle or a failure: the next request comes once a second is over, and no sooner."""
+async def test_every_form_of_retry_after_is_kept(start: Start) -> None:
+    """Throttles and failures delay the next request by a second at least."""
     hosts = {
         "a fraction": at_first(429, "0.6"),
         "two lines": at_first(429, "0", "1"),
@@ -127,8 +133,8 @@ async def test_a_host_is_left_alone_for_as_long_as_any_form_of_retry_after_asks(
         "ISO 8601": o.sequence(in_iso_8601, o.OK),
         "a failure": at_first(500, "1"),
         "a failure at a proxy": at_first(524, "0.6"),
-        "too early": at_first(425, "1"),
-        "too large for now": at_first(413, "1"),
+        "425": at_first(425, "1"),
+        "413": at_first(413, "1"),
     }
     worker = await start()
     served = {
@@ -150,7 +156,7 @@ async def test_a_host_is_left_alone_for_as_long_as_any_form_of_retry_after_asks(
 async def test_a_throttle_with_a_broken_body_is_a_throttle(
     origin: Origin, worker: OneWorker, body: str
 ) -> None:
-    """The head of a 429 says all there is to know, whatever becomes of its body."""
+    """The header of a 429 is enough."""
 
     async def throttle(x: Exchange) -> None:
         await x.send_head(429, [("Retry-After", "1"), ("Content-Length", "100")])
@@ -168,10 +174,10 @@ async def test_a_throttle_with_a_broken_body_is_a_throttle(
     assert requests_inside(origin.windows, origin.requests, SLACK_S) == []
 
 
-async def test_a_throttle_without_a_wait_backs_off_further_each_time(
+async def test_repeated_429_without_retry_after_back_off_longer_each_time(
     origin: Origin, worker: OneWorker, lines: Lines
 ) -> None:
-    """A 429 that names no time is answered with a quiet of ours, each longer than the last."""
+    """Each throttle is an incident and charges no attempt."""
     origin.behaviour = o.sequence(o.status(429), o.status(429), o.OK)
 
     result = await worker.one(origin.url())
@@ -183,8 +189,8 @@ async def test_a_throttle_without_a_wait_backs_off_further_each_time(
     assert [line["incidents"] for line in events(lines, "lane.cooling")] == [1, 2]
 
 
-async def test_a_throttled_host_delays_no_other(origin: Origin, other: Origin, start: Start) -> None:
-    """A lane that cools down holds no slot: the only one of the worker serves the other host."""
+async def test_a_throttled_host_delays_no_other_host(origin: Origin, other: Origin, start: Start) -> None:
+    """A cooling lane holds no slot. The worker has only one here."""
     worker = await start(max_in_flight=1)
     origin.behaviour = o.retry_after(3600)
     throttled = await worker.submit(origin.url(f"/{n}") for n in range(5))
@@ -197,8 +203,10 @@ async def test_a_throttled_host_delays_no_other(origin: Origin, other: Origin, s
     assert (await throttled.counts()).done == 0
 
 
-async def test_a_fetch_that_cannot_outlast_its_cool_down_ends(origin: Origin, worker: OneWorker) -> None:
-    """A wait past the deadline is never sat out: throttled, at the deadline or before, no request more."""
+async def test_a_fetch_whose_deadline_is_before_the_end_of_its_cool_down_ends(
+    origin: Origin, worker: OneWorker
+) -> None:
+    """It ends as `throttled` by its deadline, and sends no further request."""
     origin.behaviour = o.retry_after(3600)
     begun_s = time.monotonic()
 
@@ -210,12 +218,14 @@ async def test_a_fetch_that_cannot_outlast_its_cool_down_ends(origin: Origin, wo
     assert requests_inside(origin.windows, origin.requests, SLACK_S) == []
 
 
-async def test_a_late_fetch_ends_although_its_lane_cools_down(origin: Origin, worker: OneWorker) -> None:
-    """What is submitted to a lane that is shut for an hour still ends at its own deadline."""
+async def test_a_fetch_submitted_to_a_cooling_lane_ends_at_its_deadline(
+    origin: Origin, worker: OneWorker
+) -> None:
+    """The lane is closed for an hour and held by no worker."""
     origin.behaviour = o.retry_after(3600)
     await worker.submit([origin.url()])
     await wait_until(lambda: origin.windows, "the throttle")
-    await wait_until(lambda: not worker.runtime.lanes, "the lane to be given back")
+    await wait_until(lambda: not worker.runtime.lanes, "the lane to be released")
 
     result = await worker.one(origin.url("/late"), deadline_s=0.5)
 
@@ -223,10 +233,8 @@ async def test_a_late_fetch_ends_although_its_lane_cools_down(origin: Origin, wo
     assert (result.attempts, len(origin.requests)) == (0, 1)
 
 
-async def test_the_breaker_parks_a_host_that_keeps_failing(
-    origin: Origin, start: Start, lines: Lines
-) -> None:
-    """After so many failures the host is left alone, then probed with one request, then served again."""
+async def test_the_breaker_opens_probes_and_closes(origin: Origin, start: Start, lines: Lines) -> None:
+    """One probe follows each open time. The host is served again when a probe succeeds."""
     worker = await start(
         policy={"breaker_failures": 4, "breaker_reset_s": 0.6, "concurrency": 2, "attempts": 100}
     )
@@ -246,7 +254,7 @@ async def test_the_breaker_parks_a_host_that_keeps_failing(
 
 
 async def test_one_url_that_fails_does_not_close_its_host(start: Start, lines: Lines) -> None:
-    """Its attempts count once, however it fails, and whether the other fetches come with it or after it."""
+    """Its attempts count once in any kind of failure, alone or among other fetches."""
     policy = {"breaker_failures": 3, "breaker_reset_s": 3600, "attempts": 3, "concurrency": 2}
     worker = await start(policy=policy)
     faults = (o.status(500), o.status(503), o.reset, o.truncated(b"half", 8), o.stall_headers(0))
@@ -262,14 +270,12 @@ async def test_one_url_that_fails_does_not_close_its_host(start: Start, lines: L
     assert not [line for line in lines if line["event"].startswith("lane.breaker")]
 
 
-async def test_a_host_that_takes_no_connection_is_left_alone_by_a_single_fetch(
-    start: Start, lines: Lines
-) -> None:
-    """Each connection that fails counts: none of them says anything of the fetch."""
+async def test_refused_connections_of_a_single_fetch_open_the_breaker(start: Start, lines: Lines) -> None:
+    """Each counts, because a failed connection is not caused by the fetch."""
     worker = await start(policy={"breaker_failures": 3, "breaker_reset_s": 3600, "attempts": 100})
-    with socket.socket() as unheard:
-        unheard.bind((HOST, 0))
-        batch = await worker.submit([f"http://{HOST}:{unheard.getsockname()[1]}/"])
+    with socket.socket() as closed:
+        closed.bind((HOST, 0))
+        batch = await worker.submit([f"http://{HOST}:{closed.getsockname()[1]}/"])
         await wait_until(lambda: events(lines, "lane.breaker_open"), "the breaker to open")
         await wait_until(lambda: len(events(lines, "fetch.retry")) >= 3, "the third retry to be settled")
         await batch.cancel()
@@ -277,10 +283,8 @@ async def test_a_host_that_takes_no_connection_is_left_alone_by_a_single_fetch(
     assert [1, 2, 3] == [line["attempts"] for line in events(lines, "fetch.retry")]
 
 
-async def test_answers_that_blame_the_request_never_open_the_breaker(
-    origin: Origin, start: Start, lines: Lines
-) -> None:
-    """A host that says 404 a hundred times is well."""
+async def test_404_responses_never_open_the_breaker(origin: Origin, start: Start, lines: Lines) -> None:
+    """They report a fault of the request, not of the host."""
     worker = await start(policy={"breaker_failures": 2, "breaker_reset_s": 3600})
     origin.behaviour = o.NOT_FOUND
 
@@ -291,8 +295,8 @@ async def test_answers_that_blame_the_request_never_open_the_breaker(
     assert not [line for line in lines if line["event"].startswith("lane.breaker")]
 
 
-async def test_requests_are_paced(origin: Origin, start: Start) -> None:
-    """No second sees more requests than the rate, at the origin, and the work is not slower than that."""
+async def test_requests_keep_to_the_rate_limit(origin: Origin, start: Start) -> None:
+    """The fetches take hardly longer than the rate requires."""
     worker = await start(policy={"rate_per_s": 20, "concurrency": 8})
 
     await worker.run(origin.url(f"/{n}") for n in range(30))
@@ -302,8 +306,8 @@ async def test_requests_are_paced(origin: Origin, start: Start) -> None:
     assert arrivals[-1] - arrivals[0] < 6
 
 
-async def test_a_burst_goes_together_and_is_paced_after(origin: Origin, start: Start) -> None:
-    """So many may start at once; what follows keeps to the rate."""
+async def test_a_burst_is_sent_at_once_and_then_paced(origin: Origin, start: Start) -> None:
+    """The policy's `burst` requests may start together."""
     worker = await start(policy={"rate_per_s": 10, "burst": 5, "concurrency": 8})
 
     await worker.run(origin.url(f"/{n}") for n in range(10))
@@ -313,8 +317,8 @@ async def test_a_burst_goes_together_and_is_paced_after(origin: Origin, start: S
     assert max(_in_windows_of(0.5, arrivals)) <= 11
 
 
-async def test_pacing_counts_redirects_and_retries(origin: Origin, start: Start) -> None:
-    """What reaches the host counts, for whichever reason it is sent."""
+async def test_the_rate_limit_counts_redirects_and_retries(origin: Origin, start: Start) -> None:
+    """Every request that reaches the host counts."""
     worker = await start(policy={"rate_per_s": 20})
     hop = o.redirect(lambda target: f"/to{target}")
     origin.behaviour = o.by_path({"/": hop, "/to/": o.fail_times(3, 500)})
@@ -327,7 +331,7 @@ async def test_pacing_counts_redirects_and_retries(origin: Origin, start: Start)
 
 
 class Gauge:
-    """Counts how many run at once, over all origins that share it."""
+    """Count the requests that run at once, over all origins that share it."""
 
     def __init__(self, then: Behaviour) -> None:
         self.high_water = 0
@@ -335,7 +339,7 @@ class Gauge:
         self._then = then
 
     async def __call__(self, x: Exchange) -> None:
-        """Answers like `then`."""
+        """Respond as `then` does."""
         self._running += 1
         self.high_water = max(self.high_water, self._running)
         try:
@@ -345,14 +349,14 @@ class Gauge:
 
 
 def _in_windows_of(length_s: float, arrivals: list[float]) -> list[int]:
-    """How many arrived in the window that begins with each arrival."""
+    """Return the number of arrivals in the window that begins with each arrival."""
     return [sum(start_s <= other_s < start_s + length_s for other_s in arrivals) for start_s in arrivals]
 
 
-async def test_what_was_let_through_waits_if_its_host_asks_for_quiet_before_it_goes_out(
+async def test_an_admitted_post_waits_if_a_cool_down_begins_before_it_is_sent(
     origin: Origin, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A POST is noted in Redis first, which may take its time: it has not begun, and ends well."""
+    """Its start is noted in Redis first, which takes time here. The fetch charges one attempt."""
     told: list[Callable[[], None]] = []
     begun, refuse = settler.started, asyncio.Event()
 
@@ -360,22 +364,20 @@ async def test_what_was_let_through_waits_if_its_host_asks_for_quiet_before_it_g
         told.append(tell)
         return begun(entry, lambda: None)
 
-    async def quiet(x: Exchange) -> None:
+    async def throttle_later(x: Exchange) -> None:
         await refuse.wait()
         await o.retry_after(2)(x)
 
     monkeypatch.setattr(settler, "started", slowly)
-    origin.behaviour = o.by_path({"/first": o.sequence(quiet, o.OK)}, o.OK)
+    origin.behaviour = o.by_path({"/first": o.sequence(throttle_later, o.OK)}, o.OK)
     worker = await start(policy={"concurrency": 2})
     batch = await worker.submit([origin.url("/first"), Fetch(url=origin.url("/second"), method="POST")])
-    await wait_until(lambda: told and origin.requests, "a request, and a note that takes its time")
+    await wait_until(lambda: told and origin.requests, "a request, and the delayed start note")
     refuse.set()
     [lane] = worker.runtime.lanes.values()
-    await wait_until(lane.blocked_s, "the quiet")
+    await wait_until(lane.blocked_s, "the cool-down")
     begun_s, _ = origin.windows[0]
-    await wait_until(
-        lambda: time.monotonic() > begun_s + 2 * SLACK_S, "a moment in which nothing is on its way"
-    )
+    await wait_until(lambda: time.monotonic() > begun_s + 2 * SLACK_S, "the end of all requests in transit")
     monkeypatch.setattr(settler, "started", begun)
     told[0]()
 

@@ -1,4 +1,4 @@
-"""An operator says that a host is well again: its lane goes on at once."""
+"""Resets of lanes: an operator reports a repaired host, and its lane continues at once."""
 
 from dataclasses import replace
 
@@ -20,14 +20,14 @@ BY = "alice@ops"
 
 @pytest.fixture
 def timings() -> WorkerTimings:
-    """Workers look for resets many times a second."""
+    """Return timings with a heartbeat, and so a look for resets, every 50 ms."""
     return replace(QUICK, heartbeat_s=0.05)
 
 
-async def test_a_reset_closes_the_breaker_of_a_lane_that_waits(
+async def test_a_reset_closes_the_breaker_of_a_waiting_lane(
     origin: Origin, start: Start, redis: Redis, lines: Lines
 ) -> None:
-    """The waiting fetches and the retries of a repaired host are made at once, and the log says why."""
+    """Its waiting fetches and retries run at once, and the log names the operator."""
     worker = await start(policy={**HOUR, "concurrency": 2})
     origin.behaviour = o.reset
     batch = await worker.submit([origin.url(f"/{n}") for n in range(10)])
@@ -49,10 +49,10 @@ async def test_a_reset_closes_the_breaker_of_a_lane_that_waits(
     assert "breaker" in line["reset"]
 
 
-async def test_a_reset_ends_the_cool_down_of_a_lane_in_hand(
+async def test_a_reset_ends_the_cool_down_of_a_held_lane(
     origin: Origin, other: Origin, start: Start, redis: Redis, lines: Lines
 ) -> None:
-    """Its owner hears of it while a fetch is in flight; a lane that was not reset keeps its cool-down."""
+    """Its owner applies the reset while a fetch is in flight. Other lanes keep their cool-downs."""
     worker = await start(policy={"concurrency": 2})
     throttle = o.by_path({"/slow": o.stall_headers(60), "/": o.retry_after(3600)})
     origin.behaviour, other.behaviour = throttle, o.retry_after(3600)
@@ -62,7 +62,7 @@ async def test_a_reset_ends_the_cool_down_of_a_lane_in_hand(
     others = await worker.submit([other.url("/1")])
     await wait_until(
         lambda: {HOST, OTHER_HOST} == {line["lane"] for line in lines if line["event"] == "fetch.retry"},
-        "both hosts to cool down, and Redis to know it",
+        "the cool-downs of both hosts to be saved",
     )
     origin.behaviour = other.behaviour = o.OK
 

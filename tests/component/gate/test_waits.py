@@ -1,4 +1,4 @@
-"""Waiting for a change in a lane, and for the end of what must not be left half done."""
+"""Waits: for a change in a lane, and for the end of a task that must not be interrupted."""
 
 import asyncio
 import math
@@ -18,12 +18,12 @@ LONG_S = 3600.0
 
 @pytest.fixture
 def lane() -> Lane:
-    """A lane in which nothing happens by itself."""
+    """Return a lane that changes only by notification."""
     return Lane(LANE, 1, LanePolicy(), GateState(), RedisClock())
 
 
-async def test_a_wait_ends_with_a_change(lane: Lane) -> None:
-    """However long it might have lasted, and also when the change came a moment before it."""
+async def test_a_wait_for_a_change_ends_with_the_change(lane: Lane) -> None:
+    """A change right before the wait ends it too."""
     waiting = asyncio.create_task(lane.changed(math.inf))
     await asyncio.sleep(0)
     lane.notify()
@@ -33,8 +33,8 @@ async def test_a_wait_ends_with_a_change(lane: Lane) -> None:
     await lane.changed(LONG_S)
 
 
-async def test_a_wait_ends_in_time_although_a_longer_one_was_left_early(lane: Lane) -> None:
-    """What was to be looked at in an hour says nothing of what is to be looked at now."""
+async def test_a_wait_ends_in_time_after_a_longer_wait_ended_early(lane: Lane) -> None:
+    """The timer of the longer wait is still set."""
     lane.notify()
     await lane.changed(LONG_S)
 
@@ -42,8 +42,8 @@ async def test_a_wait_ends_in_time_although_a_longer_one_was_left_early(lane: La
     await lane.changed(0.01)
 
 
-async def test_after_a_wait_that_was_left_early_each_wait_still_ends(lane: Lane) -> None:
-    """The look of the first one may end the second; the third has one of its own."""
+async def test_waits_end_in_time_after_a_shorter_wait_ended_early(lane: Lane) -> None:
+    """The timer of the first wait may end the second. The third has its own."""
     lane.notify()
     await lane.changed(0.05)
 
@@ -51,8 +51,8 @@ async def test_after_a_wait_that_was_left_early_each_wait_still_ends(lane: Lane)
     await lane.changed(0.1)
 
 
-async def test_the_end_of_a_task_is_waited_for_however_often_the_wait_is_cancelled() -> None:
-    """What is being put in its place is in its place before its fetch goes on."""
+async def test_a_wait_for_the_end_of_a_task_survives_cancellation() -> None:
+    """A body gets its name before its fetch continues."""
     done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     ends: list[str] = []
 
@@ -72,8 +72,8 @@ async def test_the_end_of_a_task_is_waited_for_however_often_the_wait_is_cancell
     assert ends == ["there"]
 
 
-async def test_what_a_task_raises_is_left_to_who_asks_for_it() -> None:
-    """Waiting for its end says only that it has ended."""
+async def test_a_wait_for_the_end_of_a_task_does_not_raise_its_error() -> None:
+    """The error is raised by `result()`."""
     done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     waiting = asyncio.create_task(aio.end_of(done))
     await asyncio.sleep(0)
