@@ -64,7 +64,7 @@ def listed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def guarded() -> Iterator[GuardedRedis]:
-    """Start a Redis with the users of a fleet, and a worker that empties the inbox of `pusher`."""
+    """Start a Redis with the users of a fleet."""
     with guarded_redis.serve_guarded() as server:
         yield server
 

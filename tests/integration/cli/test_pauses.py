@@ -20,7 +20,7 @@ def operator(redis_url: str) -> Commands:
 
 @pytest.fixture
 def data(redis_url: str) -> Iterator[sync_redis.Redis]:
-    """Return a client to access Redis."""
+    """Return a client to read Redis."""
     with sync_redis.Redis.from_url(redis_url) as client:
         yield client
 

@@ -53,7 +53,7 @@ async def crash(_: Iterable[LaneNotification]) -> None:
 
 @pytest.fixture
 async def worker(redis_url: str, redis: Redis) -> AsyncIterator[Open]:
-    """Return a function that makes intakes, each of another worker that reads messages up to a version."""
+    """Return a function that makes intakes, each of another worker."""
     async with AsyncExitStack() as stack:
 
         def make(
@@ -75,7 +75,7 @@ async def push(redis: Redis, *messages: str | bytes | dict[str, Any]) -> None:
 
 
 async def lapse(redis: Redis) -> None:
-    """End the lease of the worker that empties the inbox."""
+    """End the lease on the inbox."""
     await ask(redis, "HSET", keys.INTAKE, "until_ms", NOBODYS)
 
 

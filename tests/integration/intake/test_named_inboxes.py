@@ -39,7 +39,7 @@ async def nothing(_: Iterable[LaneNotification]) -> None:
 
 @pytest.fixture
 async def worker(redis_url: str, redis: Redis) -> AsyncIterator[Open]:
-    """Return a function that makes intakes, each of another worker that reads messages up to a version."""
+    """Return a function that makes intakes, each of another worker, over two inboxes."""
     await ask(redis, "SADD", keys.INBOXES, BOB, ALICE, "Not a name", "taken")
     async with AsyncExitStack() as stack:
 

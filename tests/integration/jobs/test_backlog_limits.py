@@ -274,7 +274,7 @@ async def with_room(redis: Redis) -> None:
 
 
 def keyed(count: int) -> list[Fetch]:
-    """Return a fetch with that key."""
+    """Return fetches with keys, of two lanes."""
     return [Fetch(url=at, key=f"k{place}") for place, at in enumerate([*urls(count), *urls(count, OTHER)])]
 
 

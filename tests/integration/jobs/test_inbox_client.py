@@ -46,7 +46,7 @@ OWN = batch_id_for("own", PUSHER)
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[GuardedRedis]:
-    """Start a Redis of this test."""
+    """Start a Redis with the users of a fleet."""
     with guarded_redis.serve_guarded() as guarded:
         yield guarded
 

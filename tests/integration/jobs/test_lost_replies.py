@@ -27,7 +27,7 @@ class DyingProducerError(Exception):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Use short timeouts and pauses."""
+    """Use short pauses, and few fetches a chunk and a read."""
     monkeypatch.setattr(patience, "FIRST_PAUSE_S", 0.001)
     monkeypatch.setattr(submit_module, "CHUNK_FETCHES", 3)
     monkeypatch.setattr(batch_module, "READ_COUNT", 3)

@@ -17,7 +17,7 @@ NEEDS = "files !egress:ab"
 
 @pytest.fixture
 def store(redis: Redis) -> LaneStore:
-    """Return the store of one worker."""
+    """Return the store of another worker."""
     return LaneStore(redis, "other", LEASE_MS)
 
 

@@ -115,7 +115,7 @@ class LaneMachine(RuleBasedStateMachine):
 
     @initialize()
     def begins(self) -> None:
-        """Mark the fetch as started; return its new element."""
+        """Begin with waiting fetches."""
         self.run(self._submit(3, Priority.NORMAL))
 
     @rule(count=COUNTS, priority=st.sampled_from(list(Priority)))

@@ -13,7 +13,7 @@ LARGE = b"x" * (MAX_ENTRY_BYTES + 1)
 
 
 async def letters(redis: Redis) -> list[tuple[bytes, bytes, int]]:
-    """Return the fault and the element of each dead letter."""
+    """Return the lane, the note and the size of each dead letter."""
     rows = await ask(redis, "XRANGE", keys.DEAD, "-", "+")
     return [(row[b"lane"], row[b"note"], len(row[b"element"])) for _, row in rows]
 

@@ -50,7 +50,7 @@ async def record(redis: Redis, batch: Batch, count: int) -> list[int]:
 
 
 async def letters(redis: Redis) -> list[tuple[str, bytes]]:
-    """Return the fault and the element of each dead letter."""
+    """Return the reason and the element of each dead letter."""
     rows = await ask(redis, "XRANGE", keys.DEAD, "-", "+")
     return [(row[b"reason"].decode(), row[b"element"]) for _, row in rows]
 

@@ -53,7 +53,7 @@ pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")
 
 @pytest.fixture
 def guarded() -> Iterator[GuardedRedis]:
-    """Start a Redis with the users of a fleet."""
+    """Start a Redis with the users of a fleet, in which the test may leave only keys of keys.py."""
     with guarded_redis.serve_guarded() as server:
         yield server
 
@@ -67,7 +67,7 @@ async def worker(guarded: GuardedRedis) -> AsyncIterator[Redis]:
 
 @pytest.fixture
 async def admin(guarded: GuardedRedis) -> AsyncIterator[Redis]:
-    """Return a client that may test the rights of others, on a Redis with the users of a fleet."""
+    """Return a client with all rights."""
     async with connect(guarded.admin_url) as client:
         yield client
 

@@ -40,7 +40,7 @@ OTHER = "b.example"
 
 @pytest.fixture
 def foreign(redis: Redis) -> ForeignMembers:
-    """Return the repair of a worker."""
+    """Return the remover as a worker has it."""
     return ForeignMembers(redis, get_logger(), within_s=30.0)
 
 

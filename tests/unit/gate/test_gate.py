@@ -79,7 +79,7 @@ def after(
     *,
     throttle: bool = False,
 ) -> GateState:
-    """Return the state after outcomes: F is a failure, S a success."""
+    """Return the state after an attempt that was sent just now."""
     return attempt_ended(state, policy, Observation(seen, now_ms, 1, throttle=throttle), now_ms, 0.0)
 
 

@@ -32,7 +32,7 @@ class Recorded(Response):
     ended = False
 
     async def read(self) -> bytes:
-        """Read a complete response. ends: the connection ends after it."""
+        """Return the body, then its end."""
         if self.ended:
             return b""
         self.ended = True

@@ -71,7 +71,7 @@ AS_THEY_ARE = {
 
 
 def read(head: bytes) -> Head:
-    """Read a complete response. ends: the connection ends after it."""
+    """Read a complete header section."""
     found = read_head(head + b"body")
     assert found is not None
     assert found[1] == len(head)

@@ -160,7 +160,7 @@ LAST_OF_ITS_CONNECTION = {
 
 
 def read(response: bytes) -> tuple[bytes, bool] | None:
-    """Read a complete response. ends: the connection ends after it."""
+    """Return the body, and if the connection can be reused; None if the response is refused."""
     reader = ResponseReader("GET")
     try:
         reader.feed(response)

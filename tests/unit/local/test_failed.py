@@ -17,7 +17,7 @@ from fetchfleet.worker.observability import redact
 def result(
     of: Fetch, outcome: Outcome = Outcome.FAILED, place: int = 0, retry_of: str | None = None
 ) -> Result:
-    """Return a result."""
+    """Return the result of a fetch as a worker writes it."""
     return Result(
         id=f"0123456789abcdef-{place:08x}",
         url=of.url,

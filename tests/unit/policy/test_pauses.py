@@ -181,7 +181,7 @@ class MixedOperators(RuleBasedStateMachine):
 
     @rule(name=NAMES)
     def pause(self, name: str) -> None:
-        """Pause a name: every host below it is stopped, or named as an exception."""
+        """Pause beside older versions: hosts below stop on workers of every version, or are named."""
         self.now_ms += 1
         self.found = paused(self.found, name, {}, self.now_ms)
         not_stopped = pauses_of(self.found, {}).not_stopped(name)
