@@ -34,7 +34,7 @@ async def startup(ctx: dict[str, Any]) -> None:
     await ctx["health"].enter_async_context(health.serve(os.environ))
     ctx["runtime"] = runtime = await start(settings)
     health.not_ready = runtime.not_ready
-    WorkerSettings.redis_pool.on_foreign = runtime.foreign.tell
+    WorkerSettings.redis_pool.on_foreign = runtime.foreign.report
     gc_freeze.set_aside()
 
 

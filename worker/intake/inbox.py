@@ -77,11 +77,11 @@ class InboxLease:
 
     async def keep(self) -> None:
         """Renew the lease until the inboxes are another worker's."""
-        ours = True
-        while ours:
+        held = True
+        while held:
             await asyncio.sleep(self._lease_ms / 1000 / RENEWALS_A_LEASE)
             with contextlib.suppress(RedisError, OSError):
-                ours = await self.renew()
+                held = await self.renew()
 
     async def end(self) -> None:
         """Let another worker have the inboxes at once."""
@@ -236,7 +236,7 @@ class InboxReader:
             self._leave_out(inbox, self._timings.full_s)
             if self._turns is not None:
                 self._turns.waiting[inbox] = taken
-            await orders.tell_waiting(taken, str(error))
+            await orders.write_waiting_receipts(taken, str(error))
         else:
             await orders.acknowledge(taken)
         finally:

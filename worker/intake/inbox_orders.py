@@ -200,7 +200,7 @@ class InboxOrders:
                 Event.INTAKE_REFUSED, door="inbox", error=error, **self._named, **suppressed(max(0, more))
             )
 
-    async def tell_waiting(self, taken: TakenMessages, note: str) -> None:
+    async def write_waiting_receipts(self, taken: TakenMessages, note: str) -> None:
         """Write receipts that tell that messages wait for room."""
         async with self._redis.pipeline(transaction=False) as pipe:
             for _, items in taken.todo:

@@ -16,7 +16,7 @@ def hand_back_newer(lane: Lane, services: LaneServices, newer: NewerEntryError) 
     """Return a fetch that only a newer worker can read to its queue, or end it if its time is over."""
     note, late = str(newer), newer.deadline_ms <= lane.clock.now_ms()
 
-    def tell() -> None:
+    def write_line() -> None:
         left_out = services.repeats.admit((Event.LANE_NEWER, lane.name), mono_s())
         if left_out is not None:
             fields = {"id": newer.fetch_id, "error": note, **suppressed(left_out)}
@@ -24,7 +24,7 @@ def hand_back_newer(lane: Lane, services: LaneServices, newer: NewerEntryError) 
 
     if not late and batch_of(newer.fetch_id) not in lane.cancelled:
         wait_s = services.returns.wait_s(mono_s())
-        services.settler.add(lane, settler.handed_back(newer.fetch_id, wait_s, tell))
+        services.settler.add(lane, settler.handed_back(newer.fetch_id, wait_s, write_line))
         return
     result = Result(
         id=newer.fetch_id,
@@ -35,7 +35,7 @@ def hand_back_newer(lane: Lane, services: LaneServices, newer: NewerEntryError) 
     )
     if late:
         services.settler.add(lane, settler.failed(result, note))
-    services.settler.add(lane, settler.finished(result, tell))
+    services.settler.add(lane, settler.finished(result, write_line))
 
 
 def of_another_host(fetch_id: str) -> tuple[QuarantineReason, str]:
@@ -68,10 +68,10 @@ def quarantine(
     head = element[:FETCH_ID_CHARS]
     fetch_id = head.decode("latin-1")
 
-    def tell() -> None:
+    def write_line() -> None:
         log_quarantine(lane, services, why, note)
 
-    services.settler.add(lane, settler.buried(head, Reason.INVALID, note, tell))
+    services.settler.add(lane, settler.buried(head, Reason.INVALID, note, write_line))
     if not with_result or not is_fetch_id(fetch_id):
         services.settler.add(lane, settler.dropped(head))
         return

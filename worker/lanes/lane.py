@@ -164,9 +164,9 @@ class Lane:
         self._gate = state
         self.grant = gate.grant(state, self.policy)
 
-    def admission(self, *, besides: int = 0) -> Admission:
-        """Return whether a fetch may start now, not counting `besides` of those in flight."""
-        in_flight = len(self.in_flight) - besides
+    def admission(self, *, excluding: int = 0) -> Admission:
+        """Return whether a fetch may start now, not counting `excluding` of those in flight."""
+        in_flight = len(self.in_flight) - excluding
         if self.grant:
             return SATURATED if in_flight >= self.grant else ADMIT
         return gate.admit(self.gate, self.policy, in_flight, self.clock.now_ms())

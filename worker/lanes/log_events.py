@@ -168,7 +168,7 @@ def retry(
 ) -> Callable[[], None]:
     """Return a function that writes the line of a fetch that waits for another attempt."""
 
-    def tell() -> None:
+    def write_line() -> None:
         log.info(
             Event.FETCH_RETRY,
             id=entry.id,
@@ -185,7 +185,7 @@ def retry(
             **trace_fields(entry.fetch),
         )
 
-    return tell
+    return write_line
 
 
 def unserved(

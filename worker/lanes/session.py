@@ -124,7 +124,7 @@ class LaneSession(Generic[S_co]):
 
     def may_send_another(self) -> bool:
         """Return whether a fetch in flight may send another request in place of its last; count it if so."""
-        if not isinstance(self.lane.admission(besides=1), Admit):
+        if not isinstance(self.lane.admission(excluding=1), Admit):
             return False
         self.count_start()
         return True

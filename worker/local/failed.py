@@ -115,12 +115,12 @@ def restored(report: Path, failed: Sequence[FailedResult], *, lines: bool) -> li
             except InvalidFetchError as error:
                 lacking.append(f"line {number}: {error}")
     if lacking:
-        told = (
+        message = (
             f"{report}: a result does not hold all of a fetch (not its headers or body, for example);"
             f" give the list too: fetchfleet run LIST --only-failed {report}"
         )
         more = [f"and {len(lacking) - MAX_NAMED} more"] if len(lacking) > MAX_NAMED else []
-        raise CommandError("\n".join([told, *lacking[:MAX_NAMED], *more]), BAD_USE)
+        raise CommandError("\n".join([message, *lacking[:MAX_NAMED], *more]), BAD_USE)
     return fetches
 
 

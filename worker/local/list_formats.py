@@ -87,7 +87,7 @@ def text_format(sample: Sequence[str], file: str) -> str | None:
     source = _shell_name(file)
     column = url_column(sample)
     if column is not None:
-        return _told(column, source)
+        return _table_advice(column, source)
     first = sample[0] if sample else ""
     if first.startswith('{"id":') and '"outcome":' in first:
         return f"looks like a report; to fetch what failed: fetchfleet run --only-failed {source}"
@@ -115,7 +115,7 @@ def legacy_encoding(file: str) -> str:
     )
 
 
-def _told(column: Column, source: str) -> str:
+def _table_advice(column: Column, source: str) -> str:
     """Return what to do about a table."""
     kinds = {"\t": "TSV (tabs)", ",": "CSV", " ": "columns with spaces between them"}
     kind = kinds.get(column.delimiter, f"CSV with {column.delimiter!r}")
@@ -156,8 +156,8 @@ def url_column(sample: Sequence[str]) -> Column | None:
             # Without a header, `http://h/a,b` in each line is a URL as well as a row. One with a space is
             # no URL, but may have been meant as one.
             spaced = any(" " in line or '"' in line for line in lines)
-            told_apart = header is not None or delimiter == "\t" or spaced
-            if place > 0 or (told_apart and delimiter != " "):
+            is_table = header is not None or delimiter == "\t" or spaced
+            if place > 0 or (is_table and delimiter != " "):
                 padded = any(f"{delimiter} " in line for line in lines)
                 skip = (header is not None) + (stated is not None)
                 return Column(delimiter, place, header, skip, padded)

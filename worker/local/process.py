@@ -115,8 +115,8 @@ def run_until_signal(work: Coroutine[Any, Any, T], if_interrupted: str = "interr
             lines = map(redact.text, str(first).splitlines())
             raise CommandError("\n".join(lines), first.exit_code) from error
         if isinstance(first, FleetUnreachableError):
-            said = f"{redact.text(first)}\nthe same command goes on where this one stopped"
-            raise CommandError(said, UNREACHABLE) from error
+            message = f"{redact.text(first)}\nthe same command goes on where this one stopped"
+            raise CommandError(message, UNREACHABLE) from error
         if isinstance(first, RedisSetupError):
             raise CommandError(redact.text(first), BAD_USE) from error
         if isinstance(first, JobsError | RedisError | OSError):

@@ -28,14 +28,14 @@ class RejectedLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 def refuse(file: str, found: FetchList) -> CommandError:
     """Return the error for a list with bad lines; it names its format if that is the cause."""
-    told = list_formats.text_format(found.sample, file)
-    if told is None:
-        told = str(BadLinesError([(line.number, line.error) for line in found.bad_lines]))
+    message = list_formats.text_format(found.sample, file)
+    if message is None:
+        message = str(BadLinesError([(line.number, line.error) for line in found.bad_lines]))
         if any("is not UTF-8" in line.error for line in found.bad_lines):
-            told = f"{told}\n{list_formats.legacy_encoding(file)}"
+            message = f"{message}\n{list_formats.legacy_encoding(file)}"
         if found.fetches:
-            told = f"{told}\nto leave such lines out and enqueue the rest: --skip-invalid REJECTS"
-    return CommandError(f"{file}: nothing was enqueued\n{told}", BAD_USE)
+            message = f"{message}\nto leave such lines out and enqueue the rest: --skip-invalid REJECTS"
+    return CommandError(f"{file}: nothing was enqueued\n{message}", BAD_USE)
 
 
 def skip(file: str, found: FetchList, to: Path) -> None:

@@ -23,13 +23,13 @@ class UnreachableRedisError(CommandError):
 class DeniedError(CommandError):
     """Redis does not let this user do something; worker/redis_support/permissions.py says which user may.
 
-    user: empty if it is not known. said: the message of Redis.
+    user: empty if it is not known. message: the message of Redis.
     """
 
-    def __init__(self, user: str, said: str) -> None:
-        super().__init__(said)
+    def __init__(self, user: str, message: str) -> None:
+        super().__init__(message)
         self.user = user
-        self.said = said
+        self.message = message
 
 
 class UnreachableFleetError(CommandError):
@@ -50,8 +50,8 @@ def followed_at(redis_url: str, go_on: GoOn | None = None) -> Iterator[None]:
     except FleetUnreachableError as error:
         way_on = f"go on with: {go_on(error)}" if go_on else "repeat the command when it is back"
         # Without a cause Redis answers, and no worker has taken a message of an inbox.
-        said = _unreachable(redis_url, error.__cause__) if error.__cause__ else str(error)
-        raise UnreachableFleetError(f"{said}\n{way_on}") from error
+        message = _unreachable(redis_url, error.__cause__) if error.__cause__ else str(error)
+        raise UnreachableFleetError(f"{message}\n{way_on}") from error
 
 
 @contextmanager
@@ -70,11 +70,11 @@ def redis_at(redis_url: str) -> Iterator[None]:
 
 def _unreachable(redis_url: str, error: BaseException) -> str:
     where = redact.url(redis_url).partition("?")[0]
-    said = str(error).rstrip(".")
+    message = str(error).rstrip(".")
     remedy = ""
-    if "unable to get" in said or "certificate in certificate chain" in said:
+    if "unable to get" in message or "certificate in certificate chain" in message:
         remedy = "; name a CA of your own by ssl_ca_certs=/path/ca.pem in the URL"
-    elif "closed by server" in said or "reset by peer" in said:
+    elif "closed by server" in message or "reset by peer" in message:
         # A server that hangs up on the first command may expect a TLS handshake.
         remedy = "; if it speaks TLS, say rediss://" if redis_url.startswith("redis://") else ""
-    return f"cannot reach Redis at {where} (--redis, FETCHFLEET_REDIS_URL): {said}{remedy}"
+    return f"cannot reach Redis at {where} (--redis, FETCHFLEET_REDIS_URL): {message}{remedy}"

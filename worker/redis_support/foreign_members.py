@@ -98,7 +98,7 @@ class ForeignMembers:
                     skip = changed = 0
         self._checked[place] = skip
         if removed and stretch.what:
-            await self.tell(stretch.key, stretch.what, removed, first.encode())
+            await self.report(stretch.key, stretch.what, removed, first.encode())
 
     async def _bound(self, now_ms: int) -> None:
         """Remove deaths that no longer count or are to come, and collections of a size that no fleet has."""
@@ -115,9 +115,9 @@ class ForeignMembers:
                 continue
             if members > MOST:
                 await self._redis.unlink(key)
-                await self.tell(key, "members, more than a fleet has", members, b"")
+                await self.report(key, "members, more than a fleet has", members, b"")
 
-    async def tell(self, key: str, what: str, removed: int, first: bytes) -> None:
+    async def report(self, key: str, what: str, removed: int, first: bytes) -> None:
         """Log that members were removed and keep one as a dead letter, unless it was logged just before."""
         left_out = self._repeats.admit((key, what), mono_s())
         if left_out is None:

@@ -60,8 +60,8 @@ def denial_in(error: BaseException | None) -> DeniedError | None:
 
 def explained(command: str, denial: DeniedError) -> str:
     """Return which user was denied what by a command, which user may, and how to become that one."""
-    found = _DENIED.search(denial.said)
-    denied = f"may not run {found[1]}" if found else f"is refused: {redact.text(denial.said).strip('.')}"
+    found = _DENIED.search(denial.message)
+    denied = f"may not run {found[1]}" if found else f"is refused: {redact.text(denial.message).strip('.')}"
     needed = needed_for(command)
     if denial.user == needed:
         remedy = (

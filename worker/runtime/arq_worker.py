@@ -63,8 +63,8 @@ logging.getLogger("arq").setLevel(logging.WARNING)
 async def take_lane(ctx: dict[str, Any], lane: str, generation: int) -> None:
     """Acquire the lane and return; the runtime serves it."""
     runtime: Runtime = ctx["runtime"]
-    insist = ctx["job_try"] > MAX_DECLINES
-    match await runtime.take_lane(lane, generation, insist=insist):
+    beyond_share = ctx["job_try"] > MAX_DECLINES
+    match await runtime.take_lane(lane, generation, beyond_share=beyond_share):
         case Early(due_in_ms=due_in_ms):
             raise Retry(defer=max(due_in_ms / 1000, AGAIN_S))
         case Enough():
@@ -197,7 +197,7 @@ async def _serve_until_drained(runtime: Runtime) -> None:
             worker = Worker(
                 FUNCTIONS,
                 cron_jobs=CRON_JOBS,
-                redis_pool=vetted_queue(connection_pool(runtime.settings.redis_url), runtime.foreign.tell),
+                redis_pool=vetted_queue(connection_pool(runtime.settings.redis_url), runtime.foreign.report),
                 queue_name=keys.QUEUE,
                 ctx={"runtime": runtime},
                 handle_signals=False,

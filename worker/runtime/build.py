@@ -182,8 +182,8 @@ async def _wire(
     reporter = WorkerReporter(base.registration, lanes, settler, services.sink.disk, live_policy, disk_guard)
     heartbeat = _heartbeat(base, reporter, leases, signals, drain)
     submitter = RepairingSubmitter(base.key_repair, redis, base.notifier.send, Limits(settings.max_backlog))
-    quiet = dataclasses.replace(timings.inbox, look_s=2.0)  # of a run: its Redis is for it alone
-    inbox_timings = quiet if settings.alone else timings.inbox
+    lone_timings = dataclasses.replace(timings.inbox, look_s=2.0)  # of a run: its Redis is for it alone
+    inbox_timings = lone_timings if settings.alone else timings.inbox
     inbox = InboxReader(
         *(settings.redis_url, settings.worker_id, submitter, base.redis_errors, log, inbox_timings),
         open_door=live_lanes.undrained,

@@ -46,23 +46,23 @@ class FleetSignals:
         self._live_policy = live_policy
         self._live_lanes = live_lanes
 
-    async def heed(self, read: Signals) -> None:
-        """Rebalance, then heed a new policy, cancelled batches, resets, and lanes that are left to others.
+    async def apply(self, read: Signals) -> None:
+        """Rebalance, then apply a new policy, cancelled batches, resets, and lanes that are left to others.
 
         A worker that may start no fetch does the upkeep of lanes that no worker takes.
         """
-        self.heed_fleet(read.fleet)
+        self.apply_load(read.fleet)
         if read.policy_version != self._live_policy.version:
             await self._live_policy.update(read.policy_version)
-        await self._live_lanes.heed_cancels(read.cancels_version)
-        await self._live_lanes.heed_resets(read.resets_version)
+        await self._live_lanes.apply_cancels(read.cancels_version)
+        await self._live_lanes.apply_resets(read.resets_version)
         if read.handed:
             lanes = {text_of(name): text_of(needs) for name, needs in read.handed.items() if is_text(name)}
             await self._acquirer.acquire_handed(lanes)
         if not self._live_lanes.accepts() and not self._live_lanes.leaving:
             await self._acquirer.keep_up(others=read.fleet.workers > 0)
 
-    def heed_fleet(self, fleet: FleetLoad) -> None:
+    def apply_load(self, fleet: FleetLoad) -> None:
         """Give back lanes beyond this worker's share, or look for those missing from it."""
         if self._live_lanes.drained.is_set():
             self._rebalancer.give_all()
@@ -97,7 +97,7 @@ class DrainSignal:
         """True if this worker is drained."""
         return self._since_ms > 0
 
-    async def heed(self, field: bytes | None, lanes: int) -> None:
+    async def apply(self, field: bytes | None, lanes: int) -> None:
         """Follow the field of this worker in keys.DRAINS. lanes: how many this worker holds."""
         asked_ms = number_of(field)
         if asked_ms and asked_ms > 0 and not self._since_ms:

@@ -232,9 +232,9 @@ class Heartbeat:
             await self._redis.set(
                 keys.policy_file(digest), published(self._policy), px=keys.POLICY_FILE_TTL_MS
             )
-        await self._drain.heed(drain, self._reporter.lane_count)
+        await self._drain.apply(drain, self._reporter.lane_count)
         load, version = FleetLoad(busy, workers), policy_version or b""
-        await self._signals.heed(Signals(load, version, cancels, resets, handed))
+        await self._signals.apply(Signals(load, version, cancels, resets, handed))
         await self._fleet_check.run(now_ms, workers)
 
     async def end(self) -> None:

@@ -70,13 +70,13 @@ class LiveLanes:
         acquired: AcquiredLane,
         asked_s: float,
         *,
-        insisted: bool = False,
+        beyond_share: bool = False,
         for_upkeep: bool = False,
     ) -> None:
         """Serve a lane that was acquired by a call made at asked_s (monotonic).
 
-        insisted: it was taken beyond this worker's share, so it is not given back at once. for_upkeep: it is
-        given back as soon as what needs no attempt has ended.
+        beyond_share: this worker has its share already, so the lane is not given back at once. for_upkeep: it
+        is given back as soon as what needs no attempt has ended.
         """
         self._services.clock.sync(acquired.now_ms)
         if acquired.policy_version != self._live_policy.version:  # a pause, or its end, holds at once
@@ -93,7 +93,7 @@ class LiveLanes:
             state,
             self._services.clock,
             lease_ends_s=asked_s + self._leases.usable_s,
-            unwanted_until_s=asked_s + UNWANTED_S if insisted else 0.0,
+            unwanted_until_s=asked_s + UNWANTED_S if beyond_share else 0.0,
             for_upkeep=for_upkeep,
         )
         if acquired.cancelled:
@@ -122,7 +122,7 @@ class LiveLanes:
             del self._lanes[lane.pool], self._tasks[lane.pool]
             self._lanes_wanted.set()
 
-    async def heed_cancels(self, version: bytes | None) -> None:
+    async def apply_cancels(self, version: bytes | None) -> None:
         """Tell each lane which of its batches are cancelled, if the version of these in Redis is new."""
         if version == self._cancels_version:
             return
@@ -142,7 +142,7 @@ class LiveLanes:
             self._cancels_version = None
             raise
 
-    async def heed_resets(self, version: bytes | None) -> None:
+    async def apply_resets(self, version: bytes | None) -> None:
         """Reset the lanes that an operator has marked, if the version of these marks in Redis is new."""
         if version == self._resets_version:
             return

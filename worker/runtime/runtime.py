@@ -136,17 +136,19 @@ class Runtime:
         if mono_s() - self.heartbeat.sent_s > keys.WORKER_TTL_MS / 1000:
             yield "has no answer from Redis"
 
-    async def take_lane(self, name: str, generation: int, *, insist: bool = False) -> Early | Enough | None:
+    async def take_lane(
+        self, name: str, generation: int, *, beyond_share: bool = False
+    ) -> Early | Enough | None:
         """Acquire a lane that is due and serve it in a task of its own.
 
-        Early if it is not due yet, Enough if this worker has its share of the lanes. insist: acquire it all
-        the same, because no other worker did.
+        Early if it is not due yet, Enough if this worker has its share of the lanes. beyond_share: acquire it
+        all the same, because no other worker did.
         """
         if self.stopping or self.live_lanes.drained.is_set():
             return Enough()
         if self.disk_guard.lacking:
             return Early(int(self.timings.disk_full_defer_s * 1000))
-        return await self.acquirer.acquire(name, generation, insist=insist)
+        return await self.acquirer.acquire(name, generation, beyond_share=beyond_share)
 
     async def stop_acquiring(self) -> None:
         """Look for no lanes any more; take_lane still acquires."""

@@ -42,7 +42,7 @@ class ServeLane(Protocol):
         acquired: AcquiredLane,
         asked_s: float,
         *,
-        insisted: bool = False,
+        beyond_share: bool = False,
         for_upkeep: bool = False,
     ) -> None:
         """Return once the worker holds the lane. for_upkeep: it starts no fetch of it."""
@@ -56,14 +56,14 @@ class Acquirer:
         services: FetchServices,
         lanes: Sized,
         serve: ServeLane,
-        wants_more: Callable[[], bool],
+        may_acquire: Callable[[], bool],
         choose: Callable[[Sequence[str], int], Sequence[str]],
         wanted: asyncio.Event,
     ) -> None:
         self._services = services
         self._lanes = lanes
         self._serve = serve
-        self._wants_more = wants_more
+        self._may_acquire = may_acquire
         self._choose = choose
         self._at_once = services.parameters.acquire_at_once
         self._under_way = 0
@@ -85,19 +85,19 @@ class Acquirer:
             self.wanted.clear()
             more = True
             try:
-                while more and self._wants_more():
+                while more and self._may_acquire():
                     # Not cancelled half-way: a lane acquired and not served is stuck until its lease ends.
                     more = await aio.whole(self._acquire_due(), name="acquiring lanes")
             except (RedisError, OSError) as error:
                 self._services.report_redis_error(error)
 
-    async def acquire(self, name: str, generation: int, *, insist: bool) -> Early | Enough | None:
-        """Acquire and serve a lane that a notification names; insist: whatever this worker's share is.
+    async def acquire(self, name: str, generation: int, *, beyond_share: bool) -> Early | Enough | None:
+        """Acquire and serve a lane that a notification names; beyond_share: whatever this worker's share is.
 
         Early if it is not due yet, Enough if this worker has its share of the lanes.
         """
         services, asked_s = self._services, mono_s()
-        held = None if insist else self._held
+        held = None if beyond_share else self._held
         with self._counted(1):
             try:
                 result = await services.store.acquire(
@@ -109,7 +109,7 @@ class Acquirer:
                 return Early(0)
             if not isinstance(result, AcquiredLane):
                 return result
-            await self._serve(name, result, asked_s, insisted=insist)
+            await self._serve(name, result, asked_s, beyond_share=beyond_share)
         self.look_soon()
         return None
 
@@ -153,10 +153,10 @@ class Acquirer:
         if not chosen:
             return False
         results = await self._acquire_many(chosen, self._held)
-        ours = any(isinstance(result, AcquiredLane) for result in results)
+        acquired = any(isinstance(result, AcquiredLane) for result in results)
         enough = any(isinstance(result, Enough) for result in results)
         # Lanes that another worker was quicker to acquire counted as held: the share may not be reached.
-        return ours and (not enough or None in results)
+        return acquired and (not enough or None in results)
 
     async def acquire_handed(self, lanes: Mapping[str, str]) -> None:
         """Acquire and serve the lanes that are left to workers like this one, whatever its share is.
@@ -165,7 +165,7 @@ class Acquirer:
         """
         own = self._services.abilities
         names = [name for name, needs in lanes.items() if not own.lacks(abilities.parse(needs))]
-        if names and self._wants_more():
+        if names and self._may_acquire():
             chosen = self._choose(names, min(len(names), self._at_once))
             work = self._acquire_many(chosen, None, handed=True)
             await aio.whole(work, name="acquiring lanes left by others")
@@ -186,7 +186,7 @@ class Acquirer:
             results = await services.store.acquire_many(names, held, handed=handed, counts=counts)
             for name, result in zip(names, results, strict=True):
                 if isinstance(result, AcquiredLane):
-                    await self._serve(name, result, asked_s, insisted=handed, for_upkeep=for_upkeep)
+                    await self._serve(name, result, asked_s, beyond_share=handed, for_upkeep=for_upkeep)
                 elif isinstance(result, Exception) and not await services.key_repair.repair(result, name):
                     services.report_redis_error(result)
         return results

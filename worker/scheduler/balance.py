@@ -54,11 +54,11 @@ def balance(lanes: Sequence[HeldLane], load: FleetLoad, too_many: int) -> Balanc
 
     No lane goes while this worker holds at most its share and SLACK, and it keeps at least its share.
     """
-    ours = [lane for lane in lanes if not lane.leaving and not lane.unwanted]
-    if len(ours) <= share(load) + SLACK:
+    candidates = [lane for lane in lanes if not lane.leaving and not lane.unwanted]
+    if len(candidates) <= share(load) + SLACK:
         return Balance(0, [])
     if too_many + 1 < LOOKS:
         return Balance(too_many + 1, [])
     # First those that cost least: nothing that must not be repeated, little in flight, acquired last.
-    cheapest = sorted(ours, key=lambda lane: (lane.unrepeatable, lane.in_flight, -lane.token))
-    return Balance(0, [lane.lane for lane in cheapest[: len(ours) - share(load)]])
+    cheapest = sorted(candidates, key=lambda lane: (lane.unrepeatable, lane.in_flight, -lane.token))
+    return Balance(0, [lane.lane for lane in cheapest[: len(candidates) - share(load)]])

@@ -32,7 +32,7 @@ from fetchfleet.worker.scheduler.step import Continue, Leave, Step, Wait, WaitFo
 from fetchfleet.worker.util import aio
 from fetchfleet.worker.util.clock import mono_s
 
-SIT_OUT_S = 0.5
+MAX_IDLE_WAIT_S = 0.5
 """The longest wait for which an idle lane is kept; for a longer one it is given back."""
 
 POLL_S = 0.5
@@ -160,7 +160,7 @@ async def _wait_or_leave(session: FetchSession, closed: Closed) -> Step:
     if closed.why is WaitReason.BREAKER and await end_if_dead(session):
         return WAIT_FOR_CHANGE if lane.in_flight else LEAVE
     wait_s = (closed.until_ms - lane.clock.now_ms()) / 1000
-    return Wait(max(wait_s, 0.001)) if lane.in_flight or wait_s <= SIT_OUT_S else LEAVE
+    return Wait(max(wait_s, 0.001)) if lane.in_flight or wait_s <= MAX_IDLE_WAIT_S else LEAVE
 
 
 def _next(lane: Lane) -> Entry:
@@ -173,13 +173,13 @@ def _next(lane: Lane) -> Entry:
     return entry
 
 
-def next_plain(session: FetchSession, besides: int = 0) -> Entry | None:
+def next_plain(session: FetchSession, excluding: int = 0) -> Entry | None:
     """Take the fetch that is to start next, if the grant admits it and nothing is to be looked at before.
 
-    It counts as started. besides: how many of those in flight are not counted.
+    It counts as started. excluding: how many of those in flight are not counted.
     """
     lane = session.lane
-    if not lane.ready or len(lane.in_flight) - besides >= lane.grant or not lane.serving or lane.cancelled:
+    if not lane.ready or len(lane.in_flight) - excluding >= lane.grant or not lane.serving or lane.cancelled:
         return None
     entry, now_ms = lane.ready[0], lane.clock.now_ms()
     fetch = entry.fetch
@@ -225,7 +225,7 @@ class FetchTask:
         await self._work(session, self._entry)
         task = lane.in_flight[self._entry.id]
         while not slots.wanted and not task.cancelling():
-            entry = next_plain(session, besides=1)
+            entry = next_plain(session, excluding=1)
             if entry is None:
                 return
             lane.follow(self._entry.id, entry.id)
@@ -302,4 +302,4 @@ async def _claim(session: FetchSession) -> Step:
     if services.settler.has(lane):  # a retry on its way to Redis may be due soon
         await services.settler.flushed(lane)
         return CONTINUE
-    return Wait(retry_s) if retry_s <= SIT_OUT_S else LEAVE
+    return Wait(retry_s) if retry_s <= MAX_IDLE_WAIT_S else LEAVE

@@ -64,8 +64,8 @@ class Leases:
             except (RedisError, OSError) as error:
                 renewed = False
                 self._report_redis_error(error)
-            for lane, ours in zip(lanes, kept, strict=False):
-                if ours:
+            for lane, held in zip(lanes, kept, strict=False):
+                if held:
                     lane.extend_lease(asked_s + self.usable_s)
                 elif self._lanes.get(lane.pool) is lane and not lane.released:
                     lane.lose()

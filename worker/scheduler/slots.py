@@ -12,11 +12,11 @@ async def acquire_slot(session: FetchSession, entry: Entry) -> bool:
     lane, slots = session.lane, session.services.slots
     check_s = session.services.parameters.expiry_check_s
 
-    def tell(_: asyncio.Future[None]) -> None:
+    def notify_lane(_: asyncio.Future[None]) -> None:
         lane.notify()
 
     waiter = slots.queue()
-    waiter.add_done_callback(tell)
+    waiter.add_done_callback(notify_lane)
     try:
         while lane.serving and not lane.cancelled and not waiter.done():
             left_s = (entry.deadline_ms - lane.clock.now_ms()) / 1000

@@ -81,7 +81,7 @@ class BodyWriter(Protocol):
         """True if a block is in memory: call `drain` before the next write."""
 
     @property
-    def worth_keeping(self) -> bool:
+    def resumable(self) -> bool:
         """True if enough bytes have come to resume the body later."""
 
     def room(self) -> memoryview | None:

@@ -67,7 +67,7 @@ async def test_a_worker_below_its_share_looks_for_due_lanes(
     await lose_notifications(redis)
     assert (await batch.counts()).done == 0
 
-    worker.runtime.signals.heed_fleet(balance.FleetLoad(busy=1, workers=1))
+    worker.runtime.signals.apply_load(balance.FleetLoad(busy=1, workers=1))
 
     [result] = await results_of(batch)
     assert result.outcome is Outcome.STORED

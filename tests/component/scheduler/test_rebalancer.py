@@ -38,7 +38,7 @@ async def test_a_worker_over_its_share_interrupts_gets_and_not_posts(
         batch = await worker.submit([Fetch(url=host.url(), method=method) for host in hosts.values()])
         await wait_until(lambda: all(host.in_progress for host in hosts.values()), "three requests")
         for _ in range(LOOKS):
-            worker.runtime.signals.heed_fleet(ONE_LANE_A_WORKER)
+            worker.runtime.signals.apply_load(ONE_LANE_A_WORKER)
         leaving = [lane.name for lane in worker.runtime.lanes.values() if lane.leaving]
         await wait_until(lambda: requests_to(hosts) == requests, "interrupted requests to be repeated")
         may_end.set()
@@ -59,7 +59,7 @@ async def test_a_fetch_that_ends_in_time_is_not_interrupted(start: Start) -> Non
         batch = await worker.submit([host.url() for host in hosts.values()])
         await wait_until(lambda: all(host.in_progress for host in hosts.values()), "three requests")
         for _ in range(LOOKS):
-            worker.runtime.signals.heed_fleet(ONE_LANE_A_WORKER)
+            worker.runtime.signals.apply_load(ONE_LANE_A_WORKER)
         may_end.set()
         results = await results_of(batch)
 

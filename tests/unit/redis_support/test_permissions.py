@@ -26,7 +26,7 @@ def test_a_denial_is_found_inside_the_error_of_a_command() -> None:
     assert "b@b" == denied.value.user
     assert denied.value is denial_in(denied.value)
     assert (found := denial_in(wrapped)) is not None
-    assert ("bob", ZRANGE) == (found.user, found.said)
+    assert ("bob", ZRANGE) == (found.user, found.message)
     assert denial_in(CommandError("another")) is None
 
 

@@ -39,12 +39,12 @@ def _wait_for_worker(session: FetchSession, entry: Entry, needs: frozenset[str])
     """Queue the fetch again for later, unchanged. No attempt is charged."""
     lane, services = session.lane, session.services
 
-    def tell() -> None:
+    def write_line() -> None:
         log_events.unserved(lane.name, entry, needs, services.repeats, services.log)
 
     left_s = (entry.deadline_ms - lane.clock.now_ms()) / 1000
     wait_s = min(services.returns.wait_s(mono_s()), max(left_s, 0.0))
-    session.settle(settler.handed_back(entry.id, wait_s, tell))
+    session.settle(settler.handed_back(entry.id, wait_s, write_line))
 
 
 async def left_after_failure(session: FetchSession, entry: Entry, outcome: AttemptOutcome) -> bool:

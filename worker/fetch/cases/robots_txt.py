@@ -123,7 +123,7 @@ class RobotsRequest:
         if lane_of_url(url.text) != lane.name:
             return lane.serving
         while lane.serving and (left_ms := self.entry.deadline_ms - lane.clock.now_ms()) > 0:
-            match lane.admission(besides=1):
+            match lane.admission(excluding=1):
                 case Admit():
                     self.session.count_start()
                     return True

@@ -188,7 +188,7 @@ class SpecialCases:
         while True:
             if writer.full:
                 await writer.drain()
-            if (writer.size_bytes >= save_bytes or mono_s() >= save_s) and writer.worth_keeping:
+            if (writer.size_bytes >= save_bytes or mono_s() >= save_s) and writer.resumable:
                 self._resume = self._resume or Resume(self._session, self._entry)
                 safe_bytes = await self._resume.checkpoint(writer, exchange)
                 save_bytes = safe_bytes + parameters.checkpoint_bytes

@@ -339,8 +339,8 @@ def unusable_out(out: Path, error: OSError | InTheWayError) -> CommandError:
     if not isinstance(error, OSError):
         return CommandError(f"--out {out}: {error}", BAD_USE)
     may_pass = fault_of(error) in {FileFault.DISK, FileFault.OTHER} and error.errno != errno.ENOENT
-    said = "is not a folder" if error.errno == errno.EEXIST else error.strerror
-    return CommandError(f"--out {out}: {said}", FAILED if may_pass else BAD_USE)
+    problem = "is not a folder" if error.errno == errno.EEXIST else error.strerror
+    return CommandError(f"--out {out}: {problem}", FAILED if may_pass else BAD_USE)
 
 
 def partial_name(fetch_id: str, token: int) -> str:

@@ -22,7 +22,7 @@ from fetchfleet.worker.util.file_errors import FileFault, fault_of
 THREADS = 8
 """In each of the two pools. Neither waits for the other, and DNS lookups wait for neither."""
 
-TRIAL = bytes(4096)
+TEST_BLOCK = bytes(4096)
 
 STALE_S = 24 * 3600
 """Age of a partial file that is removed."""
@@ -55,7 +55,7 @@ class OutFolder:
         """The latest error of a refused body, or of the trial."""
         self._tried = self.refusals
         self._device_below: int | None = None
-        self._trial = f"trial.{secrets.token_hex(8)}"
+        self._test_file = f"trial.{secrets.token_hex(8)}"
         self.for_blocks = ThreadPoolExecutor(THREADS, thread_name_prefix="blocks")
         """Threads for the blocks of large bodies."""
         self.for_names = ThreadPoolExecutor(THREADS, thread_name_prefix="names")
@@ -128,13 +128,13 @@ class OutFolder:
     def _try_to_write(self) -> OSError | None:
         """Write and sync a small file, and check the permissions; return the error, None if all is well."""
         try:
-            file = self.directory.create(self._trial)
+            file = self.directory.create(self._test_file)
             try:
-                os.write(file, TRIAL)
+                os.write(file, TEST_BLOCK)
                 os.fsync(file)
             finally:
                 os.close(file)
-                self.directory.drop(self._trial)
+                self.directory.drop(self._test_file)
             self.directory.check_permission(self.own_folders)
         except OSError as error:
             return error

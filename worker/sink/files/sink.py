@@ -84,7 +84,7 @@ class FileWriter(BufferedBody):
         self._may_place: Callable[[], bool] = bool
 
     @property
-    def worth_keeping(self) -> bool:
+    def resumable(self) -> bool:
         """True if enough bytes have come to resume the body later."""
         return self.size_bytes >= RESUME_MIN_BYTES
 
@@ -113,7 +113,7 @@ class FileWriter(BufferedBody):
 
     async def keep(self) -> int:
         """Leave the bytes so far for a later attempt; returns their number, 0 if none are left."""
-        if self._partial is None or not self.worth_keeping:
+        if self._partial is None or not self.resumable:
             return 0
         return await aio.to_the_end(self._keep(self._partial))
 

@@ -77,9 +77,9 @@ class Takeovers:
         A file shorter than that offset is removed.
         """
         directory, offset_bytes = self._disk.directory, note.offset_bytes
-        theirs, ours = partial_name(fetch_id, note.token), partial_name(fetch_id, token)
+        old_name, new_name = partial_name(fetch_id, note.token), partial_name(fetch_id, token)
         try:
-            file = FileIO(directory.open_partial(theirs), "r+")
+            file = FileIO(directory.open_partial(old_name), "r+")
         except (OSError, InTheWayError):
             return None
         taken: TakenFile | None = None
@@ -87,20 +87,20 @@ class Takeovers:
             if not lock(file.fileno()):
                 return None
             # Before the lock another attempt may have renamed or removed it.
-            opened, named = os.fstat(file.fileno()), directory.stat(f"{PARTIAL_FILES}/{theirs}")
+            opened, named = os.fstat(file.fileno()), directory.stat(f"{PARTIAL_FILES}/{old_name}")
             if named is None or not os.path.samestat(opened, named):
                 return None
             if opened.st_size < offset_bytes:
-                directory.drop(theirs)
+                directory.drop(old_name)
                 return None
             file.truncate(offset_bytes)
             digest = hashed(file, offset_bytes, "sha256", stop)
             if not stop.is_set():
-                directory.rename_partial(theirs, ours)
-                taken = TakenFile(file, self._disk, ours, offset_bytes, {"sha256": digest})
+                directory.rename_partial(old_name, new_name)
+                taken = TakenFile(file, self._disk, new_name, offset_bytes, {"sha256": digest})
         except OSError:
             with suppress(OSError):  # a disk that cannot read it back will not take more of it
-                directory.drop(theirs)
+                directory.drop(old_name)
         finally:
             if taken is None:
                 file.close()

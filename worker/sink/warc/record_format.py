@@ -54,13 +54,13 @@ class RecordedExchange(NamedTuple):
 
 def info(record_id: str, date: str, filename: str, user_agent: str) -> bytes:
     """Return the first record of a segment, which names the software."""
-    said = (
+    fields = (
         ("software", "fetchfleet"),
         ("format", "WARC File Format 1.1"),
         ("conformsTo", "http://iipc.github.io/warc-specifications/specifications/warc-format/warc-1.1/"),
         ("http-header-user-agent", user_agent),
     )
-    block = "".join(f"{name}: {value}\r\n" for name, value in said).encode()
+    block = "".join(f"{name}: {value}\r\n" for name, value in fields).encode()
     head = (
         f"WARC/1.1\r\nWARC-Type: warcinfo\r\nWARC-Record-ID: <{record_id}>\r\nWARC-Date: {date}\r\n"
         f"WARC-Filename: {filename}\r\nContent-Type: application/warc-fields\r\n"
@@ -148,8 +148,8 @@ def block_bytes(found: bytes) -> tuple[int, int] | None:
     ends = found.find(END)
     if ends < 0 or not found.startswith(VERSION):
         return None
-    said = _LENGTH.search(found, 0, ends + 2)
-    return None if said is None else (ends + len(END), int(said[1]))
+    length = _LENGTH.search(found, 0, ends + 2)
+    return None if length is None else (ends + len(END), int(length[1]))
 
 
 def _lines(headers: Iterable[Header]) -> bytes:

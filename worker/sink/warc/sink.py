@@ -108,7 +108,7 @@ class RecordWriter(BufferedBody):
         self.durability = durability
 
     @property
-    def worth_keeping(self) -> bool:
+    def resumable(self) -> bool:
         """Return False: half a response is no record."""
         return False
 
