@@ -79,8 +79,8 @@ class Host:
         return sum(not line.gone for line in self.lines)
 
     @property
-    def asked(self) -> list[int]:
-        """The number of requests on each connection."""
+    def request_counts(self) -> list[int]:
+        """Return the number of requests on each connection."""
         return [len(line.requests) for line in self.lines]
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -111,7 +111,7 @@ async def test_the_most_recently_used_connection_is_reused() -> None:
         for _ in range(4):
             await fetch(pool, host.url)
 
-        assert sorted(host.asked) == [1, 1, 5]
+        assert sorted(host.request_counts) == [1, 1, 5]
         assert (stats.opened, stats.reused) == (3, 4)
     assert (stats.opened, stats.closed) == (3, 3)
 
@@ -133,7 +133,7 @@ async def test_an_idle_connection_expires() -> None:
         await wait_until(lambda: not host.open, "the connection to be closed")
         await fetch(pool, host.url)
 
-    assert host.asked == [1, 1]
+    assert host.request_counts == [1, 1]
 
 
 @pytest.mark.parametrize("said", [b"HTTP/1.1 408 Request Timeout\r\n\r\n", b""], ids=["data", "the end"])
@@ -148,7 +148,7 @@ async def test_a_connection_with_unrequested_data_or_an_end_is_not_reused(said: 
         theirs.close()
         await fetch(pool, host.url, "POST", b"")
 
-    assert host.asked == [2, 1]
+    assert host.request_counts == [2, 1]
 
 
 @pytest.mark.parametrize("end", ["end", "reset"])
@@ -171,7 +171,7 @@ async def test_a_request_on_a_connection_that_closes_is_repeated_if_idempotent(
         response = await pool.exchange(request)
         response.close()
 
-        assert sorted(host.asked) == [1, 1, 1, 2]
+        assert sorted(host.request_counts) == [1, 1, 1, 2]
         assert request.trace.opened
         await wait_until(lambda: host.open == 1, "the idle ones to be closed")
 
@@ -180,7 +180,7 @@ async def test_a_request_on_a_connection_that_closes_is_repeated_if_idempotent(
         host.answer = closes
         with pytest.raises((ReadError, RemoteProtocolError)):
             await fetch(pool, host.url, "POST", b"")
-        assert sorted(host.asked) == [1, 1, 2, 3]
+        assert sorted(host.request_counts) == [1, 1, 2, 3]
 
 
 @on_both_loops
@@ -200,7 +200,7 @@ async def test_the_wait_of_a_repeated_request_is_counted_once() -> None:
         stats.pool_wait_s.taken()
         assert await fetch(pool, host.url) == b"ok"
 
-        assert host.asked == [2, 1]
+        assert host.request_counts == [2, 1]
         assert len(stats.pool_wait_s.taken()) == 1
 
 
@@ -228,7 +228,7 @@ async def test_a_request_on_a_new_connection_is_not_repeated(end: str) -> None:
         with pytest.raises((ReadError, RemoteProtocolError)):
             await fetch(pool, host.url)
 
-    assert host.asked == [1, 2]
+    assert host.request_counts == [1, 2]
 
 
 @on_both_loops
@@ -284,7 +284,7 @@ async def test_closing_a_lane_leaves_no_connection() -> None:
             await asyncio.gather(*(fetch(pool, host.url) for _ in range(3)))
             host.answer = silent
             running = [asyncio.create_task(fetch(pool, host.url)) for _ in range(2)]
-            await wait_until(lambda: sum(host.asked) == 5, "the requests")
+            await wait_until(lambda: sum(host.request_counts) == 5, "the requests")
         results = await asyncio.gather(*running, return_exceptions=True)
 
         assert [type(result) for result in results] == [ReadError] * 2
@@ -321,7 +321,7 @@ async def test_connections_are_reused_for_their_own_host_and_port_only() -> None
         with pytest.raises(ForeignHostError, match=r"b\.example"):
             await fetch(pool, host.url.replace(HOST, "b.example"))
 
-        assert (host.asked, other.asked) == ([2], [1])
+        assert (host.request_counts, other.request_counts) == ([2], [1])
 
 
 @on_both_loops

@@ -63,7 +63,7 @@ async def test_a_host_that_accepts_no_connection_fails_with_connect_timeout(star
     ],
     ids=["no byte", "half a head", "an interim head"],
 )
-async def test_the_reason_of_a_stalled_head_depends_on_whether_it_had_begun(
+async def test_the_reason_of_a_stalled_head_depends_on_its_first_byte(
     origin: Origin, start: Start, answer: Behaviour, reason: Reason
 ) -> None:
     """The read timeout bounds both waits; only the reason differs."""
