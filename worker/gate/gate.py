@@ -164,7 +164,7 @@ def blocked_until_ms(state: GateState, policy: LanePolicy, now_ms: int) -> int:
 
 
 def _host_closed_until(state: GateState) -> tuple[int, WaitReason]:
-    """Return until when the host wants no requests, as it said or showed by failing."""
+    """Return until when the host accepts no requests, as it announced or as its failures show."""
     if state.breaker is Breaker.OPEN and state.open_until_ms > state.cool_until_ms:
         return state.open_until_ms, WaitReason.BREAKER
     return state.cool_until_ms, WaitReason.COOL_DOWN
@@ -261,7 +261,7 @@ def attempt_ended(
 def quota_received(
     state: GateState, quota: Quota, in_flight: int, now_ms: int, at_once: int = 0
 ) -> GateState:
-    """Return the state after the host said how many requests it will still take.
+    """Return the state after the host announced how many requests its quota has left.
 
     It may not have counted those in flight. No more than what is left may start in the window. Starts are
     spread over the window unless the lane's own rate, and the at_once fetches that may start before the next

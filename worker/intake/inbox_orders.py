@@ -201,7 +201,7 @@ class InboxOrders:
             )
 
     async def write_waiting_receipts(self, taken: TakenMessages, note: str) -> None:
-        """Write receipts that tell that messages wait for room."""
+        """Write receipts for messages that wait for room."""
         async with self._redis.pipeline(transaction=False) as pipe:
             for _, items in taken.todo:
                 for item in items:

@@ -44,7 +44,7 @@ class AskedWorker(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProcessHealth:
-    """The side of the worker. One for a process; `not_ready` is replaced once there is more to tell."""
+    """The side of the worker. One for a process; `not_ready` is replaced once there is more to report."""
 
     def __init__(self, worker_id: str) -> None:
         self._worker_id = worker_id

@@ -233,7 +233,7 @@ class FetchTask:
             await run_fetch(session, entry)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """Give back the slot, and tell the lane."""
+        """Give back the slot, and notify the lane."""
         session, entry = self._session, self._entry
         lane = session.lane
         session.services.slots.release()

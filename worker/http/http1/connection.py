@@ -245,7 +245,7 @@ class Http1Connection(asyncio.BufferedProtocol):
         self._made = True
         self._descriptor = transport.get_extra_info("socket").fileno()
         self._poll.register(self._descriptor, select.POLLIN)
-        with contextlib.suppress(OSError):  # the host has hung up: reading will tell
+        with contextlib.suppress(OSError):  # the host has closed the connection: the next read fails
             self.address = transport.get_extra_info("peername")[0]
         if self._closed:
             self._loop.call_soon(self._transport.abort)  # uvloop would leave the socket open now
