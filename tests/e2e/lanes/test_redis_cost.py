@@ -19,6 +19,8 @@ from tests.support.workers import Workers, workers
 HOSTS = [f"127.0.9.{i}" for i in range(1, 9)]
 POLICY = "[default]\nconcurrency = 64\n"
 FETCHES = 1_000
+SUBMITTED = 12_000
+"""Fetches of which FETCHES are counted; enough that some are left when every lane has its worker."""
 BACKLOG = 20_000
 IDLE_S = 1.5
 MOST = 4.0
@@ -71,7 +73,7 @@ async def costs(redis: Redis, fleet: Fleet, urls: list[str]) -> list[float]:
     idle = await idle_per_s(redis)
     found = []
     for waiting in (0, BACKLOG):
-        await fleet.submit([f"{urls[i % len(urls)]}/{i}" for i in range(waiting + 4 * FETCHES)])
+        await fleet.submit([f"{urls[i % len(urls)]}/{i}" for i in range(waiting + SUBMITTED)])
         await wait_until(partial(all_held, redis), "every lane to have its worker", 60)
         before = await moment(redis)
         after = await until_settled(redis, before)
