@@ -76,14 +76,14 @@ async def worker(start: Start) -> OneWorker:
 
 @pytest.fixture
 async def names() -> AsyncIterator[Nameserver]:
-    """A nameserver that the test answers for; workers are told of its address."""
+    """A nameserver whose responses the test sets."""
     async with nameserver("127.0.53.1") as serving:
         yield serving
 
 
 @pytest.fixture
 async def origin() -> AsyncIterator[Origin]:
-    """An origin that answers "ok" until it is told otherwise."""
+    """An origin that responds with "ok" unless the test changes its behaviour."""
     async with Origin.serving(HOST, o.OK) as serving:
         yield serving
 
@@ -102,5 +102,5 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where another engine is chosen, what is of httpx alone is skipped."""
+    """Skip tests of httpx alone if another engine is chosen."""
     differences.skip(items)

@@ -1,4 +1,4 @@
-"""What a worker is told: flags over environment over defaults."""
+"""The settings of a worker: flags over environment over defaults."""
 
 import io
 import os
@@ -119,8 +119,8 @@ def test_a_policy_that_cannot_be_used_is_named_with_its_file(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("flags", "environment", "named"), FAULTS)
-def test_what_cannot_be_used_is_named(flags: dict[str, Any], environment: dict[str, str], named: str) -> None:
-    """And nothing but that."""
+def test_an_invalid_setting_is_named(flags: dict[str, Any], environment: dict[str, str], named: str) -> None:
+    """No other setting is named."""
     faults = faults_of(flags, environment)
 
     assert 1 == len(faults)
@@ -136,7 +136,7 @@ def test_all_faults_are_named_at_once() -> None:
 
 
 def test_keys_of_options_replace_those_of_the_policy_file(tmp_path: Path) -> None:
-    """Tables of hosts stay above them. The digest tells the two policies apart."""
+    """Tables of hosts stay above them. The digests of the two policies differ."""
     (tmp_path / "policy.toml").write_text("[default]\nattempts = 9\nburst = 2\n[host.a]\nattempts = 7\n")
     flags = {"policy": str(tmp_path / "policy.toml")}
     file = load_settings(flags, {}).policy
@@ -179,7 +179,7 @@ def test_the_redis_password_is_in_no_rendering_of_the_settings() -> None:
 
 
 def test_settings_cannot_be_changed() -> None:
-    """What was checked stays as it was."""
+    """They were checked when they were loaded."""
     with pytest.raises(AttributeError):
         Settings().lease_s = 1.0  # type: ignore[misc]
 

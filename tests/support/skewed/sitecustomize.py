@@ -12,18 +12,18 @@ _time_s, _time_ns = time.time, time.time_ns
 
 
 class _AnyDatetime(type):
-    """Whatever is a datetime is one of ours."""
+    """Treats every datetime as an instance of Skewed."""
 
     def __instancecheck__(cls, instance: object) -> bool:
         return isinstance(instance, datetime)
 
 
 class Skewed(datetime, metaclass=_AnyDatetime):
-    """A datetime whose present is off."""
+    """A datetime with a skewed present."""
 
     @classmethod
     def now(cls, tz: tzinfo | None = None) -> Any:
-        """The present, as the skewed clock has it."""
+        """Return the time of the skewed clock."""
         return datetime.fromtimestamp(time.time(), tz)
 
 

@@ -45,7 +45,7 @@ STEPS = st.lists(st.tuples(st.booleans(), st.integers(0, 30_000)), max_size=12)
 
 
 @given(state=STATES, policy=POLICIES, in_flight=st.integers(0, 10), now_ms=MOMENTS_MS)
-def test_a_grant_is_what_the_gate_says_at_any_time(
+def test_a_grant_equals_the_verdict_of_the_gate_at_any_time(
     state: GateState, policy: LanePolicy, in_flight: int, now_ms: int
 ) -> None:
     """Under a grant neither the time nor a start closes the lane."""
@@ -57,10 +57,10 @@ def test_a_grant_is_what_the_gate_says_at_any_time(
 
 
 @given(state=STATES, policy=POLICIES, steps=STEPS)
-def test_what_happens_under_a_grant_may_be_counted_later(
+def test_events_under_a_grant_may_be_counted_later(
     state: GateState, policy: LanePolicy, steps: list[tuple[bool, int]]
 ) -> None:
-    """Requests and good answers change no grant; counted together they make the state of one by one."""
+    """Requests and good responses change no grant. Counted together they give the same state."""
     if granted := grant(state, policy):
         now_ms, one_by_one, starts, answers = 2**41, state, [], []
         for is_start, later_ms in steps:
@@ -95,5 +95,5 @@ def test_what_happens_under_a_grant_may_be_counted_later(
 def test_only_a_lane_without_limits_of_time_has_a_grant(
     state: GateState, policy: LanePolicy, expected: int
 ) -> None:
-    """A failure that counts, a cool-down, a rate, and a limit that is learnt are for the gate."""
+    """After a failure, in a cool-down, under a rate or with an adaptive limit the gate decides."""
     assert expected == grant(state, policy)

@@ -1,4 +1,4 @@
-"""The state of a held lane: what has happened under its grant, and the size of its claims."""
+"""The state of a held lane: events under its grant, and the size of its claims."""
 
 import pytest
 
@@ -16,8 +16,8 @@ def held(state: GateState | None = None) -> Lane:
     return Lane("a.test", 1, LanePolicy(concurrency=2), state or GateState(), clock)
 
 
-async def test_the_gate_of_a_lane_has_what_happened_under_the_grant() -> None:
-    """It is not saved before, and is afterwards."""
+async def test_events_under_a_grant_are_part_of_the_gate() -> None:
+    """The gate counts as unsaved until its state is taken for saving."""
     lane = held()
     assert lane.gate_is_saved
 
@@ -32,7 +32,7 @@ async def test_the_gate_of_a_lane_has_what_happened_under_the_grant() -> None:
 
 
 async def test_a_change_of_the_gate_or_of_the_policy_changes_the_grant() -> None:
-    """What was counted before the change is counted in the state that follows."""
+    """Events before the change are counted in the next state."""
     lane = held()
     assert 2 == lane.grant
 
@@ -59,5 +59,5 @@ async def test_a_change_of_the_gate_or_of_the_policy_changes_the_grant() -> None
     ],
 )
 def test_a_quick_host_gets_claims_of_several_rounds(before: int, lasted_s: float, expected: int) -> None:
-    """A claim is for a second: one round at least, four at most."""
+    """A claim is sized for a second: one round at least, four at most."""
     assert expected == claim_size(8, before, lasted_s)
