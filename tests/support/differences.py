@@ -9,7 +9,7 @@ OF_HTTPX = {
         "test_at_info_level_an_exchange": "tests the hooks of httpx",
     },
     "component/observability/test_secret_leaks.py": {
-        "test_a_bug_of_ours_shows_nothing": "the bug is injected into the httpx engine",
+        "test_an_internal_error_shows_no_secret": "the bug is injected into the httpx engine",
     },
 }
 """The reason to skip a test on another engine, by its file and the prefix of its name."""

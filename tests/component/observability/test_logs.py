@@ -1,4 +1,4 @@
-"""What the log tells, and what it never does."""
+"""The log: its lines, and the secrets that it never contains."""
 
 import io
 import json
@@ -27,12 +27,12 @@ SECRET = "hunter2"
 
 
 def of_event(lines: Lines, event: str) -> Lines:
-    """The lines of one event."""
+    """Return the log lines of one event."""
     return [line for line in lines if line["event"] == event]
 
 
 async def test_every_fetch_has_one_canonical_line(origin: Origin, worker: OneWorker, lines: Lines) -> None:
-    """However a fetch ends and however often it was tried, one line says all of it."""
+    """It has the outcome and the counts, for any end and any number of attempts."""
     origin.behaviour = behaviours.by_path(
         {
             "/404": behaviours.NOT_FOUND,
@@ -55,8 +55,8 @@ async def test_every_fetch_has_one_canonical_line(origin: Origin, worker: OneWor
     assert len(of_event(lines, "fetch.retry")) == 1
 
 
-async def test_a_line_says_why_an_attempt_broke(worker: OneWorker, lines: Lines) -> None:
-    """The note holds the error's own words."""
+async def test_the_canonical_line_has_the_error_of_the_attempt(worker: OneWorker, lines: Lines) -> None:
+    """Its `note` is the text of the error."""
     await worker.run(["http://[2001:db8::1]/"])
 
     [line] = of_event(lines, "fetch.finished")
@@ -64,30 +64,30 @@ async def test_a_line_says_why_an_attempt_broke(worker: OneWorker, lines: Lines)
     assert "documentation" in line["note"]
 
 
-async def test_a_lane_tells_its_life(origin: Origin, start: Start, lines: Lines) -> None:
-    """Taken, cooling, broken, probed, well again, given back: each is a line with the lane's name."""
+async def test_a_lane_logs_each_change_of_its_state(origin: Origin, start: Start, lines: Lines) -> None:
+    """Acquisition, cool-down, breaker and release each have a line with the lane's name."""
     worker = await start(policy={"breaker_failures": 2, "concurrency": 1})
     origin.behaviour = behaviours.sequence(
         behaviours.retry_after(1), behaviours.status(500), behaviours.status(500), behaviours.OK
     )
 
     await worker.results([origin.url("/one"), origin.url("/other")])
-    await wait_until(lambda: not worker.runtime.lanes, "the lane to be given back")
+    await wait_until(lambda: not worker.runtime.lanes, "the lane to be released")
 
-    told = [line["event"] for line in lines if line["event"].startswith("lane.")]
-    counts = Counter(told)
+    names = [line["event"] for line in lines if line["event"].startswith("lane.")]
+    counts = Counter(names)
     assert all("lane" in line for line in lines if line["event"].startswith("lane."))
     assert counts["lane.cooling"] == counts["lane.breaker_open"] == counts["lane.breaker_closed"] == 1
     assert counts["lane.taken"] == counts["lane.released"] >= 2
-    assert told.index("lane.cooling") < told.index("lane.breaker_open") < told.index("lane.breaker_closed")
-    assert told[-1] == "lane.released"
+    assert names.index("lane.cooling") < names.index("lane.breaker_open") < names.index("lane.breaker_closed")
+    assert names[-1] == "lane.released"
 
 
-async def test_a_lane_that_is_given_back_says_why(origin: Origin, worker: OneWorker, lines: Lines) -> None:
-    """Whoever looks why a host is not fetched finds the reason and the time."""
+async def test_a_released_lane_logs_the_reason(origin: Origin, worker: OneWorker, lines: Lines) -> None:
+    """The line also has the time at which the lane is due again."""
     origin.behaviour = behaviours.retry_after(3600)
     await worker.submit([origin.url()])
-    await wait_until(lambda: of_event(lines, "lane.released"), "the lane to be given back")
+    await wait_until(lambda: of_event(lines, "lane.released"), "the lane to be released")
 
     [cooling], [released] = of_event(lines, "lane.cooling"), of_event(lines, "lane.released")
     assert cooling["wait_s"] >= 3599
@@ -95,8 +95,8 @@ async def test_a_lane_that_is_given_back_says_why(origin: Origin, worker: OneWor
     assert released["due_in_ms"] >= 3_590_000
 
 
-async def test_a_worker_tells_when_it_starts_and_stops(worker: OneWorker, lines: Lines) -> None:
-    """The first line and the last are the worker's own; how it was comes before the very last."""
+async def test_a_worker_logs_its_start_and_stop(worker: OneWorker, lines: Lines) -> None:
+    """A heartbeat line comes right before the last line."""
     await worker.stop()
 
     assert lines[0]["event"] == "worker.started"
@@ -120,10 +120,10 @@ async def test_a_worker_tells_when_it_starts_and_stops(worker: OneWorker, lines:
     ],
     ids=["ok", "500", "429", "reset", "hop", "userinfo", "dead-hop", "refused-hop", "ftp", "garbage"],
 )
-async def test_no_line_holds_a_secret(
+async def test_no_log_line_contains_a_secret(
     origin: Origin, start: Start, stream: io.StringIO, behaviour: o.Behaviour
 ) -> None:
-    """Neither a query's values nor userinfo, headers or bodies are ever written, wherever they come from."""
+    """Queries' values, userinfo, headers, bodies and meta are never written, also those of a redirect."""
     worker = await start(policy={"attempts": 2})
     origin.behaviour = behaviour
 
@@ -141,7 +141,9 @@ async def test_no_line_holds_a_secret(
     assert SECRET not in stream.getvalue()
 
 
-async def test_lines_are_json_where_nobody_watches(origin: Origin, start: Start, stream: io.StringIO) -> None:
+async def test_log_lines_are_json_without_a_terminal(
+    origin: Origin, start: Start, stream: io.StringIO
+) -> None:
     """Each line is one JSON object with its time and level."""
     worker = await start()
     result = await worker.one(origin.url())
@@ -154,8 +156,8 @@ async def test_lines_are_json_where_nobody_watches(origin: Origin, start: Start,
     assert (finished["level"], finished["id"]) == ("info", result.id)
 
 
-async def test_libraries_warnings_are_lines_too(stream: io.StringIO) -> None:
-    """What httpx or arq warn of is JSON as well, redacted; what they merely tell is not asked for."""
+async def test_warnings_of_libraries_are_redacted_json_lines(stream: io.StringIO) -> None:
+    """Info messages of libraries are dropped."""
     logging.getLogger("httpx").info("GET https://x/?token=%s", SECRET)
     logging.getLogger("arq.worker").warning("lost https://u:%s@x/?token=%s", SECRET, SECRET)
 
@@ -164,8 +166,8 @@ async def test_libraries_warnings_are_lines_too(stream: io.StringIO) -> None:
     assert SECRET not in stream.getvalue()
 
 
-async def test_a_library_that_repeats_its_warning_is_told_once(stream: io.StringIO) -> None:
-    """Another warning of it is told too."""
+async def test_a_repeated_warning_of_a_library_is_logged_once(stream: io.StringIO) -> None:
+    """Warnings with the same template count as one, although their arguments differ."""
     for place in range(50):
         logging.getLogger("arq.worker").warning("lost connection %d", place)
         logging.getLogger("arq.worker").warning("job took long")
@@ -174,8 +176,8 @@ async def test_a_library_that_repeats_its_warning_is_told_once(stream: io.String
     assert ["lost connection 0", "job took long"] == [line["message"] for line in written]
 
 
-async def test_at_debug_level_each_exchange_has_its_line(origin: Origin, start: Start, lines: Lines) -> None:
-    """Whose it was, what came, and whether a connection was used again."""
+async def test_at_debug_level_each_exchange_has_a_line(origin: Origin, start: Start, lines: Lines) -> None:
+    """It has fetch, trace, lane, status, duration and reuse of the connection."""
     worker = await start(log_level="debug")
     origin.behaviour = behaviours.by_path(
         {"/a": behaviours.redirect(f"/b?token={SECRET}"), "/b": behaviours.NOT_FOUND}
@@ -192,10 +194,10 @@ async def test_at_debug_level_each_exchange_has_its_line(origin: Origin, start: 
     assert all(line["ms"] > 0 for line in (first, second))
 
 
-async def test_at_info_level_an_exchange_costs_nothing(
+async def test_at_info_level_no_event_hooks_are_installed(
     origin: Origin, worker: OneWorker, lines: Lines
 ) -> None:
-    """There is nothing to call, so nothing is said."""
+    """Exchanges have no log line and no cost at that level."""
     await worker.one(origin.url())
 
     engine = worker.runtime.services.engine
@@ -206,7 +208,7 @@ async def test_at_info_level_an_exchange_costs_nothing(
 
 @pytest.mark.parametrize(("level", "written"), [("info", ["two"]), ("debug", ["one", "two"])])
 def test_lines_below_the_level_are_not_written(stream: io.StringIO, level: str, written: list[str]) -> None:
-    """Debug is for who looks closely."""
+    """Debug lines are written only at debug level."""
     log.configure(stream, level=level)
     log.get_logger().debug("one")
     log.get_logger().info("two")

@@ -1,4 +1,4 @@
-"""A worker tells its own health over a socket, and systemd that its loop turns."""
+"""Health of a worker process: its socket, and systemd's watchdog."""
 
 import asyncio
 import os
@@ -19,12 +19,14 @@ NAME = f"health-{os.getpid()}"
 
 
 async def reasons(name: str = NAME) -> list[list[str]]:
-    """The reasons why the workers of that name are not ready."""
+    """Return for each worker of the name the reasons why it is not ready."""
     return [at.reply.not_ready for at in await asyncio.to_thread(ask_workers, name) if at.reply]
 
 
-async def test_a_worker_tells_what_it_is_not_ready_for(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While it starts, without an answer from Redis, without space, and while it stops."""
+async def test_a_worker_reports_the_reasons_why_it_is_not_ready(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is starting or stopping, has no answer from Redis, or lacks disk space."""
     health = ProcessHealth(NAME)
     async with health.serve({}):
         replies = [await reasons()]
@@ -51,13 +53,13 @@ async def test_a_worker_tells_what_it_is_not_ready_for(start: Start, monkeypatch
     assert gone == []
 
 
-async def test_a_loop_that_does_not_turn_gives_no_answer_and_then_all_of_them() -> None:
-    """However often it was asked meanwhile."""
+async def test_a_blocked_event_loop_gives_no_answer_until_it_runs_again() -> None:
+    """Requests that timed out meanwhile do not disturb the next one."""
     async with ProcessHealth(NAME).serve({}):
         asking = [asyncio.to_thread(ask_workers, NAME, 0.2) for _ in range(3)]
         blocked = asyncio.gather(*asking)
         await asyncio.sleep(0)  # the threads begin
-        time.sleep(0.5)  # noqa: ASYNC251 this is what is tested
+        time.sleep(0.5)  # noqa: ASYNC251 blocking the loop is the test
         replies = [[(at.pid, at.reply) for at in asked] for asked in await blocked]
         after = await reasons()
 
@@ -65,8 +67,8 @@ async def test_a_loop_that_does_not_turn_gives_no_answer_and_then_all_of_them() 
     assert after == [["is starting"]]
 
 
-async def test_workers_of_one_machine_are_told_apart_by_their_names() -> None:
-    """Any that does not answer is named; a name of any length and of any characters will do."""
+async def test_health_finds_each_worker_of_a_machine_by_its_name() -> None:
+    """A name may have any length and any characters. Without a name, all workers are listed."""
     names = [NAME, f"{NAME}-2", "wörker 3/\n" * 40]
     async with (
         ProcessHealth(names[0]).serve({}),
@@ -74,14 +76,14 @@ async def test_workers_of_one_machine_are_told_apart_by_their_names() -> None:
         ProcessHealth(names[2]).serve({}),
     ):
         each = [await asyncio.to_thread(ask_workers, name) for name in names]
-        everyone = await asyncio.to_thread(ask_workers, None)
+        every_worker = await asyncio.to_thread(ask_workers, None)
 
     assert [[name] for name in names] == [[at.reply.worker for at in asked if at.reply] for asked in each]
-    assert set(names) <= {at.reply.worker for at in everyone if at.reply}
+    assert set(names) <= {at.reply.worker for at in every_worker if at.reply}
 
 
 async def test_health_without_a_worker_of_that_name_fails() -> None:
-    """Whichever of the two is asked for, and without any Redis."""
+    """Neither `--live` nor `--ready` needs Redis to report it."""
     environment = {"FETCHFLEET_WORKER_ID": f"{NAME}-none", "FETCHFLEET_REDIS_URL": "redis://127.0.0.1:1"}
     ended = [CliRunner(env=environment).invoke(app, ["health", how]) for how in ("--live", "--ready")]
 
@@ -89,8 +91,10 @@ async def test_health_without_a_worker_of_that_name_fails() -> None:
 
 
 @pytest.mark.parametrize("missing", [None, "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"])
-async def test_systemds_watchdog_is_fed_twice_in_its_interval(tmp_path: Path, missing: str | None) -> None:
-    """Unless the environment names none, or that of another process."""
+async def test_systemds_watchdog_is_fed_if_the_environment_names_it(
+    tmp_path: Path, missing: str | None
+) -> None:
+    """No message is sent if a variable is missing or WATCHDOG_PID is another process."""
     address = str(tmp_path / "notify")
     environment = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "100000", "WATCHDOG_PID": str(os.getpid())}
     if missing == "WATCHDOG_PID":

@@ -1,7 +1,4 @@
-"""What is secret stays between a caller and the host he named, however a fetch ends.
-
-Each secret is a canary of its own; they are looked for wherever something is shown.
-"""
+"""No log, result, note or other origin shows a secret. Each secret is a canary with its own word."""
 
 import asyncio
 import io
@@ -39,25 +36,25 @@ SECRETS: dict[str, Any] = {
     "tracestate": "vendor=k4n4rytracestate",
 }
 OWN_QUERY = "/a?token=k4n4ryquery&k4n4rybare"
-THERE = "/b?access_token=k4n4rylocation&X-Amz-Signature=k4n4rylocation"
-SAYS = [("Set-Cookie", "session=k4n4rysetcookie"), ("X-Secret", "k4n4ryanswer")]
+SECRET_PATH = "/b?access_token=k4n4rylocation&X-Amz-Signature=k4n4rylocation"
+SECRET_FIELDS = [("Set-Cookie", "session=k4n4rysetcookie"), ("X-Secret", "k4n4ryanswer")]
 BODY = b"k4n4rybody"
 
 
 def canaries(text: str) -> set[str]:
-    """Those that are in the text."""
+    """Return the canaries in the text."""
     return set(CANARY.findall(text.lower())) | ({PARENT} if PARENT in text else set())
 
 
 def closed_url() -> str:
-    """Where nobody listens."""
-    return f"http://127.0.62.13:1{THERE}"
+    """Return a URL whose port is closed."""
+    return f"http://127.0.62.13:1{SECRET_PATH}"
 
 
 ENDS: dict[str, tuple[o.Behaviour, Outcome, Reason | None]] = {
-    "ok": (behaviours.ok(BODY, SAYS), Outcome.STORED, None),
-    "404": (behaviours.status(404, SAYS, BODY), Outcome.FAILED, Reason.HTTP_STATUS),
-    "500": (behaviours.status(500, SAYS, BODY), Outcome.FAILED, Reason.HTTP_STATUS),
+    "ok": (behaviours.ok(BODY, SECRET_FIELDS), Outcome.STORED, None),
+    "404": (behaviours.status(404, SECRET_FIELDS, BODY), Outcome.FAILED, Reason.HTTP_STATUS),
+    "500": (behaviours.status(500, SECRET_FIELDS, BODY), Outcome.FAILED, Reason.HTTP_STATUS),
     "reset": (behaviours.reset, Outcome.FAILED, Reason.READ),
     "truncated": (behaviours.truncated(BODY, 100), Outcome.FAILED, Reason.TRUNCATED),
     "garbage": (
@@ -68,7 +65,9 @@ ENDS: dict[str, tuple[o.Behaviour, Outcome, Reason | None]] = {
         Reason.PROTOCOL,
     ),
     "within": (
-        behaviours.by_path({"/a": behaviours.redirect(THERE), "/b": behaviours.ok(BODY, SAYS)}),
+        behaviours.by_path(
+            {"/a": behaviours.redirect(SECRET_PATH), "/b": behaviours.ok(BODY, SECRET_FIELDS)}
+        ),
         Outcome.STORED,
         None,
     ),
@@ -83,18 +82,22 @@ ENDS: dict[str, tuple[o.Behaviour, Outcome, Reason | None]] = {
         Reason.REDIRECT_REFUSED,
     ),
     "closed": (behaviours.redirect(closed_url()), Outcome.FAILED, Reason.CONNECT),
-    "forbidden": (behaviours.redirect(f"http://10.0.0.1{THERE}"), Outcome.FAILED, Reason.EGRESS_REFUSED),
+    "forbidden": (
+        behaviours.redirect(f"http://10.0.0.1{SECRET_PATH}"),
+        Outcome.FAILED,
+        Reason.EGRESS_REFUSED,
+    ),
 }
 
 
-async def start_listening(start: Start, stream: io.StringIO) -> OneWorker:
-    """A worker that tells all it can, and tells the first host alone what a fetch is part of."""
+async def start_at_debug_level(start: Start, stream: io.StringIO) -> OneWorker:
+    """Start a worker at debug level that sends the trace context to the first host only."""
     log.configure(stream, level="debug")
     return await start(log_level="debug", policy={"attempts": 2}, hosts={HOST: {"context": True}})
 
 
 async def shown_of(worker: OneWorker, result: Result, stream: io.StringIO) -> str:
-    """Everything that is told of the fetch, but for the caller's own URL in his own result."""
+    """Return all output about the fetch, except the caller's own URL in its result."""
     redis = worker.runtime.redis
     screen = io.StringIO()
     console = Console(file=screen, width=500)
@@ -106,17 +109,17 @@ async def shown_of(worker: OneWorker, result: Result, stream: io.StringIO) -> st
     letters = [letter async for letter in worker.fleet.dead.iter()]
     console.print(render.status_of(status := await fleet_status(redis)), render.dead_of(letters))
     notes = [letter.note for letter in letters]
-    told = [encode(own), msgspec.structs.replace(explained, result=own), lane, status, notes]
+    shown = [encode(own), msgspec.structs.replace(explained, result=own), lane, status, notes]
     await worker.stop()
-    return "".join([screen.getvalue(), render.result_line(result), *map(str, told), stream.getvalue()])
+    return "".join([screen.getvalue(), render.result_line(result), *map(str, shown), stream.getvalue()])
 
 
 @pytest.mark.parametrize("how", ENDS)
-async def test_however_a_fetch_ends_nothing_secret_is_shown(
+async def test_no_secret_is_shown_however_a_fetch_ends(
     how: str, origin: Origin, start: Start, stream: io.StringIO
 ) -> None:
-    """Logs at debug level, results, dead letters' notes, explain and status."""
-    worker = await start_listening(start, stream)
+    """The output is debug logs, results, notes of dead letters, explain and status."""
+    worker = await start_at_debug_level(start, stream)
     origin.behaviour, outcome, reason = ENDS[how]
 
     result = await worker.one(origin.url(OWN_QUERY), deadline_s=20, **SECRETS)
@@ -132,15 +135,20 @@ async def test_however_a_fetch_ends_nothing_secret_is_shown(
 
 @pytest.mark.parametrize(
     "answer",
-    [behaviours.ok(BODY, SAYS), behaviours.NOT_FOUND, behaviours.reset, behaviours.redirect(THERE)],
+    [
+        behaviours.ok(BODY, SECRET_FIELDS),
+        behaviours.NOT_FOUND,
+        behaviours.reset,
+        behaviours.redirect(SECRET_PATH),
+    ],
     ids=["ok", "404", "reset", "loop"],
 )
-async def test_i25_another_origin_sees_none_of_the_firsts_secrets(
+async def test_i25_another_origin_receives_no_secret_of_the_first(
     answer: o.Behaviour, origin: Origin, other: Origin, start: Start, stream: io.StringIO
 ) -> None:
-    """But for what the first one has put into the Location itself; and nobody shows that either."""
-    worker = await start_listening(start, stream)
-    origin.behaviour = behaviours.redirect(other.url(THERE))
+    """It receives only the Location of the first, whose secrets the output does not show either."""
+    worker = await start_at_debug_level(start, stream)
+    origin.behaviour = behaviours.redirect(other.url(SECRET_PATH))
     other.behaviour = answer
 
     result = await worker.one(origin.url(OWN_QUERY), **SECRETS)
@@ -153,9 +161,9 @@ async def test_i25_another_origin_sees_none_of_the_firsts_secrets(
     assert result.final_url == other.url("/b?access_token=***&X-Amz-Signature=***")
 
 
-async def test_a_failed_handshake_shows_nothing(origin: Origin, start: Start, stream: io.StringIO) -> None:
-    """Where the other end does not speak TLS."""
-    worker = await start_listening(start, stream)
+async def test_a_failed_handshake_shows_no_secret(origin: Origin, start: Start, stream: io.StringIO) -> None:
+    """The other end does not use TLS."""
+    worker = await start_at_debug_level(start, stream)
 
     def talk(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(BODY * 100)
@@ -163,23 +171,23 @@ async def test_a_failed_handshake_shows_nothing(origin: Origin, start: Start, st
 
     async with await asyncio.start_server(talk, "127.0.62.14", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        origin.behaviour = behaviours.redirect(f"https://127.0.62.14:{port}{THERE}")
+        origin.behaviour = behaviours.redirect(f"https://127.0.62.14:{port}{SECRET_PATH}")
         result = await worker.one(origin.url(OWN_QUERY), **SECRETS)
 
     assert result.reason is Reason.TLS
     assert canaries(await shown_of(worker, result, stream)) == set()
 
 
-async def test_a_bug_of_ours_shows_nothing(
+async def test_an_internal_error_shows_no_secret(
     origin: Origin, start: Start, stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Although its error quotes the request itself."""
+    """The message of the error quotes the request."""
 
     def broken(_: HttpxEngine, request: Hop, *__: Any) -> None:
         raise RuntimeError(f"cannot send {request} to {request.url}")
 
     monkeypatch.setattr(HttpxEngine, "open", broken)
-    worker = await start_listening(start, stream)
+    worker = await start_at_debug_level(start, stream)
 
     result = await worker.one(origin.url(OWN_QUERY), **SECRETS)
     shown = await shown_of(worker, result, stream)
@@ -189,10 +197,12 @@ async def test_a_bug_of_ours_shows_nothing(
     assert canaries(shown) == set()
 
 
-async def test_what_is_sent_is_not_shown(origin: Origin, start: Start, stream: io.StringIO) -> None:
-    """Nor what comes back for it."""
-    worker = await start_listening(start, stream)
-    origin.behaviour = behaviours.status(500, SAYS, BODY)
+async def test_request_and_response_bodies_are_not_shown(
+    origin: Origin, start: Start, stream: io.StringIO
+) -> None:
+    """The request is a PUT with a secret body, and the response a 500 with one."""
+    worker = await start_at_debug_level(start, stream)
+    origin.behaviour = behaviours.status(500, SECRET_FIELDS, BODY)
 
     result = await worker.one(origin.url(OWN_QUERY), method="PUT", body=BODY.decode(), **SECRETS)
 
@@ -201,10 +211,12 @@ async def test_what_is_sent_is_not_shown(origin: Origin, start: Start, stream: i
 
 
 def test_no_rendering_of_a_request_shows_its_secrets() -> None:
-    """In a debugger, in an assertion, in a pretty traceback."""
+    """Neither repr, str nor rich shows them, so debuggers and tracebacks do not either."""
     fetch = Fetch(url=f"http://a.example{OWN_QUERY}", method="PUT", body=BODY.decode(), **SECRETS)
     entry = Entry(id="0123456789abcdef-00000001", deadline_ms=0, fetch=fetch)
-    moved = msgspec.structs.replace(entry, hop=Hop("GET", f"http://b.example{THERE}", (("a", "k4n4ryhop"),)))
+    moved = msgspec.structs.replace(
+        entry, hop=Hop("GET", f"http://b.example{SECRET_PATH}", (("a", "k4n4ryhop"),))
+    )
     garbled = Hop("GET", "http://u:k4n4ry@b.example:x/")
     things = [fetch, entry, entry.request, moved, moved.request, garbled]
 
@@ -235,8 +247,8 @@ def test_no_rendering_of_a_request_shows_its_secrets() -> None:
     ],
     ids=lambda fields: next(reversed(fields)),
 )
-def test_a_refusal_quotes_no_secret(fields: dict[str, Any]) -> None:
-    """It goes to logs, dead letters and receipts."""
+def test_the_error_of_an_invalid_fetch_quotes_no_secret(fields: dict[str, Any]) -> None:
+    """The error goes to logs, dead letters and receipts."""
     with pytest.raises(InvalidFetchError) as caught:
         Fetch(**{"url": "http://a.example/", **fields})
 

@@ -1,4 +1,4 @@
-"""Hosts that fail, for a while or for good; three workers, and the hosts are the judges."""
+"""Hosts that fail temporarily or permanently: three workers, measured at the hosts."""
 
 import asyncio
 from collections import Counter
@@ -28,13 +28,13 @@ breaker_reset_s = {RESET_S}
 breaker_cap_s = {CAP_S}
 """
 ROUGHLY_S = 0.1
-"""The gate counts from when it read an answer, the host from when it wrote it."""
+"""The gate counts from when it reads a response, the host from when it writes it."""
 
 
 async def test_a_failing_host_sees_a_few_requests_and_then_single_cheap_probes(
     redis_url: str, fleet: Fleet, tmp_path: Path
 ) -> None:
-    """After so many failures one request at a time, each further from the last; HEAD goes first."""
+    """After the failure limit the host sees one probe at a time, at growing intervals. HEAD goes first."""
     async with (
         Origin.serving("127.0.3.21", latency(0.05, status(500))) as failing,
         Origin.serving("127.0.3.22", status(404)) as scolding,
@@ -68,7 +68,7 @@ async def test_a_failing_host_sees_a_few_requests_and_then_single_cheap_probes(
 
 
 def _after_opening(origin: Origin) -> list[judge.Seen]:
-    """The requests from the first pause on that a breaker makes."""
+    """Return the requests after the first pause that a breaker makes."""
     seen = sorted(origin.requests, key=lambda request: request.arrived_s)
     pauses = (
         place
@@ -78,17 +78,17 @@ def _after_opening(origin: Origin) -> list[judge.Seen]:
     return seen[next(pauses, len(seen)) :]
 
 
-async def test_a_dead_host_costs_tens_of_connections_and_its_fetches_can_be_had_back(
+async def test_a_dead_host_costs_tens_of_connections_and_its_fetches_can_be_retried(
     redis_url: str, fleet: Fleet, tmp_path: Path
 ) -> None:
-    """Thousands end as host_dead and are dead letters; retried when the host lives, they are stored."""
+    """Its 2,000 fetches become dead letters. Retried once the host is up, all are stored."""
     count = 2000
     async with Origin.serving("127.0.3.24", reset) as origin:
         with workers(3, redis_url, tmp_path, POLICY + "give_up_s = 1.5\n") as running:
             await wait_until(running.started, "the workers")
             batch = await fleet.submit([origin.url(f"/{i}") for i in range(count)])
             results = await results_of(batch)
-            connections, said = origin.connections_opened, running.events("lane.dead")
+            connections, dead = origin.connections_opened, running.events("lane.dead")
             letters = [letter async for letter in fleet.dead.iter()]
             origin.behaviour = OK
             retried = await fleet.dead.retry(DeadLetterFilter(reason=Reason.HOST_DEAD))
@@ -99,16 +99,16 @@ async def test_a_dead_host_costs_tens_of_connections_and_its_fetches_can_be_had_
     assert (count, count) == (len(results), len({letter.id for letter in letters}))
     assert {"host_dead"} == {letter.reason for letter in letters}
     assert connections <= 40
-    assert {"127.0.3.24"} == {line["lane"] for line in said}
+    assert {"127.0.3.24"} == {line["lane"] for line in dead}
     assert (count, count, 0) == (retried.fetches, len(again), retried.left)
     assert {Outcome.STORED} == {result.outcome for result in again}
     assert [] == left
 
 
-async def test_retries_are_a_small_part_of_what_a_host_sees(
+async def test_retries_are_a_small_share_of_the_requests_of_a_host(
     redis_url: str, fleet: Fleet, tmp_path: Path
 ) -> None:
-    """Of a kind of URL that always fails each gets its first request, and few a second one."""
+    """Each URL that always fails gets its first request. The retry budget limits further ones."""
     policy = POLICY.replace(f"breaker_failures = {BREAKER_FAILURES}", "breaker_failures = 1000")
     behaviour = latency(0.01, by_path({"/bad": status(500), "/good": OK}))
     async with Origin.serving("127.0.3.25", behaviour) as origin:
@@ -127,7 +127,7 @@ async def test_retries_are_a_small_part_of_what_a_host_sees(
     took_s = max(judge.arrivals_of(seen)) - first_s
     assert {Outcome.STORED} == {result.outcome for result in stored}
     assert 300 == len({request.target for request in seen if request.target.startswith("/bad")})
-    # A fifth of the traffic, or three in ten seconds; and the burst of three that may go at once.
+    # The budget: a fifth of the requests or three in ten seconds, and a burst of three.
     assert len(repeats) <= max(0.2 * len(seen), 3 * took_s / 10) + 3
     assert len(repeats) > 0
 
@@ -137,13 +137,13 @@ BAD = {
     "slow": ("127.0.3.27", slow(b"drip", 0.5, 1000)),
     "dead": ("127.0.3.28", reset),
 }
-GOOD = {f"well {number}": (f"127.0.3.{number}", latency(0.01, ok(b"well"))) for number in range(31, 37)}
+GOOD = {f"healthy {number}": (f"127.0.3.{number}", latency(0.01, ok(b"healthy"))) for number in range(31, 37)}
 
 
-async def test_i15_bad_neighbours_with_most_of_the_backlog_stop_nobody(
+async def test_i15_bad_hosts_with_most_of_the_backlog_delay_no_other_host(
     redis_url: str, fleet: Fleet, tmp_path: Path
 ) -> None:
-    """The healthy hosts are done while the throttled, the slow and the dead one still wait."""
+    """The healthy hosts are done while the throttled, the slow and the dead one still have a backlog."""
     async with serve_origins({**BAD, **GOOD}) as origins:
         with workers(3, redis_url, tmp_path, POLICY) as running:
             await wait_until(running.started, "the workers")

@@ -1,4 +1,4 @@
-"""Two workers at once, judged by the hosts: the limits are the fleet's, not each worker's."""
+"""Two workers, measured at the hosts: limits apply to the fleet, not to each worker."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +20,7 @@ POLICY = QUICK_POLICY + f"concurrency = {CONCURRENCY}\n"
 
 
 def hosts_of_the_demo() -> Mapping[str, Behaviour]:
-    """Steady hosts, hosts that throttle, one that points to a steady host."""
+    """Return steady hosts, throttling hosts, and one that redirects to a steady host."""
     return {
         **dict.fromkeys(STEADY, latency(0.01, ok(b"steady" * 100))),
         **{host: throttle_window(8, 1, latency(0.01)) for host in LIMITED},
@@ -28,10 +28,10 @@ def hosts_of_the_demo() -> Mapping[str, Behaviour]:
     }
 
 
-async def test_no_host_sees_more_than_its_concurrency_or_a_request_it_asked_to_wait(
+async def test_no_host_sees_more_than_its_concurrency_or_a_request_within_retry_after(
     redis_url: str, fleet: Fleet, tmp_path: Path
 ) -> None:
-    """Concurrency and Retry-After hold at the host with two workers, across hand-overs and redirects."""
+    """The limits hold with two workers, also for requests that come by a redirect."""
     with origins_in_child(hosts_of_the_demo) as hosts, workers(2, redis_url, tmp_path, POLICY) as running:
         await wait_until(running.started, "both workers to start")
         urls = [f"{hosts.urls[host]}/{i}" for i in range(60) for host in STEADY]
@@ -49,10 +49,8 @@ async def test_no_host_sees_more_than_its_concurrency_or_a_request_it_asked_to_w
         assert [] == requests_inside(seen[host].windows, seen[host].requests, ON_THE_WIRE_S)
 
 
-async def test_a_throttled_host_costs_no_attempt_and_leaves_its_mark_on_the_fleet(
-    redis_url: str, fleet: Fleet, tmp_path: Path
-) -> None:
-    """Whoever takes the lane next knows of the cool-down; throttles are counted apart."""
+async def test_a_throttled_host_charges_no_attempt(redis_url: str, fleet: Fleet, tmp_path: Path) -> None:
+    """Throttles are counted separately, and only the lane of that host cools down."""
     with origins_in_child(hosts_of_the_demo) as hosts, workers(2, redis_url, tmp_path, POLICY) as running:
         host = LIMITED[0]
         batch = await fleet.submit([f"{hosts.urls[host]}/{i}" for i in range(40)])

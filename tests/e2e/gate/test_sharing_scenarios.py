@@ -1,4 +1,4 @@
-"""What a host can take, and who gets it: pace, adaptive concurrency, fairness. Three workers, hosts judge."""
+"""Rate limits, adaptive concurrency and fairness with three workers, measured at the hosts."""
 
 import signal
 from collections import Counter
@@ -21,7 +21,7 @@ from tools.origin.process import OriginProcess, Report, origins_in_child
 from tools.origin.server import Behaviour, Origin
 
 ON_THE_WIRE_S = 0.1
-"""So much later than another a request may come over the wire: two may seem closer than they were sent."""
+"""Variation of the time in transit: two requests may arrive that much closer together than they were sent."""
 
 EVEN, BURSTY, RARE = "127.0.3.41", "127.0.3.42", "127.0.3.43"
 PACED = (
@@ -38,19 +38,19 @@ rate_per_s = 0.3
 )
 
 
-async def test_a_pace_is_kept_whoever_holds_the_lane(
+async def test_a_rate_limit_holds_across_a_deploy_and_a_crash(
     redis_url: str, redis: Redis, fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither a deploy nor a crash of the worker that holds it lets a request come early."""
+    """SIGTERM and SIGKILL end the workers that hold the lanes. No request comes early."""
     monkeypatch.setenv("FETCHFLEET_LEASE_S", "1")
     hosts = {host: (host, latency(0.01)) for host in (EVEN, BURSTY)}
     async with serve_origins({**hosts, RARE: (RARE, latency(1.5))}) as origins:
         with workers(3, redis_url, tmp_path, PACED) as running:
             await wait_until(running.started, "the workers")
             batch = await fleet.submit([o.url(f"/{i}") for i in range(25) for o in origins.values()])
-            await wait_until(lambda: origins[RARE].requests, "the rarest lane to be at work")
+            await wait_until(lambda: origins[RARE].requests, "a request of the slowest lane")
             begun = len(origins[EVEN].requests)
-            await wait_until(lambda: len(origins[EVEN].requests) >= begun + 3, "the others to be at work")
+            await wait_until(lambda: len(origins[EVEN].requests) >= begun + 3, "requests of the other lanes")
             await _end(running, await _owner(redis, RARE), signal.SIGKILL)
             await _end(running, await _owner(redis, EVEN), signal.SIGTERM)
             for host, count in ((EVEN, 25), (BURSTY, 25), (RARE, 2)):
@@ -66,7 +66,7 @@ async def test_a_pace_is_kept_whoever_holds_the_lane(
 
 
 async def _owner(redis: Redis, lane: str) -> str:
-    """The worker that holds the lane now."""
+    """Return the worker that holds the lane now."""
 
     async def owner() -> bytes | None:
         found: bytes | None = await redis.hget(keys.lane(lane), "owner")  # type: ignore[misc]
@@ -78,7 +78,7 @@ async def _owner(redis: Redis, lane: str) -> str:
 async def _end(running: Workers, worker: str, how: signal.Signals) -> None:
     process = running.processes[int(worker.removeprefix("worker-").partition("-")[0]) - 1]
     process.send_signal(how)
-    await wait_until(lambda: process.poll() is not None, f"the end of {worker}", 20)
+    await wait_until(lambda: process.poll() is not None, f"{worker} to end", 20)
 
 
 REFUSING, THROTTLING = "127.0.3.44", "127.0.3.45"
@@ -94,7 +94,7 @@ breaker_reset_s = 0.5
 
 
 def limited() -> Mapping[str, Behaviour]:
-    """A host that takes 12 at once and later 4, and says 503 above; one that takes 12, and says 429."""
+    """Return hosts that accept 12 at once: one later 4, and 503 above, the other 429 above."""
     return {
         REFUSING: Capacity([(0, CAPACITY), (LESS_FROM_S, LESS)], status(503), LATENCY_S),
         THROTTLING: Capacity([(0, CAPACITY)], retry_after(1), LATENCY_S),
@@ -102,14 +102,16 @@ def limited() -> Mapping[str, Behaviour]:
 
 
 @pytest.mark.timeout(90)
-async def test_what_a_host_can_take_is_found_and_found_again(
+async def test_adaptive_concurrency_finds_and_follows_the_capacity_of_a_host(
     redis_url: str, fleet: Fleet, tmp_path: Path
 ) -> None:
-    """Nearly all of it is used, hardly anything is refused, and the host is never pressed for long."""
+    """The peak is 60 % of the capacity at least and one above it at most. Under 2 % are refused."""
     with origins_in_child(limited) as hosts, workers(3, redis_url, tmp_path, ADAPTIVE) as running:
         await wait_until(running.started, "the workers")
         batch = await fleet.submit([f"{url}/{i}" for i in range(2000) for url in hosts.urls.values()])
-        await wait_until(_served_for(hosts, REFUSING, LESS_FROM_S + 4.5), "some seconds with less", 40, 0.5)
+        await wait_until(
+            _served_for(hosts, REFUSING, LESS_FROM_S + 4.5), "some seconds at the lower capacity", 40, 0.5
+        )
         seen = hosts.report()
         await batch.cancel()
         results = await results_of(batch)
@@ -130,7 +132,7 @@ def _served_for(hosts: OriginProcess, host: str, for_s: float) -> Callable[[], b
 
 
 def _between(report: Report, from_s: float, until_s: float) -> list[judge.Seen]:
-    """What arrived in that time, counted from the first request."""
+    """Return the requests that arrived between two times after the first request."""
     first_s = min(judge.arrivals_of(report.requests))
     return [seen for seen in report.requests if from_s <= seen.arrived_s - first_s <= until_s]
 
@@ -144,10 +146,10 @@ MANY = [f"127.0.4.{number}" for number in range(1, 41)]
 EACH, FIRST = 40, 1200
 
 
-async def test_every_lane_moves_although_slots_are_few(
+async def test_every_lane_progresses_with_few_slots(
     redis_url: str, fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Forty hosts, four slots a worker: each host has had some of the first requests."""
+    """Each of 40 hosts sees some of the first 1,200 of 1,600 requests. A worker has four slots."""
     monkeypatch.setenv("FETCHFLEET_MAX_IN_FLIGHT", "4")
     async with serve_origins({host: (host, latency(0.05)) for host in MANY}) as origins:
         with workers(3, redis_url, tmp_path) as running:
@@ -163,8 +165,8 @@ async def test_every_lane_moves_although_slots_are_few(
     assert judge.most_at_once(everything) <= 3 * 4
 
 
-async def test_within_a_lane_the_urgent_goes_first(redis_url: str, fleet: Fleet, tmp_path: Path) -> None:
-    """High before normal before low, and first come first served within each, whatever came when."""
+async def test_a_lane_serves_fetches_by_priority(redis_url: str, fleet: Fleet, tmp_path: Path) -> None:
+    """High before normal before low, and in order of submission within each."""
     async with Origin.serving("127.0.3.46", latency(0.005)) as origin:
         batch = await fleet.submit(
             Fetch(url=origin.url(f"/{priority}/{i}"), priority=priority)

@@ -1,4 +1,4 @@
-"""Hosts that ask for quiet, in every way there is; three workers, and the hosts are the judges."""
+"""Hosts that throttle in every form: three workers, measured at the hosts."""
 
 import asyncio
 from pathlib import Path
@@ -17,14 +17,14 @@ from tools.origin.limits import Announce, Quota
 from tools.origin.server import Behaviour, Origin, requests_inside
 
 ON_THE_WIRE_S = 0.4
-"""Requests that were on their way when the host said 429 are nobody's fault."""
+"""Requests in transit when the host sends a 429 do not count."""
 ROUGHLY_S = 0.05
-"""By so much a request may come too early for the curve: it counts from when the answer was read."""
+"""A request may come that much early: the back-off begins when the worker reads the response."""
 
 CONCURRENCY = 4
 CAP_S = 2.0
 POLICY = QUICK_POLICY + f"concurrency = {CONCURRENCY}\nthrottle_cap_s = {CAP_S}\n"
-SAID = {
+WITH_WAIT = {
     "delta": ("127.0.3.1", retry_after(2)),
     "date, clock an hour ahead": ("127.0.3.2", limits.retry_on(2, 3600)),
     "date, clock an hour behind": ("127.0.3.3", limits.retry_on(2, -3600)),
@@ -32,20 +32,21 @@ SAID = {
     "a fraction": ("127.0.3.17", retry_after(1.5)),
     "403": ("127.0.3.18", retry_after(2, 403)),
 }
-NOT_SAID = {
+WITHOUT_WAIT = {
     "nothing": ("127.0.3.5", limits.throttle(None)),
-    "junk": ("127.0.3.6", limits.throttle("in a while")),
+    "junk": ("127.0.3.6", limits.throttle("soon")),
     "zero": ("127.0.3.7", limits.throttle("0")),
     "negative": ("127.0.3.8", limits.throttle("-5")),
 }
 
 
-async def test_i16_a_host_that_asks_for_quiet_gets_it_in_whichever_way_it_asks(
+async def test_i16_the_whole_fleet_keeps_every_form_of_retry_after(
     redis_url: str, fleet: Fleet, tmp_path: Path
 ) -> None:
-    """No request in a window that the host named; where it named none, a curve, one step an incident."""
+    """No request is sent in a requested wait. Without one, each incident lengthens the back-off by a step."""
     hosts = {
-        name: (at, limits.after(6, 6, throttle)) for name, (at, throttle) in {**SAID, **NOT_SAID}.items()
+        name: (at, limits.after(6, 6, throttle))
+        for name, (at, throttle) in {**WITH_WAIT, **WITHOUT_WAIT}.items()
     }
     async with serve_origins(hosts) as origins:
         with workers(3, redis_url, tmp_path, POLICY) as running:
@@ -58,10 +59,10 @@ async def test_i16_a_host_that_asks_for_quiet_gets_it_in_whichever_way_it_asks(
     assert {Outcome.STORED} == {result.outcome for result in results}
     assert {1} == {result.attempts for result in results}
     assert sum(throttles.values()) == sum(result.throttles for result in results)
-    for name in SAID:
+    for name in WITH_WAIT:
         windows = judge.capped(origins[name].windows, CAP_S)
         assert [] == requests_inside(windows, origins[name].requests, ON_THE_WIRE_S), name
-    for name, (at, _) in NOT_SAID.items():
+    for name, (at, _) in WITHOUT_WAIT.items():
         incidents = [line["incidents"] for line in cooled if line["lane"] == at]
         waits = judge.waits_after(origins[name].requests, 429)
         assert list(range(1, len(incidents) + 1)) == incidents, name
@@ -74,23 +75,23 @@ def _throttles(origin: Origin) -> int:
     return sum(request.status in {403, 429} for request in origin.requests)
 
 
-async def test_a_deadline_in_the_middle_of_a_cool_down_is_an_end_and_a_longer_one_is_not(
+async def test_a_fetch_with_a_deadline_within_a_cool_down_ends_and_others_wait(
     redis_url: str, fleet: Fleet, tmp_path: Path
 ) -> None:
-    """What cannot wait ends as throttled, untried; what can waits on; no batch is kept open for ever."""
+    """It ends as `throttled` without an attempt, so its batch ends while the host cools down."""
     async with Origin.serving("127.0.3.9", retry_after(3600)) as origin:
         with workers(3, redis_url, tmp_path) as running:
-            patient = await fleet.submit([Fetch(url=origin.url("/patient"))] * 20)
+            long = await fleet.submit([Fetch(url=origin.url("/long"))] * 20)
             await wait_until(lambda: origin.windows and running.events("lane.released"), "the cool-down")
-            hasty = await fleet.submit([Fetch(url=origin.url("/hasty"), deadline_s=2)] * 500)
+            short = await fleet.submit([Fetch(url=origin.url("/short"), deadline_s=2)] * 500)
             both = await fleet.submit(
                 [Fetch(url=origin.url("/b"), deadline_s=deadline_s) for deadline_s in (1, None)]
             )
             async with asyncio.timeout(30):
-                results = await results_of(hasty)
-            await wait_until(lambda: _done(both, 1), "the end of the one of two that could not wait")
-            waiting = (await patient.counts(), await both.counts())
-            for batch in (patient, both):
+                results = await results_of(short)
+            await wait_until(lambda: _done(both, 1), "the fetch with the short deadline to end")
+            waiting = (await long.counts(), await both.counts())
+            for batch in (long, both):
                 await batch.cancel()
                 await results_of(batch)
 
@@ -98,7 +99,7 @@ async def test_a_deadline_in_the_middle_of_a_cool_down_is_an_end_and_a_longer_on
     assert {0} == {result.attempts for result in results}
     assert all((result.timings.total_ms or 0) >= 2000 for result in results)
     assert [0, 1] == [counts.done for counts in waiting]
-    assert {"/patient"} == {request.target for request in origin.requests}
+    assert {"/long"} == {request.target for request in origin.requests}
     assert [] == requests_inside(origin.windows, origin.requests, ON_THE_WIRE_S)
 
 
@@ -107,7 +108,7 @@ async def _done(batch: Batch, count: int) -> bool:
 
 
 QUOTA, WINDOW_S = 12, 2.0
-TELLING: dict[str, tuple[str, Announce]] = {
+ANNOUNCING: dict[str, tuple[str, Announce]] = {
     "RateLimit": ("127.0.3.11", limits.ietf),
     "RateLimit-Remaining": ("127.0.3.12", limits.trio),
     "X-RateLimit": ("127.0.3.13", limits.epoch),
@@ -116,12 +117,12 @@ SILENT, LYING = "127.0.3.14", "127.0.3.15"
 
 
 @pytest.mark.timeout(60)
-async def test_a_host_that_tells_its_quota_never_has_to_refuse(
+async def test_a_host_that_announces_its_quota_never_has_to_refuse(
     redis_url: str, fleet: Fleet, tmp_path: Path
 ) -> None:
-    """In three generations of header; the same host untold does refuse; quota = false believes no header."""
+    """Three generations of header are read. A silent host does refuse. `quota = false` ignores all."""
     hosts: dict[str, tuple[str, Behaviour]] = {
-        name: (at, Quota(QUOTA, WINDOW_S, announce)) for name, (at, announce) in TELLING.items()
+        name: (at, Quota(QUOTA, WINDOW_S, announce)) for name, (at, announce) in ANNOUNCING.items()
     }
     hosts["silent"] = (SILENT, Quota(QUOTA, WINDOW_S, lambda *_: []))
     hosts["lying"] = (LYING, Quota(0, 3600, limits.ietf, strict=False))
@@ -133,13 +134,13 @@ async def test_a_host_that_tells_its_quota_never_has_to_refuse(
             results = await results_of(batch)
 
     assert {Outcome.STORED} == {result.outcome for result in results}
-    assert dict.fromkeys(TELLING, 0) == {name: _throttles(origins[name]) for name in TELLING}
+    assert dict.fromkeys(ANNOUNCING, 0) == {name: _throttles(origins[name]) for name in ANNOUNCING}
     assert _throttles(origins["silent"]) > 0
     assert 26 == len(origins["lying"].requests)
 
 
-async def test_the_judge_of_these_hosts_is_awake() -> None:
-    """A host that nobody spares has something to complain of: what is asserted above can fail."""
+async def test_the_judge_detects_violations() -> None:
+    """A client without limits sends the requests, so the assertions above can fail."""
     async with Origin.serving("127.0.3.16", OK) as origin:
         for _ in range(3):
             reader, writer = await asyncio.open_connection("127.0.3.16", int(origin.url("").split(":")[2]))

@@ -1,4 +1,4 @@
-"""Memory of a worker process that has many large bodies in flight."""
+"""Memory of a worker process with many large bodies in flight."""
 
 import asyncio
 import gzip
@@ -26,18 +26,18 @@ MIB = 1 << 20
 RECORD_BYTES = MIB - 100
 
 
-def most_memory_bytes(pid: int) -> int:
-    """The largest resident set that the process ever had."""
+def peak_memory_bytes(pid: int) -> int:
+    """Return the largest resident set size of the process so far."""
     status = Path(f"/proc/{pid}/status").read_text()
     found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
     assert found is not None
     return int(found[1]) * 1024
 
 
-async def test_large_bodies_at_once_take_no_more_than_their_share_of_memory(
+async def test_concurrent_large_bodies_stay_within_the_memory_bound(
     redis_url: str, fleet: Fleet, tmp_path: Path
 ) -> None:
-    """100 MiB, and 2 for each that is in flight, while half a gigabyte goes through."""
+    """The bound is 100 MiB, and 2 MiB for each fetch in flight. Half a gigabyte is fetched."""
     served = tmp_path / "served"
     served.mkdir()
     with (served / "large").open("wb") as file:
@@ -49,7 +49,7 @@ async def test_large_bodies_at_once_take_no_more_than_their_share_of_memory(
         await wait_until(running.started, "the worker to start")
         batch = await fleet.submit([f"{server.base_urls[0]}/large?{n}" for n in range(AT_ONCE)])
         results = [result async for result in batch.results()]
-        most_bytes = most_memory_bytes(running.processes[0].pid)
+        most_bytes = peak_memory_bytes(running.processes[0].pid)
         sizes = {(running.out / str(result.path)).stat().st_size for result in results}
         shutil.rmtree(running.out)
 
@@ -58,11 +58,8 @@ async def test_large_bodies_at_once_take_no_more_than_their_share_of_memory(
     assert most_bytes <= (100 + 2 * AT_ONCE) * MIB
 
 
-class Looked(NamedTuple):
-    """Bodies that are looked into as they come.
-
-    coded: by the codings that are offered, its headers and bytes.
-    """
+class CheckedBodies(NamedTuple):
+    """Bodies that are decoded or line-checked. coded: returns headers and bytes for the offered codings."""
 
     at_once: int
     fields: dict[str, Any]
@@ -70,7 +67,7 @@ class Looked(NamedTuple):
 
 
 def packed(body: bytes) -> Callable[[str], tuple[list[Header], bytes]]:
-    """In br with the largest of windows, where it is offered, else in gzip."""
+    """Return br with the largest window if it is offered, else gzip."""
     br = brotli.compress(body, quality=2, lgwin=24)
     gzipped = gzip.compress(body, 1)
     return lambda offered: (
@@ -79,25 +76,27 @@ def packed(body: bytes) -> Callable[[str], tuple[list[Header], bytes]]:
 
 
 def lines_of(size_bytes: int) -> bytes:
-    """Records nearly as long as a line may be."""
+    """Return lines of nearly the maximum length."""
     record = b'"' + body_of(RECORD_BYTES // 2).hex().encode() + b'"\n'
     return record * (size_bytes // len(record))
 
 
-LOOKED: dict[str, Callable[[], Looked]] = {
-    "decode": lambda: Looked(AT_ONCE, {"decode": True}, packed(body_of(20 * MIB))),
-    "many": lambda: Looked(MANY, {"decode": True}, packed(body_of(4 * MIB))),
-    "lines": lambda: Looked(AT_ONCE, {"lines": True}, lambda _: ([], lines_of(20 * MIB))),
-    "many, decoded lines": lambda: Looked(MANY, {"decode": True, "lines": True}, packed(lines_of(5 * MIB))),
+CASES: dict[str, Callable[[], CheckedBodies]] = {
+    "decode": lambda: CheckedBodies(AT_ONCE, {"decode": True}, packed(body_of(20 * MIB))),
+    "many": lambda: CheckedBodies(MANY, {"decode": True}, packed(body_of(4 * MIB))),
+    "lines": lambda: CheckedBodies(AT_ONCE, {"lines": True}, lambda _: ([], lines_of(20 * MIB))),
+    "many, decoded lines": lambda: CheckedBodies(
+        MANY, {"decode": True, "lines": True}, packed(lines_of(5 * MIB))
+    ),
 }
 
 
-@pytest.mark.parametrize("name", LOOKED)
-async def test_bodies_that_are_looked_into_take_no_more_either(
+@pytest.mark.parametrize("name", CASES)
+async def test_decoded_and_checked_bodies_stay_within_the_memory_bound(
     redis_url: str, fleet: Fleet, tmp_path: Path, name: str
 ) -> None:
-    """Decoders with large windows are few, one line at most waits beside the share; all end together."""
-    at_once, fields, coded = LOOKED[name]()
+    """Large decoder windows are few. Each body with `lines` may add one line of maximum length."""
+    at_once, fields, coded = CASES[name]()
     all_there = asyncio.Barrier(at_once)
     policy = f"{QUICK_POLICY}concurrency = {at_once}\n"
     async with Origin.serving("127.0.0.112", in_step(coded, all_there)) as origin:
@@ -105,7 +104,7 @@ async def test_bodies_that_are_looked_into_take_no_more_either(
             await wait_until(running.started, "the worker to start")
             batch = await fleet.submit([Fetch(url=origin.url(f"/{n}"), **fields) for n in range(at_once)])
             results = [result async for result in batch.results()]
-            most_bytes = most_memory_bytes(running.processes[0].pid)
+            most_bytes = peak_memory_bytes(running.processes[0].pid)
             shutil.rmtree(running.out)
 
     assert [(result.outcome, result.attempts) for result in results] == [(Outcome.STORED, 1)] * at_once
@@ -114,7 +113,7 @@ async def test_bodies_that_are_looked_into_take_no_more_either(
 
 
 def in_step(coded: Callable[[str], tuple[list[Header], bytes]], all_there: asyncio.Barrier) -> Behaviour:
-    """Sends nine tenths of each body, and the rest once all have come so far."""
+    """Send nine tenths of each body, and the rest once all bodies are that far."""
 
     async def answer(x: Exchange) -> None:
         headers, body = coded(Origin.header(x.request, "Accept-Encoding") or "")

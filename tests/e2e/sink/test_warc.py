@@ -1,4 +1,4 @@
-"""WARC segments by worker processes: from a server nobody here wrote, and through a kill -9."""
+"""WARC segments of worker processes: from a third-party server, and after kill -9."""
 
 import hashlib
 from collections import Counter
@@ -23,22 +23,22 @@ POLICY = f"{QUICK_POLICY}concurrency = 16\n"
 
 
 def body_of(n: int) -> bytes:
-    """Of the file of that number; some are empty, some longer than others."""
+    """Return the body of the file with that number. Some are empty."""
     return hashlib.sha256(str(n).encode()).digest() * (n % 40)
 
 
 async def closed(hands: NamedWorkers) -> dict[str, dict[int, Found]]:
-    """Once all workers have ended: the records of each segment by their offset."""
+    """Stop all workers, and return the records of each segment by their offset."""
     for name in hands.alive():
         assert await hands.members[name].terminated() == 0
     found = segments(hands.out)
-    assert set(found) == hands.files(), "a segment is left open"
+    assert set(found) == hands.files(), "a segment is still open"
     assert not hands.parts()
     return {path: {record.offset: record for record in read(each)} for path, each in found.items()}
 
 
 def check(results: dict[str, Result], archive: dict[str, dict[int, Found]]) -> None:
-    """Each result is stored, once, and its record begins where it says and ends where the next begins."""
+    """Assert that each result is stored once, and that its record begins at its offset."""
     for url, result in results.items():
         assert result.outcome is Outcome.STORED, result
         assert result.offset is not None
@@ -52,10 +52,8 @@ def check(results: dict[str, Result], archive: dict[str, dict[int, Found]]) -> N
     assert len(set(places)) == len(places)
 
 
-async def test_two_workers_archive_a_server_nobody_here_wrote(
-    redis_url: str, fleet: Fleet, tmp_path: Path
-) -> None:
-    """2,000 small files of five hosts: one record each, at its result's place, in segments of each worker."""
+async def test_two_workers_archive_a_third_party_server(redis_url: str, fleet: Fleet, tmp_path: Path) -> None:
+    """Each of 2,000 files has one record at its result's offset. Both workers write segments."""
     site = tmp_path / "site"
     site.mkdir()
     for n in range(FILES):
@@ -82,10 +80,7 @@ async def test_two_workers_archive_a_server_nobody_here_wrote(
 async def test_after_a_kill_every_result_has_its_record(
     redis_url: str, redis: Redis, fleet: Fleet, tmp_path: Path, durability: str
 ) -> None:
-    """Workers are killed as they write, and started again: what was told is there, each segment is whole.
-
-    A record without a result is one that its worker did not live to tell of.
-    """
+    """Workers are killed as they write, and restarted. Records without a result may remain."""
     policy = f'{POLICY}durability = "{durability}"\n'
     environment = {"FETCHFLEET_SINK": "warc", "FETCHFLEET_LEASE_S": "1"}
     with (
@@ -94,10 +89,10 @@ async def test_after_a_kill_every_result_has_its_record(
     ):
         await hands.start_all("one", "two")
         batch = await fleet.submit([f"{bases[n % len(HOSTS)]}/{n}" for n in range(THROUGH_KILLS)])
-        for name, told in (("one", THROUGH_KILLS // 10), ("two", THROUGH_KILLS // 3)):
+        for name, count in (("one", THROUGH_KILLS // 10), ("two", THROUGH_KILLS // 3)):
 
-            async def enough(told: int = told) -> bool:
-                return int(await redis.xlen(keys.ALL_RESULTS)) >= told
+            async def enough(count: int = count) -> bool:
+                return int(await redis.xlen(keys.ALL_RESULTS)) >= count
 
             await wait_until(enough, "some results", 60, 0.01)
             hands.members[name].kill()
@@ -110,7 +105,7 @@ async def test_after_a_kill_every_result_has_its_record(
 
 
 def test_run_archives_a_list(tmp_path: Path) -> None:
-    """`--sink warc` reaches the workers; the report says where each record is."""
+    """`run --sink warc` passes the sink to its workers, and the report has each record's offset."""
     site = tmp_path / "site"
     site.mkdir()
     (site / "a").write_bytes(b"archived")
@@ -129,17 +124,19 @@ def test_run_archives_a_list(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (("--sink", "tape"), "choose files or warc"),
         (("--sink", "warc", "--lines-to", "all.jsonl"), "does not go with --sink warc"),
     ],
 )
-def test_what_a_sink_cannot_do_is_bad_use(tmp_path: Path, arguments: tuple[str, ...], says: str) -> None:
-    """Said before anything is begun."""
+def test_an_unknown_or_unsuitable_sink_is_bad_use(
+    tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    """The command exits with 2 before it creates the out folder."""
     (tmp_path / "urls.txt").write_text("http://127.0.202.1/\n")
 
     done = fetchfleet("run", tmp_path / "urls.txt", "--out", tmp_path / "out", *arguments)
 
-    assert (done.returncode, says in done.stderr) == (2, True), done.stderr
+    assert (done.returncode, message in done.stderr) == (2, True), done.stderr
     assert not (tmp_path / "out").exists()
