@@ -105,9 +105,9 @@ KEY_TTL_MS = 24 * 3600 * 1000
 
 
 def batch(batch_id: str) -> str:
-    """hash: total, sealed, chunks, taken_ms, done, bytes, created_ms, cancel_ms, retried_as, outcomes.
+    """hash: total, sealed, chunks, taken_ms, done, bytes, created_ms, cancel_ms, retried_as.
 
-    Also recorded, recorded_done and last_deadline_ms.
+    Also a count for each outcome, recorded, recorded_done and last_deadline_ms.
 
     retried_as: the batches in which failed fetches of it were submitted again, joined by spaces.
 

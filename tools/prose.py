@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
 RULES = ROOT / "tools" / "prose.toml"
-CODE = ("jobs", "worker", "fetchfleet", "tools", "examples")
+CODE = ("jobs", "worker", "fetchfleet", "tools", "tests", "examples")
 PAGES = ("README.md", "docs", "examples", "ops")
 
 _FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)

@@ -163,7 +163,7 @@ class Fleet:
         return Submitted(self._redis, receipt, self.notify, self.call)
 
     async def notify(self, notifications: Iterable[LaneNotification]) -> None:
-        """Notify the workers of lanes that were changed by other means than `submit`."""
+        """Notify the workers of lanes that became due. `submit` calls it; a change by other means must."""
         self._refuse_by_inbox("notify workers")
         notifications = list(notifications)
         if notifications:

@@ -33,7 +33,7 @@ class Said:
         return b""
 
     def close(self) -> None:
-        """Nothing to end."""
+        """Do nothing."""
 
 
 def answer_of(*fields: Header, status: int = 200, method: str = "GET") -> Answer:

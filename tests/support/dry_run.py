@@ -1,4 +1,4 @@
-"""What Redis would let a user do: `ACL DRYRUN` of every command of the server, on any key."""
+"""The rights of a Redis user, by `ACL DRYRUN` of every command of the server, on any key."""
 
 import itertools
 from collections.abc import Iterator, Sequence

@@ -51,7 +51,7 @@ class Change(msgspec.Struct, frozen=True):
 
 
 class Forged(msgspec.Struct, frozen=True):
-    """An element of a lane that nobody has submitted.
+    """An element of a lane that was never submitted.
 
     batch: "known" if it has the id of a fetch that may wait. host, hop_to: places in HOSTS. late_ms: the time
     until its deadline.

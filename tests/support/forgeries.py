@@ -1,4 +1,4 @@
-"""What a Redis user may try in order to disturb a fleet, or to have what is not its own: raw commands."""
+"""Raw commands by which a Redis user may try to disturb a fleet, or to read data of others."""
 
 import json
 from collections.abc import Sequence

@@ -139,7 +139,7 @@ def _become(order: dict[str, Any], streams: list[int]) -> None:
         of = getattr(sys, name)
         how = {"encoding": of.encoding, "errors": of.errors, "closefd": False}
         buffering = 1 if mode == "w" and (name == "stderr" or os.isatty(of.fileno())) else -1
-        setattr(sys, name, open(of.fileno(), mode, buffering, **how))  # noqa: PTH123, SIM115 for good
+        setattr(sys, name, open(of.fileno(), mode, buffering, **how))  # noqa: PTH123, SIM115 the process keeps it
     module, *arguments = order["words"]
     sys.argv = [str(ROOT / module.replace(".", "/") / "__main__.py"), *arguments]
     sys.modules["__main__"] = ModuleType("__main__")

@@ -69,7 +69,7 @@ class Outputs(NamedTuple):
     rejects: Path | None = None
     """A file for the lines that are skipped as invalid; None: one refuses the list."""
     skipped: int = 0
-    """How many these are."""
+    """The number of skipped lines."""
     out: Path | None = None
     """The folder for bodies, if the command makes it."""
 

@@ -103,7 +103,10 @@ async def refused(ctx: dict[str, Any], note: str, found: str) -> None:
 
 
 async def sweep(ctx: dict[str, Any]) -> None:
-    """Remove old data; arq runs this on one worker of the fleet at a time."""
+    """Trim the stream of all results. arq runs this job on one worker of the fleet at a time.
+
+    Lanes are swept by each worker's own loop (worker/scheduler/sweep.py). Only the name is shared.
+    """
     runtime: Runtime = ctx["runtime"]
     await runtime.housekeeping.run()
 

@@ -89,14 +89,14 @@ class Runtime:
                 self._keep("renew", self.leases.run, self._loops)
                 self._keep("foreign", self.services.key_repair.run, self._loops)
                 self._keep("room", self.disk_guard.run, self._loops)
-                self._keep("heartbeat", self.stats.run, self._loops)
+                self._keep("stats", self.stats.run, self._loops)
                 await self.services.store.renew([])  # fails if Redis denies this worker its scripts
                 await self.heartbeat.join()
         except BaseException:
             await self._close()
             raise
         disk = self.services.sink.disk
-        self._keep("sign of life", self.heartbeat.run, self._fleet_loops)
+        self._keep("heartbeat", self.heartbeat.run, self._fleet_loops)
         self._keep("lanes", self.acquirer.run, self._fleet_loops)
         self._keep("sweep", self.sweep.run, self._fleet_loops)
         self._keep("intake", self.inbox.run, self._fleet_loops)

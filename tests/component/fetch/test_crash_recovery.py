@@ -45,7 +45,7 @@ async def rewrite(redis: Redis, **changes: object) -> None:
 
 
 async def ended(worker: OneWorker, batch: Batch) -> bool:
-    """Whether it has all its results, with a sweep before."""
+    """Return whether it has all its results, with a sweep before."""
     await worker.runtime.sweep.once()
     return (await batch.counts()).ended
 

@@ -432,7 +432,7 @@ async def test_bytes_after_a_response_end_its_connection() -> None:
 async def test_a_connection_that_ends_early_records_whether_any_byte_had_arrived(
     response: bytes, error: type[Exception]
 ) -> None:
-    """If none had, the request may be sent again. Bytes of an earlier response do not count."""
+    """Without any byte, the request may be sent again. Bytes of an earlier response do not count."""
     async with connected() as ends:
         (await ends.responded(SMALL)).close()
         pending = ends.begin_exchange()

@@ -56,7 +56,7 @@ async def test_a_bug_in_a_fetch_ends_that_fetch_alone_as_poison(
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "loop"), [(Heartbeat, "send", "sign of life"), (Settler, "_write", "settle")]
+    ("kind", "name", "loop"), [(Heartbeat, "send", "heartbeat"), (Settler, "_write", "settle")]
 )
 async def test_a_loop_of_the_worker_continues_after_a_bug(
     origin: Origin,

@@ -23,7 +23,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_wheel_has_every_module_script_and_schema(wheel: Path) -> None:
-    """And py.typed, the marker for type checkers."""
+    """It also has py.typed, the marker for type checkers."""
     wanted = [path for room in ("jobs", "worker") for path in (ROOT / room).rglob("*")]
     names = {
         f"fetchfleet/{path.relative_to(ROOT).as_posix()}"

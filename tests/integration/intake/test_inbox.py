@@ -326,7 +326,7 @@ async def test_a_batch_pushed_twice_is_enqueued_once(redis: Redis, worker: Open)
 async def test_other_fetches_under_the_id_of_a_batch_are_a_dead_letter(
     redis: Redis, fleet: Fleet, worker: Open
 ) -> None:
-    """So are fetches for a cancelled batch."""
+    """Fetches for a cancelled batch are dead letters too."""
     other = {"batch": BATCH_ID, "fetches": [url("/other")]}
     await push(redis, {"batch": BATCH_ID, "fetches": [url("/1")]}, other, url("/2"))
     one = worker()

@@ -225,7 +225,7 @@ async def test_a_chunk_larger_than_the_limit_waits_for_an_empty_fleet(
 async def test_a_waiting_submit_ends_when_its_batch_is_cancelled(
     redis_url: str, redis: Redis, asked: list[int]
 ) -> None:
-    """There is no more to wait for."""
+    """The wait would have no end."""
     async with Fleet(redis_url, max_backlog=CHUNK) as limited:
         submitting = asyncio.create_task(limited.submit(urls(2 * CHUNK), batch_id=BATCH_ID, when_full="wait"))
         await waits(submitting, asked)

@@ -422,7 +422,7 @@ async def test_a_cancelled_fetch_is_not_handed_to_another_lane(fleet: Fleet, red
 
 
 async def test_a_fetch_transferred_before_is_cancelled_in_its_new_lane(fleet: Fleet, redis: Redis) -> None:
-    """That lane belongs to the batch from then on."""
+    """The new lane belongs to the batch from then on."""
     batch = await fleet.submit([url("/x")])
     stay = await LaneHold.begin(redis)
     (element,) = (await stay.claim()).serialized

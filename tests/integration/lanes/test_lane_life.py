@@ -426,7 +426,7 @@ async def test_one_call_renews_the_lanes_that_are_still_held(fleet: Fleet, redis
 
 
 async def test_adopted_fetches_have_their_new_ledgers(fleet: Fleet, redis: Redis) -> None:
-    """If this owner dies too, the next one finds the cost of the first death."""
+    """After the death of this owner too, the next one finds the cost of the first death."""
     stay, (one, two) = await with_claimed(fleet, redis, 2)
     await stay.adopt(interrupted(one))
     assert await claimed(redis) == [interrupted(one), two]

@@ -369,7 +369,7 @@ async def test_garbage_survives_a_crash_and_a_closed_lane(fleet: Fleet, redis: R
 
 
 async def test_a_broken_entry_ends_its_fetch(fleet: Fleet, redis: Redis) -> None:
-    """If its ID can be read, the batch gets a result and the dead letters a copy."""
+    """With a readable ID, the batch gets a result and the dead letters a copy."""
     batch, stay, (element,) = await begun(fleet, redis)
     broken = element[:60]
     await ask(redis, "HSET", keys.claimed(LANE), broken[:25], broken)

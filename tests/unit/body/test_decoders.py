@@ -236,7 +236,7 @@ def test_a_third_coding_over_two_others_is_refused_at_once() -> None:
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd", "gzip, br", "zstd, deflate"])
 def test_an_empty_body_is_complete_in_every_coding(coding: str) -> None:
-    """So is the empty content of another coding."""
+    """The empty content of another coding is complete too."""
     assert decoded(coding, []) == decoded(coding, [b"", b""]) == b""
     assert decoded(f"{coding.partition(',')[0]}, gzip", [gzip.compress(b"")]) == b""
 

@@ -159,7 +159,7 @@ def test_no_json_of_a_command_has_an_unsafe_character(
     pretty: bool,  # noqa: FBT001 a parameter of the test
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """And its value is the one that is stored, unless a secret is hidden."""
+    """Its value is the stored one, unless a secret is hidden."""
     whole = json.loads(json.dumps(msgspec.to_builtins(value)).replace("\\ud800", ""))
     common.print_json(whole, pretty=pretty, reveal=True)
     revealed = capsys.readouterr().out
@@ -213,5 +213,5 @@ def test_every_command_prints_through_the_same_few_functions() -> None:
     root = Path(__file__).parents[3] / "worker"
     files = {str(path.relative_to(root)) for path in root.rglob("*.py") if printing.search(path.read_text())}
 
-    # The version, and the names and passwords of Redis users, are our own.
+    # The version, and the names and passwords of Redis users, are generated.
     assert files == {"cli/app.py", "cli/common.py", "cli/users.py"}

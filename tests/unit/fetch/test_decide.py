@@ -452,7 +452,7 @@ def test_a_retry_at_a_dead_host_ends_the_fetch(happened: AttemptOutcome, reason:
 
 
 def test_a_last_attempt_at_a_dead_host_keeps_its_reason() -> None:
-    """So does a request that may not be repeated."""
+    """A request that may not be repeated keeps it too."""
     assert failed(Reason.READ) == decided(entry(attempts=2), Failed(reason=Reason.READ), dead=True)
     assert failed(Reason.READ) == decided(entry(POST), Failed(reason=Reason.READ), dead=True)
 

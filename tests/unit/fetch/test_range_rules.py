@@ -212,7 +212,7 @@ def test_only_a_plain_get_is_resumed(request_: Hop) -> None:
 
 
 def test_a_validator_belongs_to_one_url() -> None:
-    """If a redirect leads elsewhere now, the whole body is requested."""
+    """After a redirect to another URL, the whole body is requested."""
     assert asks_on(GET, NOTE)
     assert not asks_on(Hop("GET", "http://x/b"), NOTE)
 

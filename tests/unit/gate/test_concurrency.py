@@ -63,7 +63,7 @@ def refused(state: Limit, at_ms: int, in_flight: int = USED, within: Range = WIT
     ("within", "first"), [(Range(), 4), (Range(min=6), 6), (Range(max=3), 3), (Range(min=2, max=2), 2)]
 )
 def test_a_new_host_begins_with_four_within_the_bounds(within: Range, first: int) -> None:
-    """Nothing is learned yet."""
+    """It has no learned limit yet."""
     assert first == concurrency.allowed(Limit(), within)
 
 

@@ -205,7 +205,7 @@ def test_jitter_lengthens_a_cool_down_by_a_tenth_at_most(
 
 
 def starts_ms(policy: LanePolicy, looks_ms: Iterable[int]) -> list[int]:
-    """When fetches start that are always there, if the gate is asked at those times."""
+    """Return the times of starts if fetches always wait and the gate is asked at these times."""
     state = FRESH
     starts: list[int] = []
     for now_ms in looks_ms:

@@ -178,7 +178,7 @@ def test_arbitrary_fields_yield_a_quota_or_none(headers: dict[str, str]) -> None
 
 
 def starts_ms(state: GateState, policy: LanePolicy, for_ms: int, in_flight: int = 0) -> list[int]:
-    """When fetches start that are always there and end at once, as ms from now."""
+    """Return the starts, in ms from now, if fetches always wait and end at once."""
     starts: list[int] = []
     now_ms = NOW_MS
     while now_ms < NOW_MS + for_ms and len(starts) < 1000:
@@ -248,7 +248,7 @@ def test_the_remaining_quota_is_spread_over_the_window() -> None:
 
 
 def test_an_exhausted_quota_closes_the_lane_until_its_window_ends() -> None:
-    """And not a millisecond longer, even if the lane is paced too."""
+    """It opens to the millisecond, even if the lane is paced too."""
     policy = LanePolicy(rate_per_s=5)
     state = quota_received(started(GateState(), policy, NOW_MS), Quota(0, 30.0), 0, NOW_MS)
 

@@ -23,7 +23,7 @@ def sent(state: GateState, count: int, now_ms: int) -> GateState:
 
 
 def retries_ms(steps: list[tuple[int, int, int]]) -> tuple[list[tuple[int, int]], float]:
-    """When each retry was asked for and when it may go; and the most traffic there was."""
+    """Return the time of each request for a retry with its start, and the highest traffic."""
     state, now_ms, most = GateState(), NOW_MS, 0.0
     retries: list[tuple[int, int]] = []
     for pause_ms, requests, failures in steps:

@@ -70,7 +70,7 @@ Disallow: /
 
 User-agent: Fetch
 User-agent: FetchFleet/2.0
-Disallow: /ours
+Disallow: /own
 Sitemap: http://a/map
 
 User-agent: *
@@ -84,12 +84,12 @@ Disallow: /more
 @pytest.mark.parametrize(
     ("token", "path", "allowed"),
     [
-        ("fetchfleet", "/ours", False),
+        ("fetchfleet", "/own", False),
         ("fetchfleet", "/more", False),
         ("fetchfleet", "/all", True),
-        ("fetchfleet-images", "/ours", True),
+        ("fetchfleet-images", "/own", True),
         ("fetchfleet-images", "/all", False),
-        ("fleet", "/ours", True),
+        ("fleet", "/own", True),
         ("other", "/x", False),
         ("nobody", "/more", True),
         ("nobody", "/all", False),

@@ -71,7 +71,7 @@ def test_a_lane_without_fetches_is_idle() -> None:
 def test_a_closed_lane_has_a_reason_and_an_end(
     state: GateState, policy: LanePolicy, expected: tuple[str, int | None]
 ) -> None:
-    """That of the longest wait. A pause has no end."""
+    """The longest wait decides. A pause has no end."""
     assert expected == state_of(WAITING, state, policy)
 
 

@@ -153,7 +153,7 @@ async def test_a_reply_that_was_received_with_another_needs_no_timer() -> None:
 
 
 async def test_bytes_that_are_no_reply_end_the_connection() -> None:
-    """What follows them cannot be read."""
+    """Bytes after them cannot be read."""
     async with connected_to(b":1\r\n?\r\n") as connection:
         assert await connection.read_response() == 1
         with pytest.raises(UnsupportedRedisError):

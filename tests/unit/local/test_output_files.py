@@ -131,7 +131,7 @@ def report_to(path: Path, size_bytes: int, *, flush: bool = False, error: Except
 
 @pytest.mark.parametrize(("size_bytes", "flush"), [(1, False), (1, True), (1_000_000, False)])
 def test_a_report_that_cannot_be_written_is_named(size_bytes: int, *, flush: bool) -> None:
-    """When a line is added, when lines are flushed, or at the end."""
+    """At the write of a line, at a flush, or at the end."""
     with pytest.raises(CommandError, match="--report /dev/full: No space left") as raised:
         report_to(Path("/dev/full"), size_bytes, flush=flush)
     assert FAILED == raised.value.exit_code

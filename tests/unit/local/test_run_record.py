@@ -101,7 +101,7 @@ def test_a_report_that_was_cut_or_deleted_is_named(tmp_path: Path) -> None:
 
 
 def test_a_report_continues_from_the_record_of_an_older_version(tmp_path: Path) -> None:
-    """That record has the batch only. Further results are appended, and counted by outcome."""
+    """The record has the batch only. Further results are appended, and counted by outcome."""
     note, report, tally = tmp_path / "run.json", tmp_path / "report", Tally()
     note.write_text(f'{{"batch": "{BATCH}"}}')
     record = load(note)

@@ -430,7 +430,7 @@ def test_a_local_redis_is_protected_at_every_local_address() -> None:
     assert not is_at(HERE, "10.0.0.7", 6379)
 
 
-# stripe/smokescreen, pkg/smokescreen/smokescreen_test.go, TestClassifyAddr: address, and what we say.
+# stripe/smokescreen, pkg/smokescreen/smokescreen_test.go, TestClassifyAddr: the address and the verdict here.
 # Two differ on purpose: 64:ff9c::1 is not handed out, and a denied network wins over an allowed one.
 SMOKESCREEN = [
     ("8.8.8.8", None),

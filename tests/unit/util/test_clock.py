@@ -54,7 +54,7 @@ def test_a_clock_that_was_set_is_followed(at: dict[str, float], step_ms: int) ->
 
 
 def test_drifting_clocks_are_aligned_again(at: dict[str, float]) -> None:
-    """If Redis's clock is slower, the readings of half a minute correct the difference."""
+    """The readings of half a minute correct the difference to a slower clock of Redis."""
     redis_clock = RedisClock()
     redis_clock.sync(5_000_000)
     for second in range(1, 31):
