@@ -362,8 +362,9 @@ async def _unfinished(redis: EmbeddedRedis, batch_id: str, run_note: Path) -> Co
         if before == batch_id:
             return counts
         raise UnfinishedRunError(
-            f"{run_note.parent.parent} holds an interrupted run of another list ({counts.done} of"
-            f" {counts.total} done); finish that one, give another --out, or delete {run_note.parent}"
+            f"{run_note.parent.parent} holds an interrupted run of another list, or with other headers"
+            f" ({counts.done} of {counts.total} done); finish that one, give another --out, or delete"
+            f" {run_note.parent}"
         )
     redis.forget()
     return None

@@ -1,5 +1,6 @@
 """The options that set keys of the policy's `[default]` table, over those of the policy file. Pure."""
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -68,8 +69,7 @@ _RANGE = re.compile(r"([0-9]{1,9})-([0-9]{1,9})")
 def policy_keys(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keys that options set, with their values. The policy checks the values.
 
-    given: the values of POLICY_OPTIONS; None if an option is not given. Raises CommandError for what is no
-    KEY=VALUE.
+    given: the values of POLICY_OPTIONS; None if an option is not given. Raises CommandError for other forms.
     """
     try:
         keys = parsed(given["set_keys"] or [])
@@ -88,21 +88,23 @@ def policy_keys(given: Mapping[str, Any]) -> dict[str, Any]:
     return keys
 
 
-def bytes_of(text: str) -> int | str:
-    """Return the number of bytes of 50000000, 50MB or 47.7MiB; other text as it is."""
+def bytes_of(text: str) -> int:
+    """Return the number of bytes of 50000000, 50MB or 47.7MiB, rounded up."""
     if (found := _BYTES.fullmatch(text)) is None:
-        return text
+        raise CommandError(f"--max-bytes {text}: write it like 50000000, 50MB or 64MiB; 0: no limit", BAD_USE)
     number, prefix, binary = found.groups()
     power = " KMGT".index(prefix.upper()) if prefix else 0
     unit: int = (1024 if binary else 1000) ** power
-    return round(float(number) * unit)
+    return math.ceil(float(number) * unit)
 
 
-def concurrency_of(text: str) -> int | dict[str, int] | str:
-    """Return 8 for `8`, and the table of the range for `1-64`; other text as it is."""
+def concurrency_of(text: str) -> int | dict[str, int]:
+    """Return 8 for `8`, and the table of the range for `1-64`."""
     if found := _RANGE.fullmatch(text):
         return {"min": int(found[1]), "max": int(found[2])}
-    return int(text) if _NUMBER.fullmatch(text) else text
+    if _NUMBER.fullmatch(text) is None:
+        raise CommandError(f"--concurrency {text}: write it like 8, or 1-64 to adapt to the host", BAD_USE)
+    return int(text)
 
 
 def timeout_of(text: str) -> dict[str, float] | str:
