@@ -208,6 +208,11 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
             or self.fallback == field_checks.Fallback.STALE
         )
 
+    def size_limit(self, policy_max_bytes: int) -> int:
+        """Return the largest body by the fetch and by the policy; 0 for no limit, as in the policy."""
+        own = self.max_bytes or 0
+        return own if own and not 0 < policy_max_bytes < own else policy_max_bytes
+
     @property
     def deadline_ms(self) -> int:
         """The time allowed from submit to the end, in ms."""

@@ -6,7 +6,7 @@ from tools.one_worker import ENGINE
 
 OF_HTTPX = {
     "component/observability/test_logs.py": {
-        "test_at_info_level_an_exchange": "tests the hooks of httpx",
+        "test_at_info_level_no_event_hooks": "tests the hooks of httpx",
     },
     "component/observability/test_secret_leaks.py": {
         "test_an_internal_error_shows_no_secret": "the bug is injected into the httpx engine",

@@ -149,7 +149,7 @@ class Attempt:
         lane, services, entry = self.session.lane, self.session.services, self.entry
         if self.special is not None or self.hops or answer.status == 206 or answer.has_any(SPECIAL_FIELDS):
             return await self._special().stored(answer, self.request, self.hops)
-        max_bytes = lane.policy.size_limit(entry.fetch.max_bytes)
+        max_bytes = entry.fetch.size_limit(lane.policy.max_bytes)
         expected = Expected(answer.length_bytes, entry.fetch.sha256, max_bytes)
         url, has_validators = self.request.url, answer.has_any(VALIDATOR_FIELDS)
         found = validators_of(url, answer.header) if has_validators else Validators(url)

@@ -243,11 +243,6 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         """The five limits, of the profile or the table."""
         return PROFILES[self.timeout] if isinstance(self.timeout, str) else self.timeout
 
-    def size_limit(self, max_bytes: int | None) -> int:
-        """Return the largest body of a fetch with this limit of its own; 0 for no limit."""
-        own = max_bytes or 0
-        return own if own and not 0 < self.max_bytes < own else self.max_bytes
-
     @cached_property
     def is_plain(self) -> bool:
         """True if no key needs worker/fetch/cases/special.py, so that plain fetches can do without it.

@@ -402,3 +402,11 @@ def test_a_fetch_without_a_deadline_has_a_day(deadline_s: float | None) -> None:
     made = Fetch(url=URL, deadline_s=deadline_s)
 
     assert int((deadline_s or 24 * 3600) * 1000) == made.deadline_ms
+
+
+@pytest.mark.parametrize(
+    ("of_policy", "of_fetch", "limit"), [(0, None, 0), (0, 5, 5), (5, None, 5), (5, 4, 4), (5, 6, 5)]
+)
+def test_the_smaller_size_limit_applies(of_policy: int, of_fetch: int | None, limit: int) -> None:
+    """0 in the policy and None in the fetch are no limit."""
+    assert Fetch(url="http://a.example/", max_bytes=of_fetch).size_limit(of_policy) == limit

@@ -253,12 +253,3 @@ ca_file = "ca.pem"
 """)
     assert policy.for_lane("a.example").tls == policy.for_lane("b.example").tls
     assert len({lane.tls for _, lane in policy.named()}) == 2
-
-
-@pytest.mark.parametrize(
-    ("of_policy", "of_fetch", "limit"),
-    [(0, None, 0), (0, 5, 5), (5, None, 5), (5, 4, 4), (5, 6, 5), (5, 5, 5)],
-)
-def test_the_smaller_size_limit_applies(of_policy: int, of_fetch: int | None, limit: int) -> None:
-    """0 in the policy and None in the fetch are no limit."""
-    assert LanePolicy(max_bytes=of_policy).size_limit(of_fetch) == limit

@@ -94,7 +94,7 @@ class SpecialCases:
         if request.method == "HEAD":
             return await self._store_head(answer, request, found)
 
-        max_bytes = policy.size_limit(fetch.max_bytes)
+        max_bytes = fetch.size_limit(policy.max_bytes)
         body = BodyPipeline(answer, fetch, policy, max_bytes)
         if self._decoder is not None and not body.may_decode(self._decoder) and may_repeat(self._entry):
             return Interrupted(
