@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
@@ -16,7 +15,7 @@ from fetchfleet.jobs.contract.safe_text import UNSAFE
 from fetchfleet.jobs.redis_connection import connection_pool, inbox_of
 from fetchfleet.worker.observability.redact import url as redacted_url
 from fetchfleet.worker.policy.egress import Egress
-from fetchfleet.worker.policy.file import Policy, parse_policy
+from fetchfleet.worker.policy.file import NO_KEYS, Policy, parse_policy
 from fetchfleet.worker.policy.model import PolicyError
 from fetchfleet.worker.policy.published import digest_of_bytes
 
@@ -38,7 +37,6 @@ OPTIONS_OF_KEYS = {
     "max_bytes": "--max-bytes",
 }
 """The options for keys that everybody sets; `--set KEY=VALUE` sets any."""
-NO_KEYS: Mapping[str, Any] = MappingProxyType({})
 
 
 class SettingsError(ValueError):

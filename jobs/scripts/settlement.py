@@ -110,7 +110,7 @@ class Settled(NamedTuple):
     now_ms: int
     had_ended: list[bytes]
     left: bool
-    """Whether the lane was given back."""
+    """True if the lane was given back."""
 
 
 def settle_reply(reply: Any) -> Settled | None:

@@ -52,9 +52,9 @@ class Trace:
         self.head_s: float | None = None
         """When the response headers were complete."""
         self.opened = False
-        """Whether the last exchange opened a connection; else it reused one."""
+        """True if the last exchange opened a connection; else it reused one."""
         self.lenient = False
-        """Whether only a lenient reading made sense of the headers of a response."""
+        """True if only a lenient reading made sense of the headers of a response."""
 
     @property
     def latency_ms(self) -> float | None:
@@ -107,7 +107,7 @@ class Response(Protocol):
     by_name: Mapping[bytes, bytes]
     """The value of each field by its name in lower case; several lines joined by a comma."""
     lenient: bool
-    """Whether only a lenient reading made sense of the header section."""
+    """True if only a lenient reading made sense of the header section."""
     address: str | None
     """The host's address, if known."""
 

@@ -91,7 +91,7 @@ class Lane:
         self._gate = state
         self._starts_ms: list[int] = []
         self._answers: deque[RecordedAnswer] = deque(maxlen=gate.ANSWERS_KEPT)
-        """What has happened under the grant, and the gate has yet to count."""
+        """Starts and responses under the grant that the gate has not counted yet."""
         self._saved_gate = state
         self.clock = clock
         self.ready: deque[Entry] = deque()

@@ -25,6 +25,8 @@ from fetchfleet.worker.policy.pauses import PAUSED, Overrides, PauseMark, Pauses
 FILE_ONLY = ("ca_file", "client_cert", "client_key", "verify", "https_to_http", "redirect_bodies")
 """Keys that name files on a worker's disk, or weaken its protection: Redis must not be able to set them."""
 
+NO_KEYS: Table = MappingProxyType({})
+
 ONE_HOSTS = ("client_cert", "client_key")
 """Keys of a client certificate, which must not be sent to every host."""
 
@@ -116,7 +118,7 @@ class Policy:
             yield _where(name), policy
 
 
-def parse_policy(text: str, digest: str = "", default_keys: Table = MappingProxyType({})) -> Policy:
+def parse_policy(text: str, digest: str = "", default_keys: Table = NO_KEYS) -> Policy:
     """Parse the text of a policy file; raises PolicyError, which names every fault.
 
     default_keys: replace or add keys of the default table. digest: of the text and these keys.

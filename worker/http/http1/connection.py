@@ -96,7 +96,7 @@ class Http1Connection(asyncio.BufferedProtocol):
         self.address: str | None = None
         """The host's."""
         self.gone = False
-        """Whether its socket is closed."""
+        """True if its socket is closed."""
         self._request: Request | None = None
         """The request whose response headers are awaited."""
         self._reader: ResponseReader | None = None

@@ -29,7 +29,7 @@ class LenientReading(NamedTuple):
     version: str
     fields: list[Header]
     needed: bool
-    """Whether a strict reading would not do."""
+    """True if a strict reading would not do."""
 
 
 def read_leniently(head: bytes) -> LenientReading:

@@ -117,7 +117,7 @@ class Head(msgspec.Struct, frozen=True, gc=False):
     fields: list[Header]
     by_name: Mapping[bytes, bytes]
     lenient: bool
-    """Whether only a lenient reading made sense of it."""
+    """True if only a lenient reading made sense of it."""
 
 
 def read_head(received: bytes, searched: int = 0) -> tuple[Head, int] | None:
@@ -190,11 +190,11 @@ class ResponseReader:
         self.held_bytes = 0
         """The length of `pieces`."""
         self.complete = False
-        """Whether the whole body has come."""
+        """True if the whole body has come."""
         self.reusable = False
-        """Whether the connection can be used for another request once this response is complete."""
+        """True if the connection can be used for another request once this response is complete."""
         self.lenient = False
-        """Whether only a lenient reading made sense of the header sections."""
+        """True if only a lenient reading made sense of the header sections."""
         self._has_body = method != "HEAD"
         self._received = b""
         """The part of a header section that has come."""

@@ -50,7 +50,7 @@ class SharedConnections:
         stats: ConnectionStats,
     ) -> None:
         self.http1_only = False
-        """Whether the host turned out not to support HTTP/2."""
+        """True if the host turned out not to support HTTP/2."""
         self._dial = dial
         self._stats = stats
         self._connections: list[Http2Connection] = []

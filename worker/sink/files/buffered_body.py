@@ -55,7 +55,7 @@ class BufferedBody(aio.Pending[StoredAt | None]):
         super().__init__()
         self.size_bytes = 0
         self.full = False
-        """Whether a block is in memory."""
+        """True if a block is in memory."""
         self._disk = disk
         self._fetch_id = fetch_id
         self._token = token
