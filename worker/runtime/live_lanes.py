@@ -16,7 +16,7 @@ from fetchfleet.worker.lanes.store import AcquiredLane
 from fetchfleet.worker.observability.log import Event
 from fetchfleet.worker.runtime.disk_guard import DiskGuard
 from fetchfleet.worker.runtime.live_policy import LivePolicy
-from fetchfleet.worker.scheduler.drain import drain
+from fetchfleet.worker.scheduler.lane_loop import serve_lane
 from fetchfleet.worker.scheduler.leases import Leases
 from fetchfleet.worker.scheduler.rebalancer import UNWANTED_S
 from fetchfleet.worker.util.clock import mono_s
@@ -117,7 +117,7 @@ class LiveLanes:
             if acquired.reset_by:
                 await self._make_retries_due(lane)
             session = LaneSession(lane, self._services)
-            await drain(session, acquired.orphans, acquired.other_deaths, acquired.claim)
+            await serve_lane(session, acquired.orphans, acquired.other_deaths, acquired.claim)
         finally:
             del self._lanes[lane.pool], self._tasks[lane.pool]
             self._lanes_wanted.set()

@@ -17,7 +17,7 @@ from fetchfleet.jobs.client import submit
 from fetchfleet.jobs.contract.entry import Entry, Hop, serialize_entry
 from fetchfleet.worker.fetch.cases import unattempted
 from fetchfleet.worker.policy.model import Timeouts
-from fetchfleet.worker.scheduler import drain
+from fetchfleet.worker.scheduler import lane_loop
 from fetchfleet.worker.util import aio
 from tests.component.conftest import Lines, Start, on_both_engines
 from tests.support.lanes import NEVER_MS
@@ -233,7 +233,7 @@ async def test_connections_of_a_lane_refuse_another_host_and_log_it(
 ) -> None:
     """A bug is injected that brings a fetch of another host so far. It fails before anything is dialled."""
     monkeypatch.setattr(Entry, "may_wait_in", lambda *_: True)
-    for module in (drain, unattempted, submit):
+    for module in (lane_loop, unattempted, submit):
         monkeypatch.setattr(module, "lane_of_url", lambda _: HERE)
     monkeypatch.setenv("SSL_CERT_FILE", files.ca)
     server_tls = context(files.good, client_ca=files.ca, must=False)

@@ -12,7 +12,7 @@ from fetchfleet.worker.fetch.run import run_fetch
 from fetchfleet.worker.fetch.services import FetchSession
 from fetchfleet.worker.lanes.settler import Settler
 from fetchfleet.worker.runtime.heartbeat import Heartbeat
-from fetchfleet.worker.scheduler import drain
+from fetchfleet.worker.scheduler import lane_loop
 from tests.component.conftest import QUICK, Lines, Start
 from tests.support.waiting import wait_until
 from tools.origin.server import Origin
@@ -43,7 +43,7 @@ async def test_a_bug_in_a_fetch_ends_that_fetch_alone_as_poison(
             raise ZeroDivisionError("a bug")
         await run_fetch(session, entry)
 
-    monkeypatch.setattr(drain, "run_fetch", run)
+    monkeypatch.setattr(lane_loop, "run_fetch", run)
     worker = await start()
     results = await worker.run([origin.url("/bug"), *(origin.url(f"/{n}") for n in range(20))])
 

@@ -10,7 +10,7 @@ from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.worker.fetch.run import run_fetch
 from fetchfleet.worker.fetch.services import FetchSession
 from fetchfleet.worker.lanes import lane
-from fetchfleet.worker.scheduler import drain
+from fetchfleet.worker.scheduler import lane_loop
 from tests.component.conftest import Start
 from tests.support.waiting import wait_until
 from tools.one_worker import results_of
@@ -29,7 +29,7 @@ def tasks(monkeypatch: pytest.MonkeyPatch) -> dict[str, asyncio.Task[Any] | None
         ran[entry.url.rpartition("/")[2]] = asyncio.current_task()
         await run_fetch(session, entry)
 
-    monkeypatch.setattr(drain, "run_fetch", run)
+    monkeypatch.setattr(lane_loop, "run_fetch", run)
     monkeypatch.setattr(lane, "claim_size", lambda *_: 8)
     return ran
 

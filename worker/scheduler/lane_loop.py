@@ -46,7 +46,7 @@ CONTINUE, WAIT_FOR_CHANGE, LEAVE = Continue(), WaitForChange(), Leave()
 Work = Callable[[FetchSession, Entry], Coroutine[Any, Any, None]]
 
 
-async def drain(
+async def serve_lane(
     session: FetchSession, orphans: Claimed, other_deaths: int = 0, claim: Claim | None = None
 ) -> None:
     """Hold the lane until it is empty, must wait, or is to leave; then give it back.
