@@ -35,7 +35,7 @@ async def startup(ctx: dict[str, Any]) -> None:
     ctx["runtime"] = runtime = await start(settings)
     health.not_ready = runtime.not_ready
     WorkerSettings.redis_pool.on_foreign = runtime.foreign.report
-    gc_freeze.set_aside()
+    gc_freeze.freeze()
 
 
 async def shutdown(ctx: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from fetchfleet.worker.lanes.settler import Settler
 from fetchfleet.worker.lanes.store import LaneStore
 from fetchfleet.worker.observability.repeats import Repeats
 from fetchfleet.worker.redis_support.key_repair import KeyRepair
-from fetchfleet.worker.util.backoff import Pace
+from fetchfleet.worker.util.backoff import Spacing
 from fetchfleet.worker.util.clock import RedisClock
 
 
@@ -45,7 +45,7 @@ class LaneServices:
     """Tell the fleet that lanes are due."""
     report_redis_error: Callable[[BaseException], None]
     log: FilteringBoundLogger
-    returns: Pace
+    returns: Spacing
     """The looks at fetches that no live worker can do or read."""
     parameters: LaneParameters = field(default_factory=LaneParameters)
     repeats: Repeats = field(default_factory=Repeats)

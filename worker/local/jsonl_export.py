@@ -143,7 +143,7 @@ class JsonlExport:
                 try:
                     ended = await asyncio.shield(step)
                 except asyncio.CancelledError:
-                    await aio.end_of(step)  # the thread still uses the file
+                    await aio.wait_until_done(step)  # the thread still uses the file
                     step.exception()
                     raise
         except OSError as error:

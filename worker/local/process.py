@@ -97,7 +97,7 @@ def run_until_signal(work: Coroutine[Any, Any, T], if_interrupted: str = "interr
 
     async def main() -> T:
         task = asyncio.create_task(work)
-        await aio.until(task, aio.signals())
+        await aio.wait_for_either(task, aio.stop_signal())
         if not task.done():
             await aio.end(task)  # a single cancellation may be lost (worker/util/aio.py)
             raise asyncio.CancelledError

@@ -154,9 +154,9 @@ async def run_worker(settings: Settings, health: ProcessHealth | None = None) ->
 
     health: receives what the worker is not ready for. Raises what `build` and Runtime.start raise.
     """
-    signalled = aio.signals()
+    signalled = aio.stop_signal()
     starting = asyncio.create_task(start(settings), name="start")
-    await aio.until(starting, signalled)
+    await aio.wait_for_either(starting, signalled)
     if not starting.done():
         await aio.end(starting)
         if starting.cancelled() or starting.exception():
@@ -164,11 +164,11 @@ async def run_worker(settings: Settings, health: ProcessHealth | None = None) ->
     runtime = starting.result()
     if health is not None:
         health.not_ready = runtime.not_ready
-    gc_freeze.set_aside()
+    gc_freeze.freeze()
     work = asyncio.create_task(serve_arq_jobs(runtime), name="arq")
-    await aio.until(work, signalled)
+    await aio.wait_for_either(work, signalled)
     runtime.leave()  # at once: what follows takes a while if Redis does not answer
-    async with aio.ended(work, STOP_ARQ_S):
+    async with aio.cancelling(work, STOP_ARQ_S):
         await runtime.stop()
 
 
@@ -213,11 +213,11 @@ async def _serve_until_drained(runtime: Runtime) -> None:
             )
             work = asyncio.create_task(worker.async_run(), name="arq's loop")
             try:
-                await aio.until(work, runtime.live_lanes.drained)
+                await aio.wait_for_either(work, runtime.live_lanes.drained)
                 if work.done():
                     work.result()
             finally:
-                await aio.whole(_end(worker, work), name="ending arq's loop")
+                await aio.finish_before_cancel(_end(worker, work), name="ending arq's loop")
 
 
 async def _end(worker: Worker, work: asyncio.Task[None]) -> None:

@@ -49,7 +49,7 @@ from fetchfleet.worker.settings import Settings
 from fetchfleet.worker.sink.factory import sink_of
 from fetchfleet.worker.sink.files.directory import unusable_out
 from fetchfleet.worker.util.aio import Slots
-from fetchfleet.worker.util.backoff import Pace
+from fetchfleet.worker.util.backoff import Spacing
 from fetchfleet.worker.util.clock import RedisClock
 
 
@@ -158,7 +158,7 @@ async def _open_services(base: _Base, opened: AsyncExitStack) -> tuple[FetchServ
         parameters=base.timings.lanes,
         abilities=abilities_of(base.registration),
         others=None if settings.alone else base.peers.abilities,
-        returns=Pace(base.timings.lanes.newer_return_s, base.timings.lanes.return_every_s),
+        returns=Spacing(base.timings.lanes.newer_return_s, base.timings.lanes.return_every_s),
     )
     return services, live_policy
 

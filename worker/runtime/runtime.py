@@ -115,7 +115,7 @@ class Runtime:
             if left_out is not None:
                 events.worker_bug(name, error, left_out, self.log)
 
-        kept = aio.keep_going(loop, on_bug, self.timings.restart_s)
+        kept = aio.restart_on_error(loop, on_bug, self.timings.restart_s)
         loops[name] = asyncio.create_task(kept, name=name)
 
     @property
@@ -174,7 +174,7 @@ class Runtime:
             await self.inbox.lease.end()
             await self.heartbeat.end()
 
-        await aio.for_at_most(LEAVE_S, leave_fleet())
+        await aio.run_for_at_most(LEAVE_S, leave_fleet())
         await self.live_lanes.end(self._grace_ends_s, self.settings.lease_s)
         await self._close()
         self.stats.log_line()

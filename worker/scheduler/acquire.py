@@ -87,7 +87,7 @@ class Acquirer:
             try:
                 while more and self._may_acquire():
                     # Not cancelled half-way: a lane acquired and not served is stuck until its lease ends.
-                    more = await aio.whole(self._acquire_due(), name="acquiring lanes")
+                    more = await aio.finish_before_cancel(self._acquire_due(), name="acquiring lanes")
             except (RedisError, OSError) as error:
                 self._services.report_redis_error(error)
 
@@ -140,7 +140,7 @@ class Acquirer:
             chosen, self._upkeep_looked = chosen[:room], 0
         if chosen:
             work = self._acquire_many(chosen, None, for_upkeep=True)
-            await aio.whole(work, name="acquiring lanes for upkeep")
+            await aio.finish_before_cancel(work, name="acquiring lanes for upkeep")
 
     async def _acquire_due(self) -> bool:
         """Acquire and serve some of the lanes that are due; return whether to look for more."""
@@ -168,7 +168,7 @@ class Acquirer:
         if names and self._may_acquire():
             chosen = self._choose(names, min(len(names), self._at_once))
             work = self._acquire_many(chosen, None, handed=True)
-            await aio.whole(work, name="acquiring lanes left by others")
+            await aio.finish_before_cancel(work, name="acquiring lanes left by others")
 
     async def _acquire_many(
         self,

@@ -1,1 +1,1 @@
-"""Tasks, threads, clocks, back-off, zstd, file errors: nothing that knows of fetches, lanes or Redis keys."""
+"""Helpers without domain knowledge: tasks, thread pools, clocks, back-off, zstd, file errors."""

@@ -1,4 +1,4 @@
-"""Tasks that end for certain, loops that survive bugs, deadlines without timers, slots without tasks."""
+"""asyncio helpers: reliable cancellation, restarted loops, cheap deadlines, permits, loop budgets."""
 
 import asyncio
 import functools
@@ -13,43 +13,43 @@ T = TypeVar("T")
 CANCEL_AGAIN_S = 1.0
 
 STEPS_PER_ITERATION = 16
-"""One step, a dial or the start of a response, takes at most a millisecond."""
+"""A step is a dial or the start of a response, and takes at most a millisecond."""
 
 
 async def end(*tasks: asyncio.Task[Any], again_s: float = CANCEL_AGAIN_S) -> None:
-    """Cancel the tasks and return when all have ended, with whatever result.
+    """Cancel the tasks and return when all have ended; ignore their results and exceptions.
 
-    One cancellation may be lost: on Python 3.11 asyncio.wait_for, which redis-py uses for every command,
-    ignores one that comes just as it is done. again_s: when to cancel again, which also interrupts a task's
-    own clean-up.
+    A cancellation may be lost: on Python 3.11, asyncio.wait_for ignores one that arrives just as it
+    completes, and redis-py uses it for every command. again_s: the interval at which to cancel again. A
+    repeated cancellation also interrupts a task's own clean-up.
     """
-    left = {task for task in tasks if not task.done()}
-    while left:
-        for task in left:
+    running = {task for task in tasks if not task.done()}
+    while running:
+        for task in running:
             task.cancel()
-        _, left = await asyncio.wait(left, timeout=again_s)
+        _, running = await asyncio.wait(running, timeout=again_s)
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @asynccontextmanager
-async def ended(task: asyncio.Task[Any], patience_s: float) -> AsyncIterator[None]:
-    """Cancel the task; enter the block once it has ended or after patience_s, and leave it after the task."""
+async def cancelling(task: asyncio.Task[Any], wait_s: float) -> AsyncIterator[None]:
+    """Cancel the task; enter the block when it has ended or after wait_s. Exit only when it has ended."""
     ending = asyncio.create_task(end(task), name="ending")
-    await asyncio.wait([ending], timeout=patience_s)
+    await asyncio.wait([ending], timeout=wait_s)
     try:
         yield
     finally:
         await ending
 
 
-async def for_at_most(timeout_s: float, work: Coroutine[Any, Any, None]) -> None:
-    """Do the work for at most timeout_s; ignore what it raises."""
+async def run_for_at_most(timeout_s: float, work: Coroutine[Any, Any, None]) -> None:
+    """Run the work for at most timeout_s; ignore its exceptions."""
     task = asyncio.create_task(work, name="for at most")
     await asyncio.wait([task], timeout=timeout_s)
     await end(task)
 
 
-async def whole(work: Coroutine[Any, Any, T], *, name: str) -> T:
+async def finish_before_cancel(work: Coroutine[Any, Any, T], *, name: str) -> T:
     """Return the work's result. A first cancellation waits for the work to end, a second cancels it."""
     task = asyncio.create_task(work, name=name)
     try:
@@ -62,10 +62,10 @@ async def whole(work: Coroutine[Any, Any, T], *, name: str) -> T:
         raise
 
 
-async def keep_going(
+async def restart_on_error(
     loop: Callable[[], Awaitable[None]], on_bug: Callable[[Exception], None], again_s: float
 ) -> None:
-    """Run the loop until it returns; report what it raises and start it again after again_s."""
+    """Run the loop until it returns. If it raises, pass the exception to on_bug and restart after again_s."""
     while True:
         try:
             return await loop()
@@ -74,8 +74,8 @@ async def keep_going(
             await asyncio.sleep(again_s)
 
 
-async def end_of(task: asyncio.Future[Any]) -> None:
-    """Return when the task has ended by itself, however often the caller is cancelled meanwhile."""
+async def wait_until_done(task: asyncio.Future[Any]) -> None:
+    """Return when the task has ended. Swallow every cancellation of the caller until then."""
     while not task.done():
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         task.add_done_callback(functools.partial(_set_done, ended))
@@ -83,10 +83,10 @@ async def end_of(task: asyncio.Future[Any]) -> None:
             await ended
 
 
-async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
-    """Run the work to its end even if the caller is cancelled, once or repeatedly; returns its result."""
+async def run_to_end(work: Coroutine[Any, Any, T]) -> T:
+    """Return the work's result. Swallow every cancellation of the caller until the work has ended."""
     task = asyncio.create_task(work)
-    await end_of(task)
+    await wait_until_done(task)
     return task.result()
 
 
@@ -96,35 +96,35 @@ def _set_done(ended: asyncio.Future[None], _task: asyncio.Future[Any]) -> None:
 
 
 class Pending(Generic[T]):
-    """A result on its way from another thread."""
+    """The pending result of work in another thread."""
 
-    __slots__ = ("_ended", "_error", "_notified", "_result")
+    __slots__ = ("_ended", "_error", "_result", "_waiter")
 
     def __init__(self) -> None:
-        self._notified: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[None] | None = None
         self._ended = False
         self._result: T | None = None
         self._error: BaseException | None = None
 
     def set_result(self, result: T) -> None:
-        """Set the result; call `notify` on the loop afterwards."""
+        """Set the result, in any thread; then call `notify` on the event loop."""
         self._result, self._ended = result, True
 
     def set_error(self, error: BaseException) -> None:
-        """Set the error to raise; call `notify` on the loop afterwards."""
+        """Set the exception to raise, in any thread; then call `notify` on the event loop."""
         self._error, self._ended = error, True
 
     def notify(self) -> None:
-        """Wake the caller; runs on the loop."""
-        if self._notified is not None and not self._notified.done():
-            self._notified.set_result(None)
+        """Wake the caller of `wait`. Must run on the event loop."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     async def wait(self) -> T:
-        """Return or raise the outcome. A cancelled caller still waits for it."""
+        """Return the result or raise the error. Swallow every cancellation of the caller until then."""
         while not self._ended:
-            self._notified = asyncio.get_running_loop().create_future()
+            self._waiter = asyncio.get_running_loop().create_future()
             try:  # noqa: SIM105 contextlib.suppress costs more than the rest of this method
-                await self._notified
+                await self._waiter
             except asyncio.CancelledError:
                 pass
         if self._error is not None:
@@ -132,8 +132,8 @@ class Pending(Generic[T]):
         return cast("T", self._result)
 
 
-def signals() -> asyncio.Event:
-    """Return an event that SIGINT and SIGTERM set from now on, instead of what they did."""
+def stop_signal() -> asyncio.Event:
+    """Return an event that SIGINT and SIGTERM set; this replaces their previous handlers."""
     signalled = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -141,7 +141,7 @@ def signals() -> asyncio.Event:
     return signalled
 
 
-async def until(task: asyncio.Task[Any], event: asyncio.Event) -> None:
+async def wait_for_either(task: asyncio.Task[Any], event: asyncio.Event) -> None:
     """Return when the task has ended or the event is set."""
     waiting = asyncio.create_task(event.wait(), name="signal")
     try:
@@ -151,40 +151,45 @@ async def until(task: asyncio.Task[Any], event: asyncio.Event) -> None:
 
 
 NEAR_S = 10.0
+"""The time left at which a deadline gets a timer of its own."""
 
-
-LOOK_EVERY_S = 2.0
+CHECK_EVERY_S = 2.0
+"""The interval at which the deadlines without a timer are checked."""
 
 
 class Expiring(Protocol):
     """Work with a deadline."""
 
     def expire(self) -> None:
-        """Give up; called once, at the deadline."""
+        """End the work at its deadline. Called at most once."""
 
 
 class Deadlines:
-    """The deadlines of a worker process. One that is less than near_s away has its own timer."""
+    """The deadlines of a worker process.
 
-    def __init__(self, near_s: float = NEAR_S, look_every_s: float = LOOK_EVERY_S) -> None:
+    Most work ends long before its deadline. A deadline therefore gets a timer only once less than near_s is
+    left.
+    """
+
+    def __init__(self, near_s: float = NEAR_S, check_every_s: float = CHECK_EVERY_S) -> None:
         self._near_s = near_s
-        self._look_every_s = look_every_s
+        self._check_every_s = check_every_s
         self._far: dict[Expiring, float] = {}
         self._near: dict[Expiring, asyncio.TimerHandle] = {}
-        self._look: asyncio.TimerHandle | None = None
+        self._check: asyncio.TimerHandle | None = None
 
     def add(self, work: Expiring, left_s: float) -> None:
-        """Have the work expire after left_s, unless it is discarded before."""
+        """Expire the work in left_s, unless it is discarded before."""
         loop = asyncio.get_running_loop()
         if left_s <= self._near_s:
             self._near[work] = loop.call_later(left_s, self._expire, work)
             return
         self._far[work] = loop.time() + left_s
-        if self._look is None:
-            self._look = loop.call_later(self._look_every_s, self._set_timers)
+        if self._check is None:
+            self._check = loop.call_later(self._check_every_s, self._set_timers)
 
     def discard(self, work: Expiring) -> None:
-        """Forget work that has ended; a second call does nothing."""
+        """Remove work that has ended. A second call does nothing."""
         if self._far.pop(work, None) is None:
             timer = self._near.pop(work, None)
             if timer is not None:
@@ -195,16 +200,16 @@ class Deadlines:
         work.expire()
 
     def _set_timers(self) -> None:
-        """Give timers to the deadlines that have come near."""
+        """Set a timer for each deadline that is less than near_s away."""
         loop = asyncio.get_running_loop()
         near_s = loop.time() + self._near_s
         for work in [work for work, ends_s in self._far.items() if ends_s <= near_s]:
             self._near[work] = loop.call_at(self._far.pop(work), self._expire, work)
-        self._look = loop.call_later(self._look_every_s, self._set_timers) if self._far else None
+        self._check = loop.call_later(self._check_every_s, self._set_timers) if self._far else None
 
 
 class Slots:
-    """A number of permits; those who wait for one get it in order."""
+    """A semaphore whose waiters are futures and get their permits in order."""
 
     def __init__(self, free: int) -> None:
         self._free = free
@@ -219,11 +224,11 @@ class Slots:
 
     @property
     def wanted(self) -> bool:
-        """True if someone waits for a permit."""
+        """True if a caller waits for a permit."""
         return bool(self._waiting)
 
     def queue(self) -> asyncio.Future[None]:
-        """Return a future that is done once the caller has a permit; see `leave`."""
+        """Return a future that is done when the caller has a permit. Pass it to `leave` to stop waiting."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self.take():
             waiter.set_result(None)
@@ -232,14 +237,14 @@ class Slots:
         return waiter
 
     def leave(self, waiter: asyncio.Future[None]) -> bool:
-        """Stop waiting; return whether the caller has a permit, which it must release."""
+        """Stop waiting. Return whether the caller has a permit, which it must then release."""
         if waiter.done():
             return True
         self._waiting.remove(waiter)
         return False
 
     def release(self) -> None:
-        """Return a permit; the first in the queue gets it."""
+        """Release a permit; the first waiter gets it."""
         if self._waiting:
             self._waiting.popleft().set_result(None)
         else:
@@ -247,10 +252,10 @@ class Slots:
 
 
 class LoopBudget:
-    """Bounds how many steps run in one iteration of the event loop.
+    """Limits the number of steps that run in one iteration of the event loop.
 
-    When thousands of hosts respond at the same moment, their responses would otherwise occupy the loop for
-    seconds, and the leases of the lanes would expire.
+    If thousands of hosts respond at the same time, their responses would otherwise block the loop for
+    seconds, and leases would lapse.
     """
 
     def __init__(self, steps: int = STEPS_PER_ITERATION) -> None:
@@ -259,7 +264,7 @@ class LoopBudget:
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def take(self) -> None:
-        """Return at once, or in a later iteration of the loop, in the order of the calls."""
+        """Wait for a step: return at once, or in a later iteration of the loop, in the order of the calls."""
         turn = asyncio.get_running_loop().create_future()
         self.resolve(turn)
         await turn
@@ -278,7 +283,7 @@ class LoopBudget:
         self._left = self._steps
         while self._waiting and self._left:
             turn = self._waiting.popleft()
-            if not turn.done():  # else it was cancelled
+            if not turn.done():  # not cancelled
                 turn.set_result(None)
                 self._left -= 1
         if self._waiting:

@@ -1,4 +1,4 @@
-"""Thread pools for work that would block the event loop: one a purpose, so that none waits for another.
+"""Thread pools for work that would block the event loop. Each purpose has its own, so none delays another.
 
 The sink has two more, for blocks and for names (worker/sink/files/sink.py).
 """
@@ -15,13 +15,13 @@ from fetchfleet.worker.util import aio
 T = TypeVar("T")
 
 CODING = ThreadPoolExecutor((os.cpu_count() or 1) + 2, thread_name_prefix="coding")
-"""Decodes bodies and checks their lines: CPU work that never waits for a disk."""
+"""Decodes bodies and checks JSON Lines: CPU work that never waits for a disk."""
 
 HASHING = ThreadPoolExecutor(2, thread_name_prefix="hashing")
-"""Reads whole files for their digests; few threads, to leave disk bandwidth to others."""
+"""Computes the digests of existing files. Two threads, to leave disk bandwidth for writing bodies."""
 
 SENDING = ThreadPoolExecutor(4, thread_name_prefix="sending")
-"""Reads request bodies from the in folder, which may be on another disk."""
+"""Reads request bodies from the `--in` folder, which may be on another disk."""
 
 
 async def run_in(threads: Executor, work: Callable[..., T], *arguments: Any) -> T:
@@ -35,10 +35,10 @@ async def run_stoppable(
     *arguments: Any,
     on_cancelled: Callable[[T], None] | None = None,
 ) -> T:
-    """Run work that checks a threading.Event, its last argument, and ends early if it is set.
+    """Run work in one of the threads. Its last argument is a threading.Event that tells it to return early.
 
-    Cancellation sets the event and waits for the end of the work; `on_cancelled` then receives its result.
-    Work that has not started by then never does.
+    Cancellation sets the event and waits for the work to end; `on_cancelled` then receives its result. Work
+    that has not started by then is not run.
     """
     stop = threading.Event()
     submitted = threads.submit(work, *arguments, stop)
@@ -48,7 +48,7 @@ async def run_stoppable(
     except asyncio.CancelledError:
         stop.set()
         if not submitted.cancel():
-            await aio.end_of(waiting)
+            await aio.wait_until_done(waiting)
             if waiting.exception() is None and on_cancelled is not None:
                 on_cancelled(waiting.result())
         raise

@@ -1,22 +1,22 @@
-"""Errors of system calls on files, sorted by what can mend them. Pure."""
+"""Errors of system calls on files, sorted by their remedy. Pure."""
 
 import errno
 from enum import Enum, auto
 
 
 class FileFault(Enum):
-    """The cause for which a file cannot be made, written or read."""
+    """The reason for which a file cannot be created, written or read."""
 
     NAME = auto()
-    """The path: another attempt with this path fails too, one with another path may not."""
+    """The path. Another attempt with this path fails too; another path may work."""
     SIZE = auto()
-    """The size: a smaller file may be written."""
+    """The size. A smaller file may work."""
     PERMISSION = auto()
-    """The permissions: of this path, or of every path in the folder. Only a look at the folder tells."""
+    """The permissions of this path, or of the whole folder; the error does not say which."""
     DISK = auto()
-    """A disk that is full, read-only or failing: time mends it."""
+    """The disk is full, read-only or failing. A later attempt may work."""
     OTHER = auto()
-    """Anything else that time may mend: descriptors, memory, a server of files that does not answer."""
+    """Anything else: no descriptors or memory left, a file server that does not answer. May be temporary."""
 
 
 _NUMBERS = {
@@ -32,9 +32,9 @@ _NUMBERS = {
 _FAULTS = {number: fault for fault, numbers in _NUMBERS.items() for number in numbers}
 
 FINAL = frozenset({FileFault.NAME, FileFault.SIZE})
-"""The faults that no wait mends."""
+"""The faults that do not go away with time."""
 
 
 def fault_of(error: OSError) -> FileFault:
-    """Return what is at fault; OTHER for an error without a number, or with one that is not known."""
+    """Return the fault behind an error; OTHER if its errno is missing or unknown."""
     return _FAULTS.get(error.errno or 0, FileFault.OTHER)

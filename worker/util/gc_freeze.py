@@ -1,12 +1,12 @@
-"""Keeps objects that live as long as the process out of garbage collection."""
+"""Exempts objects that live as long as the process from garbage collection."""
 
 import gc
 
 
-def set_aside() -> None:
-    """Exempt all present objects from collection: modules, settings, a worker's parts.
+def freeze() -> None:
+    """Exempt all objects that exist now from garbage collection.
 
-    For a process that has started up, or is about to end. Garbage among them is never freed; collecting it
-    first would take as long as many fetches.
+    For a process that has started up, or is about to end. Garbage among these objects is never freed, because
+    a collection first would take as long as many fetches.
     """
     gc.freeze()

@@ -1,4 +1,4 @@
-"""Zstandard: the standard library's from Python 3.14 on, its backport below. Pure."""
+"""Zstandard: compression.zstd of Python 3.14 or newer, else its backport. Pure."""
 
 import sys
 

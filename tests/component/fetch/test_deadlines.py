@@ -34,7 +34,7 @@ async def test_a_near_deadline_ends_its_work() -> None:
 
 async def test_far_deadlines_end_their_work_in_order() -> None:
     """Each gets a timer at the first look that finds it near."""
-    own, ended = Deadlines(near_s=0.02, look_every_s=0.01), []
+    own, ended = Deadlines(near_s=0.02, check_every_s=0.01), []
 
     async def bounded(left_s: float) -> None:
         await outlast(own, left_s)
@@ -47,7 +47,7 @@ async def test_far_deadlines_end_their_work_in_order() -> None:
 
 async def test_discarded_deadlines_end_nothing() -> None:
     """One is far and one near. Another deadline still ends its work."""
-    own = Deadlines(near_s=0.02, look_every_s=0.01)
+    own = Deadlines(near_s=0.02, check_every_s=0.01)
     far, near = Work(), Work()
     own.add(far, 0.05)
     own.add(near, 0.01)

@@ -57,7 +57,7 @@ async def test_a_wait_for_the_end_of_a_task_survives_cancellation() -> None:
     ends: list[str] = []
 
     async def wait() -> None:
-        await aio.end_of(done)
+        await aio.wait_until_done(done)
         ends.append(done.result())
 
     waiting = asyncio.create_task(wait())
@@ -75,7 +75,7 @@ async def test_a_wait_for_the_end_of_a_task_survives_cancellation() -> None:
 async def test_a_wait_for_the_end_of_a_task_does_not_raise_its_error() -> None:
     """The error is raised by `result()`."""
     done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    waiting = asyncio.create_task(aio.end_of(done))
+    waiting = asyncio.create_task(aio.wait_until_done(done))
     await asyncio.sleep(0)
     done.set_exception(ValueError("no"))
 

@@ -18,7 +18,7 @@ from fetchfleet.worker.fetch.rules.abilities import (
     parse,
     place,
 )
-from fetchfleet.worker.util.backoff import Pace
+from fetchfleet.worker.util.backoff import Spacing
 
 WORDS = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=20)
 NAMES = WORDS.filter(lambda word: not word.startswith("!"))
@@ -86,7 +86,7 @@ def test_a_missing_ability_is_shown_as_its_option() -> None:
 
 
 def test_returning_fetches_are_spaced_out() -> None:
-    """The first waits least_s, each next one every_s longer. After a pause, least_s applies again."""
-    pace = Pace(5.0, 0.5)
-    assert [5.0, 5.5, 6.0] == [pace.wait_s(100.0) for _ in range(3)]
-    assert pace.wait_s(200.0) == 5.0
+    """The first waits min_wait_s, each next one every_s longer. After a pause, min_wait_s applies again."""
+    spacing = Spacing(5.0, 0.5)
+    assert [5.0, 5.5, 6.0] == [spacing.wait_s(100.0) for _ in range(3)]
+    assert spacing.wait_s(200.0) == 5.0

@@ -31,7 +31,7 @@ async def work(engine: str, urls: list[str], out: Path, redis_url: str) -> tuple
     async with Fleet(redis_url) as fleet:
         batch = await fleet.submit(urls)
         runtime = await start(settings)
-        gc_freeze.set_aside()  # as in a worker process
+        gc_freeze.freeze()  # as in a worker process
         began_s, cpu_s = time.monotonic(), time.process_time()
         serving = asyncio.create_task(serve_arq_jobs(runtime))
         try:

@@ -51,7 +51,7 @@ async def _profiled(urls: Sequence[str], redis_url: str, out: Path, engine: str,
     async with Fleet(redis_url) as fleet, Redis.from_url(redis_url) as redis:
         batch = await fleet.submit(urls)
         runtime = await start(settings)
-        gc_freeze.set_aside()  # as in a worker process
+        gc_freeze.freeze()  # as in a worker process
         work = asyncio.create_task(serve_arq_jobs(runtime))
         before_s, began_s = await _server_s(redis), time.monotonic()
         try:

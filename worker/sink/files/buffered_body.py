@@ -127,7 +127,7 @@ class BufferedBody(aio.Pending[StoredAt | None]):
     async def aclose(self) -> None:
         """Remove the body unless it was committed or kept, even if the caller is cancelled meanwhile."""
         if self._partial is not None:
-            await aio.to_the_end(self._partial.drop())
+            await aio.run_to_end(self._partial.drop())
 
     def _partial_name(self) -> str:
         return partial_name(self._fetch_id, self._token)

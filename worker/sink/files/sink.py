@@ -98,10 +98,10 @@ class FileWriter(BufferedBody):
             if self._options.durability == "none":
                 self._small.add(self, self._store)
                 return await self.wait()
-            return await aio.to_the_end(run_in(self._disk.for_names, self._store_synced))
+            return await aio.run_to_end(run_in(self._disk.for_names, self._store_synced))
         await self.drain()
         await self._partial.written()
-        return await aio.to_the_end(self._finish(self._partial, self._checked()))
+        return await aio.run_to_end(self._finish(self._partial, self._checked()))
 
     async def _finish(self, large: PartialFile, sha256: str) -> StoredAt | None:
         """Close the partial file and give it its name."""
@@ -115,7 +115,7 @@ class FileWriter(BufferedBody):
         """Leave the bytes so far for a later attempt; returns their number, 0 if none are left."""
         if self._partial is None or not self.resumable:
             return 0
-        return await aio.to_the_end(self._keep(self._partial))
+        return await aio.run_to_end(self._keep(self._partial))
 
     async def _keep(self, large: PartialFile) -> int:
         try:
