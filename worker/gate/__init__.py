@@ -1,1 +1,1 @@
-"""The protection of a host: cool-down, rate limit, breaker and concurrency of one lane. Pure."""
+"""Admission to a host: cool-down, rate limit, quota, breaker, concurrency, robots.txt rules. Pure."""

@@ -1,8 +1,8 @@
-"""The circuit breaker: pybreaker's states and counting, over the gate's state and clock. Pure.
+"""The circuit breaker: pybreaker's transitions, over the gate's state and clock. Pure.
 
-pybreaker decides what one more outcome does to the state. When an open breaker lets a probe through is the
-gate's decision, from open_until_ms. Which failures count is decided here: the attempts of one fetch count
-once, so that one bad URL does not close its host to the others.
+pybreaker computes the next state from one more outcome. The gate decides when an open breaker lets a probe
+through (open_until_ms). This module decides which failures count: those of one fetch count once, so one bad
+URL does not close its host to the others.
 """
 
 import math
@@ -18,17 +18,18 @@ from fetchfleet.worker.util.backoff import upward_jitter_s
 
 
 class BreakerRules(NamedTuple):
-    """The rules of the breaker: when it opens and for how long."""
+    """The policy keys of the breaker (worker/policy/model.py)."""
 
     failures: int
-    """In a row, after which it opens."""
+    """The number of failures in a row that opens the breaker."""
     reset_s: float
-    """How long it is open the first time; each time in a row it is that much longer."""
+    """The first time open; each further time in a row is reset_s longer."""
     cap_s: float
+    """The longest time open."""
 
 
 class _Storage(pybreaker.CircuitMemoryStorage):
-    """Begins with the failures that the gate has counted."""
+    """pybreaker's storage, started with the failures that the gate has counted."""
 
     def __init__(self, state: GateState) -> None:
         super().__init__(state.breaker.value)
@@ -44,7 +45,7 @@ class _Storage(pybreaker.CircuitMemoryStorage):
 
 
 class _HostFailedError(Exception):
-    """Tells pybreaker that the host failed."""
+    """Signals to pybreaker that the host failed."""
 
 
 def _fail() -> NoReturn:
@@ -54,26 +55,26 @@ def _fail() -> NoReturn:
 def after_attempt(
     state: GateState, rules: BreakerRules, *, failed: bool, now_ms: int, chance: float, fetch_id: str = ""
 ) -> GateState:
-    """Return the state after the host answered or failed once. While the breaker is open nothing counts.
+    """Return the state after one response or failure of the host. While the breaker is open, none counts.
 
-    chance in [0, 1) only ever lengthens the time for which the breaker is open. fetch_id: the fetch whose
-    request failed; empty for a failure that counts each time.
+    chance: in [0, 1); lengthens the time open by up to a tenth. fetch_id: the fetch whose request failed;
+    empty for a failure that counts each time.
     """
     closed = state.breaker is Breaker.CLOSED
     if state.breaker is Breaker.OPEN or (closed and not failed and state.failures == 0):
         return state
-    by: tuple[int, ...] = ()
+    newly_failed: tuple[int, ...] = ()
     if closed and failed and fetch_id:
-        by = (zlib.crc32(fetch_id.encode()),)
-        if by[0] in state.failed:
+        newly_failed = (zlib.crc32(fetch_id.encode()),)
+        if newly_failed[0] in state.failed:
             return state
     storage = _Storage(state)
     counting = pybreaker.CircuitBreaker(fail_max=rules.failures, state_storage=storage)
     with suppress(_HostFailedError, pybreaker.CircuitBreakerError):
         counting.call(_fail if failed else int)
     after = Breaker(storage.state)
-    counted = (*state.failed, *by) if failed and after is Breaker.CLOSED else ()
-    state = replace(state, breaker=after, failures=storage.counter, failed=counted)
+    failed_fetches = (*state.failed, *newly_failed) if failed and after is Breaker.CLOSED else ()
+    state = replace(state, breaker=after, failures=storage.counter, failed=failed_fetches)
     if state.breaker is Breaker.OPEN:
         opens = state.opens + 1
         open_s = min(rules.reset_s * opens, max(rules.cap_s, rules.reset_s))
@@ -89,5 +90,5 @@ def after_attempt(
 
 
 def probing(state: GateState) -> GateState:
-    """Return the state after a probe was let through: an open breaker is half-open."""
+    """Return the state after a probe was let through: an open breaker becomes half-open."""
     return replace(state, breaker=Breaker.HALF_OPEN) if state.breaker is Breaker.OPEN else state

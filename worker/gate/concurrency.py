@@ -1,16 +1,17 @@
-"""Adaptive concurrency: how many requests a host can take at once, found by trying. Pure.
+"""Adaptive concurrency: learns how many requests a host can serve at once (AIMD). Pure.
 
-Additive increase, multiplicative decrease. A round of good answers, with the limit really in use, adds one; a
-refusal or a timeout takes three tenths. The limit at which the host has refused is remembered as the ceiling.
-Below it the limit climbs quickly. It climbs to the ceiling only after a hold that doubles with each refusal
-there, so that probing for more costs next to nothing. Answers to requests sent before a cut are part of what
-led to the cut. Quick refusals are no good answers: they teach nothing but the ceiling.
+Additive increase: a round of good responses, while more than half of the limit is in use, adds one.
+Multiplicative decrease: a refusal or a timeout takes three tenths. The limit at which the host refused is
+the ceiling. Below the ceiling the limit climbs quickly. It reaches the ceiling only after a hold that doubles
+with each refusal there, so probes for more are rare. Responses to requests sent before a cut do not count.
+Refusals are never good responses, however quick: they only set the ceiling.
 
-A host that queues instead of refusing shows it by latency. The recent mean is compared with the usual
-latency, which follows decreases at once and increases hardly. At twice the usual, seven tenths are cut. That
-goes below where the last climb began, so each climb begins with a shorter queue, until there is none and the
-usual latency is the host's own. Each cut raises the usual latency, which falls back at once if the cut has
-helped: a host that has become slow for other reasons is not held down for ever.
+A host that queues requests instead of refusing them responds later. The recent mean latency is compared with
+the usual latency, which follows decreases at once and increases slowly. If the recent latency is twice the
+usual one, the limit loses seven tenths. This is below the start of the last climb, so each climb starts with
+a shorter queue, until the usual latency is that of the host without a queue. Each cut also raises the usual
+latency by a quarter. It falls back at once if the cut has helped. If the host is slow for other reasons, the
+raise ends the cuts.
 """
 
 import math
@@ -20,22 +21,24 @@ from msgspec.structs import replace
 from fetchfleet.worker.gate.state import Limit
 from fetchfleet.worker.policy.model import Range
 
-START = 4
-CUT = 0.7
+START_LIMIT = 4
+REFUSAL_CUT = 0.7
+"""The share of the limit that is left after a refusal."""
 HOLD_S = 30.0
+"""The first hold below the ceiling; it doubles up to HOLD_CAP_S."""
 HOLD_CAP_S = 240.0
 
-CUT_FOR_LATENCY = 0.3
-SLOWER = 2.0
-"""How many times the usual latency counts as rising; times what a cut leaves it is well below 1."""
-SLOWER_BY_MS = 20.0
-ENOUGH = 24
-ROUNDS = 3
-"""The recent mean is over ENOUGH answers, or over ROUNDS rounds of them if that is more."""
-GRANTED = 1.25
-FALL = 1.0
-RISE = 0.15
-"""The usual latency follows the recent one: down in one round, up by about this share in a doubling."""
+LATENCY_CUT = 0.3
+SLOW_FACTOR = 2.0
+"""The latency is rising at this multiple of the usual one. LATENCY_CUT times this is well below 1."""
+SLOW_MARGIN_MS = 20.0
+MIN_SAMPLES = 24
+SAMPLE_ROUNDS = 3
+"""The recent mean is over MIN_SAMPLES responses, or over SAMPLE_ROUNDS times the limit if that is more."""
+USUAL_RAISE = 1.25
+FOLLOW_DOWN = 1.0
+FOLLOW_UP = 0.15
+"""How the usual latency follows the recent one: down within a round, up by this share over many rounds."""
 
 
 def allowed(limit: Limit, within: Range) -> int:
@@ -43,35 +46,37 @@ def allowed(limit: Limit, within: Range) -> int:
     return math.floor(_now(limit, within))
 
 
-def good(limit: Limit, within: Range, in_flight: int, latency_ms: float, sent_ms: int, now_ms: int) -> Limit:
-    """Return the limit after a good answer to a request sent at sent_ms."""
+def after_good_response(
+    limit: Limit, within: Range, in_flight: int, latency_ms: float, sent_ms: int, now_ms: int
+) -> Limit:
+    """Return the limit after a good response to a request sent at sent_ms."""
     if sent_ms <= limit.cut_ms:
         return limit
     now = _now(limit, within)
-    enough = max(ENOUGH, int(ROUNDS * now))
-    felt = min(limit.felt + 1, enough)
+    min_samples = max(MIN_SAMPLES, int(SAMPLE_ROUNDS * now))
+    felt = min(limit.felt + 1, min_samples)
     recent_ms = limit.recent_ms + (latency_ms - limit.recent_ms) / felt
     usual_ms = limit.usual_ms
-    if felt >= enough:
-        share = FALL if recent_ms < usual_ms else RISE / now
+    if felt >= min_samples:
+        share = FOLLOW_DOWN if recent_ms < usual_ms else FOLLOW_UP / now
         usual_ms = usual_ms + (recent_ms - usual_ms) * share / now if usual_ms else recent_ms
     limit = replace(limit, felt=felt, recent_ms=recent_ms, usual_ms=usual_ms)
     if in_flight * 2 <= now:
-        return limit  # the limit was not in use: the answer says nothing of a higher one
-    if felt < enough or recent_ms <= usual_ms * SLOWER + SLOWER_BY_MS:
+        return limit  # the limit was not in use, so the response is no evidence for a higher one
+    if felt < min_samples or recent_ms <= usual_ms * SLOW_FACTOR + SLOW_MARGIN_MS:
         return _grown(limit, within, now_ms)
-    less = max(float(within.min), now * CUT_FOR_LATENCY)
-    return replace(_cut(limit, now_ms), now=less, usual_ms=usual_ms * GRANTED)
+    less = max(float(within.min), now * LATENCY_CUT)
+    return replace(_cut(limit, now_ms), now=less, usual_ms=usual_ms * USUAL_RAISE)
 
 
-def refused(limit: Limit, within: Range, in_flight: int, sent_ms: int, now_ms: int) -> Limit:
-    """Return the limit after a throttle or a timeout; one sent before the last cut belongs to that cut."""
+def after_refusal(limit: Limit, within: Range, in_flight: int, sent_ms: int, now_ms: int) -> Limit:
+    """Return the limit after a throttle, a 503 or a timeout; ignored if sent before the last cut."""
     if sent_ms <= limit.cut_ms:
         return limit
     at = max(1, min(allowed(limit, within), in_flight))
     was_probe = limit.probes_left > 0
     hold_s = min(limit.hold_s * 2, HOLD_CAP_S) if was_probe else HOLD_S
-    lower = at - 1 if was_probe else at * CUT
+    lower = at - 1 if was_probe else at * REFUSAL_CUT
     return replace(
         _cut(limit, now_ms),
         now=max(float(within.min), float(lower)),
@@ -86,11 +91,11 @@ def _cut(limit: Limit, now_ms: int) -> Limit:
 
 
 def _grown(limit: Limit, within: Range, now_ms: int) -> Limit:
-    """Return the limit after a good answer while it was in use."""
+    """Return the limit after a good response while more than half of the limit was in use."""
     now = _now(limit, within)
     if limit.probes_left > 1:
         return replace(limit, probes_left=limit.probes_left - 1)
-    if limit.probes_left:  # after two rounds of good answers at the ceiling it is none any more
+    if limit.probes_left:  # two rounds of good responses at the ceiling remove it
         return replace(limit, probes_left=0, ceiling=0, hold_s=HOLD_S)
     more, below = min(float(within.max), now + 1 / now), limit.ceiling - 1.0
     if not limit.ceiling or more <= below:
@@ -102,4 +107,4 @@ def _grown(limit: Limit, within: Range, now_ms: int) -> Limit:
 
 
 def _now(limit: Limit, within: Range) -> float:
-    return max(float(within.min), min(float(within.max), limit.now or START))
+    return max(float(within.min), min(float(within.max), limit.now or START_LIMIT))

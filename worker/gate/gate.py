@@ -1,4 +1,4 @@
-"""Decide whether a lane may start a fetch now, and if not, when and why. State in, decision out. Pure."""
+"""Decides whether a lane may start a fetch now, and if not, when and why. State in, decision out. Pure."""
 
 import math
 from collections.abc import Sequence
@@ -21,18 +21,20 @@ from fetchfleet.worker.policy.model import LanePolicy, Range
 from fetchfleet.worker.util.backoff import exponential_s, upward_jitter_s
 
 THROTTLE_BASE_S = 1.0
+"""The first cool-down of a host that throttles without Retry-After; it doubles up to the cap."""
 THROTTLE_CURVE_CAP_S = 600.0
 FORGIVE_AFTER_MS = 60_000
-"""Each time without a cool-down that is so long takes back one step of the throttle curve."""
+"""Each period of this length without a cool-down undoes one doubling of the throttle curve."""
 
 PAUSE_LOOK_MS = 600_000
-"""How often a paused lane is looked at; resuming it makes it due at once."""
+"""How often a paused lane is checked. The end of a pause makes the lane due at once."""
 
 ANSWERS_KEPT = 5
+"""The number of recent answers in the state, for operators."""
 
 
 class WaitReason(StrEnum):
-    """The reason for which a lane is closed."""
+    """The reason for which a lane is closed. The values appear in logs and in the status."""
 
     COOL_DOWN = "cooling"
     BREAKER = "breaker"
@@ -47,13 +49,14 @@ class Admit(NamedTuple):
 
 
 class Saturated(NamedTuple):
-    """As many fetches are in flight as may be: ask again when one ends."""
+    """No fetch may start before one in flight ends: the concurrency limit is reached."""
 
 
 class Closed(NamedTuple):
-    """No fetch may start before until_ms, whatever ends."""
+    """No fetch may start before a point in time."""
 
     until_ms: int
+    """When to ask again, in Unix ms."""
     why: WaitReason
 
 
@@ -63,37 +66,41 @@ ADMIT, SATURATED = Admit(), Saturated()
 
 
 class HostSignal(StrEnum):
-    """The outcome of an attempt, as far as it concerns the host."""
+    """The meaning of an attempt for its host."""
 
     ANSWERED = "answered"
+    """The host responded and is not overloaded."""
     REFUSED = "refused"
-    """It answers, but is overloaded: a throttle or a 503."""
+    """The host responded that it is overloaded: a throttle or a 503."""
     FAILED = "failed"
+    """No response: the connection or the exchange failed."""
     TIMED_OUT = "timed out"
     NAMELESS = "nameless"
-    """Its name does not exist."""
+    """The name of the host does not exist in DNS."""
     NOTHING = "nothing"
+    """The attempt says nothing about the host."""
 
 
 class Observation(NamedTuple):
-    """An observation of the host by one attempt."""
+    """The result of one attempt, as far as it concerns its host."""
 
     signal: HostSignal
     sent_ms: int
-    """When the request was sent."""
+    """When the request was sent, in Unix ms."""
     in_flight: int
-    """With how many requests in flight."""
+    """The number of fetches in flight, this one included."""
     latency_ms: float | None = None
-    """From the request to the head of a good answer; None without one."""
+    """From the request to the head of a good response; None without one."""
     what: str = ""
-    """A status or a reason."""
+    """The status of the response, or the reason for which none was received."""
     throttle: bool = False
+    """True if the response asked to back off (429, or 403 or 503 with Retry-After)."""
     fetch_id: str = ""
-    """The fetch whose request was sent; empty if none was, or if it was for the robots.txt."""
+    """The fetch whose request was sent; empty if no request was sent, or one for robots.txt."""
 
 
 def admit(state: GateState, policy: LanePolicy, in_flight: int, now_ms: int) -> Admission:
-    """Return whether a fetch may start now."""
+    """Decide whether a fetch may start now."""
     closed = closed_until(state, policy, now_ms)
     if closed is not None:
         return closed
@@ -101,12 +108,12 @@ def admit(state: GateState, policy: LanePolicy, in_flight: int, now_ms: int) -> 
 
 
 def admit_to_open(state: GateState, policy: LanePolicy, in_flight: int) -> Admit | Saturated:
-    """Return whether a fetch may start in a lane that the clock does not close."""
+    """Decide whether a fetch may start in a lane that `closed_until` leaves open."""
     return SATURATED if in_flight >= max_in_flight(state, policy) else ADMIT
 
 
 def needs_clock(state: GateState, policy: LanePolicy) -> bool:
-    """Return whether `closed_until` depends on the time; else the lane is open, whenever that is asked."""
+    """Return whether `closed_until` may close the lane. If False, the lane is open at any time."""
     return bool(
         state.cool_until_ms
         or state.breaker is Breaker.OPEN
@@ -118,9 +125,10 @@ def needs_clock(state: GateState, policy: LanePolicy) -> bool:
 
 
 def max_in_flight(state: GateState, policy: LanePolicy) -> int:
-    """Return how many fetches may be in flight: one while the breaker is not closed.
+    """Return the limit of fetches in flight.
 
-    Else the policy's limit, or the learned one within its range.
+    It is one while the breaker is not closed. Else it is that of the policy, or the learned one within the
+    range of the policy.
     """
     if state.breaker is not Breaker.CLOSED:
         return 1
@@ -130,7 +138,7 @@ def max_in_flight(state: GateState, policy: LanePolicy) -> int:
 
 
 def closed_until(state: GateState, policy: LanePolicy, now_ms: int) -> Closed | None:
-    """Return when the lane opens by the clock alone, None if it is open. The longest wait wins."""
+    """Return when and why the lane opens, or None if it is open now. The longest of all waits counts."""
     if policy.paused:
         return Closed(now_ms + PAUSE_LOOK_MS, WaitReason.PAUSED)
     until_ms, why = _host_closed_until(state)
@@ -143,7 +151,7 @@ def closed_until(state: GateState, policy: LanePolicy, now_ms: int) -> Closed | 
             until_ms, why = quota_ms, WaitReason.QUOTA
     interval_ms, burst = _spacing(state, policy)
     if interval_ms:
-        # GCRA: a fetch conforms if it comes no earlier than its time less the burst's worth.
+        # GCRA: a fetch conforms from (burst - 1) intervals before its theoretical arrival time on.
         conforms_ms = math.ceil(_paced_ms(state, interval_ms, burst, now_ms) - (burst - 1) * interval_ms)
         if conforms_ms > until_ms:
             until_ms, why = conforms_ms, WaitReason.RATE_LIMIT
@@ -153,9 +161,10 @@ def closed_until(state: GateState, policy: LanePolicy, now_ms: int) -> Closed | 
 
 
 def blocked_until_ms(state: GateState, policy: LanePolicy, now_ms: int) -> int:
-    """Return until when an admitted fetch must not start after all; 0 if it may.
+    """Return until when an admitted fetch must wait after all, in Unix ms; 0 if it may start.
 
-    The host may have been throttled, or failed, since the fetch was admitted. Rate and quota have counted it.
+    The host may have throttled or failed since the fetch was admitted. Rate limit and quota are not checked:
+    they have counted the fetch already.
     """
     if policy.paused:
         return now_ms + PAUSE_LOOK_MS
@@ -164,14 +173,14 @@ def blocked_until_ms(state: GateState, policy: LanePolicy, now_ms: int) -> int:
 
 
 def _host_closed_until(state: GateState) -> tuple[int, WaitReason]:
-    """Return until when the host accepts no requests, as it announced or as its failures show."""
+    """Return until when the cool-down or the open breaker closes the lane, in Unix ms, and which of them."""
     if state.breaker is Breaker.OPEN and state.open_until_ms > state.cool_until_ms:
         return state.open_until_ms, WaitReason.BREAKER
     return state.cool_until_ms, WaitReason.COOL_DOWN
 
 
 def is_dead(state: GateState, policy: LanePolicy, now_ms: int) -> bool:
-    """Return whether the host has not answered for so long that its fetches need not wait any longer."""
+    """Return whether the host has been down for give_up_s (or give_up_dns_s), so its waiting fetches fail."""
     if state.breaker is not Breaker.OPEN:
         return False
     give_up_s = policy.give_up_dns_s if state.nameless else policy.give_up_s
@@ -194,8 +203,8 @@ def started(state: GateState, policy: LanePolicy, now_ms: int) -> GateState:
     return state
 
 
-def is_well(state: GateState, policy: LanePolicy) -> bool:
-    """Return whether a good answer teaches nothing but its status: see `answered`."""
+def is_healthy(state: GateState, policy: LanePolicy) -> bool:
+    """Return whether a good response changes nothing in the state but `answers` (see `answered`)."""
     return (
         state.breaker is Breaker.CLOSED
         and not state.failures
@@ -205,36 +214,40 @@ def is_well(state: GateState, policy: LanePolicy) -> bool:
 
 
 def grant(state: GateState, policy: LanePolicy) -> int:
-    """Return how many fetches may be in flight at any time, as long as state and policy stay as they are.
+    """Return the grant: how many fetches may be in flight until the state or the policy changes.
 
-    The host is well, and nothing depends on the clock: a start or a good answer changes no decision, so
-    `caught_up` may count many of them later. 0: ask `admit`, `started` and `attempt_ended` each time.
+    A host has a grant if it is healthy and no limit depends on the clock. Starts and good responses then
+    change no decision, and `caught_up` may count them later. 0 means no grant: call `admit`, `started` and
+    `attempt_ended` for each fetch.
     """
     limit = policy.concurrency
-    if not isinstance(limit, int) or needs_clock(state, policy) or not is_well(state, policy):
+    if not isinstance(limit, int) or needs_clock(state, policy) or not is_healthy(state, policy):
         return 0
     return limit
 
 
 def caught_up(state: GateState, starts_ms: Sequence[int], answers: Sequence[RecordedAnswer]) -> GateState:
-    """Return the state after what happened under a grant, in order: requests and good answers."""
+    """Return the state after the requests and good responses made under a grant, each in order."""
     traffic, traffic_ms = state.traffic, state.traffic_ms
     for at_ms in starts_ms:
         traffic = traffic * math.exp(-max(0, at_ms - traffic_ms) / TRAFFIC_WINDOW_MS) + 1
         traffic_ms = at_ms
-    kept = (*state.answers, *answers)[-ANSWERS_KEPT:]
-    return replace(state, traffic=traffic, traffic_ms=traffic_ms, answers=kept)
+    recent = (*state.answers, *answers)[-ANSWERS_KEPT:]
+    return replace(state, traffic=traffic, traffic_ms=traffic_ms, answers=recent)
 
 
 def answered(state: GateState, what: str, now_ms: int) -> GateState:
-    """Return the state after an answer of a host that is well; what: a status or a reason."""
+    """Return the state with one more recorded answer. what: a status, or the reason for no response."""
     return replace(state, answers=(*state.answers[1 - ANSWERS_KEPT :], RecordedAnswer(now_ms, what)))
 
 
 def attempt_ended(
     state: GateState, policy: LanePolicy, seen: Observation, now_ms: int, chance: float
 ) -> GateState:
-    """Return the state after an attempt. A throttle counts as an answer: the host is alive."""
+    """Return the state after an attempt. For the breaker, a throttle is a success: the host is up.
+
+    chance: in [0, 1); lengthens the time for which the breaker opens.
+    """
     if seen.what:
         state = answered(state, seen.what, now_ms)
     if seen.signal is HostSignal.NOTHING:
@@ -242,9 +255,11 @@ def attempt_ended(
     within, limit = policy.concurrency, state.limit
     if isinstance(within, Range):
         if seen.signal in {HostSignal.REFUSED, HostSignal.TIMED_OUT}:
-            limit = concurrency.refused(limit, within, seen.in_flight, seen.sent_ms, now_ms)
+            limit = concurrency.after_refusal(limit, within, seen.in_flight, seen.sent_ms, now_ms)
         elif seen.signal is HostSignal.ANSWERED and seen.latency_ms is not None:
-            limit = concurrency.good(limit, within, seen.in_flight, seen.latency_ms, seen.sent_ms, now_ms)
+            limit = concurrency.after_good_response(
+                limit, within, seen.in_flight, seen.latency_ms, seen.sent_ms, now_ms
+            )
         state = replace(state, limit=limit)
     failed = seen.signal in {HostSignal.FAILED, HostSignal.TIMED_OUT, HostSignal.NAMELESS} or (
         seen.signal is HostSignal.REFUSED and not seen.throttle
@@ -261,29 +276,30 @@ def attempt_ended(
 def quota_received(
     state: GateState, quota: Quota, in_flight: int, now_ms: int, at_once: int = 0
 ) -> GateState:
-    """Return the state after the host announced how many requests its quota has left.
+    """Return the state after a response with the quota of the host.
 
-    It may not have counted those in flight. No more than what is left may start in the window. Starts are
-    spread over the window unless the lane's own rate, and the at_once fetches that may start before the next
-    response, keep within it.
+    The in_flight requests are subtracted, because the host may not have counted them. The rest may start in
+    the window. Starts are spread over the window, unless both the recent rate and at_once stay within the
+    quota. at_once: the fetches that may start before the next response.
     """
     window_ms = quota.window_s * 1000
     left = max(0, quota.remaining - in_flight)
-    at_this_rate = recent_traffic(state, now_ms) / TRAFFIC_WINDOW_MS * window_ms
+    expected = recent_traffic(state, now_ms) / TRAFFIC_WINDOW_MS * window_ms
     return replace(
         state,
         quota_until_ms=now_ms + math.ceil(window_ms),
         quota_left=left,
-        quota_interval_ms=0.0 if max(at_this_rate, at_once) <= left else window_ms / max(1, left),
+        quota_interval_ms=0.0 if max(expected, at_once) <= left else window_ms / max(1, left),
     )
 
 
 def robots_unavailable(
     state: GateState, policy: LanePolicy, now_ms: int, chance: float, asked_s: float | None = None
 ) -> GateState:
-    """Return the state after the host did not say what its robots.txt allows: closed until asked again.
+    """Return the state after robots.txt was unavailable: the lane is closed until the next request for it.
 
-    The wait doubles each time in a row, as that of a retry does, and is at least asked_s: the Retry-After.
+    The wait doubles each time in a row, by the retry keys of the policy. asked_s: the Retry-After of the
+    response, a minimum for the wait. chance: in [0, 1); lengthens the wait.
     """
     failures = state.robots_failures + 1
     wait_s = exponential_s(max(failures, state.failures), policy.retry_base_s, policy.retry_cap_s)
@@ -293,16 +309,16 @@ def robots_unavailable(
 
 
 def crawl_delay_received(state: GateState, delay_s: float, asked_ms: int) -> GateState:
-    """Return the state once the crawl delay of the robots.txt is known.
+    """Return the state with the crawl delay of robots.txt; 0 for none.
 
-    asked_ms: when the robots.txt was requested, which counts as a start; 0 if the fleet knew it.
+    asked_ms: when robots.txt was requested, which counts as a start; 0 if it came from the cache.
     """
     paced_ms = max(state.paced_ms, asked_ms + delay_s * 1000) if asked_ms and delay_s else state.paced_ms
     return replace(state, crawl_delay_s=delay_s, paced_ms=paced_ms, robots_failures=0)
 
 
 def _spacing(state: GateState, policy: LanePolicy) -> tuple[float, int]:
-    """Return the time between starts in ms, 0 without a rate limit, and how many may start together."""
+    """Return the time between starts in ms (0 without a rate limit), and how many may start together."""
     interval_ms = 1000 / policy.rate_per_s if policy.rate_per_s else 0.0
     if policy.robots == "obey" and state.crawl_delay_s:
         return max(interval_ms, state.crawl_delay_s * 1000), 1
@@ -310,9 +326,9 @@ def _spacing(state: GateState, policy: LanePolicy) -> tuple[float, int]:
 
 
 def _paced_ms(state: GateState, interval_ms: float, burst: int, now_ms: int) -> float:
-    """Return the theoretical arrival time: no further ahead than a full burst at the rate of now.
+    """Return the theoretical arrival time of GCRA, at most a full burst at the current rate from now.
 
-    It is ahead of that if the rate was lower before.
+    A saved time may exceed that if the rate was lower before.
     """
     return min(state.paced_ms, now_ms + burst * interval_ms)
 
@@ -320,11 +336,11 @@ def _paced_ms(state: GateState, interval_ms: float, burst: int, now_ms: int) -> 
 def throttled(
     state: GateState, policy: LanePolicy, asked_s: float | None, now_ms: int, chance: float
 ) -> GateState:
-    """Return the state after a throttle: a cool-down of asked_s, or by a curve if the host named no time.
+    """Return the state after a throttle: a cool-down of asked_s, or by the curve if that is None.
 
-    The curve grows once an incident: responses to requests that were in flight when the cool-down began
-    belong to it. It does not grow while there is concurrency to give up instead: a limit that is found by
-    trying is refused now and then. chance in [0, 1) only ever lengthens the wait.
+    The curve grows once an incident. Throttles of requests that were in flight when the cool-down began
+    belong to the same incident. With adaptive concurrency above its minimum the curve does not grow, because
+    the limit shrinks instead and its probes are refused now and then. chance: in [0, 1); lengthens the wait.
     """
     if asked_s is not None:
         wait_s = upward_jitter_s(min(asked_s, policy.throttle_cap_s), chance)
@@ -332,7 +348,7 @@ def throttled(
         return replace(state, cool_until_ms=until_ms, cool_since_ms=now_ms)
     if state.cool_until_ms > now_ms:
         return state
-    # Counted from the end of the cool-down: during it the host had no request to throttle.
+    # Counted from the end of the cool-down, during which the host received no request to throttle.
     forgiven = (now_ms - state.cool_until_ms) // FORGIVE_AFTER_MS
     incidents, within = max(0, state.incidents - forgiven), policy.concurrency
     if not isinstance(within, Range) or concurrency.allowed(state.limit, within) <= within.min:

@@ -1,50 +1,60 @@
-"""The quota that a host declares: RateLimit fields, in their three generations. Pure.
+"""Parses the quota that a host declares: the three generations of RateLimit fields. Pure.
 
 - `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-11): Lists of Strings with
-  parameters (RFC 9651). In a quota `r` is what remains and `t` the seconds until it is restored; in a policy
-  `q` is what it allows in `w` seconds, of the unit `qu`. A policy without a quota still holds.
+  parameters (RFC 9651). In a quota, `r` is the remaining number and `t` the seconds until it is restored. In
+  a policy, `q` is the number allowed in `w` seconds, of the unit `qu`. A policy without a quota applies too.
 - `RateLimit-Remaining` and `RateLimit-Reset` (drafts up to 06): Reset is in seconds from now.
-- `X-RateLimit-Remaining` and `X-RateLimit-Reset`: no standard; Reset may be an epoch.
+- `X-RateLimit-Remaining` and `X-RateLimit-Reset`: no standard. Reset may be a Unix time in s or ms.
 
-Malformed fields are ignored, and no window counts for more than ten minutes.
+Malformed fields are ignored. Windows are cut to ten minutes.
 """
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 FIELDS = frozenset({b"ratelimit", b"ratelimit-policy", b"ratelimit-remaining", b"x-ratelimit-remaining"})
-"""One of them is in each response that names a quota."""
+"""A response without any of these names no quota."""
 
 MAX_WINDOW_S = 600.0
 EPOCH_AFTER = 1_000_000_000
+"""A larger Reset is a Unix time in seconds."""
 MILLISECONDS_AFTER = 100_000_000_000
+"""A larger Reset is a Unix time in milliseconds."""
 
 
 class Quota(NamedTuple):
-    """The number of requests that the host accepts in the rest of its window."""
+    """A quota of the host for the rest of its window."""
 
     remaining: int
+    """The number of requests that the host still accepts."""
     window_s: float
+    """The time until the quota is restored."""
 
 
 Header = Callable[[str], str | None]
 
 
 class _Policy(NamedTuple):
-    """The requests, or other units, that the host accepts in each window, and its length if known."""
+    """An item of RateLimit-Policy."""
 
     quantity: int
+    """The number of units that the host accepts in each window."""
     window_s: int | None
+    """The length of a window; None if not stated."""
     of_requests: bool
+    """False if the unit is another one, such as bytes."""
 
 
 def quota_of(header: Header, now_ms: int) -> Quota | None:
-    """Return the tightest quota of the response, None if it names none that makes sense."""
-    found = _structured(header) or _plain(header, now_ms)
-    return min(found, key=lambda quota: quota.remaining / quota.window_s, default=None)
+    """Return the tightest quota of a response; None if it has no valid one.
+
+    header: returns the value of a field, by its name in lower case.
+    """
+    quotas = _structured_quotas(header) or _numeric_quotas(header, now_ms)
+    return min(quotas, key=lambda quota: quota.remaining / quota.window_s, default=None)
 
 
-def _structured(header: Header) -> list[Quota]:
+def _structured_quotas(header: Header) -> list[Quota]:
     """Return the quotas in RateLimit and RateLimit-Policy."""
     sent, stated = header("ratelimit"), header("ratelimit-policy")
     if sent is None and stated is None:
@@ -56,33 +66,33 @@ def _structured(header: Header) -> list[Quota]:
             of_requests = parameters.get("qu", "requests") == "requests"
             policies[name] = _Policy(quantity, window_s, of_requests)
     quotas = dict(_items(sent))
-    found: list[Quota | None] = []
+    checked: list[Quota | None] = []
     for name, parameters in quotas.items():
         policy = policies.get(name)
-        # The window may be left out of the quota: then it is as long as in the policy.
+        # A quota without `t` has the window of its policy.
         remaining, window_s = parameters.get("r"), parameters.get("t", policy.window_s if policy else None)
         if type(remaining) is int and type(window_s) is int and (policy is None or policy.of_requests):
-            found.append(_checked(remaining, window_s))
+            checked.append(_checked(remaining, window_s))
     for name, policy in policies.items():
         if name not in quotas and policy.of_requests and policy.window_s is not None:
-            found.append(_checked(policy.quantity, policy.window_s))
-    return [quota for quota in found if quota is not None]
+            checked.append(_checked(policy.quantity, policy.window_s))
+    return [quota for quota in checked if quota is not None]
 
 
 def _items(value: str | None) -> list[tuple[str, Mapping[str, object]]]:
-    """Return the Strings of a List, each with its parameters; nothing of a malformed field."""
-    import http_sf  # noqa: PLC0415 many modules, and few hosts send the field
+    """Return the Strings of a List with their parameters; an empty list if the field is malformed."""
+    import http_sf  # noqa: PLC0415 loads many modules, and few hosts send the field
 
     try:
         items = http_sf.parse((value or "").encode("latin-1"), tltype="list")
     except ValueError:
         return []
-    found = items if isinstance(items, list) else []
-    return [(item[0], item[1]) for item in found if isinstance(item, tuple) and type(item[0]) is str]
+    members = items if isinstance(items, list) else []
+    return [(item[0], item[1]) for item in members if isinstance(item, tuple) and type(item[0]) is str]
 
 
-def _plain(header: Header, now_ms: int) -> list[Quota]:
-    """Return the quota in the Remaining and Reset fields."""
+def _numeric_quotas(header: Header, now_ms: int) -> list[Quota]:
+    """Return the quota in the Remaining and Reset fields: one or none."""
     for prefix in ("ratelimit", "x-ratelimit"):
         remaining = _number(header(f"{prefix}-remaining"))
         reset = _number(header(f"{prefix}-reset")) if remaining is not None else None

@@ -1,8 +1,8 @@
-"""The Retry-After field (RFC 9110 §10.2.3, RFC 6585 §4), in the forms in which hosts send it. Pure.
+"""Parses Retry-After (RFC 9110 §10.2.3, RFC 6585 §4) in all forms that hosts send. Pure.
 
-RFC 9110 has whole seconds and HTTP-dates. Hosts also send fractions, ISO 8601 dates, dates as JavaScript
-prints them, durations as Go prints them (`1m0s`), Unix times, and the field more than once. A wait is in
-whole seconds, rounded up: no request goes out before the moment that the host named.
+RFC 9110 defines whole seconds and HTTP-dates. Hosts also send fractions, ISO 8601 dates, dates in the format
+of JavaScript, durations in that of Go (`1m0s`), Unix times, and several values. Waits are rounded up to whole
+seconds, so no request is sent before the stated time.
 """
 
 import math
@@ -11,19 +11,19 @@ from datetime import UTC, datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
 
 MAX_WAIT_S = 2.0**31
-"""The meaning of a larger number of seconds (RFC 9111 §1.2.2)."""
+"""Larger numbers of seconds count as this one (RFC 9111 §1.2.2)."""
 
 UNIX_TIME_WITHIN_S = 366 * 86_400.0
-"""A number this close to the host's own Unix time is a Unix time: as a wait it would be decades."""
+"""A number this close to the Unix time of the host is a Unix time. As a wait it would be decades."""
 
 MAX_VALUES = 16
-"""How many values of the field are read."""
+"""Further values of the field are ignored."""
 
 MAX_DATE_CHARS = 100
 
 _UNIX = datetime(1970, 1, 1, tzinfo=UTC)
 _DAY_NAMES = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-# A comma after the name of a day belongs to an HTTP-date.
+# A comma after the name of a day is part of an HTTP-date.
 _SEPARATOR = re.compile("".join(f"(?<!{name})" for name in (*_DAY_NAMES, "day")) + ",", re.IGNORECASE)
 _WEEKDAY_FIRST = re.compile("|".join(_DAY_NAMES), re.IGNORECASE)
 _SECONDS = re.compile(r"(?=\.?[0-9])([0-9]*)(?:\.([0-9]*))?")
@@ -41,20 +41,20 @@ _NO_ZONE = re.compile(r"([0-9]{4}|[0-9:]{7,8}|-0000)$")
 
 
 def retry_after_s(value: str | None, date: str | None, now_ms: int) -> float | None:
-    """Return the longest wait of the field in seconds; None if none of its values is usable and positive.
+    """Return the longest wait of the field, in seconds; None if no value is valid and positive.
 
-    value: the lines of the field, joined with commas. date: the Date field of the same response. A date
-    counts from there, so that the clocks need not agree; without it from now_ms.
+    value: the lines of the field, joined with commas. date: the Date field of the same response. A date in
+    the field is relative to `date`, so the clocks need not agree; without `date` it is relative to now_ms.
     """
     if not value:
         return None
-    since = _moment(_SEPARATOR.split(date or "")[0].strip()) or _UNIX + timedelta(milliseconds=now_ms)
-    waits_s = (_wait_s(one.strip(), since) for one in _SEPARATOR.split(value, MAX_VALUES))
+    since = _parse_date(_SEPARATOR.split(date or "")[0].strip()) or _UNIX + timedelta(milliseconds=now_ms)
+    waits_s = (_wait_s(part.strip(), since) for part in _SEPARATOR.split(value, MAX_VALUES))
     return min(max(waits_s), MAX_WAIT_S) or None
 
 
 def _wait_s(text: str, since: datetime) -> float:
-    """Return the wait that one value asks for, from `since` on; 0 if it is in the past or makes no sense."""
+    """Return the wait in one value, relative to `since`; 0 if it is in the past or malformed."""
     found = _SECONDS.fullmatch(text)
     if found is not None:
         wait_s = _rounded_up(found[1], found[2])
@@ -68,22 +68,22 @@ def _wait_s(text: str, since: datetime) -> float:
         hours, minutes = _rounded_up(found[1]), _rounded_up(found[2])
         seconds = _rounded_up(found[3], found[4])
         return hours * 3600 + minutes * 60 + (math.ceil(seconds / 1000) if found[5] else seconds)
-    until = _moment(text)
+    until = _parse_date(text)
     return max(0.0, math.ceil((until - since).total_seconds())) if until is not None else 0.0
 
 
-def _rounded_up(whole: str | None, fraction: str | None = None) -> float:
-    """Return a number of any length as a float, any fraction as one more; a Unix time in ms fits the cap."""
-    return min(float(whole or 0), 2000 * MAX_WAIT_S) + bool((fraction or "").strip("0"))
+def _rounded_up(digits: str | None, fraction: str | None = None) -> float:
+    """Return a number with any number of digits, rounded up and capped above any Unix time in ms."""
+    return min(float(digits or 0), 2000 * MAX_WAIT_S) + bool((fraction or "").strip("0"))
 
 
-def _moment(text: str) -> datetime | None:
-    """Parse an HTTP-date or an ISO 8601 date, rounded up to a second; None for anything else."""
+def _parse_date(text: str) -> datetime | None:
+    """Parse an HTTP-date or an ISO 8601 date, rounded up to a second; None if it is neither."""
     if len(text) > MAX_DATE_CHARS:
         return None
     found, second = _ISO_DATE.fullmatch(text), _SECOND.search(text)
     leap_second = second is not None and second[1] == "60"
-    late = leap_second or (second is not None and bool((second[2] or "").strip("0")))
+    adds_second = leap_second or (second is not None and bool((second[2] or "").strip("0")))
     try:
         if found is not None:
             year, month, day, hour, minute, seconds = (int(part or 0) for part in found.groups()[:6])
@@ -94,22 +94,22 @@ def _moment(text: str) -> datetime | None:
             return until.astimezone(UTC)
         if second is not None:
             text = text[: second.start()] + ("59" if leap_second else second[1]) + text[second.end() :]
-        plain = http_date(_OFFSET.sub(r"\1\2", text))
-        return plain + timedelta(seconds=late) if plain is not None else None
+        date = http_date(_OFFSET.sub(r"\1\2", text))
+        return date + timedelta(seconds=adds_second) if date is not None else None
     except (ValueError, OverflowError):
         return None
 
 
 def http_date(text: str | None) -> datetime | None:
-    """Parse an HTTP-date in any of its three forms (RFC 9110 §5.6.7), or with another zone; else None."""
+    """Parse an HTTP-date in any of its three forms (RFC 9110 §5.6.7), in any time zone; else return None."""
     stripped = (text or "").strip()
     if not _WEEKDAY_FIRST.match(stripped):
         return None
     try:
-        found = parsedate_to_datetime(stripped)
-        if found.tzinfo is not None:
-            return found.astimezone(UTC)
+        date = parsedate_to_datetime(stripped)
+        if date.tzinfo is not None:
+            return date.astimezone(UTC)
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
-    # asctime's form has no zone; a zone that is not known is no reason to guess one.
-    return found.replace(tzinfo=UTC) if _NO_ZONE.search(stripped) else None
+    # The asctime form has no zone and is in UTC. A date with an unknown zone is rejected.
+    return date.replace(tzinfo=UTC) if _NO_ZONE.search(stripped) else None

@@ -1,7 +1,7 @@
 """The rules of a robots.txt (RFC 9309). Pure. The text, the clock and the product token are arguments.
 
-protego reads the rules. It gets only the groups of this client: a file that names ten thousand robots costs
-no more than one that names this one.
+protego parses the rules. It receives only the groups for this client, so a file with ten thousand robots
+costs little more than one without them.
 """
 
 import re
@@ -10,19 +10,22 @@ from enum import Enum
 import msgspec
 
 MAX_BYTES = 500 * 1024
-"""How much of a robots.txt is read (RFC 9309 §2.5)."""
+"""The rest of a larger robots.txt is ignored (RFC 9309 §2.5)."""
 
 MAX_HOPS = 5
-"""How many redirects are followed to it (RFC 9309 §2.3.1.2)."""
+"""The number of redirects that are followed to a robots.txt (RFC 9309 §2.3.1.2)."""
 
 MAX_CRAWL_DELAY_S = 60.0
-KEPT_S = 24 * 3600.0
+"""Longer crawl delays are cut to this one."""
+
+CACHE_S = 24 * 3600.0
 """How long a robots.txt is cached (RFC 9309 §2.4)."""
 
-KEPT_MISSING_S = 3600.0
-"""How long it is cached that there is none: one may be added any time."""
+CACHE_MISSING_S = 3600.0
+"""How long a missing robots.txt is cached. Shorter, because one may be added at any time."""
 
-KEPT_UNAVAILABLE_S = 60.0
+CACHE_UNAVAILABLE_S = 60.0
+"""How long it is cached that the egress rule or the certificate prevents the request."""
 
 _AGENT = re.compile(r"user[- ]?agent[ \t]*[: \t][ \t]*([^#]*)", re.IGNORECASE)
 _RULE = re.compile(
@@ -33,18 +36,18 @@ _TOKEN_END = re.compile(r"[/*\s]")
 
 
 class RobotsStatus(Enum):
-    """The meaning of the status of the response (RFC 9309 §2.3.1)."""
+    """The meaning of the status of a response for robots.txt (RFC 9309 §2.3.1)."""
 
     RULES = "rules"
     """The body has the rules."""
     NONE = "none"
-    """There is no robots.txt: everything is allowed."""
+    """The host has no robots.txt: everything is allowed."""
     WAIT = "wait"
-    """It is unavailable: nothing is allowed yet."""
+    """robots.txt is unavailable: nothing is allowed until a later request for it succeeds."""
 
 
 class RobotsRules:
-    """The rules of one origin."""
+    """The rules of one origin for the robot `token`."""
 
     def __init__(self, groups: str, token: str) -> None:
         self._protego, delay_s = None, None
@@ -65,47 +68,50 @@ ALLOW_ALL = RobotsRules("", "*")
 
 
 class CachedRobots(msgspec.Struct, frozen=True, kw_only=True):
-    """The robots.txt of an origin as the fleet caches it: the groups for the robot named token."""
+    """An entry of the robots.txt cache in Redis."""
 
     token: str
+    """The product token of the robot."""
     groups: str
+    """The groups for this robot, as text; empty if everything is allowed."""
     until_ms: int
+    """When the entry expires, in Unix ms."""
 
 
 class KnownRobots:
-    """The rules that are known of a lane's origins."""
+    """The rules of the origins of a lane, as far as they are known."""
 
     def __init__(self) -> None:
         self._by_origin: dict[str, tuple[RobotsRules, int]] = {}
 
     def learn(self, origin: str, rules: RobotsRules, until_ms: int) -> None:
-        """Apply the rules to the origin until then."""
+        """Store the rules of an origin until until_ms (Unix)."""
         self._by_origin[origin] = rules, until_ms
 
     def rules(self, origin: str, now_ms: int) -> RobotsRules | None:
-        """Return the origin's rules, None if they must be requested."""
+        """Return the rules of the origin; None if they are unknown or have expired."""
         rules, until_ms = self._by_origin.get(origin, (None, 0))
         return rules if now_ms < until_ms else None
 
     def crawl_delay_s(self) -> float:
-        """Return the longest crawl delay of the origins, since they are one host."""
+        """Return the longest crawl delay of the origins, which share one host; 0 for none."""
         return max((rules.crawl_delay_s for rules, _ in self._by_origin.values()), default=0.0)
 
 
 def status_of(status: int) -> RobotsStatus:
-    """Return what the status means; a redirect that leads nowhere counts as no robots.txt."""
+    """Return the meaning of a status. A redirect that was not followed counts as no robots.txt."""
     if 200 <= status < 300:
         return RobotsStatus.RULES
     return RobotsStatus.WAIT if status == 429 or status >= 500 else RobotsStatus.NONE
 
 
 def token_of(user_agent: str) -> str:
-    """Return the product token by which a robots.txt names the client (RFC 9309 §2.2.1)."""
+    """Return the product token of a User-Agent, by which robots.txt names the client (RFC 9309 §2.2.1)."""
     return _TOKEN_END.split(user_agent.strip(), maxsplit=1)[0].lower() or "*"
 
 
 def text_of(body: bytes) -> str:
-    """Decode a body that was read up to MAX_BYTES, without a last line that was cut."""
+    """Decode the first MAX_BYTES of a body, without a last line that is cut."""
     if len(body) >= MAX_BYTES:
         body = body[:MAX_BYTES]
         body = body[: max(body.rfind(b"\n"), body.rfind(b"\r")) + 1]
@@ -113,50 +119,50 @@ def text_of(body: bytes) -> str:
 
 
 def groups_for(token: str, text: str) -> str:
-    """Return the groups of a robots.txt that are for that robot or for all, and nothing else."""
-    kept: list[str] = []
+    """Return only the groups of a robots.txt that apply to the robot `token` or to all robots."""
+    lines: list[str] = []
     applies, in_rules = False, True
     for line in map(str.strip, text.splitlines()):
         agent = _AGENT.match(line)
         if agent is not None:
             name = agent[1].strip()
-            head = "*" if name == "*" else _TOKEN_END.split(name, maxsplit=1)[0].lower()
-            applies = head in {token, "*"} or (applies and not in_rules)
+            group_token = "*" if name == "*" else _TOKEN_END.split(name, maxsplit=1)[0].lower()
+            applies = group_token in {token, "*"} or (applies and not in_rules)
             in_rules = False
-            if head in {token, "*"}:
-                kept.append(f"User-agent: {head}")
+            if group_token in {token, "*"}:
+                lines.append(f"User-agent: {group_token}")
         elif _RULE.match(line):
             in_rules = True
             if applies:
-                kept.append(line)
-    return "\n".join(kept)
+                lines.append(line)
+    return "\n".join(lines)
 
 
 def unavailable(token: str, now_ms: int) -> CachedRobots:
-    """Return an entry for an origin that cannot be requested: by the egress rules, or for its certificate."""
-    return CachedRobots(token=token, groups="", until_ms=now_ms + int(KEPT_UNAVAILABLE_S * 1000))
+    """Return the entry for an origin that the egress rule or its certificate keeps from being requested."""
+    return CachedRobots(token=token, groups="", until_ms=now_ms + int(CACHE_UNAVAILABLE_S * 1000))
 
 
 def cached_of(token: str, status: int, body: bytes, now_ms: int) -> CachedRobots:
-    """Return the entry to cache for a response that is not RobotsStatus.WAIT."""
+    """Return the entry to cache for a response whose status is not RobotsStatus.WAIT."""
     if status_of(status) is RobotsStatus.RULES:
         groups = groups_for(token, text_of(body))
-        return CachedRobots(token=token, groups=groups, until_ms=now_ms + int(KEPT_S * 1000))
-    return CachedRobots(token=token, groups="", until_ms=now_ms + int(KEPT_MISSING_S * 1000))
+        return CachedRobots(token=token, groups=groups, until_ms=now_ms + int(CACHE_S * 1000))
+    return CachedRobots(token=token, groups="", until_ms=now_ms + int(CACHE_MISSING_S * 1000))
 
 
 _decode = msgspec.json.Decoder(CachedRobots).decode
 
 
-def to_json(kept: CachedRobots) -> bytes:
-    """Encode the entry."""
-    return msgspec.json.encode(kept)
+def to_json(entry: CachedRobots) -> bytes:
+    """Encode a cache entry."""
+    return msgspec.json.encode(entry)
 
 
 def from_json(text: bytes, token: str, now_ms: int) -> CachedRobots | None:
-    """Decode an entry; None if it cannot be read, is too old or is for another robot."""
+    """Decode a cache entry; None if it is malformed, has expired or is for another robot."""
     try:
-        kept = _decode(text)
+        entry = _decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    return kept if kept.token == token and now_ms < kept.until_ms <= now_ms + KEPT_S * 1000 else None
+    return entry if entry.token == token and now_ms < entry.until_ms <= now_ms + CACHE_S * 1000 else None

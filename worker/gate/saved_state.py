@@ -1,14 +1,14 @@
-"""The bounds of a state that was saved with its lane. Pure.
+"""Bounds the numbers of a gate state that was read from Redis. Pure.
 
-Redis is not trusted, and the policy may have changed since. No time lies further ahead than this policy and
-the longest wait that a host can ask for allow; no number makes an arithmetic fail.
+Redis is not trusted, and the policy may have changed since the state was saved. Afterwards no time is later
+than the policy and the longest wait of a host allow, and no number overflows.
 """
 
 import math
 
 from msgspec.structs import replace
 
-from fetchfleet.worker.gate.concurrency import HOLD_CAP_S, ROUNDS
+from fetchfleet.worker.gate.concurrency import HOLD_CAP_S, SAMPLE_ROUNDS
 from fetchfleet.worker.gate.gate import ANSWERS_KEPT
 from fetchfleet.worker.gate.quota import MAX_WINDOW_S
 from fetchfleet.worker.gate.robots_rules import MAX_CRAWL_DELAY_S
@@ -17,25 +17,25 @@ from fetchfleet.worker.policy.model import BOUNDS, LanePolicy
 from fetchfleet.worker.util.backoff import upward_jitter_s
 
 MAX_IN_A_ROW = 1000
-"""Of throttles, openings and unavailable robots.txt files: their waits have long reached their caps."""
+"""The most throttles, openings or unavailable robots.txt files: the waits reach their caps far earlier."""
 
 MAX_FAILURES = 1_000_000
-"""Of a host that has failed for long: each probe that fails counts."""
+"""The most failures of a host whose breaker is not closed, where each failed probe counts."""
 
 MAX_TRAFFIC = 1e7
 MAX_RETRIES_AHEAD_MS = 3_600_000
-"""How far ahead retries are spaced out."""
+"""The longest delay by the retry budget."""
 
 MAX_LATENCY_MS = 24 * 3600 * 1000.0
-MAX_FELT = ROUNDS * BOUNDS["concurrency"].most
+MAX_SAMPLES = SAMPLE_ROUNDS * BOUNDS["concurrency"].maximum
 MAX_ANSWER_CHARS = 40
 
 
 def bounded(state: GateState, policy: LanePolicy, now_ms: int) -> GateState:
-    """Return the state with every number within its bounds; a state of this version is changed by none."""
+    """Return the state with every number within its bounds. A state written by this version stays equal."""
 
-    def ahead(until_ms: int, longest_s: float) -> int:
-        return _within(until_ms, now_ms + math.ceil(upward_jitter_s(longest_s, 1.0) * 1000))
+    def until(until_ms: int, longest_s: float) -> int:
+        return _clamped(until_ms, now_ms + math.ceil(upward_jitter_s(longest_s, 1.0) * 1000))
 
     longest_s = max(policy.throttle_cap_s, policy.retry_cap_s)
     down_since_ms = state.down_since_ms
@@ -43,54 +43,54 @@ def bounded(state: GateState, policy: LanePolicy, now_ms: int) -> GateState:
         down_since_ms = now_ms
     return replace(
         state,
-        cool_until_ms=ahead(state.cool_until_ms, policy.throttle_cap_s),
-        cool_since_ms=_within(state.cool_since_ms, now_ms),
-        # The gate bounds the pace ahead of now, by the policy of the moment.
-        paced_ms=_part(state.paced_ms, math.inf),
-        incidents=_within(state.incidents, MAX_IN_A_ROW),
-        quota_until_ms=ahead(state.quota_until_ms, MAX_WINDOW_S),
+        cool_until_ms=until(state.cool_until_ms, policy.throttle_cap_s),
+        cool_since_ms=_clamped(state.cool_since_ms, now_ms),
+        # The gate itself bounds this time by the policy in force (_paced_ms).
+        paced_ms=_clamped_float(state.paced_ms, math.inf),
+        incidents=_clamped(state.incidents, MAX_IN_A_ROW),
+        quota_until_ms=until(state.quota_until_ms, MAX_WINDOW_S),
         quota_left=max(0, state.quota_left),
-        quota_interval_ms=_part(state.quota_interval_ms, MAX_WINDOW_S * 1000),
-        failures=_within(
+        quota_interval_ms=_clamped_float(state.quota_interval_ms, MAX_WINDOW_S * 1000),
+        failures=_clamped(
             state.failures, policy.breaker_failures if state.breaker is Breaker.CLOSED else MAX_FAILURES
         ),
         failed=state.failed[-policy.breaker_failures :],
-        open_until_ms=ahead(state.open_until_ms, max(policy.breaker_reset_s, policy.breaker_cap_s)),
-        opens=_within(state.opens, MAX_IN_A_ROW),
-        down_since_ms=_within(down_since_ms, now_ms),
-        robots_until_ms=ahead(state.robots_until_ms, longest_s),
-        robots_failures=_within(state.robots_failures, MAX_IN_A_ROW),
-        crawl_delay_s=_part(state.crawl_delay_s, MAX_CRAWL_DELAY_S),
-        traffic=_part(state.traffic, MAX_TRAFFIC),
-        traffic_ms=_within(state.traffic_ms, now_ms),
-        retry_ms=_part(state.retry_ms, float(now_ms + MAX_RETRIES_AHEAD_MS)),
+        open_until_ms=until(state.open_until_ms, max(policy.breaker_reset_s, policy.breaker_cap_s)),
+        opens=_clamped(state.opens, MAX_IN_A_ROW),
+        down_since_ms=_clamped(down_since_ms, now_ms),
+        robots_until_ms=until(state.robots_until_ms, longest_s),
+        robots_failures=_clamped(state.robots_failures, MAX_IN_A_ROW),
+        crawl_delay_s=_clamped_float(state.crawl_delay_s, MAX_CRAWL_DELAY_S),
+        traffic=_clamped_float(state.traffic, MAX_TRAFFIC),
+        traffic_ms=_clamped(state.traffic_ms, now_ms),
+        retry_ms=_clamped_float(state.retry_ms, float(now_ms + MAX_RETRIES_AHEAD_MS)),
         limit=state.limit if state.limit == Limit() else _limit(state.limit, now_ms),
         answers=tuple(
-            RecordedAnswer(_within(answer.at_ms, now_ms), answer.what[:MAX_ANSWER_CHARS])
+            RecordedAnswer(_clamped(answer.at_ms, now_ms), answer.what[:MAX_ANSWER_CHARS])
             for answer in state.answers[-ANSWERS_KEPT:]
         ),
     )
 
 
 def _limit(limit: Limit, now_ms: int) -> Limit:
-    most = int(BOUNDS["concurrency"].most)
+    maximum = int(BOUNDS["concurrency"].maximum)
     return Limit(
-        now=_part(limit.now, float(most)),
-        ceiling=_within(limit.ceiling, most),
-        hold_until_ms=_within(limit.hold_until_ms, now_ms + int(HOLD_CAP_S * 1000)),
-        hold_s=_part(limit.hold_s, HOLD_CAP_S),
-        probes_left=_within(limit.probes_left, 2 * most),
-        cut_ms=_within(limit.cut_ms, now_ms),
-        usual_ms=_part(limit.usual_ms, MAX_LATENCY_MS),
-        recent_ms=_part(limit.recent_ms, MAX_LATENCY_MS),
-        felt=_within(limit.felt, int(MAX_FELT)),
+        now=_clamped_float(limit.now, float(maximum)),
+        ceiling=_clamped(limit.ceiling, maximum),
+        hold_until_ms=_clamped(limit.hold_until_ms, now_ms + int(HOLD_CAP_S * 1000)),
+        hold_s=_clamped_float(limit.hold_s, HOLD_CAP_S),
+        probes_left=_clamped(limit.probes_left, 2 * maximum),
+        cut_ms=_clamped(limit.cut_ms, now_ms),
+        usual_ms=_clamped_float(limit.usual_ms, MAX_LATENCY_MS),
+        recent_ms=_clamped_float(limit.recent_ms, MAX_LATENCY_MS),
+        felt=_clamped(limit.felt, int(MAX_SAMPLES)),
     )
 
 
-def _within(value: int, most: int) -> int:
-    return max(0, min(value, most))
+def _clamped(value: int, maximum: int) -> int:
+    return max(0, min(value, maximum))
 
 
-def _part(value: float, most: float) -> float:
-    # The same object if it is within: a default is not saved again.
-    return value if 0.0 <= value <= most else max(0.0, min(value, most))
+def _clamped_float(value: float, maximum: float) -> float:
+    # Returns the same object if possible: msgspec omits a default by identity.
+    return value if 0.0 <= value <= maximum else max(0.0, min(value, maximum))

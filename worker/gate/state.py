@@ -1,4 +1,4 @@
-"""The state of a host as its lane knows it. Saved with the lane, so that it outlives its owner. Pure."""
+"""The state of a gate: what a lane knows of its host. Saved with the lane for its next owner. Pure."""
 
 import math
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import msgspec
 
 
 class Breaker(StrEnum):
-    """pybreaker's three states."""
+    """The state of a circuit breaker. The values are those of pybreaker."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -16,98 +16,104 @@ class Breaker(StrEnum):
 
 
 class Limit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The learned number of requests that the host takes at once (worker/gate/concurrency.py)."""
+    """The learned concurrency limit of a host (worker/gate/concurrency.py). Times are Unix ms."""
 
     now: float = 0.0
-    """0 before anything was learned."""
+    """The current limit; 0 before the first good response or refusal."""
     ceiling: int = 0
-    """With so many in flight the host refused; 0 for never."""
+    """The number of fetches in flight at which the host refused; 0 if it has not."""
     hold_until_ms: int = 0
-    """Until then the ceiling is not tried."""
+    """When the ceiling may be tried again."""
     hold_s: float = 0.0
+    """The length of the last hold."""
     probes_left: int = 0
-    """Good answers at the ceiling that would lift it."""
+    """Good responses at the ceiling that are missing until it is removed; 0 if it is not being tried."""
     cut_ms: int = 0
-    """When the limit was last cut."""
+    """When the limit was last reduced."""
     usual_ms: float = 0.0
-    """The usual latency."""
+    """The usual latency; 0 if not known yet."""
     recent_ms: float = 0.0
-    """The recent latency."""
+    """The mean latency of recent good responses."""
     felt: int = 0
-    """How many answers since the last cut the recent latency is from."""
+    """The number of responses in recent_ms since the last cut."""
 
 
 class RecordedAnswer(msgspec.Struct, frozen=True, array_like=True):
-    """One answer of the host: when, and its status, or the reason for which none came."""
+    """The outcome of one attempt, for operators."""
 
     at_ms: int
+    """When the attempt ended, in Unix ms."""
     what: str
+    """The status of the response, or the reason for which none was received."""
 
 
 class GateState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """All times are Unix ms by Redis's clock."""
+    """The state of a gate. Times are Unix ms by the clock of Redis; 0 means never or none."""
 
     cool_until_ms: int = 0
-    """Until then the host has asked to back off."""
+    """End of the cool-down that a throttle began."""
     cool_since_ms: int = 0
+    """Start of that cool-down."""
     paced_ms: float = 0.0
-    """The theoretical arrival time of GCRA."""
+    """The rate limit: theoretical arrival time of GCRA."""
     incidents: int = 0
-    """Throttles in a row without a stated wait."""
+    """Throttles in a row without Retry-After: the step on the throttle curve."""
     quota_until_ms: int = 0
-    """When the window of the host's own quota ends."""
+    """End of the window of the quota that the host declared."""
     quota_left: int = 0
-    """How many requests may start in that window."""
+    """Requests that may still start in that window."""
     quota_interval_ms: float = 0.0
-    """How far apart they start."""
+    """Least time between two starts in that window; 0 for none."""
     breaker: Breaker = Breaker.CLOSED
     failures: int = 0
-    """In a row: each connection that failed, and each fetch that failed otherwise, counted once."""
+    """Failures in a row. Each failed connection counts, and each fetch that failed otherwise counts once."""
     failed: tuple[int, ...] = ()
-    """The fetches among them, by the CRC-32 of their IDs; none while the breaker is not closed."""
+    """CRC-32 of the IDs of the fetches in `failures`; empty while the breaker is not closed."""
     open_until_ms: int = 0
-    """When the breaker lets a probe through."""
+    """When the open breaker lets a probe through."""
     opens: int = 0
     """How often in a row the breaker has opened."""
     down_since_ms: int = 0
-    """When it opened first."""
+    """When the breaker opened for the first time in that row."""
     nameless: bool = False
-    """Whether the host's name does not exist."""
+    """True if the name of the host did not exist in DNS at the last attempt."""
     robots_until_ms: int = 0
-    """Until then the host's robots.txt is not available, so nothing is allowed."""
+    """When robots.txt is requested again; until then nothing is allowed."""
     robots_failures: int = 0
-    """How often in a row it was not available."""
+    """How often in a row robots.txt was unavailable."""
     crawl_delay_s: float = 0.0
+    """Crawl-delay of robots.txt."""
     traffic: float = 0.0
-    """Requests in the window before traffic_ms, older ones fading."""
+    """Recent requests as of traffic_ms; their weight decays exponentially (TRAFFIC_WINDOW_MS)."""
     traffic_ms: int = 0
+    """When `traffic` was computed."""
     retry_ms: float = 0.0
-    """Of the retry budget (worker/gate/retry_budget.py)."""
+    """The retry budget (worker/gate/retry_budget.py): theoretical arrival time of GCRA."""
     limit: Limit = Limit()
     """Adaptive concurrency."""
     answers: tuple[RecordedAnswer, ...] = ()
-    """The last few, the newest last."""
+    """The last few outcomes, oldest first."""
 
 
 TRAFFIC_WINDOW_MS = 10_000
-"""How long a request counts as recent traffic, on average."""
+"""The time constant of the decay of recent traffic."""
 
 
 def recent_traffic(state: GateState, now_ms: int) -> float:
-    """Return the number of requests in the window before now, older ones fading."""
+    """Return the number of recent requests, each with a weight that decays exponentially with its age."""
     return state.traffic * math.exp(-max(0, now_ms - state.traffic_ms) / TRAFFIC_WINDOW_MS)
 
 
 def request_sent(state: GateState, now_ms: int) -> GateState:
-    """Return the state after a request went out."""
+    """Return the state after a request was sent."""
     return msgspec.structs.replace(state, traffic=recent_traffic(state, now_ms) + 1, traffic_ms=now_ms)
 
 
 def reset(state: GateState) -> GateState:
-    """Return the state without what keeps the host waiting: the fleet treats it as one that is well.
+    """Return the state after an operator's reset: the host counts as healthy.
 
-    Breaker, cool-down, quota, learned concurrency and the wait for a robots.txt end. What was sent still
-    counts for the policy's rate and for the retry budget, and the last answers stay.
+    Breaker, cool-down, quota, learned concurrency and the wait for robots.txt end. The requests sent so far
+    still count for the rate limit and the retry budget. The recorded answers stay.
     """
     return GateState(
         paced_ms=state.paced_ms,
@@ -120,15 +126,15 @@ def reset(state: GateState) -> GateState:
 
 
 def resettable(state: GateState, now_ms: int) -> list[str]:
-    """Return what a reset would end, by the names that logs and commands use."""
-    ends = {
+    """Return the parts of the state that a reset would change, by their names in logs and commands."""
+    changes = {
         "breaker": state.breaker is not Breaker.CLOSED or state.failures > 0,
         "cool_down": state.cool_until_ms > now_ms or state.incidents > 0,
         "quota": state.quota_until_ms > now_ms,
         "concurrency": state.limit != Limit(),
         "robots": state.robots_until_ms > now_ms or state.robots_failures > 0,
     }
-    return [name for name, holds in ends.items() if holds]
+    return [name for name, changed in changes.items() if changed]
 
 
 _decoder = msgspec.json.Decoder(GateState)
@@ -137,11 +143,11 @@ to_json: Callable[[GateState], bytes] = msgspec.json.Encoder().encode
 """Encode a state."""
 
 MAX_SAVED_BYTES = 64 * 1024
-"""No state that was saved is larger."""
+"""A larger text was not written by a worker."""
 
 
 def from_json(text: bytes) -> GateState:
-    """Decode a state; return a fresh one if it cannot be read. Its numbers are as they were saved."""
+    """Decode a state; return a new one if the text is malformed. `bounded` checks the numbers."""
     try:
         return _decoder.decode(text) if 0 < len(text) <= MAX_SAVED_BYTES else GateState()
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -18,13 +18,13 @@ WEEK_S = 7 * DAY_S
 class Bounds(NamedTuple):
     """The values that a number of a policy may have. off: 0 too, which switches the rule off."""
 
-    least: float
-    most: float
+    minimum: float
+    maximum: float
     off: bool = False
 
     def admit(self, value: float) -> bool:
         """Return whether the value is one of them. NaN is none."""
-        return self.least <= value <= self.most or (self.off and value == 0)
+        return self.minimum <= value <= self.maximum or (self.off and value == 0)
 
 
 BOUNDS = {
@@ -69,7 +69,7 @@ def _within(name: str, value: float, bounds: Bounds) -> None:
         value = math.inf if value > 0 else -math.inf  # thousands of digits are not shown
     off = "0, or " if bounds.off else ""
     raise PolicyError(
-        f"{name}: {value} is not {off}within {_number(bounds.least)} and {_number(bounds.most)}"
+        f"{name}: {value} is not {off}within {_number(bounds.minimum)} and {_number(bounds.maximum)}"
     )
 
 
@@ -123,7 +123,7 @@ class Range(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         """Check 1 <= min <= max <= 1000."""
         bounds = BOUNDS["concurrency"]
         _within("concurrency.min", self.min, bounds)
-        _within("concurrency.max", self.max, bounds._replace(least=self.min))
+        _within("concurrency.max", self.max, bounds._replace(minimum=self.min))
 
 
 class Tls(msgspec.Struct, frozen=True, kw_only=True):

@@ -51,12 +51,12 @@ def good(
     """Return the limit after that many good responses to requests that were sent just now."""
     for number in range(1, times + 1):
         at_ms = max(NOW_MS, state.cut_ms) + number
-        state = concurrency.good(state, within, in_flight, latency_ms, at_ms, at_ms)
+        state = concurrency.after_good_response(state, within, in_flight, latency_ms, at_ms, at_ms)
     return state
 
 
 def refused(state: Limit, at_ms: int, in_flight: int = USED, within: Range = WITHIN) -> Limit:
-    return concurrency.refused(state, within, in_flight, at_ms, at_ms)
+    return concurrency.after_refusal(state, within, in_flight, at_ms, at_ms)
 
 
 @pytest.mark.parametrize(
@@ -76,9 +76,9 @@ def test_the_limit_is_never_outside_its_bounds(
     for is_good, in_flight, latency_ms, pause_ms in answers:
         now_ms += pause_ms
         if is_good:
-            state = concurrency.good(state, within, in_flight, latency_ms, now_ms - 1, now_ms)
+            state = concurrency.after_good_response(state, within, in_flight, latency_ms, now_ms - 1, now_ms)
         else:
-            state = concurrency.refused(state, within, in_flight, now_ms - 1, now_ms)
+            state = concurrency.after_refusal(state, within, in_flight, now_ms - 1, now_ms)
 
         assert within.min <= concurrency.allowed(state, within) <= within.max
 
@@ -89,7 +89,9 @@ def test_an_unused_limit_does_not_grow(
 ) -> None:
     """Responses at half the limit do not prove more."""
     before = concurrency.allowed(state, within)
-    after = concurrency.good(state, within, min(in_flight, before // 2), latency_ms, 3 * NOW_MS, 3 * NOW_MS)
+    after = concurrency.after_good_response(
+        state, within, min(in_flight, before // 2), latency_ms, 3 * NOW_MS, 3 * NOW_MS
+    )
 
     assert before == concurrency.allowed(after, within)
 
@@ -104,7 +106,7 @@ def test_responses_to_requests_before_a_cut_do_not_cut_again() -> None:
     once = refused(Limit(now=10.0), NOW_MS)
     more = once
     for late_ms in range(1, 9):
-        more = concurrency.refused(more, WITHIN, USED, NOW_MS - late_ms, NOW_MS + late_ms)
+        more = concurrency.after_refusal(more, WITHIN, USED, NOW_MS - late_ms, NOW_MS + late_ms)
 
     assert 7 == concurrency.allowed(once, WITHIN)
     assert once == more
@@ -115,7 +117,9 @@ def test_good_responses_to_requests_before_a_cut_do_not_undo_it() -> None:
     cut = refused(Limit(now=10.0), NOW_MS)
     after = cut
     for late_ms in range(1, 9):
-        after = concurrency.good(after, WITHIN, USED, 100.0, NOW_MS - late_ms, NOW_MS + late_ms)
+        after = concurrency.after_good_response(
+            after, WITHIN, USED, 100.0, NOW_MS - late_ms, NOW_MS + late_ms
+        )
 
     assert cut == after
 
@@ -134,7 +138,9 @@ def test_the_ceiling_is_tried_again_after_its_hold() -> None:
     """The host refused ten: nine are reached quickly, ten after half a minute."""
     cut = refused(Limit(now=10.0), NOW_MS, 10)
     climbed = good(cut, 200)
-    probing = concurrency.good(climbed, WITHIN, USED, 100.0, cut.hold_until_ms, cut.hold_until_ms)
+    probing = concurrency.after_good_response(
+        climbed, WITHIN, USED, 100.0, cut.hold_until_ms, cut.hold_until_ms
+    )
 
     assert NOW_MS + 30_000 == cut.hold_until_ms
     assert 9 == concurrency.allowed(climbed, WITHIN)
@@ -148,7 +154,7 @@ def test_each_refusal_at_the_ceiling_doubles_the_hold_and_costs_one() -> None:
     for _ in range(5):
         state = good(state, 200)
         now_ms = state.hold_until_ms
-        state = concurrency.good(state, WITHIN, USED, 100.0, now_ms, now_ms)
+        state = concurrency.after_good_response(state, WITHIN, USED, 100.0, now_ms, now_ms)
         state = refused(state, now_ms + 1, 10)
         holds.append((concurrency.allowed(state, WITHIN), state.hold_s))
 
@@ -179,7 +185,7 @@ def test_a_permanently_slower_host_is_not_held_down() -> None:
     slow = good(good(Limit(now=10.0), 60), 400, 500.0)
 
     assert 10 <= concurrency.allowed(slow, WITHIN)
-    assert 2 * slow.usual_ms > 500.0 - concurrency.SLOWER_BY_MS
+    assert 2 * slow.usual_ms > 500.0 - concurrency.SLOW_MARGIN_MS
 
 
 @given(LIMITS)

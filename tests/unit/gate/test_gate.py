@@ -23,7 +23,7 @@ from fetchfleet.worker.gate.gate import (
     blocked_until_ms,
     closed_until,
     is_dead,
-    is_well,
+    is_healthy,
     max_in_flight,
     needs_clock,
     started,
@@ -563,5 +563,5 @@ def test_a_good_response_of_a_healthy_host_only_records_its_status(
     """The short path has the result of the long one."""
     state = replace(state, failures=failures)
     seen = Observation(HostSignal.ANSWERED, now_ms - 20, 2, 15.0, "200", fetch_id="a")
-    if is_well(state, PLAIN):
+    if is_healthy(state, PLAIN):
         assert answered(state, "200", now_ms) == attempt_ended(state, PLAIN, seen, now_ms, 0.5)

@@ -138,4 +138,4 @@ def test_a_higher_rate_ends_the_wait_of_a_lower_one() -> None:
 
     assert closed is not None
     assert closed.until_ms == NOW_MS + 100
-    assert concurrency.allowed(state.limit, Range()) == concurrency.START
+    assert concurrency.allowed(state.limit, Range()) == concurrency.START_LIMIT

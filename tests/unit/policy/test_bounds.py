@@ -30,7 +30,7 @@ def test_every_number_of_a_policy_has_bounds() -> None:
     numeric = {name for name, value in defaults.items() if type(value) in {int, float}}
 
     assert BOUNDS.keys() == numeric | {"ports"}
-    assert all(0 < bounds.least < bounds.most < 1 << 53 for bounds in [*BOUNDS.values(), TIMEOUT_BOUNDS])
+    assert all(0 < bounds.minimum < bounds.maximum < 1 << 53 for bounds in [*BOUNDS.values(), TIMEOUT_BOUNDS])
 
 
 @pytest.mark.parametrize("name", [*BOUNDS, *(f"timeout.{name}" for name in Timeouts.__struct_fields__)])
@@ -58,7 +58,7 @@ def test_an_absurd_number_is_refused_in_the_file_and_at_run_time(name: str, text
 def test_a_number_is_accepted_only_within_its_bounds(name: str, value: float) -> None:
     """Zero is also accepted if it disables the rule."""
     bounds = BOUNDS[name]
-    good = bounds.least <= value <= bounds.most or (bounds.off and value == 0)
+    good = bounds.minimum <= value <= bounds.maximum or (bounds.off and value == 0)
     others: dict[str, Any] = {"retry_cap_s": 86_400, "retry_base_s": 0.001}
     if good and not isinstance(value, bool):
         assert getattr(LanePolicy(**{**others, name: value}), name) == value
@@ -77,7 +77,7 @@ def test_a_range_is_within_the_bounds_of_its_key(low: int, high: int) -> None:
             Range(min=low, max=high)
 
 
-@given(st.sampled_from(["least", "most"]), st.booleans())
+@given(st.sampled_from(["minimum", "maximum"]), st.booleans())
 def test_a_lane_at_the_bounds_of_its_policy_works(end: str, obeys: bool) -> None:  # noqa: FBT001
     """No arithmetic fails, and every wait can be shown."""
     values: dict[str, Any] = {name: getattr(BOUNDS[name], end) for name in NUMBERS}
