@@ -1,6 +1,6 @@
-"""Map the errors of an exchange and of the disk to outcomes, here and nowhere else.
+"""Map the errors of an exchange and of the disk to outcomes: the only place that does so.
 
-worker/errors.py has the errors of this project, worker/body those of decoding.
+The exceptions are in worker/errors.py, those of decoding in worker/body.
 """
 
 import ssl
@@ -51,6 +51,7 @@ from fetchfleet.worker.lanes.parameters import LaneParameters
 from fetchfleet.worker.util.file_errors import FileFault, fault_of
 
 _BEFORE_SENDING = (ConnectError, NoBodyFileError)
+"""Errors after which the host cannot have received the request."""
 _FINAL = (
     EgressRefusedError,
     OverlongBodyError,
@@ -62,6 +63,7 @@ _FINAL = (
     NoBodyFileError,
     InvalidRequestError,
 )
+"""Errors that another attempt would raise again."""
 
 _FINAL_TLS_ERRORS = frozenset(
     {
@@ -74,9 +76,9 @@ _FINAL_TLS_ERRORS = frozenset(
         "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
     }
 )
-"""OpenSSL's names for errors of configuration: the next handshake ends like this one.
+"""OpenSSL's names for configuration errors, which every handshake with the host would raise.
 
-Other errors (a garbled record, an internal error of the host) are retried.
+Other TLS errors (a garbled record, an internal error of the host) are retried.
 """
 
 _REASONS: tuple[tuple[type[BaseException], Reason], ...] = (
@@ -115,9 +117,9 @@ _REASONS: tuple[tuple[type[BaseException], Reason], ...] = (
 
 
 def disk_fault_of(error: Exception) -> FileFault | None:
-    """Return what is at fault if the disk of the out folder refused a body, else None.
+    """Return the fault if the error is of the disk of the out folder, else None.
 
-    The engines map the network's OSErrors. A TimeoutError without an errno is one of asyncio.
+    Connections map the OSErrors of the network to FetchErrors. A TimeoutError without errno is asyncio's.
     """
     if not isinstance(error, OSError) or isinstance(error, ssl.SSLError):
         return None
@@ -131,23 +133,24 @@ def outcome_of(
     disk_pause_s: float = LaneParameters().disk_pause_s,
     out_refuses: bool = False,
 ) -> AttemptOutcome | None:
-    """Return what an error of the exchange or the disk means; None for an error that no rule names: a bug.
+    """Return the outcome of an error; None for an error that no rule covers, which is a bug.
 
-    status: of the response, if its head has come; then a protocol error is a truncated body.
-    disk_pause_s: the wait before the next attempt if the disk is at fault. out_refuses: the worker may not
-    write to its own folders either, so that missing permissions are no fault of the fetch.
+    status: of the response, None before its head; a protocol error after the head is a truncated body.
+    disk_pause_s: the wait before the next attempt if the disk is at fault.
+    out_refuses: true if the worker cannot write to its own folders either, so that a missing permission is
+    not the fault of the fetch's `dest`.
     """
     fault = disk_fault_of(error)
     if isinstance(error, OSError) and fault is not None:
         if fault is FileFault.SIZE:
-            note = f"{error.strerror}: more than the disk, or a limit of the worker (ulimit -f), takes"
+            note = f"{error.strerror}: larger than the file system or the worker's ulimit -f allows"
             return Failed(reason=Reason.TOO_LARGE, final=True, status=status, note=note)
         if fault is FileFault.NAME or (fault is FileFault.PERMISSION and not out_refuses):
             return Failed(reason=Reason.BAD_DEST, final=True, status=status, note=str(error.strerror))
         return Interrupted(reason=Reason.DISK, wait_s=disk_pause_s, note=str(error))
     if isinstance(error, UnreadableBodyFileError):
         return Interrupted(reason=Reason.DISK, wait_s=disk_pause_s, note=str(error))
-    # The TLS error may be at any depth, as an argument or as the cause.
+    # The SSLError may be nested at any depth, as the cause or as an argument.
     tls: object = error
     while isinstance(tls, BaseException) and not isinstance(tls, ssl.SSLError):
         tls = tls.__cause__ or (tls.args[0] if tls.args else None)
@@ -175,7 +178,7 @@ def outcome_of(
 async def failure_of(
     session: FetchSession, entry: Entry, error: Exception, status: int | None
 ) -> AttemptOutcome:
-    """Return what an error of an exchange means; an error that no rule names is a bug and is logged."""
+    """Return the outcome of an error; an error that no rule covers is logged as a bug."""
     lane, services = session.lane, session.services
     if isinstance(error, InTheWayError):
         log_events.in_the_way(lane.name, entry, error, services.repeats, services.log)

@@ -1,6 +1,6 @@
-"""The story of a fetch: attempt it, learn from the outcome, decide the next step, settle that.
+"""The run of a fetch: attempt, report to the gate, decide, settle.
 
-This module has the whole of a plain GET; a cheap check leads to each special case (worker/fetch/cases/).
+This module handles a plain GET completely. A cheap check leads to each special case (worker/fetch/cases/).
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from fetchfleet.worker.fetch.cases.redirect import move_to_lane, request_after
 from fetchfleet.worker.fetch.cases.special import SPECIAL_FIELDS, SpecialCases
 from fetchfleet.worker.fetch.cases.start_marker import run_marked
 from fetchfleet.worker.fetch.error_mapping import failure_of
-from fetchfleet.worker.fetch.rules.abilities import PLACES
+from fetchfleet.worker.fetch.rules.abilities import SETTING_OF_REASON
 from fetchfleet.worker.fetch.rules.decide import (
     CANCELLED,
     STORED,
@@ -47,28 +47,28 @@ from fetchfleet.worker.util.clock import mono_s
 
 _UNATTEMPTED = Interrupted()
 _UNINDEXED = {durability: StorageOptions(None, durability) for durability in DURABILITIES}
-"""How a body that is not indexed is stored, by the policy's durability."""
+"""The storage options of a body without an index entry, by the policy's durability."""
 
 
 async def run_fetch(session: FetchSession, entry: Entry) -> None:
-    """Run a claimed fetch that the gate has admitted, from its request to its settlement."""
+    """Run a claimed fetch that the gate admitted, from its request to its settlement."""
     if not entry.crashes and (entry.fetch.method in IDEMPOTENT_METHODS or may_repeat(entry)):
         attempt = Attempt(session, entry)
         await attempt.run()
         await conclude(attempt)
-    elif not await run_marked(session, entry, attempted, conclude):
+    elif not await run_marked(session, entry, run_attempt, conclude):
         await finish_fetch(session, entry, Finish(outcome=Outcome.FAILED, reason=Reason.DEADLINE))
 
 
-async def attempted(session: FetchSession, entry: Entry) -> "Attempt":
-    """Return an attempt after its end."""
+async def run_attempt(session: FetchSession, entry: Entry) -> "Attempt":
+    """Make an attempt, and return it after its end."""
     attempt = Attempt(session, entry)
     await attempt.run()
     return attempt
 
 
 class Attempt:
-    """One attempt at a fetch: the request, its redirects within the lane, the body into the sink."""
+    """One attempt at a fetch: the request, its redirects within the lane, and the body's way to the sink."""
 
     __slots__ = ("_expired", "entry", "hops", "outcome", "request", "session", "special", "status", "trace")
 
@@ -77,19 +77,20 @@ class Attempt:
         self.entry = entry
         self.trace = Trace(entry)
         self.request = entry.request
-        """The request that went out last."""
+        """The last request that was sent."""
         self.hops = entry.hops
         self.status: int | None = None
+        """The status of the last response; None before its head."""
         self.outcome: AttemptOutcome | None = None
-        """None before its end, and if it has not begun, because the host has closed meanwhile."""
+        """None until the attempt ends, and if it did not begin because the lane closed meanwhile."""
         is_plain = entry.fetch.is_plain and session.lane.policy.is_plain
-        goes_on = entry.part is not None or entry.hops > 0
-        self.special = SpecialCases(session, entry) if goes_on or not is_plain else None
+        continues = entry.part is not None or entry.hops > 0
+        self.special = SpecialCases(session, entry) if continues or not is_plain else None
         self._expired: asyncio.Task[None] | None = None
-        """The task, once the time of the attempt has passed."""
+        """The task of the attempt, once its time has passed and it was cancelled."""
 
     async def run(self) -> None:
-        """Find the outcome; raise nothing but CancelledError."""
+        """Make the exchanges and set the outcome. Raises nothing but CancelledError."""
         lane, deadlines = self.session.lane, self.session.services.deadlines
         if lane.blocked_s():
             return
@@ -102,9 +103,9 @@ class Attempt:
         except asyncio.CancelledError:
             if self._expired is None or self._expired.uncancel():
                 raise
-            late = Reason.DEADLINE if left_s <= total_s else Reason.TOTAL_TIMEOUT
-            self.outcome = Failed(reason=late, final=late is Reason.DEADLINE, status=self.status)
-        except Exception as error:  # noqa: BLE001 whatever it is, the fetch must be settled
+            reason = Reason.DEADLINE if left_s <= total_s else Reason.TOTAL_TIMEOUT
+            self.outcome = Failed(reason=reason, final=reason is Reason.DEADLINE, status=self.status)
+        except Exception as error:  # noqa: BLE001 after any error, the fetch must be settled
             self.outcome = await failure_of(self.session, self.entry, error, self.status)
         finally:
             deadlines.discard(self)
@@ -112,47 +113,47 @@ class Attempt:
                 self.special.close()
 
     def expire(self) -> None:
-        """Stop: the time of the attempt has passed."""
+        """Cancel the attempt, as its time has passed."""
         self._expired = self.session.lane.in_flight[self.entry.id]
         self._expired.cancel()
 
     async def _exchange(self) -> AttemptOutcome | None:
-        """Make one request and handle its response; return None if another request is to follow at once."""
+        """Send one request and handle its response; return None if another request follows at once."""
         session, lane, special = self.session, self.session.lane, self.special
         self.status = None
         if not lane.live:
             return Interrupted()
-        request = self.request if special is None else await special.prepared(self.request)
+        request = self.request if special is None else await special.prepare(self.request)
         answer = await session.services.engine.open(request, lane.pool, lane.policy.timeouts, self.trace)
         try:
             status = self.status = answer.status
             if answer.has_any(quota.FIELDS) or not (lane.grant or lane.gate.breaker is Breaker.CLOSED):
                 host_signals.learn_from_head(session, self.trace, answer)
-            if special is not None and await special.refuses(answer):
+            if special is not None and await special.must_restart(answer):
                 await answer.discard()
                 return None if session.may_send_another() else Interrupted()
-            if 200 <= status < 300 or (special is not None and special.has_all):
-                return await self._stored(answer)
+            if 200 <= status < 300 or (special is not None and special.is_complete):
+                return await self._store(answer)
             await answer.discard()
             if status == 304:
                 return await self._special().not_modified(answer, request)
-            after = request_after(session, self.entry, self.request, self.hops, answer)
-            if not isinstance(after, Hop):
-                return after
-            self.request, self.hops = after, self.hops + 1
+            following = request_after(session, self.entry, self.request, self.hops, answer)
+            if not isinstance(following, Hop):
+                return following
+            self.request, self.hops = following, self.hops + 1
             return None
         finally:
             answer.close()
 
-    async def _stored(self, answer: Answer) -> AttemptOutcome:
+    async def _store(self, answer: Answer) -> AttemptOutcome:
         """Store the body of a response, checked against its length."""
         lane, services, entry = self.session.lane, self.session.services, self.entry
         if self.special is not None or self.hops or answer.status == 206 or answer.has_any(SPECIAL_FIELDS):
-            return await self._special().stored(answer, self.request, self.hops)
+            return await self._special().store(answer, self.request, self.hops)
         max_bytes = entry.fetch.size_limit(lane.policy.max_bytes)
         expected = Expected(answer.length_bytes, entry.fetch.sha256, max_bytes)
         url, has_validators = self.request.url, answer.has_any(VALIDATOR_FIELDS)
-        found = validators_of(url, answer.header) if has_validators else Validators(url)
+        validators = validators_of(url, answer.header) if has_validators else Validators(url)
         exchange, options = HttpExchange(self.request, answer), _UNINDEXED[lane.policy.durability]
         writer = services.sink.writer(entry, lane.token, expected, options, None, exchange)
         try:
@@ -165,26 +166,26 @@ class Attempt:
                     break
             stored = await writer.commit(lane.may_place)
         except BaseException as error:
-            await self._special().broke_off(error, writer, exchange)
+            await self._special().keep_partial(error, writer, exchange)
             raise
         finally:
             await writer.aclose()
         if stored is None:
             return Interrupted()
         unverified = answer.ends_with_connection and not expected.shows_the_whole
-        return Stored(status=answer.status, at=stored, validators=found, unverified=unverified)
+        return Stored(status=answer.status, at=stored, validators=validators, unverified=unverified)
 
     def _special(self) -> SpecialCases:
-        """Return the special cases of this attempt, from now on."""
+        """Return the special cases of this attempt, which has them from now on."""
         if self.special is None:
             self.special = SpecialCases(self.session, self.entry)
         return self.special
 
 
 async def conclude(attempt: Attempt) -> None:
-    """Learn from an attempt, decide what becomes of its fetch, and settle that."""
+    """Report the outcome of an attempt to the gate, decide about its fetch, and settle the decision."""
     session, entry, outcome = attempt.session, attempt.entry, attempt.outcome
-    if outcome is None:  # the host was throttled or failed meanwhile: the fetch has not started
+    if outcome is None:  # the lane closed after the admission, so no request was sent
         settle_retry(session, Retry(entry=entry, wait_s=session.lane.blocked_s(), reason=None))
         return
     if attempt.special is not None and attempt.special.part is not entry.part:
@@ -195,13 +196,16 @@ async def conclude(attempt: Attempt) -> None:
         await finish_fetch(session, entry, STORED, outcome, attempt)
         return
     host_signals.learn(session, attempt.trace, outcome, entry.id)
-    host = host_signals.host_state(session)  # a retry waits until the lane opens, which may just have closed
+    # Decide after the report to the gate: a retry waits until the lane opens, which may just have closed.
+    host = host_signals.host_state(session)
     decision = decide(entry, outcome, lane.policy, now_ms, host, services.chance())
     if isinstance(decision, Retry) and decision.entry.attempts > entry.attempts:
         session.change_gate(retry_budget.retried(lane.gate, now_ms))
     match decision:
         case Finish() as end:
-            if end.reason in PLACES and await handover.left_after_failure(session, entry, outcome):
+            if end.reason in SETTING_OF_REASON and await handover.hand_over_after_failure(
+                session, entry, outcome
+            ):
                 return
             await finish_fetch(session, entry, end, outcome, attempt)
         case Retry() as retry:
@@ -218,7 +222,7 @@ async def finish_fetch(
     outcome: AttemptOutcome = _UNATTEMPTED,
     attempt: Attempt | None = None,
 ) -> None:
-    """Settle the end of a fetch. If its host is down, a body stored before may stand in for a failure."""
+    """Settle the end of a fetch. If its host is down, a body stored before may replace a failure."""
     lane, services = session.lane, session.services
     stand_in = None
     if finish.outcome is Outcome.FAILED:
@@ -237,7 +241,7 @@ async def finish_fetch(
 
 
 def settle_retry(session: FetchSession, retry: Retry, outcome: AttemptOutcome = _UNATTEMPTED) -> None:
-    """Queue the fetch for its next attempt."""
+    """Settle the fetch as a retry: it waits in its lane for the next attempt."""
     status = None if isinstance(outcome, Interrupted | Redirected) else outcome.status
     lane_name, note, log = session.lane.name, note_of(outcome), session.services.log
     line = log_events.retry(lane_name, retry.entry, retry.wait_s, retry.reason, status, note, log)

@@ -1,4 +1,4 @@
-"""The parts of one worker process that a fetch needs."""
+"""The services of a worker process that its fetches use."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ from fetchfleet.worker.util.aio import Deadlines, Slots
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchServices(LaneServices):
-    """Shared by all fetches of one worker process."""
+    """The services that all fetches of one worker process share."""
 
     user_agent: str
     engine: Engine
@@ -28,25 +28,26 @@ class FetchServices(LaneServices):
     sink: Sink
     robots: RobotsCache
     slots: Slots
-    """One for each fetch that may be in flight in this process, over all lanes."""
+    """The permits of the fetches in flight in this process, over all lanes."""
     policy: Callable[[], Policy]
-    """The policy in force: it may change at run time."""
+    """Returns the current policy, which an operator may change at run time."""
     chance: Callable[[], float]
-    """A fraction in [0, 1): the only source of randomness."""
+    """Returns a random number in [0, 1): the only source of randomness."""
     abilities: Abilities
-    """Of this worker."""
+    """The abilities of this worker."""
     others: Callable[[], Awaitable[Sequence[Abilities]]] | None
-    """Return those of the other live workers. None: no worker has others, so a fetch waits for none."""
+    """Returns the abilities of the other live workers. None: all workers have the same, so no fetch waits."""
     isolation: Isolation = field(default_factory=Isolation)
-    """Of the one fetch that may be crashing its workers."""
+    """Separates the start of a fetch that may be crashing its workers from other starts."""
     deadlines: Deadlines = field(default_factory=Deadlines)
+    """The ends of the attempts in flight."""
     decoder_budget: DecoderBudget = field(default_factory=DecoderBudget)
-    """Shared by the decoders of bodies that need large windows."""
+    """The decoders with large windows that may still start."""
 
     def policy_of(self, fetch: Fetch) -> LanePolicy:
-        """Return the policy of the host that the fetch names, wherever redirects have led it."""
+        """Return the policy of the host in the fetch's own URL, whatever redirects followed."""
         return self.policy().for_lane(lane_of_url(fetch.url))
 
 
 FetchSession = LaneSession[FetchServices]
-"""A held lane whose fetches are run."""
+"""A held lane, with the services to run its fetches."""

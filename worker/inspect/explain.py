@@ -11,7 +11,7 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.ids import FETCH_ID_CHARS, batch_of
 from fetchfleet.jobs.contract.model import Reason, Result, decode_result
 from fetchfleet.jobs.redis_connection import number_of, redis_now_ms, text_of
-from fetchfleet.worker.fetch.rules.abilities import in_words, parse
+from fetchfleet.worker.fetch.rules.abilities import describe_worker, parse
 from fetchfleet.worker.fetch.rules.outcome import Failed, host_signal_of, is_host_failure
 from fetchfleet.worker.gate import gate
 from fetchfleet.worker.gate.gate import HostSignal, WaitReason
@@ -121,7 +121,7 @@ async def explain_lane(redis: Redis, policy: Policy, name: str) -> LaneExplained
         has_workers=bool(await living(redis, now_ms)),
     )
     if left_for and found == "retry":
-        why = f"its worker leaves it to {in_words(parse(text_of(left_for)).abilities)}"
+        why = f"its worker leaves it to {describe_worker(parse(text_of(left_for)).abilities)}"
     if found == NO_WORKER:
         why = why_no_worker(await worker_reports(redis)) or why
     if found in RESETTABLE and resettable(state, now_ms):

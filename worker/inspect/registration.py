@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from fetchfleet import __version__
-from fetchfleet.worker.fetch.rules.abilities import Abilities, Ability, Place, place
+from fetchfleet.worker.fetch.rules.abilities import Abilities, Ability, SettingKind, setting_text
 from fetchfleet.worker.policy.published import digest_of
 from fetchfleet.worker.settings import WARC, Settings
 
@@ -91,13 +91,13 @@ def abilities_of(registration: Registration | None) -> Abilities:
     if registration.abilities is None:
         without = {Ability.FILES} if registration.sink == WARC else set[Ability]()
         return Abilities(frozenset(set(Ability) - without))
-    places = {
-        place(Place.EGRESS, f"{registration.egress}-{registration.policy}"),
-        place(Place.POLICY, registration.policy),
+    settings = {
+        setting_text(SettingKind.EGRESS, f"{registration.egress}-{registration.policy}"),
+        setting_text(SettingKind.POLICY, registration.policy),
     }
     if registration.in_folder:
-        places.add(place(Place.IN_FOLDER, registration.in_folder))
-    return Abilities(frozenset(registration.abilities), frozenset(places))
+        settings.add(setting_text(SettingKind.IN_FOLDER, registration.in_folder))
+    return Abilities(frozenset(registration.abilities), frozenset(settings))
 
 
 def name_of(instance: str) -> str:

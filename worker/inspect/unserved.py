@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.entry import BadEntryError, parse_entry
-from fetchfleet.worker.fetch.rules.abilities import Ability, in_words, needs_of
+from fetchfleet.worker.fetch.rules.abilities import Ability, describe_worker, needs_of
 from fetchfleet.worker.inspect.registration import abilities_of
 from fetchfleet.worker.inspect.snapshot import worker_reports
 
@@ -21,7 +21,7 @@ Unserved = Mapping[frozenset[str], int]
 
 async def unserved(redis: Redis, lane: str) -> Unserved:
     """Count the fetches that wait for another attempt and need what no live worker can do."""
-    workers = [abilities_of(report.registration).has for report in (await worker_reports(redis)).values()]
+    workers = [abilities_of(report.registration).names for report in (await worker_reports(redis)).values()]
     if not workers or any(frozenset(Ability) <= has for has in workers):
         return {}
     found: Counter[frozenset[str]] = Counter()
@@ -46,6 +46,6 @@ def _needs(elements: list[bytes]) -> Iterator[frozenset[str]]:
 def sentence(found: Unserved) -> str:
     """Return the counts for people; empty without any. Pure."""
     return "; ".join(
-        f"{count} {'fetch waits' if count == 1 else 'fetches wait'} for {in_words(abilities)}"
+        f"{count} {'fetch waits' if count == 1 else 'fetches wait'} for {describe_worker(abilities)}"
         for abilities, count in sorted(found.items(), key=lambda one: sorted(one[0]))
     )

@@ -164,7 +164,7 @@ class Acquirer:
         lanes: with the needs of a fetch in each, as text. Those that this worker does not meet are left out.
         """
         own = self._services.abilities
-        names = [name for name, needs in lanes.items() if not own.lacks(abilities.parse(needs))]
+        names = [name for name, needs in lanes.items() if not own.unmet(abilities.parse(needs))]
         if names and self._may_acquire():
             chosen = self._choose(names, min(len(names), self._at_once))
             work = self._acquire_many(chosen, None, handed=True)

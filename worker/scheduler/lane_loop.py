@@ -102,7 +102,7 @@ async def _release(session: FetchSession) -> None:
     if not lane.lost:
         left = lane.entries.values()
         unfinished = [interrupted(entry) if entry.id in lane.cut else entry for entry in left]
-        await session.release(unfinished, handover.wanted(session) if lane.aside else "")
+        await session.release(unfinished, handover.pick_needs(session) if lane.aside else "")
 
 
 async def _end_unattempted_fetches(session: FetchSession) -> None:

@@ -12,11 +12,11 @@ from fetchfleet.worker.fetch.rules.abilities import (
     Abilities,
     Ability,
     Needs,
-    Place,
-    in_words,
+    SettingKind,
+    describe_worker,
     needs_of,
     parse,
-    place,
+    setting_text,
 )
 from fetchfleet.worker.util.backoff import Spacing
 
@@ -59,30 +59,32 @@ def test_needs_are_read_as_they_are_written(abilities: frozenset[str], tried: fr
 
 @given(st.frozensets(NAMES), st.frozensets(WORDS), st.frozensets(NAMES), st.frozensets(WORDS))
 def test_a_worker_lacks_nothing_if_it_has_the_abilities_and_was_not_tried(
-    abilities: frozenset[str], tried: frozenset[str], has: frozenset[str], places: frozenset[str]
+    abilities: frozenset[str], tried: frozenset[str], names: frozenset[str], settings: frozenset[str]
 ) -> None:
     """Every other ability is lacking, and named."""
-    lacks = Abilities(has, places).lacks(Needs(abilities, tried))
+    unmet = Abilities(names, settings).unmet(Needs(abilities, tried))
 
-    assert (not lacks) == (abilities <= has and not tried & places)
-    assert lacks <= abilities | tried
+    assert (not unmet) == (abilities <= names and not tried & settings)
+    assert unmet <= abilities | tried
 
 
 def test_a_place_comes_from_the_setting_that_ended_the_attempt() -> None:
     """A worker without an in folder has no place for a missing file."""
-    egress, folder = place(Place.EGRESS, "e"), place(Place.IN_FOLDER, "i")
+    egress, folder = setting_text(SettingKind.EGRESS, "e"), setting_text(SettingKind.IN_FOLDER, "i")
     own = Abilities(frozenset(), frozenset({egress, folder}))
 
-    assert own.place_of(Reason.EGRESS_REFUSED) == egress
-    assert own.place_of(Reason.NO_BODY_FILE) == folder
-    assert Abilities(frozenset(), frozenset({egress})).place_of(Reason.NO_BODY_FILE) == ""
+    assert own.setting_of(Reason.EGRESS_REFUSED) == egress
+    assert own.setting_of(Reason.NO_BODY_FILE) == folder
+    assert Abilities(frozenset(), frozenset({egress})).setting_of(Reason.NO_BODY_FILE) == ""
 
 
 def test_a_missing_ability_is_shown_as_its_option() -> None:
     """An ability of a newer version has its name only."""
-    assert in_words(Ability) == "a worker with --sink files (for dest or decode) and --in (for body_file)"
-    assert in_words(["newer"]) == "a worker with newer"
-    assert in_words([]) == "a worker with other settings"
+    assert (
+        describe_worker(Ability) == "a worker with --sink files (for dest or decode) and --in (for body_file)"
+    )
+    assert describe_worker(["newer"]) == "a worker with newer"
+    assert describe_worker([]) == "a worker with other settings"
 
 
 def test_returning_fetches_are_spaced_out() -> None:

@@ -23,7 +23,7 @@ async def test_others_wait_from_before_the_start_until_the_worker_has_outlived_i
     suspect = await begin(isolation, "suspect")
     assert isolation.closed
     isolation.wake_when_open(lambda: woken.append("lane"))
-    marked = asyncio.create_task(isolation.opened())
+    marked = asyncio.create_task(isolation.wait_open())
     await suspect
     isolation.outlived("another")
     assert (isolation.closed, woken, marked.done()) == (True, [], False)
@@ -95,9 +95,9 @@ async def test_a_suspect_that_is_stopped_leaves_the_worker_open(holder: bool) ->
 
 async def test_others_start_after_a_timeout_if_redis_does_not_answer() -> None:
     """The suspect continues meanwhile, and no other suspect runs beside it."""
-    isolation = Isolation(soon_s=0.0, most_s=0.01)
+    isolation = Isolation(soon_s=0.0, max_closed_s=0.01)
     await isolation.begin("first")
-    await isolation.opened()
+    await isolation.wait_open()
     second = await begin(isolation, "second")
     assert not second.done()
     isolation.end()

@@ -20,12 +20,12 @@ from fetchfleet.worker.fetch.rules.range_rules import (
     ContentRange,
     RangeVerdict,
     Validator,
-    asked_on,
-    asks_on,
     content_range,
-    judged,
+    is_source,
+    range_request,
     url_digest,
     validator_of,
+    verdict_of,
 )
 from fetchfleet.worker.http.exchange import UNUSABLE
 
@@ -46,7 +46,7 @@ def note(**fields: Any) -> PartialNote:
 
 def said(status: int, about: PartialNote = NOTE, **fields: str) -> Append | RangeVerdict:
     """Return the meaning of a response with these fields."""
-    return judged(about, status, {name.replace("_", "-"): value for name, value in fields.items()}.get)
+    return verdict_of(about, status, {name.replace("_", "-"): value for name, value in fields.items()}.get)
 
 
 def validator(request: Hop = GET, /, **fields: str) -> Validator | None:
@@ -56,9 +56,9 @@ def validator(request: Hop = GET, /, **fields: str) -> Validator | None:
 
 def test_the_rest_is_requested_with_the_validator_of_the_note() -> None:
     """Without a note, the request is a plain one."""
-    assert asks_on(GET, NOTE)
-    assert dict(asked_on(GET, NOTE).headers) == {"Range": "bytes=100-", "If-Range": ETAG}
-    assert not asks_on(GET, None)
+    assert is_source(GET, NOTE)
+    assert dict(range_request(GET, NOTE).headers) == {"Range": "bytes=100-", "If-Range": ETAG}
+    assert not is_source(GET, None)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_each_response_to_a_range_request_has_its_meaning(
     status: int, content_range: str | None, verdict: Append | RangeVerdict
 ) -> None:
     """A Content-Range counts in a 206 and a 416 only (RFC 9110 §14.4)."""
-    assert judged(NOTE, status, {"content-range": content_range}.get) == verdict
+    assert verdict_of(NOTE, status, {"content-range": content_range}.get) == verdict
 
 
 def test_a_416_with_the_length_of_the_partial_body_completes_it() -> None:
@@ -208,13 +208,13 @@ def test_only_a_strong_validator_allows_resumption(fields: dict[str, str], found
 def test_only_a_plain_get_is_resumed(request_: Hop) -> None:
     """A POST is a new request each time. A Range of the caller is kept."""
     assert validator(request_, etag=ETAG) is None
-    assert not asks_on(request_, NOTE)
+    assert not is_source(request_, NOTE)
 
 
 def test_a_validator_belongs_to_one_url() -> None:
     """After a redirect to another URL, the whole body is requested."""
-    assert asks_on(GET, NOTE)
-    assert not asks_on(Hop("GET", "http://x/b"), NOTE)
+    assert is_source(GET, NOTE)
+    assert not is_source(Hop("GET", "http://x/b"), NOTE)
 
 
 @given(sizes, sizes, sizes | st.none(), st.sampled_from([None, ETAG, '"two"']))
@@ -238,7 +238,7 @@ def test_an_appended_part_begins_at_the_offset(
 )
 def test_arbitrary_responses_get_a_verdict(status: int, fields: dict[str, str]) -> None:
     """Junk is not appended."""
-    assert isinstance(judged(NOTE, status, fields.get), RangeVerdict)
+    assert isinstance(verdict_of(NOTE, status, fields.get), RangeVerdict)
 
 
 @given(sizes, sizes)

@@ -8,7 +8,7 @@ from fetchfleet.jobs.contract.entry import MAX_HOPS, Hop
 from fetchfleet.jobs.contract.urls import parse_url, same_origin
 from fetchfleet.worker.fetch.rules.redirects import (
     CROSS_ORIGIN_HEADERS,
-    Allowed,
+    AllowedRedirects,
     Headers,
     RedirectRefused,
     follow,
@@ -64,7 +64,7 @@ def redirected(
     bodies: bool = False,
 ) -> Hop | RedirectRefused:
     request = Hop(method, parse_url(start).text, headers, body)
-    return follow(request, status, location, Allowed(repeat=repeat_safe, bodies=bodies))
+    return follow(request, status, location, AllowedRedirects(repeat=repeat_safe, bodies=bodies))
 
 
 def refusal_of(verdict: Hop | RedirectRefused) -> str:
@@ -148,10 +148,10 @@ def test_every_source_of_a_body_is_treated_alike(body: dict[str, str]) -> None:
     """Bytes and files are kept, dropped and refused as text is."""
     put, post = (Hop(method, HERE, BODY_HEADERS, **body) for method in ("PUT", "POST"))
 
-    assert Hop("PUT", SAME, BODY_HEADERS, **body) == follow(put, 307, SAME, Allowed())
-    assert Hop("POST", SAME, BODY_HEADERS, **body) == follow(post, 308, SAME, Allowed())
-    assert Hop("GET", SAME) == follow(post, 303, SAME, Allowed())
-    assert "body" in refusal_of(follow(put, 307, OTHER, Allowed(repeat=True)))
+    assert Hop("PUT", SAME, BODY_HEADERS, **body) == follow(put, 307, SAME, AllowedRedirects())
+    assert Hop("POST", SAME, BODY_HEADERS, **body) == follow(post, 308, SAME, AllowedRedirects())
+    assert Hop("GET", SAME) == follow(post, 303, SAME, AllowedRedirects())
+    assert "body" in refusal_of(follow(put, 307, OTHER, AllowedRedirects(repeat=True)))
 
 
 @pytest.mark.parametrize("status", [301, 302])

@@ -71,7 +71,7 @@ def test_a_host_that_is_down_is_an_occasion(
     """No response, no address, an error on the last attempt, or a cool-down past the deadline."""
     finish = Finish(outcome=Outcome.FAILED, reason=reason)
 
-    assert stale_fallback.instead(entry(last), finish, happened, shut)
+    assert stale_fallback.is_host_down(entry(last), finish, happened, shut)
 
 
 @pytest.mark.parametrize(("reason", "happened", "shut", "last"), WELL)
@@ -81,13 +81,13 @@ def test_other_outcomes_are_no_occasion(
     """Neither a response that rejects the request, nor a refusal by the worker, nor a busy lane."""
     finish = Finish(outcome=Outcome.FAILED, reason=reason)
 
-    assert not stale_fallback.instead(entry(last), finish, happened, shut)
+    assert not stale_fallback.is_host_down(entry(last), finish, happened, shut)
 
 
 @pytest.mark.parametrize("outcome", [Outcome.STORED, Outcome.UNCHANGED, Outcome.CANCELLED])
 def test_only_a_failure_becomes_stale(outcome: Outcome) -> None:
     """Successful and cancelled fetches stay as they are."""
-    assert not stale_fallback.instead(entry(), Finish(outcome=outcome), HELD, WaitReason.BREAKER)
+    assert not stale_fallback.is_host_down(entry(), Finish(outcome=outcome), HELD, WaitReason.BREAKER)
 
 
 @pytest.mark.parametrize(
@@ -103,14 +103,14 @@ def test_the_fetch_overrides_the_policy(by_fetch: str | None, by_policy: str, *,
     """Without a value in the fetch, the policy applies."""
     fetch = Fetch(url="http://a/x", fallback=by_fetch)
 
-    assert force is stale_fallback.in_force(fetch, LanePolicy(fallback=by_policy))
+    assert force is stale_fallback.is_allowed(fetch, LanePolicy(fallback=by_policy))
 
 
 def test_only_a_get_falls_back() -> None:
     """The body of another method is not the content of its URL."""
     fetch = Fetch(url="http://a/x", method="POST", fallback="stale")
 
-    assert not stale_fallback.in_force(fetch, LanePolicy())
+    assert not stale_fallback.is_allowed(fetch, LanePolicy())
 
 
 def test_a_body_is_indexed_by_the_headers_that_select_it() -> None:

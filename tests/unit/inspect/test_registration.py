@@ -95,7 +95,7 @@ def test_a_registration_names_the_abilities(tmp_path: Path) -> None:
     old = msgspec.structs.replace(warc, abilities=None)
 
     assert (files.abilities, warc.abilities) == (("files",), ("in_folder",))
-    assert [abilities_of(one).has for one in (files, warc, old, None)] == [
+    assert [abilities_of(one).names for one in (files, warc, old, None)] == [
         {"files"},
         {"in_folder"},
         {"in_folder"},

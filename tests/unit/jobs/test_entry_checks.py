@@ -41,7 +41,7 @@ from fetchfleet.jobs.contract.model import (
 from fetchfleet.jobs.contract.urls import MAX_URL_BYTES, lane_of_url, parse_url
 from fetchfleet.jobs.errors import MAX_REFUSAL_CHARS, InvalidFetchError
 from fetchfleet.worker.fetch.rules.range_rules import url_digest
-from fetchfleet.worker.fetch.rules.redirects import Allowed, follow
+from fetchfleet.worker.fetch.rules.redirects import AllowedRedirects, follow
 
 HEAD = b"0123456789abcdef-000000001767312000000"
 ID = "0123456789abcdef-00000000"
@@ -198,7 +198,7 @@ def test_every_followed_redirect_yields_a_valid_entry(
     entry = Entry(id=ID, deadline_ms=1, fetch=fetch)
     request = entry.request
     for status, target in ways:
-        hop = follow(request, status, target, Allowed(repeat=True, https_to_http=True, bodies=True))
+        hop = follow(request, status, target, AllowedRedirects(repeat=True, https_to_http=True, bodies=True))
         assert isinstance(hop, Hop)
         entry = msgspec.structs.replace(entry, hop=hop, hops=entry.hops + 1)
         assert parse_entry(serialize_entry(entry)) == entry

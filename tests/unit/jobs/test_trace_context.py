@@ -12,7 +12,7 @@ from fetchfleet.jobs.contract.entry import Hop, parse_entry, placed, serialize_n
 from fetchfleet.jobs.contract.messages import read_arguments, read_message
 from fetchfleet.jobs.contract.model import Fetch, encode
 from fetchfleet.jobs.errors import InvalidFetchError
-from fetchfleet.worker.fetch.rules.trace_context import carried, span_id
+from fetchfleet.worker.fetch.rules.trace_context import span_id, with_context
 from fetchfleet.worker.observability.log import trace_fields as fields
 
 URL = "http://a.example/"
@@ -140,7 +140,7 @@ def test_a_span_id_is_never_zero(high: float, low: float) -> None:
 @given(st.sampled_from(GOOD), chance, chance)
 def test_the_trace_continues_under_a_new_span(traceparent: str, high: float, low: float) -> None:
     """The same trace with the known flags, in version 00."""
-    sent = dict(carried(Hop("GET", URL), Fetch(url=URL, traceparent=traceparent), ID, high, low).headers)
+    sent = dict(with_context(Hop("GET", URL), Fetch(url=URL, traceparent=traceparent), ID, high, low).headers)
     Fetch(url=URL, traceparent=sent["traceparent"])
     version, trace, parent, flags = sent["traceparent"].split("-")
 
@@ -163,7 +163,7 @@ def test_a_header_of_the_caller_wins(headers: dict[str, str], added: set[str]) -
     fetch = Fetch(url=URL, headers=headers, traceparent=GIVEN, tracestate="a=1")
     request = Hop("GET", URL, tuple(headers.items()))
 
-    sent = carried(request, fetch, ID, 0.5, 0.5)
+    sent = with_context(request, fetch, ID, 0.5, 0.5)
 
     assert request.headers == sent.headers[: len(headers)]
     assert added == {name for name, _ in sent.headers[len(headers) :]}
@@ -173,6 +173,6 @@ def test_without_a_trace_only_the_id_is_sent() -> None:
     """Log lines have no field for a missing trace."""
     fetch = Fetch(url=URL)
 
-    assert (("X-Request-ID", ID),) == carried(Hop("GET", URL), fetch, ID, 0, 0).headers
+    assert (("X-Request-ID", ID),) == with_context(Hop("GET", URL), fetch, ID, 0, 0).headers
     assert {} == fields(fetch)
     assert {"trace_id": TRACE} == fields(Fetch(url=URL, traceparent=GIVEN))

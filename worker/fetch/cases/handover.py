@@ -1,4 +1,4 @@
-"""Leave a fetch that this worker cannot do to a worker that can; it waits while there is none."""
+"""Hand a fetch that this worker cannot do over to a worker that can. It waits if no live worker can."""
 
 from collections.abc import Sequence
 
@@ -14,29 +14,29 @@ from fetchfleet.worker.lanes.store import LaneLostError
 from fetchfleet.worker.util.clock import mono_s
 
 MAX_ASIDE = 100
-"""With so many fetches set aside, a lane goes to the worker that can do one of them."""
+"""Fetches set aside in a lane at which the lane is released early to a worker that can do one of them."""
 
 
-async def left_to_others(session: FetchSession, entry: Entry) -> bool:
-    """Set the fetch aside for a live worker that can do it, or let it wait for one.
+async def hand_over(session: FetchSession, entry: Entry) -> bool:
+    """Set the fetch aside for a live worker that can do it, or queue it until one appears.
 
-    False if this worker is to do it: it can, or it lacks nothing but another place to try and no worker has
-    one.
+    Returns False if this worker must do it: it can, or only settings that were not tried yet are missing and
+    no live worker has them.
     """
     lane, own, needs = session.lane, session.services.abilities, abilities.needs_of(entry)
-    if not own.lacks(needs):
+    if not own.unmet(needs):
         return False
-    if any(not other.lacks(needs) for other in await _others(session)):
+    if any(not other.unmet(needs) for other in await _others(session)):
         lane.set_aside(entry.id, str(needs))
         return True
-    if needs.abilities <= own.has:
+    if needs.abilities <= own.names:
         return False
     _wait_for_worker(session, entry, needs.abilities)
     return True
 
 
 def _wait_for_worker(session: FetchSession, entry: Entry, needs: frozenset[str]) -> None:
-    """Queue the fetch again for later, unchanged. No attempt is charged."""
+    """Return the claim to the lane's queue, unchanged, for a later look. No attempt is charged."""
     lane, services = session.lane, session.services
 
     def write_line() -> None:
@@ -47,25 +47,25 @@ def _wait_for_worker(session: FetchSession, entry: Entry, needs: frozenset[str])
     session.settle(settler.handed_back(entry.id, wait_s, write_line))
 
 
-async def left_after_failure(session: FetchSession, entry: Entry, outcome: AttemptOutcome) -> bool:
-    """Leave a fetch to another worker whose setting may not end it as this one's did.
+async def hand_over_after_failure(session: FetchSession, entry: Entry, outcome: AttemptOutcome) -> bool:
+    """Set the fetch aside for a live worker with other settings, if a setting of this one may have failed it.
 
-    False if the fetch ends: no live worker has another in folder, or other egress rules, that were not tried.
+    Returns False if the fetch ends: no live worker has an untried in folder, egress rule or policy file.
     """
     services = session.services
     if services.others is None or not isinstance(outcome, Failed) or not outcome.final:
         return False
-    place = services.abilities.place_of(outcome.reason)
-    if not place or place in entry.tried or len(entry.tried) >= MAX_TRIED:
+    setting = services.abilities.setting_of(outcome.reason)
+    if not setting or setting in entry.tried or len(entry.tried) >= MAX_TRIED:
         return False
-    after = msgspec.structs.replace(entry, tried=(*entry.tried, place))
+    after = msgspec.structs.replace(entry, tried=(*entry.tried, setting))
     needs = abilities.needs_of(after)
     try:
         others = await _others(session)
     except LaneLostError:
         session.lane.lose()
         return True
-    if all(other.lacks(needs) for other in others):
+    if all(other.unmet(needs) for other in others):
         return False
     session.lane.rewrite(after)
     session.lane.set_aside(entry.id, str(needs))
@@ -80,16 +80,16 @@ async def _others(session: FetchSession) -> Sequence[Abilities]:
 
 
 def is_due(session: FetchSession) -> bool:
-    """Return whether the lane goes to another worker now, for the fetches that are set aside."""
+    """Return whether to release the lane now, for the fetches that are set aside."""
     lane = session.lane
-    turn_over = mono_s() >= lane.aside_since_s + session.services.parameters.turn_s
-    return turn_over or len(lane.aside) >= MAX_ASIDE
+    turn_ended = mono_s() >= lane.aside_since_s + session.services.parameters.turn_s
+    return turn_ended or len(lane.aside) >= MAX_ASIDE
 
 
-def wanted(session: FetchSession) -> str:
-    """Return the needs of one fetch that is set aside; empty if none is any more.
+def pick_needs(session: FetchSession) -> str:
+    """Return the needs of one fetch that is set aside, chosen at random; empty if none is still claimed.
 
-    Chosen at random, so that each of several workers has its turn.
+    The random choice gives each of several able workers a turn.
     """
     lane = session.lane
     needs = sorted({text for fetch_id, text in lane.aside.items() if fetch_id in lane.entries})

@@ -1,4 +1,4 @@
-"""The signals of a host beyond good answers: throttles, failures, quotas, probes, waits that it asks for."""
+"""The signals of a host besides good responses: throttles, failures, quotas, probes, Retry-After."""
 
 from fetchfleet.worker.fetch.rules.decide import HostState
 from fetchfleet.worker.fetch.rules.outcome import (
@@ -16,30 +16,36 @@ from fetchfleet.worker.http.exchange import Answer, Trace
 
 
 def learn_from_head(session: FetchSession, trace: Trace, answer: Answer) -> None:
-    """Close the breaker after a probe, however large its body is, and apply the host's quota."""
+    """Close the breaker if this is a probe that succeeds, and apply the host's quota.
+
+    The response head is enough: the breaker does not wait for the end of a large body.
+    """
     lane, before = session.lane, session.lane.gate
     now_ms = lane.clock.now_ms()
     if before.breaker is Breaker.HALF_OPEN and not is_host_failure(answer.status):
-        alive = Observation(HostSignal.ANSWERED, lane.since_ms(trace.started_s), len(lane.in_flight))
-        session.change_gate(gate.attempt_ended(before, lane.policy, alive, now_ms, 0.0))
-    found = quota.quota_of(answer.header, now_ms) if lane.policy.quota else None
+        answered = Observation(HostSignal.ANSWERED, lane.since_ms(trace.started_s), len(lane.in_flight))
+        session.change_gate(gate.attempt_ended(before, lane.policy, answered, now_ms, 0.0))
+    host_quota = quota.quota_of(answer.header, now_ms) if lane.policy.quota else None
     # A Retry-After takes precedence (draft-ietf-httpapi-ratelimit-headers-11 §5).
-    if found is not None and answer.header("retry-after") is None:
-        at_once = gate.max_in_flight(lane.gate, lane.policy)
+    if host_quota is not None and answer.header("retry-after") is None:
+        max_in_flight = gate.max_in_flight(lane.gate, lane.policy)
         in_flight = len(lane.in_flight) - 1
-        session.change_gate(gate.quota_received(lane.gate, found, in_flight, now_ms, at_once))
+        session.change_gate(gate.quota_received(lane.gate, host_quota, in_flight, now_ms, max_in_flight))
     if lane.gate is not before:
         lane.notify()
 
 
-def asked_s(answer: Answer, now_ms: int) -> float | None:
-    """Return the wait that the response asks for by Retry-After."""
-    asked = ", ".join(answer.values("retry-after"))
-    return retry_after_s(asked, answer.header("date"), now_ms)
+def requested_wait_s(answer: Answer, now_ms: int) -> float | None:
+    """Return the Retry-After of the response in seconds; None if it has no valid one."""
+    value = ", ".join(answer.values("retry-after"))
+    return retry_after_s(value, answer.header("date"), now_ms)
 
 
 def learn(session: FetchSession, trace: Trace, outcome: AttemptOutcome, fetch_id: str = "") -> None:
-    """Teach the lane's gate what the exchange says of the host; fetch_id: whose request it was."""
+    """Report the outcome of an exchange to the lane's gate.
+
+    fetch_id: of the fetch whose request it was; empty for a request of robots.txt.
+    """
     lane, services = session.lane, session.services
     now_ms, sent_ms = lane.clock.now_ms(), lane.since_ms(trace.started_s)
     observation = observation_of(outcome, sent_ms, len(lane.in_flight), trace.latency_ms, fetch_id)
@@ -51,7 +57,7 @@ def learn(session: FetchSession, trace: Trace, outcome: AttemptOutcome, fetch_id
 
 
 def host_state(session: FetchSession) -> HostState:
-    """Return what a decision needs to know of the host."""
+    """Return the state of the host's gate for a decision."""
     lane = session.lane
     now_ms, closed = lane.clock.now_ms(), lane.closed()
     return HostState(

@@ -1,12 +1,12 @@
-"""Follow a redirect: at once within its lane, else through the lane of the host that it leads to."""
+"""Follow redirects: within a lane at once, to another host through that host's lane."""
 
 from fetchfleet.jobs.contract.entry import MAX_HOPS, Entry, Hop, serialize_entry
 from fetchfleet.jobs.contract.model import Reason
 from fetchfleet.jobs.contract.urls import lane_of_url
-from fetchfleet.worker.fetch.cases.host_signals import asked_s
+from fetchfleet.worker.fetch.cases.host_signals import requested_wait_s
 from fetchfleet.worker.fetch.rules.decide import may_repeat
 from fetchfleet.worker.fetch.rules.outcome import Answered, AttemptOutcome, Failed, Redirected
-from fetchfleet.worker.fetch.rules.redirects import Allowed, RedirectRefused, follow, is_redirect
+from fetchfleet.worker.fetch.rules.redirects import AllowedRedirects, RedirectRefused, follow, is_redirect
 from fetchfleet.worker.fetch.services import FetchSession
 from fetchfleet.worker.http.exchange import Answer
 from fetchfleet.worker.lanes.store import BatchCancelled, LaneLostError
@@ -15,17 +15,18 @@ from fetchfleet.worker.lanes.store import BatchCancelled, LaneLostError
 def request_after(
     session: FetchSession, entry: Entry, request: Hop, hops: int, answer: Answer
 ) -> Hop | AttemptOutcome:
-    """Return the request to send at once after one without a body to store, or the outcome of the attempt.
+    """Return the request that follows a response without a body to store, or the outcome of the attempt.
 
-    hops: the redirects before this one. It is not followed before its Retry-After (RFC 9110 §10.2.3).
+    A redirect with Retry-After is not followed at once (RFC 9110 §10.2.3).
+    hops: the number of redirects before this response.
     """
     lane, status = session.lane, answer.status
-    wait_s = asked_s(answer, lane.clock.now_ms())
+    wait_s = requested_wait_s(answer, lane.clock.now_ms())
     if not is_redirect(status):
         return Answered(status=status, wait_s=wait_s)
     if hops >= MAX_HOPS:
         return Failed(reason=Reason.TOO_MANY_REDIRECTS, final=True, status=status)
-    allowed = Allowed(
+    allowed = AllowedRedirects(
         repeat=may_repeat(entry),
         https_to_http=lane.policy.https_to_http,
         bodies=lane.policy.redirect_bodies,
@@ -42,15 +43,15 @@ def request_after(
 
 
 async def move_to_lane(session: FetchSession, entry: Entry) -> bool:
-    """Move the fetch to the lane of its next request's host; that lane's limits hold from then on.
+    """Move the fetch to the lane of its next request's host, whose limits hold from then on.
 
-    False if its batch is cancelled: it stays.
+    Returns False if its batch is cancelled; the fetch then stays in this lane.
     """
     lane, services = session.lane, session.services
-    to_lane, priority, element = lane_of_url(entry.url), entry.fetch.priority.value, serialize_entry(entry)
+    to_lane, priority, serialized = lane_of_url(entry.url), entry.fetch.priority.value, serialize_entry(entry)
     try:
         due = await session.retry_until_lost(
-            lambda: services.store.transfer(lane.name, lane.token, entry.id, element, to_lane, priority)
+            lambda: services.store.transfer(lane.name, lane.token, entry.id, serialized, to_lane, priority)
         )
     except LaneLostError:
         lane.lose()

@@ -1,4 +1,4 @@
-"""Resume a body that broke off: its first part is kept on disk, and a note of it with the fetch."""
+"""Resume a body that broke off, from its partial file on disk and the note that the fetch carries."""
 
 import asyncio
 from collections.abc import Collection
@@ -10,101 +10,104 @@ from fetchfleet.worker.errors import BadDestError, DigestMismatchError, Overlong
 from fetchfleet.worker.fetch.rules.range_rules import (
     Append,
     RangeVerdict,
-    asked_on,
-    asks_on,
-    judged,
+    is_source,
+    range_request,
     url_digest,
     validator_of,
+    verdict_of,
 )
 from fetchfleet.worker.fetch.services import FetchSession
 from fetchfleet.worker.http.exchange import Answer
 from fetchfleet.worker.lanes import settler
 from fetchfleet.worker.sink.base import BodyWriter, HttpExchange, ResumePoint
 
-_USELESS_AFTER = (DigestMismatchError, OverlongBodyError, BadDestError)
-"""After these errors the partial body is not a part of the wanted one."""
+_DISCARDING_ERRORS = (DigestMismatchError, OverlongBodyError, BadDestError)
+"""Errors after which no attempt can use the bytes received so far."""
 
 
 class Resume:
-    """The partial body of one attempt."""
+    """The partial file of one attempt: taken over from an earlier attempt, or left for a later one."""
 
     def __init__(self, session: FetchSession, entry: Entry) -> None:
         self._entry = entry
         self._lane = session.lane
         self._session = session
         self.note = entry.part
-        """The note that the fetch carries on."""
-        self.taken: ResumePoint | None = None
-        """The partial body on this worker's disk, while it is open."""
+        """The note of the partial file, with which the fetch is settled or returned."""
+        self.partial_file: ResumePoint | None = None
+        """The partial file on this worker's disk, while it is open."""
         self.verdict: Append | RangeVerdict = RangeVerdict.NOTHING
 
-    async def asked(self, request: Hop) -> Hop:
-        """Return the request, for the rest of the body if this worker has its first part.
+    async def with_range(self, request: Hop) -> Hop:
+        """Return the request for the rest of the body, or unchanged if this worker has no partial file of it.
 
-        Opening the partial file takes as long as reading it: it is hashed again.
+        Opening a partial file takes as long as reading it, since it is hashed again.
         """
         self.close()
         self.verdict = RangeVerdict.NOTHING
         note, partial_files = self.note, self._session.services.sink.partial_files
-        if note is None or not asks_on(request, note):
+        if note is None or not is_source(request, note):
             return request
         own_note = msgspec.structs.replace(note, token=self._lane.token)
 
-        def opened(taken: ResumePoint | None) -> None:
-            self.taken = taken
-            if taken is not None:
+        def opened(partial_file: ResumePoint | None) -> None:
+            self.partial_file = partial_file
+            if partial_file is not None:
                 self._carry_in_redis(own_note)
 
         if partial_files is not None:
             opened(await partial_files.take_over(self._entry.id, note, own_note.token, on_cancelled=opened))
-        if self.taken is None:
+        if self.partial_file is None:
             self._carry(None)
             return request
-        return asked_on(request, own_note)
+        return range_request(request, own_note)
 
     async def judge(self, answer: Answer) -> Append | RangeVerdict:
-        """Return what the response means for the partial body; NOTHING if no range was requested."""
-        if self.taken is None or self.note is None:
+        """Return what the response means for the partial file; NOTHING if no range was requested."""
+        if self.partial_file is None or self.note is None:
             return RangeVerdict.NOTHING
-        self.verdict = judged(self.note, answer.status, answer.header)
+        self.verdict = verdict_of(self.note, answer.status, answer.header)
         if self.verdict in {RangeVerdict.RESTART, RangeVerdict.REFUSE}:
-            await self.taken.drop()
-            self.taken = None
+            await self.partial_file.drop()
+            self.partial_file = None
             self._carry(None)
         return self.verdict
 
     def close(self) -> None:
-        """Leave a partial body that was opened and not used for another attempt."""
-        if self.taken is not None:
-            self.taken.close()
-            self.taken = None
+        """Release a partial file that was opened and not used; a later attempt may use it."""
+        if self.partial_file is not None:
+            self.partial_file.close()
+            self.partial_file = None
 
     async def hash_by(self, names: Collection[str]) -> None:
-        """Hash the partial body by these algorithms too. Raises OSError."""
-        if self.taken is not None and names:
-            await self.taken.hash_by(names)
+        """Hash the partial file by these algorithms too. Raises OSError."""
+        if self.partial_file is not None and names:
+            await self.partial_file.hash_by(names)
 
-    def whole_bytes(self, coming_bytes: int | None) -> int | None:
-        """Return the length of the whole body, None if unknown; coming_bytes: that of the response."""
+    def total_bytes(self, content_bytes: int | None) -> int | None:
+        """Return the length of the whole body, None if unknown.
+
+        content_bytes: the length of the response's own body, None if unknown.
+        """
         match self.verdict:
             case Append(total_bytes):
                 return total_bytes
             case RangeVerdict.COMPLETE if self.note is not None:
                 return self.note.offset_bytes
             case _:
-                return coming_bytes
+                return content_bytes
 
     async def drop_unused(self) -> None:
-        """Remove a partial body that does not belong to the URL whose body is being received."""
-        if self.note is not None and self.taken is None:
+        """Remove the partial file of the note if it is not of the body that is being received."""
+        if self.note is not None and self.partial_file is None:
             disk = self._session.services.sink.disk
             await asyncio.wrap_future(disk.forget(self._entry.id, self.note))
             self._carry(None)
 
     async def checkpoint(self, writer: BodyWriter, exchange: HttpExchange) -> int:
-        """Sync the body to disk and note that in Redis, against a crash; return how many bytes are safe.
+        """Sync the body to disk and write its note to Redis: a crash then costs only the bytes after these.
 
-        Raises OSError.
+        Returns their number, or that of all received bytes if the body cannot be resumed. Raises OSError.
         """
         note = self._note_of(exchange)
         if note is None:
@@ -113,10 +116,10 @@ class Resume:
         self._carry_in_redis(msgspec.structs.replace(note, offset_bytes=offset_bytes))
         return offset_bytes
 
-    async def broke_off(self, error: BaseException, writer: BodyWriter, exchange: HttpExchange) -> None:
-        """Keep the part of the body that has come, if the host lets it be resumed."""
+    async def keep_partial(self, error: BaseException, writer: BodyWriter, exchange: HttpExchange) -> None:
+        """Keep the bytes received before the error as a partial file, if the body can be resumed."""
         lane = self._lane
-        note = None if isinstance(error, _USELESS_AFTER) else self._note_of(exchange)
+        note = None if isinstance(error, _DISCARDING_ERRORS) else self._note_of(exchange)
         if note is None or lane.lost or self._entry.batch_id in lane.cancelled:
             self._carry(None)
             return
@@ -125,14 +128,16 @@ class Resume:
         self._carry(msgspec.structs.replace(note, offset_bytes=offset_bytes) if offset_bytes else None)
 
     def _note_of(self, exchange: HttpExchange) -> PartialNote | None:
-        """Return the note, but for its offset, if this body breaks off; None if it cannot be resumed."""
+        """Return the note for this body, with a provisional offset; None if the body cannot be resumed."""
         request, answer = exchange
-        total_bytes = self.whole_bytes(answer.length_bytes)
+        total_bytes = self.total_bytes(answer.length_bytes)
         if isinstance(self.verdict, Append) and self.note is not None:
             return msgspec.structs.replace(self.note, total_bytes=total_bytes)
         fetch = self._entry.fetch
         validator = validator_of(request, answer.status, answer.header)
-        if validator is None or fetch.decode or fetch.lines:  # these look into the body from its beginning
+        if (
+            validator is None or fetch.decode or fetch.lines
+        ):  # decoders and line checks start at the first byte
             return None
         return PartialNote(
             token=self._lane.token,
@@ -144,7 +149,7 @@ class Resume:
         )
 
     def _carry(self, note: PartialNote | None) -> None:
-        """Carry the note in the lane: the fetch is settled or handed back with it."""
+        """Carry the note in the lane: the fetch is settled or returned with it."""
         self.note = note
         entry = self._lane.entries.get(self._entry.id)
         if entry is not None:

@@ -1,4 +1,4 @@
-"""Request an origin's robots.txt, in the place of a fetch and under the same limits."""
+"""Request an origin's robots.txt in the slot of a fetch, under the limits of its lane."""
 
 import asyncio
 from contextlib import closing, nullcontext
@@ -8,7 +8,7 @@ from redis.exceptions import RedisError
 
 from fetchfleet.jobs.contract.entry import Entry, Hop
 from fetchfleet.jobs.contract.urls import FetchUrl, UrlError, lane_of_url, origin_of_url, parse_url
-from fetchfleet.worker.fetch.cases.host_signals import asked_s, host_state, learn
+from fetchfleet.worker.fetch.cases.host_signals import host_state, learn, requested_wait_s
 from fetchfleet.worker.fetch.error_mapping import failure_of
 from fetchfleet.worker.fetch.rules.decide import Finish, Retry, defer_for_robots
 from fetchfleet.worker.fetch.rules.location import target_of
@@ -37,31 +37,31 @@ from fetchfleet.worker.http.exchange import Answer, Trace
 from fetchfleet.worker.lanes import log_events
 
 MAX_EXCHANGE_S = 60.0
-"""For one request, however long the policy lets the host's bodies take: this body is small."""
+"""The longest time for one exchange, whatever the policy's total timeout: the body is small."""
 
 
 class RobotsAnswer(NamedTuple):
-    """The outcome of the request."""
+    """The outcome of a request for a robots.txt."""
 
     outcome: AttemptOutcome
     body: bytes | None = None
-    """Of a 2xx response, None otherwise."""
+    """The body of a 2xx response, None otherwise."""
 
 
 class RobotsRequest:
-    """A request for a robots.txt, with the redirects that RFC 9309 allows; `trace` has its timings."""
+    """A request for a robots.txt, and the redirects that it follows (RFC 9309 §2.3.1.2)."""
 
     def __init__(self, session: FetchSession, entry: Entry, origin: str) -> None:
         self.session = session
         self.entry = entry
         self.origin = origin
         self.trace = Trace(entry)
-        self.away: int | None = None
-        """The status of the redirect that led to another host; None while none did."""
+        self.off_host_status: int | None = None
+        """The status of the redirect to another host; None if the last response came from the lane's host."""
         self._status: int | None = None
 
     async def send(self) -> RobotsAnswer:
-        """Return the answer; raise nothing but CancelledError."""
+        """Return the answer. Raises nothing but CancelledError."""
         lane = self.session.lane
         url, answer = parse_url(f"{self.origin}/robots.txt"), RobotsAnswer(Answered(status=404))
         for hop in range(MAX_HOPS + 1):
@@ -71,14 +71,14 @@ class RobotsRequest:
             try:
                 async with asyncio.timeout(min(left_s, lane.policy.timeouts.total_s, MAX_EXCHANGE_S)):
                     answer, target = await self._exchange(url)
-            except Exception as error:  # noqa: BLE001 whatever it is, the fetch that waits must be settled
+            except Exception as error:  # noqa: BLE001 after any error, the fetch that waits must be settled
                 if isinstance(error, TimeoutError) and lane.clock.now_ms() >= self.entry.deadline_ms:
-                    return RobotsAnswer(Interrupted())  # another fetch may have the time for the request
+                    return RobotsAnswer(Interrupted())  # a fetch with a later deadline may make the request
                 return RobotsAnswer(await failure_of(self.session, self.entry, error, self._status))
             if target is None:
                 break
             url = target
-            self.away = self._status if lane_of_url(url.text) != lane.name else None
+            self.off_host_status = self._status if lane_of_url(url.text) != lane.name else None
         return answer
 
     async def _exchange(self, url: FetchUrl) -> tuple[RobotsAnswer, FetchUrl | None]:
@@ -105,7 +105,7 @@ class RobotsRequest:
             return RobotsAnswer(Answered(status=answer.status), bytes(body[:MAX_BYTES])), None
         await answer.discard()
         now_ms = self.session.lane.clock.now_ms()
-        wait_s = asked_s(answer, now_ms)
+        wait_s = requested_wait_s(answer, now_ms)
         target = None
         if is_redirect(answer.status):
             try:
@@ -115,9 +115,9 @@ class RobotsRequest:
         return RobotsAnswer(Answered(status=answer.status, wait_s=wait_s)), target
 
     async def _may_follow(self, url: FetchUrl) -> bool:
-        """Return whether a redirect may be followed, once the lane's rate allows it, within the deadline.
+        """Return whether to follow a redirect, after a wait for the lane's rate limit, within the deadline.
 
-        The rate of another host is not this lane's matter.
+        A request to another host does not count in this lane's rate.
         """
         lane = self.session.lane
         if lane_of_url(url.text) != lane.name:
@@ -135,7 +135,10 @@ class RobotsRequest:
 
 
 async def rules_for(session: FetchSession, entry: Entry) -> RobotsRules | None:
-    """Return the rules for the next request of the fetch, None if no worker of the fleet knows them."""
+    """Return the rules for the next request of the fetch, from the lane or the fleet's cache.
+
+    None if they must be requested from the host, or are being requested.
+    """
     lane, services = session.lane, session.services
     rules = lane.rules(entry.url)
     if rules is not None or lane.is_asking(entry.url):
@@ -143,11 +146,14 @@ async def rules_for(session: FetchSession, entry: Entry) -> RobotsRules | None:
     origin, token = origin_of_url(entry.url), robots_rules.token_of(services.user_agent)
     text = await session.retry_until_lost(lambda: services.robots.get(origin))
     cached = robots_rules.from_json(text, token, lane.clock.now_ms()) if text else None
-    return await _adopt_rules(session, origin, cached, asked_ms=0) if cached is not None else None
+    return await _adopt_rules(session, origin, cached, requested_ms=0) if cached is not None else None
 
 
 async def request_robots(session: FetchSession, entry: Entry) -> None:
-    """Request the robots.txt in the place of this fetch, which is first in line once the rules are known."""
+    """Request the robots.txt of the fetch's next origin, in the slot of the fetch.
+
+    The fetch becomes the first in the lane's queue once the rules are known, else it ends or waits.
+    """
     lane, services, origin = session.lane, session.services, origin_of_url(entry.url)
     token = robots_rules.token_of(services.user_agent)
     request = RobotsRequest(session, entry, origin)
@@ -156,23 +162,25 @@ async def request_robots(session: FetchSession, entry: Entry) -> None:
         answered = outcome.status if isinstance(outcome, Answered | Failed) else None
         reason = outcome.reason if isinstance(outcome, Failed) else None
         log_events.robots(lane.name, origin, answered, reason, note_of(outcome), services.log)
-        away = request.away
-        learn(session, request.trace, outcome if away is None else Answered(status=away))
+        off_host_status = request.off_host_status
+        learn(
+            session, request.trace, outcome if off_host_status is None else Answered(status=off_host_status)
+        )
         cached: CachedRobots | None = None
-        throttle = throttle_of(outcome) if away is None else None
+        throttle = throttle_of(outcome) if off_host_status is None else None
         match outcome:
             case Answered(status=status) if not throttle and status_of(status) is not RobotsStatus.WAIT:
                 now_ms = lane.clock.now_ms()
                 cached = await asyncio.to_thread(robots_rules.cached_of, token, status, body or b"", now_ms)
-            case Failed(final=True):  # it can never be requested; nor can the fetch, which fails by itself
+            case Failed(final=True):  # no request to this origin can succeed; the fetch itself will fail too
                 cached = robots_rules.unavailable(token, lane.clock.now_ms())
         if cached is not None:
-            await _adopt_rules(session, origin, cached, asked_ms=lane.clock.now_ms())
+            await _adopt_rules(session, origin, cached, requested_ms=lane.clock.now_ms())
             if isinstance(outcome, Answered):
                 ttl_ms = cached.until_ms - lane.clock.now_ms()
                 try:
                     await services.robots.put(origin, robots_rules.to_json(cached), ttl_ms)
-                except (RedisError, OSError) as error:  # other workers request the robots.txt again
+                except (RedisError, OSError) as error:  # another worker will request the robots.txt again
                     services.report_redis_error(error)
         if cached is not None or isinstance(outcome, Interrupted):
             lane.put_back(entry)
@@ -180,12 +188,12 @@ async def request_robots(session: FetchSession, entry: Entry) -> None:
     finally:
         lane.end_asking(origin)
     if not throttle:
-        asked_s = outcome.wait_s if isinstance(outcome, Answered) else None
+        requested_s = outcome.wait_s if isinstance(outcome, Answered) else None
         state = gate.robots_unavailable(
-            lane.gate, lane.policy, lane.clock.now_ms(), services.chance(), asked_s
+            lane.gate, lane.policy, lane.clock.now_ms(), services.chance(), requested_s
         )
         session.change_gate(state, save=True)
-    # The decision follows: it reads when the lane opens, which the lines above may have changed.
+    # Decide after the change of the gate: the decision reads when the lane opens.
     match defer_for_robots(entry, outcome, lane.clock.now_ms(), host_state(session)):
         case Finish() as finish:
             await finish_fetch(session, entry, finish)
@@ -194,11 +202,14 @@ async def request_robots(session: FetchSession, entry: Entry) -> None:
 
 
 async def _adopt_rules(
-    session: FetchSession, origin: str, cached: CachedRobots, *, asked_ms: int
+    session: FetchSession, origin: str, cached: CachedRobots, *, requested_ms: int
 ) -> RobotsRules:
-    """Apply the rules in this lane; asked_ms: when this worker requested them from the host, 0 if not."""
+    """Apply the rules in this lane.
+
+    requested_ms: when this worker requested them from the host, 0 if another worker did.
+    """
     lane = session.lane
     rules = await asyncio.to_thread(RobotsRules, cached.groups, cached.token)
     delay_s = lane.learn_rules(origin, rules, cached.until_ms)
-    session.change_gate(gate.crawl_delay_received(lane.gate, delay_s, asked_ms))
+    session.change_gate(gate.crawl_delay_received(lane.gate, delay_s, requested_ms))
     return rules

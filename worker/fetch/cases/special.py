@@ -1,6 +1,6 @@
-"""The special cases of an attempt: bodies that are resumed, decoded, checked, compared or not there.
+"""The special cases of an attempt: bodies that are resumed, decoded, checked, revalidated or absent.
 
-Also bodies that are large or slow: they are saved from a crash as they come.
+Large and slow bodies too: checkpoints save them from a crash while they stream.
 """
 
 from collections.abc import Awaitable, Callable
@@ -23,7 +23,7 @@ from fetchfleet.worker.sink.index_entry import IndexEntry, StoredAt, Validators
 from fetchfleet.worker.util.clock import mono_s
 
 SPECIAL_FIELDS = frozenset({b"content-encoding", b"content-digest", b"repr-digest"})
-"""A response with one of these fields has a body to decode or to compare."""
+"""Fields of a response whose body has a content coding or digests to check."""
 
 
 class SpecialCases:
@@ -36,102 +36,102 @@ class SpecialCases:
         self._entry = entry
         self._resume = Resume(session, entry) if entry.part is not None else None
         self._decoder = DecoderSlot(session.services.decoder_budget) if entry.fetch.decode else None
-        self._has_looked = False
+        self._index_read = False
         self._known: IndexEntry | None = None
         """The index entry of the stored body, if the fetch revalidates."""
 
     @property
     def part(self) -> object:
-        """The note of the partial body that the fetch carries on, None if there is none."""
+        """The note of the partial file with which the fetch is settled, None if it has no partial file."""
         return self._entry.part if self._resume is None else self._resume.note
 
     @property
-    def has_all(self) -> bool:
-        """True if the response says that nothing of a partial body is missing."""
+    def is_complete(self) -> bool:
+        """True if the response confirms that the partial file is the whole body."""
         return self._resume is not None and self._resume.verdict is RangeVerdict.COMPLETE
 
-    async def prepared(self, request: Hop) -> Hop:
-        """Return the request with what these cases ask for."""
+    async def prepare(self, request: Hop) -> Hop:
+        """Return the request with the headers of the special cases."""
         fetch, resume, lane = self._entry.fetch, self._resume, self._lane
-        if fetch.revalidate and not self._has_looked:
-            self._has_looked = True
-            self._known = await stored_bodies.known_of(fetch, self._services.sink)
+        if fetch.revalidate and not self._index_read:
+            self._index_read = True
+            self._known = await stored_bodies.find_indexed(fetch, self._services.sink)
         if self._decoder is not None:
             request = with_accept_encoding(request, fetch, self._decoder)
         if resume is not None:
-            request = await resume.asked(request)
-        if self._known is not None and (resume is None or resume.taken is None):
+            request = await resume.with_range(request)
+        if self._known is not None and (resume is None or resume.partial_file is None):
             request = conditional(request, self._known)  # else If-Range detects a newer version
         if lane.policy.context:
             chance = self._services.chance
-            request = trace_context.carried(request, fetch, self._entry.id, chance(), chance())
+            request = trace_context.with_context(request, fetch, self._entry.id, chance(), chance())
         return request
 
-    async def refuses(self, answer: Answer) -> bool:
-        """Return whether the response does not fit the request for the rest of a body."""
+    async def must_restart(self, answer: Answer) -> bool:
+        """Return whether to repeat the request without a range, as the response does not fit the one sent."""
         return self._resume is not None and await self._resume.judge(answer) is RangeVerdict.REFUSE
 
     def close(self) -> None:
-        """Return what these cases hold."""
+        """Release the partial file and the share of the decoder budget."""
         if self._resume is not None:
             self._resume.close()
         if self._decoder is not None:
             self._decoder.give_back()
 
-    async def not_modified(self, answer: Answer, asked: Hop) -> AttemptOutcome:
-        """Return what a 304 means; asked: the request as it was sent."""
+    async def not_modified(self, answer: Answer, request: Hop) -> AttemptOutcome:
+        """Return the outcome of a 304 to the request, as it was sent."""
         fetch, sink = self._entry.fetch, self._services.sink
-        return await stored_bodies.not_modified(answer, asked, fetch, self._known, sink)
+        return await stored_bodies.not_modified(answer, request, fetch, self._known, sink)
 
-    async def stored(self, answer: Answer, request: Hop, hops: int) -> AttemptOutcome:
+    async def store(self, answer: Answer, request: Hop, hops: int) -> AttemptOutcome:
         """Store the body of a response, checked against its length and digests."""
         fetch, policy, resume = self._entry.fetch, self._lane.policy, self._resume
-        resumed = resume is not None and resume.taken is not None
-        asked_for_range = any(name.lower() == "range" for name, _ in request.headers)
-        if answer.status == 206 and not resumed and not asked_for_range:
-            raise errors.BadAnswerError("206 although no range was asked for")
-        found = validators_of(request.url, answer.header)
+        resumed = resume is not None and resume.partial_file is not None
+        has_range = any(name.lower() == "range" for name, _ in request.headers)
+        if answer.status == 206 and not resumed and not has_range:
+            raise errors.BadAnswerError("206 in response to a request without Range")
+        validators = validators_of(request.url, answer.header)
         if request.method == "HEAD":
-            return await self._store_head(answer, request, found)
+            return await self._store_head(answer, request, validators)
 
         max_bytes = fetch.size_limit(policy.max_bytes)
         body = BodyPipeline(answer, fetch, policy, max_bytes)
         if self._decoder is not None and not body.may_decode(self._decoder) and may_repeat(self._entry):
             return Interrupted(
                 wait_s=self._services.parameters.decoder_pause_s,
-                note="as many bodies with large windows come as may",
+                note="no decoder with a large window is free",
             )
         whole = answer.status in {200, 203} and request.method == "GET"
-        partly = answer.status == 206 and resumed
-        digests = body.host_digests(whole=whole, resumed=partly) if answer.status != 416 else ()
-        if body.decodes:  # what the host says is of the coded body (RFC 9530 §2, §3)
+        rest_only = answer.status == 206 and resumed
+        digests = body.host_digests(whole=whole, resumed=rest_only) if answer.status != 416 else ()
+        if body.decodes:  # length and digests of the host are those of the coded body (RFC 9530 §2, §3)
             body.check_coded(digests)
             expected = Expected(None, fetch.sha256, max_bytes)
         else:
             length_bytes = body.length_bytes
             if resume is not None:
                 await resume.hash_by(dict(digests))
-                length_bytes = resume.whole_bytes(length_bytes)
+                length_bytes = resume.total_bytes(length_bytes)
             expected = Expected(length_bytes, fetch.sha256, max_bytes, digests)
 
-        # A body is found again by the URL of its fetch, which a redirect may have left.
+        # The index finds a body by the fetch's URL, so the policy of that host applies, not the redirect's.
         origin_policy = self._services.policy_of(fetch) if hops else policy
-        indexed = fetch.revalidate or stale_fallback.in_force(fetch, origin_policy)
-        options = StorageOptions(found if indexed else None, origin_policy.durability)
+        indexed = fetch.revalidate or stale_fallback.is_allowed(fetch, origin_policy)
+        options = StorageOptions(validators if indexed else None, origin_policy.durability)
         stored = await self._receive(HttpExchange(request, answer), body, expected, options)
         if not isinstance(stored, StoredAt):
             return stored
         return Stored(
             status=answer.status,
             at=stored,
-            validators=found,
+            validators=validators,
             coding=body.coding,
             lines=body.lines,
             unverified=answer.ends_with_connection and not (body.coding_ended or expected.shows_the_whole),
         )
 
-    async def _store_head(self, answer: Answer, request: Hop, found: Validators) -> AttemptOutcome:
-        """Store a response without a body, if the sink stores such responses."""
+    async def _store_head(self, answer: Answer, request: Hop, validators: Validators) -> AttemptOutcome:
+        """Store the response to a HEAD request, if the sink stores such responses."""
         lane, sink = self._lane, self._services.sink
         await answer.discard()
         at: StoredAt | None = None
@@ -146,28 +146,29 @@ class SpecialCases:
             if stored is None:
                 return Interrupted()
             at = stored._replace(size_bytes=0, sha256="")
-        return Stored(status=answer.status, at=at, validators=found)
+        return Stored(status=answer.status, at=at, validators=validators)
 
     async def _receive(
         self, exchange: HttpExchange, body: BodyPipeline, expected: Expected, options: StorageOptions
     ) -> StoredAt | AttemptOutcome:
-        """Write the body to the sink; if it breaks off, keep what has come for a later attempt."""
+        """Write the body to the sink; if it breaks off, keep the received bytes for a later attempt."""
         lane, sink, resume = self._lane, self._services.sink, self._resume
         if resume is not None:
             await resume.drop_unused()
-        taken = resume.taken if resume is not None else None
-        writer = sink.writer(self._entry, lane.token, expected, options, taken, exchange)
+        partial_file = resume.partial_file if resume is not None else None
+        writer = sink.writer(self._entry, lane.token, expected, options, partial_file, exchange)
         try:
-            if not self.has_all:
+            if not self.is_complete:
                 parameters = self._services.parameters
                 save_bytes = writer.size_bytes + parameters.checkpoint_bytes
                 save_s = mono_s() + parameters.checkpoint_s
                 await self.receive(body.receive, writer, exchange, save_bytes, save_s)
             return await writer.commit(lane.may_place) or Interrupted()
         except errors.ExistsError as error:
-            return await stored_bodies.since_then(self._entry, exchange.answer.status, error, self._services)
+            status = exchange.answer.status
+            return await stored_bodies.created_meanwhile(self._entry, status, error, self._services)
         except BaseException as error:
-            await self.broke_off(error, writer, exchange)
+            await self.keep_partial(error, writer, exchange)
             raise
         finally:
             await writer.aclose()
@@ -180,9 +181,9 @@ class SpecialCases:
         save_bytes: int,
         save_s: float,
     ) -> None:
-        """Write the pieces that `receive` returns up to an empty one, and save the body as it comes.
+        """Write the pieces that `receive` returns up to an empty one, with checkpoints of the body.
 
-        First at save_bytes, or at save_s (monotonic).
+        save_bytes, save_s: the size and the monotonic time of the first checkpoint, whichever comes first.
         """
         parameters = self._services.parameters
         while True:
@@ -198,7 +199,7 @@ class SpecialCases:
                 return
             writer.write(piece)
 
-    async def broke_off(self, error: BaseException, writer: BodyWriter, exchange: HttpExchange) -> None:
-        """Keep the part of the body that has come, if the host lets it be resumed."""
+    async def keep_partial(self, error: BaseException, writer: BodyWriter, exchange: HttpExchange) -> None:
+        """Keep the bytes received before the error as a partial file, if the body can be resumed."""
         self._resume = self._resume or Resume(self._session, self._entry)
-        await self._resume.broke_off(error, writer, exchange)
+        await self._resume.keep_partial(error, writer, exchange)

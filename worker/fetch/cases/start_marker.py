@@ -1,4 +1,4 @@
-"""Note in Redis that a fetch starts, before it does: after a crash the decision depends on it."""
+"""Write a start marker to Redis before a fetch starts: the decision after a crash depends on it."""
 
 import asyncio
 import functools
@@ -18,16 +18,16 @@ A = TypeVar("A")
 async def run_marked(
     session: FetchSession,
     entry: Entry,
-    attempted: Callable[[FetchSession, Entry], Awaitable[A]],
+    run_attempt: Callable[[FetchSession, Entry], Awaitable[A]],
     conclude: Callable[[A], Awaitable[None]],
 ) -> bool:
-    """Attempt the fetch once Redis knows that it starts, then conclude it.
+    """Attempt the fetch once Redis has its start marker, then conclude it.
 
-    A suspect runs where none but it can be blamed for a death, until Redis knows what became of it. False if
-    its deadline passed before it might start.
+    A suspect runs in isolation until Redis has its settlement. Returns False if the deadline passed while it
+    waited for the isolation.
     """
     if not crashes.is_suspect(entry):
-        await conclude(await _marked(session, entry, attempted))
+        await conclude(await _attempt_marked(session, entry, run_attempt))
         return True
     lane, isolation = session.lane, session.services.isolation
     try:
@@ -36,31 +36,31 @@ async def run_marked(
     except TimeoutError:
         return False
     try:
-        await conclude(await _marked(session, entry, attempted))
+        await conclude(await _attempt_marked(session, entry, run_attempt))
         await session.services.settler.caught_up(lane)
     finally:
         isolation.end()
     return True
 
 
-async def _marked(
-    session: FetchSession, entry: Entry, attempted: Callable[[FetchSession, Entry], Awaitable[A]]
+async def _attempt_marked(
+    session: FetchSession, entry: Entry, run_attempt: Callable[[FetchSession, Entry], Awaitable[A]]
 ) -> A:
-    started, noted = msgspec.structs.replace(entry, begun=True), asyncio.Event()
-    session.settle(settler.started(started, noted.set))
-    await noted.wait()
+    started, written = msgspec.structs.replace(entry, begun=True), asyncio.Event()
+    session.settle(settler.started(started, written.set))
+    await written.wait()
     session.lane.rewrite(started)
     if not crashes.is_suspect(entry):  # a suspect may have begun meanwhile
-        await session.services.isolation.opened()
-    timer = asyncio.get_running_loop().call_later(crashes.SOON_S, _outlive, session, entry.id)
+        await session.services.isolation.wait_open()
+    timer = asyncio.get_running_loop().call_later(crashes.SOON_S, _mark_outlived, session, entry.id)
     try:
-        return await attempted(session, entry)
+        return await run_attempt(session, entry)
     finally:
         timer.cancel()
 
 
-def _outlive(session: FetchSession, fetch_id: str) -> None:
-    """Note in Redis that the worker has outlived the start of the fetch."""
+def _mark_outlived(session: FetchSession, fetch_id: str) -> None:
+    """Write to Redis that the worker has outlived the start of the fetch."""
     entry = session.lane.entries.get(fetch_id)
     if entry is not None and not session.lane.lost:
         outlived = msgspec.structs.replace(entry, outlived=True)

@@ -1,4 +1,4 @@
-"""Bodies that are there already: a file at the dest of a fetch, or a stored body that its host confirms."""
+"""Bodies stored before: a file at the dest of a fetch, or a body that the host confirms with a 304."""
 
 from fetchfleet.jobs.contract.conditions import is_conditional
 from fetchfleet.jobs.contract.entry import Entry, Hop
@@ -14,11 +14,11 @@ from fetchfleet.worker.http.exchange import Answer
 from fetchfleet.worker.sink.base import Sink
 from fetchfleet.worker.sink.index_entry import IndexEntry, StoredBody
 
-GONE = "the stored file changed while its host was asked whether it is the newest"
+GONE = "the stored file changed while it was revalidated"
 
 
 async def at_dest(entry: Entry, services: FetchServices) -> AlreadyExists | None:
-    """Return the file at the fetch's dest, if that decides what becomes of the fetch."""
+    """Return the file at the fetch's dest, unless the fetch replaces it."""
     fetch = entry.fetch
     if fetch.if_exists == IfExists.REPLACE or fetch.dest is None or services.sink.stored is None:
         return None
@@ -26,51 +26,57 @@ async def at_dest(entry: Entry, services: FetchServices) -> AlreadyExists | None
     return None if size_bytes is None else AlreadyExists(path=fetch.dest, size_bytes=size_bytes)
 
 
-def meaning(entry: Entry, found: AlreadyExists) -> tuple[Finish, AttemptOutcome]:
-    """Return how a fetch ends whose dest exists before its request."""
+def end_at_existing(entry: Entry, existing: AlreadyExists) -> tuple[Finish, AttemptOutcome]:
+    """Return the end of a fetch whose dest exists before its request is sent."""
     if entry.fetch.if_exists == IfExists.SKIP:
-        return UNCHANGED, found
-    return EXISTS, Interrupted(note=f"{found.path!r} is there already")
+        return UNCHANGED, existing
+    return EXISTS, Interrupted(note=f"{existing.path!r} exists already")
 
 
-async def since_then(
+async def created_meanwhile(
     entry: Entry, status: int, error: ExistsError, services: FetchServices
 ) -> AttemptOutcome:
-    """Return the outcome of a body that came after its dest had been created: that file stays."""
-    found = await at_dest(entry, services) if entry.fetch.if_exists == IfExists.SKIP else None
-    if found is not None:
-        return AlreadyExists(path=found.path, size_bytes=found.size_bytes, status=status)
+    """Return the outcome of a body whose dest was created while it was received; that file stays.
+
+    Raises the error unless the fetch skips existing files.
+    """
+    existing = await at_dest(entry, services) if entry.fetch.if_exists == IfExists.SKIP else None
+    if existing is not None:
+        return AlreadyExists(path=existing.path, size_bytes=existing.size_bytes, status=status)
     raise error
 
 
 async def stand_in(
     session: FetchSession, entry: Entry, finish: Finish, outcome: AttemptOutcome
 ) -> StoredBody | None:
-    """Return the body stored before that stands in for a failure, if the host is down and it is wanted."""
+    """Return the body stored before if the host is down and `fallback` is `stale`, else None."""
     closed, services = session.lane.closed(), session.services
-    down = stale_fallback.instead(entry, finish, outcome, closed.why if closed else None)
+    down = stale_fallback.is_host_down(entry, finish, outcome, closed.why if closed else None)
     if not down or services.sink.stored is None:
         return None
-    wanted = stale_fallback.in_force(entry.fetch, services.policy_of(entry.fetch))
-    return await services.sink.stored.find(entry.fetch) if wanted else None
+    allowed = stale_fallback.is_allowed(entry.fetch, services.policy_of(entry.fetch))
+    return await services.sink.stored.find(entry.fetch) if allowed else None
 
 
-async def known_of(fetch: Fetch, sink: Sink) -> IndexEntry | None:
-    """Return the stored and unchanged body of a fetch that revalidates."""
+async def find_indexed(fetch: Fetch, sink: Sink) -> IndexEntry | None:
+    """Return the index entry of the unchanged stored body, if the fetch revalidates."""
     return await sink.stored.known(fetch) if fetch.revalidate and sink.stored is not None else None
 
 
 async def not_modified(
-    answer: Answer, asked: Hop, fetch: Fetch, known: IndexEntry | None, sink: Sink
+    answer: Answer, request: Hop, fetch: Fetch, known: IndexEntry | None, sink: Sink
 ) -> AttemptOutcome:
-    """Return what a 304 means for the stored body; BadAnswerError if the request was not conditional."""
-    if not is_conditional(asked.headers):
-        raise BadAnswerError("304 although nothing conditional was asked")
-    received = validators_of(asked.url, answer.header)
+    """Return the outcome of a 304. Raises BadAnswerError if the request was not conditional.
+
+    known: the index entry whose validators the request may have.
+    """
+    if not is_conditional(request.headers):
+        raise BadAnswerError("304 in response to an unconditional request")
+    received = validators_of(request.url, answer.header)
     stored = sink.stored
-    if known is not None and known.url == asked.url and stored is not None:
+    if known is not None and known.url == request.url and stored is not None:
         if not await stored.unchanged(known):
-            return Interrupted(note=GONE)  # asked again, for the whole of it
+            return Interrupted(note=GONE)  # the next attempt requests the whole body
         return Unchanged(
             path=known.path,
             size_bytes=known.bytes,
@@ -79,13 +85,13 @@ async def not_modified(
             last_modified=received.last_modified or known.last_modified,
         )
     etag, last_modified = received.etag or fetch.etag, received.last_modified or fetch.last_modified
-    here = await stored.at_dest(fetch) if stored is not None and (fetch.etag or fetch.last_modified) else None
-    if here is None:
+    body = await stored.at_dest(fetch) if stored is not None and (fetch.etag or fetch.last_modified) else None
+    if body is None:
         return Unchanged(etag=etag, last_modified=last_modified)
     return Unchanged(
-        path=here.path,
-        size_bytes=here.size_bytes,
-        sha256=here.sha256,
+        path=body.path,
+        size_bytes=body.size_bytes,
+        sha256=body.sha256,
         etag=etag,
         last_modified=last_modified,
     )

@@ -1,4 +1,4 @@
-"""End fetches that must not be attempted here."""
+"""End fetches that this worker must not attempt."""
 
 from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.field_checks import IfExists
@@ -15,10 +15,10 @@ from fetchfleet.worker.gate.gate import WaitReason
 
 
 async def end_unattempted(session: FetchSession, entry: Entry) -> bool:
-    """End a fetch that must not be attempted here; return whether it has ended or moved.
+    """End a fetch that this worker must not attempt; return whether it has ended, moved or waits elsewhere.
 
-    Workers crash of it, its deadline has passed, this worker cannot do it, or its dest exists; or it
-    continues in the lane of another host, to which it was redirected, or of its own host's present name.
+    It ends if it keeps crashing workers, its deadline has passed, the sink cannot store it, or its dest
+    exists. It moves if its next request belongs to another lane: a redirect's, or its host's current name.
     """
     fetch, services = entry.fetch, session.services
     if entry.interruptions:
@@ -32,7 +32,7 @@ async def end_unattempted(session: FetchSession, entry: Entry) -> bool:
         if not await move_to_lane(session, entry):
             await finish_fetch(session, entry, CANCELLED)
         return True
-    if services.others is not None and await handover.left_to_others(session, entry):
+    if services.others is not None and await handover.hand_over(session, entry):
         return True
     refusal = services.sink.refusal(fetch)
     if refusal is not None:
@@ -41,10 +41,10 @@ async def end_unattempted(session: FetchSession, entry: Entry) -> bool:
         return True
     if fetch.dest is None or fetch.if_exists == IfExists.REPLACE:
         return False
-    found = await stored_bodies.at_dest(entry, services)
-    if found is not None:
-        await finish_fetch(session, entry, *stored_bodies.meaning(entry, found))
-    return found is not None
+    existing = await stored_bodies.at_dest(entry, services)
+    if existing is not None:
+        await finish_fetch(session, entry, *stored_bodies.end_at_existing(entry, existing))
+    return existing is not None
 
 
 async def end_if_expired(session: FetchSession, entry: Entry) -> bool:

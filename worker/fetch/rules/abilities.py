@@ -1,7 +1,7 @@
-"""The abilities in which workers of one fleet may differ, and what a fetch needs of them. Pure.
+"""The abilities and settings in which the workers of a fleet may differ, and the needs of a fetch. Pure.
 
-A fetch needs an ability (a named file, a folder to send from), or another worker than those that have tried
-it: a file that one in folder lacks may be in another, and one worker alone may be allowed to dial an address.
+A fetch may need an ability (named files, an in folder), or a worker with other settings than those that tried
+it: a file may be missing in one in folder only, and an address may be refused by one worker only.
 """
 
 from collections.abc import Iterable
@@ -16,64 +16,67 @@ class Ability(StrEnum):
     """An ability that some workers have."""
 
     FILES = "files"
-    """Bodies are files of their own: `dest` and `decode` (`--sink files`)."""
+    """Each body is a file of its own (`--sink files`), as `dest` and `decode` require."""
     IN_FOLDER = "in_folder"
-    """There is an in folder for `body_file` (`--in`)."""
+    """Request bodies can be read from an in folder (`--in`), as `body_file` requires."""
 
 
-IN_WORDS = {
+ABILITY_OPTIONS = {
     Ability.FILES: "--sink files (for dest or decode)",
     Ability.IN_FOLDER: "--in (for body_file)",
 }
+"""The option of `fetchfleet worker` that gives a worker the ability, for people."""
 
 
-class Place(StrEnum):
-    """The setting of a worker that may have ended an attempt, where another worker's would not."""
+class SettingKind(StrEnum):
+    """A setting that may make an attempt fail on one worker and not on another."""
 
     IN_FOLDER = "in_folder"
     EGRESS = "egress"
-    """The networks and the policy file."""
+    """The allowed networks and the policy file."""
     POLICY = "policy"
-    """The policy file: whom it trusts, and its client certificates."""
+    """The policy file, for its CA bundles and client certificates."""
 
 
-PLACES = {
-    Reason.NO_BODY_FILE: Place.IN_FOLDER,
-    Reason.EGRESS_REFUSED: Place.EGRESS,
-    Reason.TLS: Place.POLICY,
+SETTING_OF_REASON = {
+    Reason.NO_BODY_FILE: SettingKind.IN_FOLDER,
+    Reason.EGRESS_REFUSED: SettingKind.EGRESS,
+    Reason.TLS: SettingKind.POLICY,
 }
-"""The reasons to end a fetch that may hold for one worker only, with the setting that they come from."""
+"""The final reasons that may hold for one worker only, with the setting that causes each."""
 
 
 class Needs(NamedTuple):
-    """The needs of a fetch. tried: places, as `place` writes them, in which it was tried in vain."""
+    """The needs of a fetch."""
 
     abilities: frozenset[str]
     tried: frozenset[str] = frozenset()
+    """The settings with which it failed, each as `setting_text` writes it."""
 
     def __str__(self) -> str:
         """Return the text that `parse` reads."""
-        return " ".join([*sorted(self.abilities), *(f"!{place}" for place in sorted(self.tried))])
+        return " ".join([*sorted(self.abilities), *(f"!{setting}" for setting in sorted(self.tried))])
 
 
 class Abilities(NamedTuple):
-    """The abilities of a worker, and the places of its attempts."""
+    """The abilities and settings of a worker."""
 
-    has: frozenset[str]
-    places: frozenset[str] = frozenset()
+    names: frozenset[str]
+    settings: frozenset[str] = frozenset()
+    """Each as `setting_text` writes it."""
 
-    def lacks(self, needs: Needs) -> frozenset[str]:
+    def unmet(self, needs: Needs) -> frozenset[str]:
         """Return the needs that this worker does not meet; empty if it can do the fetch."""
-        return (needs.abilities - self.has) | (needs.tried & self.places)
+        return (needs.abilities - self.names) | (needs.tried & self.settings)
 
-    def place_of(self, reason: Reason) -> str:
-        """Return the place of this worker from which the reason comes; empty if there is none."""
-        kind = PLACES[reason]
-        return next((found for found in self.places if found.startswith(f"{kind}:")), "")
+    def setting_of(self, reason: Reason) -> str:
+        """Return this worker's setting that may have caused the reason; empty if it has none of that kind."""
+        kind = SETTING_OF_REASON[reason]
+        return next((setting for setting in self.settings if setting.startswith(f"{kind}:")), "")
 
 
-def place(kind: Place, digest: str) -> str:
-    """Return the text of a place; digest: tells it from the places of other workers."""
+def setting_text(kind: SettingKind, digest: str) -> str:
+    """Return the text of a setting. digest: of its value; equal on workers with equal settings."""
     return f"{kind}:{digest}"
 
 
@@ -88,13 +91,16 @@ def needs_of(entry: Entry) -> Needs:
 
 
 def parse(text: str) -> Needs:
-    """Parse the text of needs. What a newer worker has added is an ability that no older one has."""
+    """Parse the text of needs. A word of a newer version is an ability that no worker of this one has."""
     words = text.split()
     tried = frozenset(word[1:] for word in words if word.startswith("!"))
     return Needs(frozenset(word for word in words if not word.startswith("!")), tried)
 
 
-def in_words(abilities: Iterable[str]) -> str:
-    """Return for people which worker a fetch waits for; without abilities, one that has not tried it."""
-    names = [IN_WORDS.get(Ability(one), one) if one in set(Ability) else one for one in sorted(abilities)]
-    return f"a worker with {' and '.join(names)}" if names else "a worker with other settings"
+def describe_worker(abilities: Iterable[str]) -> str:
+    """Return a phrase for the worker that a fetch waits for; without abilities, one with other settings."""
+    options = [
+        ABILITY_OPTIONS.get(Ability(name), name) if name in set(Ability) else name
+        for name in sorted(abilities)
+    ]
+    return f"a worker with {' and '.join(options)}" if options else "a worker with other settings"

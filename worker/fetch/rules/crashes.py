@@ -1,4 +1,4 @@
-"""The consequences for a fetch whose worker died or stopped it. Pure."""
+"""The consequences for a fetch after its worker died or stopped it. Pure."""
 
 import msgspec
 
@@ -7,35 +7,36 @@ from fetchfleet.jobs.contract.model import Outcome, Reason
 from fetchfleet.worker.fetch.rules.decide import Finish, may_repeat
 
 MAX_CRASHES = 3
-"""After so many crashes of its workers the fetch is taken to be their cause, as in Sidekiq."""
+"""Crashes of its workers after which a fetch counts as their cause, as in Sidekiq."""
 
 SOON_S = 0.25
-"""A worker that dies within this time of the start of a fetch may well have died of it."""
+"""The time after the start of a fetch in which a death of the worker is likely due to the fetch."""
 
 DEATHS_BY_ONE_FETCH = MAX_CRASHES - 1
-"""If more other workers died lately than one fetch accounts for, workers also die of something else."""
+"""Deaths of other workers that one fetch explains. If more died recently, there is another cause too."""
 
 _QUARTERS = 4
+"""A crash counts in quarters."""
 _SOON_QUARTERS = 2
 _LATE_QUARTERS = 1
 
 
 def is_suspect(entry: Entry) -> bool:
-    """Return whether the fetch may be crashing its workers. One more crash may end it, so it runs alone."""
+    """Return whether one more crash may end the fetch as poison; it then starts in isolation."""
     return entry.crashes >= MAX_CRASHES - 1
 
 
 def needs_start_marker(entry: Entry) -> bool:
-    """Return whether Redis must know of the start first: after a crash the decision depends on it."""
+    """Return whether a start marker must reach Redis first: the decision after a crash depends on it."""
     return bool(entry.crashes) or not may_repeat(entry)
 
 
 def crashed(entry: Entry, other_deaths: int = 0) -> Entry:
     """Return the entry after the worker that had claimed it died.
 
-    other_deaths: how many other workers died lately. The first crash counts whole, whatever it was.
-    A later one counts if the fetch had started: whole in a fleet that is quiet otherwise; half if workers die
-    anyway; a quarter if the worker also outlived the start.
+    The first crash counts fully. A later one counts only if the fetch had started: fully, or half if more
+    other workers died than one fetch explains, or a quarter if this worker then also outlived the start.
+    other_deaths: the number of other workers that died recently.
     """
     if not entry.crashes or other_deaths <= DEATHS_BY_ONE_FETCH:
         return _cut_off(entry, _QUARTERS)
@@ -43,12 +44,12 @@ def crashed(entry: Entry, other_deaths: int = 0) -> Entry:
 
 
 def interrupted(entry: Entry) -> Entry:
-    """Return the entry after it was handed back unfinished."""
+    """Return the entry after its claim was returned to the lane's queue unfinished."""
     return _cut_off(entry, 0)
 
 
 def _cut_off(entry: Entry, quarters: int) -> Entry:
-    """Count an interruption, unless the fetch is known not to have started."""
+    """Count an interruption and these quarters of a crash, unless the fetch surely had not started."""
     if needs_start_marker(entry) and not entry.begun:
         return entry
     whole, doubts = divmod(entry.doubts + quarters, _QUARTERS)
@@ -63,7 +64,7 @@ def _cut_off(entry: Entry, quarters: int) -> Entry:
 
 
 def poisoned(entry: Entry) -> Finish | None:
-    """Return the end of a fetch that keeps crashing workers, or was cut off and must not be repeated."""
+    """Return the end of a fetch that keeps crashing workers, or was interrupted and must not be repeated."""
     if entry.interruptions and not may_repeat(entry):
         return Finish(outcome=Outcome.FAILED, reason=Reason.INTERRUPTED)
     if entry.crashes < MAX_CRASHES:

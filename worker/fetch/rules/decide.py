@@ -1,7 +1,7 @@
-"""The decision after an attempt: result, retry or wait. Pure. The clock and chance are arguments.
+"""The decision after an attempt: result, retry or move to another lane. Pure.
 
-Three counters are kept apart: failures cost an attempt, throttles and interruptions never do. One deadline
-bounds them all.
+Only failures charge an attempt; throttles and interruptions have counters of their own. The deadline bounds
+all three.
 """
 
 import msgspec
@@ -26,7 +26,7 @@ from fetchfleet.worker.policy.model import LanePolicy
 from fetchfleet.worker.util.backoff import full_jitter_s, upward_jitter_s
 
 DISK_DOUBLINGS = 4
-"""How often the pause of a fetch doubles whose body the disk refuses: 5 s, then 10, up to 80."""
+"""How often the pause doubles after the disk refused a body: 5 s, 10 s, up to 80 s by default."""
 
 
 class Finish(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,9 +48,10 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
     """The fetch waits in its lane for another attempt."""
 
     entry: Entry
-    """With its counters after this attempt."""
+    """The entry with its counters after this attempt."""
     wait_s: float
     reason: Reason | None
+    """None if the worker interrupted the attempt without a reason, or a redirect asks to wait."""
 
 
 class MoveLane(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,11 +67,11 @@ class HostState(msgspec.Struct, frozen=True, kw_only=True):
     """The state of the host's gate at the time of a decision."""
 
     opens_ms: int = 0
-    """When the lane opens."""
+    """When the lane opens, by Redis's clock."""
     retry_ms: int = 0
-    """When the retry budget allows one more retry."""
+    """When the retry budget allows one more retry, by Redis's clock."""
     dead: bool = False
-    """Whether the host is given up."""
+    """Whether the host has failed for so long that its fetches end."""
 
 
 def decide(
@@ -81,7 +82,7 @@ def decide(
     host: HostState,
     chance: float,
 ) -> Decision:
-    """Decide what becomes of the fetch; chance in [0, 1)."""
+    """Return the decision about the fetch. chance: a random number in [0, 1), for jitter."""
     match outcome:
         case Stored():
             return STORED
@@ -110,9 +111,9 @@ def decide(
 
 
 def defer_for_robots(entry: Entry, outcome: AttemptOutcome, now_ms: int, host: HostState) -> Finish | Retry:
-    """Decide what becomes of a fetch whose host does not say what its robots.txt allows.
+    """Return the decision about a fetch whose host did not provide a usable robots.txt.
 
-    No attempt is charged: the fetch's own URL was not requested.
+    No attempt is charged, since the fetch's own URL was not requested.
     """
     if host.dead:
         return HOST_DEAD
@@ -124,16 +125,16 @@ def defer_for_robots(entry: Entry, outcome: AttemptOutcome, now_ms: int, host: H
 
 
 def may_repeat(entry: Entry) -> bool:
-    """Return whether the request may be sent twice: by its method, an Idempotency-Key, or its caller."""
+    """Return whether the request may be sent twice: by its method, an Idempotency-Key or `retry_unsafe`."""
     if entry.method in IDEMPOTENT_METHODS or entry.fetch.retry_unsafe:
         return True
     return any(name.lower() == "idempotency-key" for name, _ in entry.request.headers)
 
 
 def expired(entry: Entry, now_ms: int, *, cooling: bool = False) -> Finish | None:
-    """Return the end of a fetch whose deadline has passed, None while there is time.
+    """Return the end of a fetch whose deadline has passed, else None.
 
-    cooling: the host is in a cool-down, because of this fetch or another one.
+    cooling: the host is in a cool-down, whichever fetch caused it.
     """
     if now_ms < entry.deadline_ms:
         return None
@@ -148,11 +149,11 @@ def _failed(
     now_ms: int,
     host: HostState,
     chance: float,
-    asked_s: float | None = None,
+    retry_after_s: float | None = None,
     *,
     safe: bool,
 ) -> Finish | Retry:
-    """Charge an attempt. asked_s: the Retry-After. safe: the request may be sent again."""
+    """Charge an attempt. safe: the request may be sent again."""
     attempts = entry.attempts + 1
     if not safe or attempts >= policy.attempts:
         return Finish(outcome=Outcome.FAILED, reason=reason)
@@ -160,9 +161,9 @@ def _failed(
         return HOST_DEAD
     wait_s = full_jitter_s(attempts, policy.retry_base_s, policy.retry_cap_s, chance)
     wait_s = max(wait_s, (host.retry_ms - now_ms) / 1000)
-    if asked_s is not None:
-        wait_s = max(wait_s, upward_jitter_s(min(asked_s, policy.throttle_cap_s), chance))
-    # The hop stays: the fetch's own URL belongs to another lane, and its method may not be repeatable.
+    if retry_after_s is not None:
+        wait_s = max(wait_s, upward_jitter_s(min(retry_after_s, policy.throttle_cap_s), chance))
+    # The retry repeats the hop: the fetch's own URL may belong to another lane or have an unsafe method.
     after = msgspec.structs.replace(entry, attempts=attempts, last=reason)
     return _retry_in_time(after, wait_s, reason, now_ms)
 
@@ -182,8 +183,8 @@ def _interrupted(entry: Entry, reason: Reason | None, now_ms: int, wait_s: float
 
 
 def _retry_in_time(entry: Entry, wait_s: float, reason: Reason | None, now_ms: int) -> Finish | Retry:
-    """Retry if the wait ends before the deadline; else the fetch fails now."""
+    """Return a retry if the wait ends before the deadline, else the end of the fetch."""
     if now_ms + wait_s * 1000 < entry.deadline_ms:
         return Retry(entry=entry, wait_s=wait_s, reason=reason)
-    late = reason if reason in {Reason.THROTTLED, Reason.DISK} else Reason.DEADLINE
-    return Finish(outcome=Outcome.FAILED, reason=late)
+    end_reason = reason if reason in {Reason.THROTTLED, Reason.DISK} else Reason.DEADLINE
+    return Finish(outcome=Outcome.FAILED, reason=end_reason)

@@ -1,4 +1,4 @@
-"""The outcome of an attempt, and what it says of the host. Pure."""
+"""The outcome of an attempt, and its signal about the host. Pure."""
 
 import msgspec
 
@@ -10,25 +10,26 @@ from fetchfleet.worker.sink.index_entry import StoredAt, Validators
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole body is at its path."""
+    """The complete body is stored."""
 
     status: int
     at: StoredAt | None
     """Without a SHA-256 if the response has no body; None if the sink does not store such responses."""
     validators: Validators
     coding: str | None = None
-    """The content coding in which the body is stored."""
+    """The content coding in which the body is stored; None if it has none."""
     lines: int | None = None
-    """How many JSON lines it has, if the fetch wants them checked."""
+    """The number of JSON lines, if the fetch has them checked."""
     unverified: bool = False
-    """Whether nothing but the end of its connection shows that the body is whole."""
+    """True if only the end of the connection shows that the body is complete."""
 
 
 class Unchanged(msgspec.Struct, frozen=True, kw_only=True):
-    """The host has nothing newer (304); path, size and sha256 are those of the stored body, if any."""
+    """The host has no newer body (304)."""
 
     status: int = 304
     path: str | None = None
+    """The path of the stored body, if the sink has it; its size and digest follow."""
     size_bytes: int | None = None
     sha256: str | None = None
     etag: str | None = None
@@ -36,36 +37,39 @@ class Unchanged(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AlreadyExists(msgspec.Struct, frozen=True, kw_only=True):
-    """A file is at the fetch's dest and stays."""
+    """The fetch's dest exists and is not replaced."""
 
     path: str
     size_bytes: int
     status: int | None = None
-    """The status of a response whose body was received all the same."""
+    """The status of the response, if the file was created while its body was received."""
     sha256: None = None
     etag: None = None
     last_modified: None = None
 
 
 class Answered(msgspec.Struct, frozen=True, kw_only=True):
-    """The host responded without a body to store. wait_s: its Retry-After."""
+    """The host responded without a body to store."""
 
     status: int
     wait_s: float | None = None
+    """The Retry-After, if the response has one."""
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True):
-    """No usable response came."""
+    """The attempt ended without a usable response."""
 
     reason: Reason
     sent: bool = True
-    """Whether the request may have reached the host."""
+    """True if the request may have reached the host."""
     final: bool = False
-    """Whether another attempt would fail in the same way."""
+    """True if another attempt would fail in the same way."""
     status: int | None = None
+    """The status of the response, if its head was received."""
     line: int | None = None
-    """The line of the body that is at fault."""
+    """The number of the invalid line of the body, for `bad_line`."""
     note: str = ""
+    """The details, for logs and results; it may hold secrets until `note_of` redacts it."""
 
 
 class Interrupted(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,16 +77,20 @@ class Interrupted(msgspec.Struct, frozen=True, kw_only=True):
 
     reason: Reason | None = None
     wait_s: float = 0.0
+    """The time before the next attempt."""
     note: str = ""
 
 
 class Redirected(msgspec.Struct, frozen=True, kw_only=True):
-    """A redirect leads to a host with other limits, or asks to wait. wait_s: its Retry-After."""
+    """A redirect leads to another lane, or must wait."""
 
     hop: Hop
+    """The next request."""
     hops: int
+    """The number of redirects, this one included."""
     status: int
     wait_s: float | None = None
+    """The Retry-After, if the response has one."""
 
 
 AttemptOutcome = Stored | Unchanged | AlreadyExists | Answered | Failed | Interrupted | Redirected
@@ -120,37 +128,37 @@ def is_throttle(status: int, wait_s: float | None) -> bool:
 
 
 def is_host_failure(status: int) -> bool:
-    """Return whether the status says that the host failed: any 5xx, standard or not, but two.
+    """Return whether the status is a failure of the host: any code from 500 on but 501 and 505.
 
-    501 and 505 say what the host does not support, and will say so again.
+    Those two name a feature that the host does not support, so a retry gets the same response.
     """
     return status >= 500 and status not in {501, 505}
 
 
 def is_retried(status: int, wait_s: float | None) -> bool:
-    """Return whether the same request may get another answer later; throttles are not among these.
+    """Return whether to retry the request after this status, other than a throttle.
 
-    408 (RFC 9110 §15.5.9), 425 (RFC 8470 §5.2), a failure of the host, or 413 with Retry-After, which tells
-    a temporary limit (RFC 9110 §15.5.14). 421 is none: another connection of the lane is to the same host.
+    True for 408 (RFC 9110 §15.5.9), 425 (RFC 8470 §5.2), a failure of the host, and 413 with Retry-After: a
+    temporary limit (RFC 9110 §15.5.14). False for 421: every connection of the lane is to the same host.
     """
     return status in {408, 425} or is_host_failure(status) or (status == 413 and wait_s is not None)
 
 
 def throttle_of(outcome: AttemptOutcome) -> Answered | None:
-    """Return the response if it is a throttle."""
+    """Return the outcome if it is a throttle, else None."""
     if isinstance(outcome, Answered) and is_throttle(outcome.status, outcome.wait_s):
         return outcome
     return None
 
 
 def note_of(outcome: AttemptOutcome) -> str | None:
-    """Return what exactly was wrong, without secrets; None if nothing is known."""
+    """Return the details of a failure or an interruption, without secrets; None if there are none."""
     note = outcome.note if isinstance(outcome, Failed | Interrupted) else ""
     return redact.text(note) if note else None
 
 
 def host_signal_of(outcome: AttemptOutcome) -> HostSignal:
-    """Return whether the attempt counts for or against the host. A 4xx, 501 or 505 is an answer."""
+    """Return the signal of the attempt about its host. A 4xx, 501 or 505 shows a working host."""
     match outcome:
         case Answered(status=status, wait_s=wait_s):
             if is_throttle(status, wait_s) or status == 503:
@@ -167,15 +175,16 @@ def host_signal_of(outcome: AttemptOutcome) -> HostSignal:
 def observation_of(
     outcome: AttemptOutcome, sent_ms: int, in_flight: int, latency_ms: float | None, fetch_id: str = ""
 ) -> Observation:
-    """Return what the attempt teaches the gate; latency_ms: until the head of the response came.
+    """Return the observation for the gate.
 
-    A request that was not sent says nothing of its fetch: its connection failed, or the host's name.
+    latency_ms: from the request to the head of the response. fetch_id: left out of the observation if the
+    request was not sent, as the fetch is then not the cause: the connection or the name resolution failed.
     """
     signal = host_signal_of(outcome)
     match outcome:
         case Failed(reason=reason, sent=sent):
-            fetch_id = fetch_id if sent else ""
-            return Observation(signal, sent_ms, in_flight, None, reason.value, fetch_id=fetch_id)
+            cause = fetch_id if sent else ""
+            return Observation(signal, sent_ms, in_flight, None, reason.value, fetch_id=cause)
         case Interrupted():
             return Observation(signal, sent_ms, in_flight)
         case _:

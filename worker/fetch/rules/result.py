@@ -20,9 +20,9 @@ from fetchfleet.worker.observability import redact
 from fetchfleet.worker.sink.index_entry import StoredBody
 
 _REPEATED = frozenset({"url", "method", "dest", "key", "meta"})
-"""The fields of a fetch that its result has too."""
+"""The fields of a fetch that its result repeats."""
 
-_NOT_DONE = frozenset({Outcome.FAILED, Outcome.CANCELLED})
+_UNSUCCESSFUL = frozenset({Outcome.FAILED, Outcome.CANCELLED})
 
 
 def result_of(
@@ -34,22 +34,22 @@ def result_of(
     timings: Timings,
     worker_id: str,
 ) -> Result:
-    """Return what the producer reads.
+    """Return the result of a fetch after its last outcome.
 
-    last_url: of the request that went out last, None if the fetch ended without an attempt. stand_in: a body
-    stored before, used in place of a new one.
+    last_url: the URL of the last request, None if the fetch ended without an attempt.
+    stand_in: a body stored before, used in place of a failure.
     """
     if isinstance(outcome, Stored):
         return _result_of_stored(entry, outcome, last_url or entry.fetch.url, timings, worker_id)
     body = outcome if isinstance(outcome, Unchanged | AlreadyExists) else stand_in
     with_validators = body if not isinstance(body, StoredBody) else None
-    asked = last_url is not None and not isinstance(outcome, Interrupted)
+    attempted = last_url is not None and not isinstance(outcome, Interrupted)
     throttled = isinstance(outcome, Answered) and throttle_of(outcome) is not None
-    charged = asked and not throttled and not isinstance(outcome, Redirected)
+    charged = attempted and not throttled and not isinstance(outcome, Redirected)
     return Result(
         id=entry.id,
         url=entry.fetch.url,
-        final_url=_final_url(entry, last_url) if last_url is not None and asked else None,
+        final_url=_final_url(entry, last_url) if last_url is not None and attempted else None,
         outcome=Outcome.UNCHANGED if stand_in else finish.outcome,
         reason=finish.reason,
         status=None if isinstance(outcome, Interrupted) else outcome.status,
@@ -69,7 +69,7 @@ def result_of(
         method=entry.fetch.method,
         dest=entry.fetch.dest,
         key=entry.fetch.key,
-        omitted=omitted_of(entry.fetch) if finish.outcome in _NOT_DONE else None,
+        omitted=omitted_of(entry.fetch) if finish.outcome in _UNSUCCESSFUL else None,
         retry_of=entry.retry_of,
     )
 
@@ -77,7 +77,7 @@ def result_of(
 def _result_of_stored(
     entry: Entry, stored: Stored, last_url: str, timings: Timings, worker_id: str
 ) -> Result:
-    fetch, at, found = entry.fetch, stored.at, stored.validators
+    fetch, at, validators = entry.fetch, stored.at, stored.validators
     return Result(
         id=entry.id,
         url=fetch.url,
@@ -89,8 +89,8 @@ def _result_of_stored(
         path=at.path if at is not None else None,
         offset=at.offset if at is not None else None,
         length=at.length if at is not None else None,
-        etag=found.etag,
-        last_modified=found.last_modified,
+        etag=validators.etag,
+        last_modified=validators.last_modified,
         content_encoding=stored.coding,
         lines=stored.lines,
         unverified=stored.unverified,
@@ -108,10 +108,10 @@ def _result_of_stored(
 
 
 def _final_url(entry: Entry, last_url: str) -> str:
-    """Return the URL of the last request; one that a host has named may hold secrets."""
+    """Return the URL of the last request, redacted if a redirect named it: it may hold secrets."""
     return last_url if last_url == entry.fetch.url else redact.final_url(last_url)
 
 
 def omitted_of(fetch: Fetch) -> list[str]:
-    """Return the names of the fields that a fetch has set and its result does not repeat."""
+    """Return the names of the fields that the fetch sets and its result does not repeat."""
     return [name for name in msgspec.to_builtins(fetch) if name not in _REPEATED]

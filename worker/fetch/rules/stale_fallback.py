@@ -1,4 +1,4 @@
-"""The decision to return a body stored before while the host is down. Pure."""
+"""The decision to use a body stored before while the host is down. Pure."""
 
 from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.field_checks import Fallback
@@ -22,15 +22,16 @@ _DOWN = frozenset(
 _CLOSED_BY_THE_HOST = frozenset({WaitReason.BREAKER, WaitReason.COOL_DOWN, WaitReason.ROBOTS})
 
 
-def in_force(fetch: Fetch, policy: LanePolicy) -> bool:
-    """Return whether a body stored before is wanted; the policy is that of the fetch's own host."""
+def is_allowed(fetch: Fetch, policy: LanePolicy) -> bool:
+    """Return whether the fetch accepts a body stored before. policy: of the host in the fetch's own URL."""
     return fetch.method == "GET" and (fetch.fallback or policy.fallback) == Fallback.STALE
 
 
-def instead(entry: Entry, finish: Finish, outcome: AttemptOutcome, closed: WaitReason | None) -> bool:
-    """Return whether the fetch ends because its host is down; closed: why its lane is, if it is.
+def is_host_down(entry: Entry, finish: Finish, outcome: AttemptOutcome, closed: WaitReason | None) -> bool:
+    """Return whether the fetch ends because its host is down.
 
-    A host that answers with a 4xx is up, and so is one that this worker refuses to reach.
+    A host that responds with a 4xx counts as up, and so does one that the egress policy refuses.
+    closed: why the lane is closed, None if it is open.
     """
     if finish.outcome is not Outcome.FAILED or finish.reason is None:
         return False

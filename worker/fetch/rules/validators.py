@@ -1,4 +1,4 @@
-"""The version of a response, and requests for another version only (RFC 9110 §8.8, §13.1). Pure."""
+"""Validators of responses, and conditional requests with them (RFC 9110 §8.8, §13.1). Pure."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ VALIDATOR_FIELDS = frozenset({b"etag", b"last-modified"})
 
 
 def validators_of(url: str, header: Callable[[str], str | None]) -> Validators:
-    """Return the validators of a response of the URL that are valid in a request."""
+    """Return the validators of a response from the URL, without those that are invalid in a request."""
     etag, last_modified = header("etag"), header("last-modified")
     return Validators(
         url,
@@ -22,7 +22,7 @@ def validators_of(url: str, header: Callable[[str], str | None]) -> Validators:
 
 
 def conditional(request: Hop, known: IndexEntry | None) -> Hop:
-    """Return the request, conditional if what is known came from the URL that is requested."""
+    """Return the request with the validators of the stored body, if that came from the same URL."""
     if known is None or known.url != request.url:
         return request
     conditions = headers_of(known.etag, known.last_modified)
