@@ -1,8 +1,9 @@
 """Generate the JSON Schema of the contract from the structs: types, and docstrings as descriptions."""
 
+import ast
 import inspect
+import itertools
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,9 @@ TYPES = (
     *(PushedBatch, Cancellation, InboxReceipt, MessageRefusal),
 )
 
-_FIELD = re.compile(r"(\w+): (.+)")
-
 
 class UndescribedError(Exception):
-    """A field that the docstring does not describe."""
+    """A field without a docstring below it."""
 
 
 def write() -> None:
@@ -88,30 +87,26 @@ def _file(top: dict[str, Any], definitions: dict[str, Any]) -> str:
 
 
 def _described(of: Any, schema: dict[str, Any]) -> dict[str, Any]:
-    """Add descriptions: the first paragraph of the docstring, and its line for each field."""
-    text = inspect.cleandoc(of.__doc__)
-    schema["description"] = " ".join(text.partition("\n\n")[0].split())
-    lines = _lines_of(text)
+    """Add descriptions: the first paragraph of the struct's docstring, and the docstring of each field."""
+    schema["description"] = " ".join(inspect.cleandoc(of.__doc__).partition("\n\n")[0].split())
+    texts = _field_docstrings(of)
     for name, field in schema.get("properties", {}).items():
-        if name not in lines:
-            raise UndescribedError(f"{of.__name__}: the docstring has no line for {name}")
-        field["description"] = lines[name]
+        if name not in texts:
+            raise UndescribedError(f"{of.__name__}: {name} has no docstring below it")
+        field["description"] = texts[name]
     return schema
 
 
-def _lines_of(text: str) -> dict[str, str]:
-    """Return the text after each `name:`, with its continuation lines."""
-    lines: dict[str, str] = {}
-    name = ""
-    for line in text.splitlines():
-        if field := _FIELD.fullmatch(line):
-            name = field[1]
-            lines[name] = field[2]
-        elif line and name:
-            lines[name] += " " + line.strip()
-        else:
-            name = ""
-    return lines
+def _field_docstrings(of: type) -> dict[str, str]:
+    """Return the string literal that follows each field of a class, with its white space collapsed."""
+    texts: dict[str, str] = {}
+    (definition,) = ast.parse(inspect.getsource(of)).body
+    assert isinstance(definition, ast.ClassDef)
+    for statements in itertools.pairwise(definition.body):
+        match statements:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                texts[name] = " ".join(text.split())
+    return texts
 
 
 if __name__ == "__main__":

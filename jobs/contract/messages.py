@@ -1,11 +1,10 @@
-"""Reads the messages of the inbox and the arguments of arq jobs into fetches, by the same rules. Pure.
+"""Parsers of inbox messages and arq job arguments, by the same rules. Pure.
 
-A message of the inbox is a fetch as in a list of fetches (a URL, or JSON), or a JSON object
-`{"batch": …, "fetches": […]}`. An arq job has the same arguments. The `v` of an object, or of a job, is the
-version of these rules that it needs.
+An inbox message is a URL, a fetch as JSON, or an object `{"batch": …, "fetches": […]}`. An arq job has the
+same arguments. The `v` of an object or a job is the version of these rules that it needs.
 
-A named inbox, whose pusher need not be trusted, takes what the shared one takes, and also batches in parts,
-requests for receipts, and `{"cancel": BATCH}`. Its batch ids begin with the prefix of its name (ids.py).
+A named inbox, whose producer need not be trusted, accepts the same messages. It also accepts batches in
+parts, requests for receipts, and `{"cancel": BATCH}`. Its batch IDs begin with the inbox's prefix (ids.py).
 """
 
 import re
@@ -29,30 +28,28 @@ from fetchfleet.jobs.contract.model import TOO_DEEP, Fetch, as_fetch, decode_fet
 from fetchfleet.jobs.errors import InvalidFetchError, NewerMessageError
 
 MAX_DOOR_BYTES = 8 << 20
-"""The most that one message of the inbox, or one arq job, may hold."""
+"""Largest inbox message or arq job."""
 
 MESSAGE_VERSION = 1
-"""The newest known version of a message; a change that older workers would refuse raises it."""
+"""Newest known version of a message. A change that older workers would refuse increments it."""
 
 T = TypeVar("T")
 
-# The JSON Schema beyond the types; check_batch makes the check, with a better error.
+# For the JSON Schema only: check_batch and check_version have better errors than msgspec.
 _ITEM = {"anyOf": [{"$ref": "#/$defs/Fetch"}, {"type": "string"}]}
 _VERSION = {"maximum": MESSAGE_VERSION}
 _BATCH = {"pattern": f"^[0-9a-f]{{{BATCH_ID_CHARS}}}$"}
 
 
 class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Many fetches in one message of the inbox.
-
-    fetches: each a URL, or an object as in fetch.json; one that is refused refuses the message.
-    batch: 16 hex digits of your own, for a batch that can be found again; pushed twice, it is enqueued once.
-    v: the version of this contract that is needed to read it; workers that do not know it leave it to others.
-    """
+    """Many fetches in one inbox message."""
 
     fetches: list[Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema=_ITEM)]]
+    """Fetches, each a URL or an object as in fetch.json. An invalid one refuses the whole message."""
     batch: Annotated[str | None, msgspec.Meta(extra_json_schema=_BATCH)] = None
+    """Batch ID of your choice, 16 hex digits. A message that is pushed again under it is enqueued once."""
     v: Annotated[int, msgspec.Meta(ge=1, extra_json_schema=_VERSION)] = 1
+    """Version of this contract that the message needs. Workers that do not know it leave it to newer ones."""
 
     def __post_init__(self) -> None:
         """Check the batch id."""
@@ -60,10 +57,11 @@ class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Order(msgspec.Struct, frozen=True):
-    """The fetches of a message; batch is None if a new one may be made."""
+    """The fetches of a message."""
 
     fetches: list[Fetch]
     batch: str | None = None
+    """ID of the batch that they become; None: a generated one."""
 
 
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -72,21 +70,21 @@ _url = msgspec.json.Decoder(Fetch | str)
 
 
 def read_message(message: bytes, known_version: int | None = None) -> Order:
-    """Parse a message of the inbox; raises InvalidFetchError or NewerMessageError.
+    """Parse a message of the shared inbox; raises InvalidFetchError or NewerMessageError.
 
-    known_version: the newest version that the reader knows, MESSAGE_VERSION if None.
+    known_version: newest version that the reader knows, MESSAGE_VERSION if None.
     """
     if len(message) > MAX_DOOR_BYTES:
-        raise InvalidFetchError(f"the message has {len(message)} bytes, {MAX_DOOR_BYTES} are the most")
+        raise InvalidFetchError(f"the message has {len(message)} bytes; the limit is {MAX_DOOR_BYTES}")
     try:
         text = message.decode().strip(SPACE)
     except UnicodeDecodeError:
-        raise InvalidFetchError("neither JSON nor a URL (a pickle is never loaded)") from None
+        raise InvalidFetchError("not UTF-8, so neither JSON nor a URL (a pickle is never loaded)") from None
     if not text.startswith("{"):
-        return Order([_whole(text)])
+        return Order([_checked_fetch(text)])
     try:
         fields = _fields.decode(text)
-        # First: the rest may be in a form that this version does not know.
+        # Before the rest, which may be in a form that this version does not know.
         check_version(msgspec.json.decode(fields.get("v", b"1")), known_version)
         if "fetches" in fields:
             envelope = _envelope.decode(text)
@@ -97,12 +95,12 @@ def read_message(message: bytes, known_version: int | None = None) -> Order:
         raise InvalidFetchError(TOO_DEEP) from None
     if "v" in fields:  # the version is the message's, not a field of the fetch
         del fields["v"]
-        return Order([_fits(decode_fetch(msgspec.json.encode(fields)))])
-    return Order([_fits(decode_fetch(text))])
+        return Order([_serializable(decode_fetch(msgspec.json.encode(fields)))])
+    return Order([_serializable(decode_fetch(text))])
 
 
 def fields_of(message: bytes) -> dict[str, msgspec.Raw]:
-    """Return the fields of a message that is a JSON object, of any version; {} for any other message."""
+    """Return the raw fields of a message of any version; {} if it is not a JSON object."""
     try:
         return _fields.decode(message)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -111,43 +109,43 @@ def fields_of(message: bytes) -> dict[str, msgspec.Raw]:
 
 def read_items(items: Sequence[msgspec.Raw]) -> list[Fetch]:
     """Parse the fetches of a message; raises InvalidFetchError, which names the item by its place, from 0."""
-    return _numbered(items, _of_raw)
+    return _parse_items(items, _parse_raw)
 
 
-def read_arguments(what: Any, batch: Any = None) -> Order:
-    """Parse the arguments of an arq job; raises InvalidFetchError."""
+def read_arguments(fetches: Any, batch: Any = None) -> Order:
+    """Parse the arguments of an arq job: a fetch or a list of them; raises InvalidFetchError."""
     check_batch(batch)
-    if isinstance(what, list):
-        return Order(_numbered(what, _whole), batch)
-    return Order([_whole(what)], batch)
+    if isinstance(fetches, list):
+        return Order(_parse_items(fetches, _checked_fetch), batch)
+    return Order([_checked_fetch(fetches)], batch)
 
 
 def check_version(v: Any, known_version: int | None = None) -> None:
-    """Raise NewerMessageError for an unknown version, InvalidFetchError for an invalid one.
+    """Raise NewerMessageError for a version above the known one, InvalidFetchError for an invalid one.
 
-    known_version: MESSAGE_VERSION if None.
+    known_version: newest version that the reader knows, MESSAGE_VERSION if None.
     """
     known = MESSAGE_VERSION if known_version is None else known_version
     if not isinstance(v, int) or isinstance(v, bool) or v < 1:
-        raise InvalidFetchError("v: is not a whole number from 1")
+        raise InvalidFetchError("v: must be a whole number of at least 1")
     if v > known:
-        raise NewerMessageError(f"v: is above {known}, the newest version that is known here")
+        raise NewerMessageError(f"v: {v} is newer than {known}, the newest version that this worker knows")
 
 
 def check_batch(batch: Any) -> None:
     """Raise InvalidFetchError unless it is None or a batch id."""
     if batch is not None and not (isinstance(batch, str) and is_batch_id(batch)):
         shown = msgspec.json.encode(batch).decode()[:60] if isinstance(batch, str) else type(batch).__name__
-        raise InvalidFetchError(f"batch: {shown} is not a string of {BATCH_ID_CHARS} hex digits")
+        raise InvalidFetchError(f"batch: {shown} is not a string of {BATCH_ID_CHARS} lower-case hex digits")
 
 
-def _numbered(items: Sequence[T], read: Callable[[T], Fetch]) -> list[Fetch]:
-    """Read the fetches; an error names the item by its place, from 0."""
+def _parse_items(items: Sequence[T], parse: Callable[[T], Fetch]) -> list[Fetch]:
+    """Parse the fetches; an error names the item by its place, from 0."""
     fetches: list[Fetch] = []
     dests = Dests("item")
     for place, item in enumerate(items):
         try:
-            fetch = read(item)
+            fetch = parse(item)
             if fetch.dest is not None:
                 dests.add(place, fetch.dest, fetch.if_exists, fetch.key)
             fetches.append(fetch)
@@ -156,16 +154,16 @@ def _numbered(items: Sequence[T], read: Callable[[T], Fetch]) -> list[Fetch]:
     return fetches
 
 
-def _whole(item: Any) -> Fetch:
-    return _fits(as_fetch(item))
+def _checked_fetch(item: Any) -> Fetch:
+    return _serializable(as_fetch(item))
 
 
-def _of_raw(item: msgspec.Raw) -> Fetch:
+def _parse_raw(item: msgspec.Raw) -> Fetch:
     raw = bytes(item)
     if raw.lstrip().startswith(b"{"):
-        return _fits(decode_fetch(raw))
+        return _serializable(decode_fetch(raw))
     try:
-        return _whole(_url.decode(raw))
+        return _checked_fetch(_url.decode(raw))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidFetchError(str(error)) from None
 
@@ -173,14 +171,14 @@ def _of_raw(item: msgspec.Raw) -> Fetch:
 _ANY_ID = fetch_id("0" * BATCH_ID_CHARS, 0)
 
 
-def _fits(fetch: Fetch) -> Fetch:
-    """Return the fetch if it can be serialized: one that cannot must not block the rest of its message."""
+def _serializable(fetch: Fetch) -> Fetch:
+    """Return the fetch; raise InvalidFetchError if it cannot be serialized, before anything is enqueued."""
     serialize_new_entry(_ANY_ID, fetch)
     return fetch
 
 
 PART_FETCHES = 500
-"""The most fetches in a part. Those of part n have the places from (n - 1) * PART_FETCHES on."""
+"""Most fetches in a part. Those of part n have the places from (n - 1) * PART_FETCHES on."""
 
 MAX_PARTS = MAX_BATCH_FETCHES // PART_FETCHES
 
@@ -194,63 +192,60 @@ Item = Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema=_ITEM)]
 
 
 class PushedBatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Many fetches in one message of a named inbox.
-
-    fetches: each a URL, or an object as in fetch.json; one that is refused refuses the message.
-    batch: 16 hex digits that begin with the prefix of the inbox; pushed twice, it is enqueued once.
-    v: the version of this contract that is needed to read it; workers that do not know it leave it to others.
-    part: the number of this part, from 1, of a batch in parts of 1 to 500 fetches, pushed in their order.
-    last: this part is the last one of its batch.
-    receipt: 1 to 32 letters, digits or hyphens: the receipt is also written to ff:batch:BATCH:receipt:NAME.
-    when_full: whether the message waits at a limit of the fleet, or is refused.
-    """
+    """Many fetches in one message of a named inbox."""
 
     fetches: list[Item]
+    """Fetches, each a URL or an object as in fetch.json. An invalid one refuses the whole message."""
     batch: BatchId | None = None
+    """Batch ID: 16 hex digits that begin with the inbox's prefix. Pushed again, it is enqueued once."""
     v: Version = 1
+    """Version of this contract that the message needs. Workers that do not know it leave it to newer ones."""
     part: Annotated[int, msgspec.Meta(ge=1, le=MAX_PARTS)] | None = None
+    """Number of this part, from 1, of a batch that is pushed in order in parts of 1 to 500 fetches."""
     last: bool = False
+    """True for the last part of a batch."""
     receipt: ReceiptName | None = None
+    """Name of a receipt, 1 to 32 letters, digits or hyphens; also written to ff:batch:BATCH:receipt:NAME."""
     when_full: Literal["wait", "refuse"] = "wait"
+    """Behaviour at a backlog limit of the fleet: the message waits, or is refused."""
 
     def __post_init__(self) -> None:
-        """Check what the types do not say."""
+        """Check the values beyond their types."""
         check_batch(self.batch)
         _check_receipt(self.receipt)
         if self.part is None and self.last:
-            raise InvalidFetchError("last: is for a message with a part")
+            raise InvalidFetchError("last: needs a part")
         if self.part is not None and self.batch is None:
             raise InvalidFetchError("part: needs a batch")
         if self.part is not None and not 1 <= len(self.fetches) <= PART_FETCHES:
-            raise InvalidFetchError(f"part: has {len(self.fetches)} fetches, not 1 to {PART_FETCHES}")
+            raise InvalidFetchError(f"part: must have 1 to {PART_FETCHES} fetches, got {len(self.fetches)}")
 
 
 class Cancellation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A message that cancels a batch of the named inbox that it is pushed to.
-
-    cancel: the id of the batch.
-    receipt: 1 to 32 letters, digits or hyphens: the receipt is also written to ff:batch:BATCH:receipt:NAME.
-    v: the version of this contract that is needed to read it; workers that do not know it leave it to others.
-    """
+    """A message that cancels a batch of its named inbox."""
 
     cancel: BatchId
+    """ID of the batch."""
     receipt: ReceiptName | None = None
+    """Name of a receipt, 1 to 32 letters, digits or hyphens; also written to ff:batch:BATCH:receipt:NAME."""
     v: Version = 1
+    """Version of this contract that the message needs. Workers that do not know it leave it to newer ones."""
 
     def __post_init__(self) -> None:
-        """Check the batch id and the name of the receipt."""
+        """Check the batch ID and the name of the receipt."""
         if not is_batch_id(self.cancel):
-            raise InvalidFetchError(f"cancel: is not a string of {BATCH_ID_CHARS} hex digits")
+            raise InvalidFetchError(f"cancel: is not a string of {BATCH_ID_CHARS} lower-case hex digits")
         _check_receipt(self.receipt)
 
 
 class PushedOrder(Order, frozen=True):
-    """An order of a named inbox. may_wait: False if it is to be refused at a limit."""
+    """The fetches of a message of a named inbox; `part`, `last` and `receipt` as in PushedBatch."""
 
     part: int | None = None
     last: bool = False
     receipt: str | None = None
     may_wait: bool = True
+    """False: refuse the message at a backlog limit."""
 
 
 _batch = msgspec.json.Decoder(PushedBatch)
@@ -258,36 +253,36 @@ _cancellation = msgspec.json.Decoder(Cancellation)
 
 
 def read_pushed(message: bytes, inbox: str, known_version: int | None = None) -> PushedOrder | Cancellation:
-    """Parse a message of the named inbox; raises InvalidFetchError or NewerMessageError.
+    """Parse a message of a named inbox; raises InvalidFetchError or NewerMessageError.
 
-    known_version: the newest version that the reader knows, MESSAGE_VERSION if None.
+    known_version: newest version that the reader knows, MESSAGE_VERSION if None.
     """
     fields = fields_of(message) if len(message) <= MAX_DOOR_BYTES else {}
     if not fields.keys() & {"fetches", "cancel"}:
         return PushedOrder(read_message(message, known_version).fetches)
     try:
-        # First: the rest may be in a form that this version does not know.
+        # Before the rest, which may be in a form that this version does not know.
         check_version(msgspec.json.decode(fields.get("v", b"1")), known_version)
         if "cancel" in fields:
             cancellation = _cancellation.decode(message)
             _check_prefix("cancel", cancellation.cancel, inbox)
             return cancellation
-        found = _batch.decode(message)
+        pushed = _batch.decode(message)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidFetchError(str(error)) from None
-    if found.batch is not None:
-        _check_prefix("batch", found.batch, inbox)
-    fetches, may_wait = read_items(found.fetches), found.when_full == "wait"
-    return PushedOrder(fetches, found.batch, found.part, found.last, found.receipt, may_wait)
+    if pushed.batch is not None:
+        _check_prefix("batch", pushed.batch, inbox)
+    fetches, may_wait = read_items(pushed.fetches), pushed.when_full == "wait"
+    return PushedOrder(fetches, pushed.batch, pushed.part, pushed.last, pushed.receipt, may_wait)
 
 
 def scoped_key(inbox: str, key: str) -> str:
-    """Return the key under which a fetch of the inbox is known: no fetch from elsewhere can have it."""
-    return f"{inbox}\0{key}"  # a key of a fetch holds no control character (field_checks.py)
+    """Return a fetch's `key` within a named inbox; no fetch of another inbox or producer can have it."""
+    return f"{inbox}\0{key}"  # the key of a fetch has no control characters (field_checks.py)
 
 
 class MessageRefusal(StrEnum):
-    """The reason for which a message was refused; a closed list."""
+    """The reason of a refused message. The list is closed."""
 
     INVALID = "invalid"
     BATCH_EXISTS = "batch_exists"
@@ -299,24 +294,22 @@ class MessageRefusal(StrEnum):
 
 
 class InboxReceipt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The receipt of a message that names its batch: what became of the message.
-
-    batch: that of the message.
-    part: that of the message.
-    accepted: how many fetches of the message are in the batch, or have the key of an earlier fetch.
-    repeats: for each fetch whose key was taken its id, with the id of the earlier fetch.
-    refused: why the message was refused; null if it was not.
-    note: the exact error.
-    waits: the message waits for room; another receipt will replace this one.
-    """
+    """The receipt of a message that names its batch."""
 
     batch: str
+    """Batch ID of the message."""
     part: int | None = None
+    """Part number of the message; null without one."""
     accepted: int = 0
+    """Number of fetches of the message that are in the batch, or have the key of an earlier fetch."""
     repeats: dict[str, str] = {}
+    """IDs of fetches whose key was taken, each with the ID of the earlier fetch."""
     refused: MessageRefusal | None = None
+    """Reason of a refused message; null if it was carried out or waits."""
     note: str = ""
+    """Exact error."""
     waits: bool = False
+    """True if the message waits at a backlog limit; another receipt will replace this one."""
 
 
 encode_receipt = msgspec.json.Encoder().encode
@@ -324,23 +317,25 @@ decode_receipt = msgspec.json.Decoder(InboxReceipt).decode
 
 
 class ReceiptAddress(msgspec.Struct, frozen=True):
-    """The place of a message's receipt: its batch, the name it asks for, and its part."""
+    """The batch, name and part of a message's receipt."""
 
     batch: str
     name: str = ""
+    """Name that the message gives the receipt; "" for the latest one of the batch."""
     part: int | None = None
 
 
 def address_of(message: bytes, inbox: str) -> ReceiptAddress | None:
-    """Return where the receipt of an invalid message belongs; None if the message does not say."""
-    found: dict[str, Any] = {}
+    """Return the address of the receipt of an invalid message; None if no valid batch ID can be read."""
+    values: dict[str, Any] = {}
     for name, raw in fields_of(message).items():
         if name in {"batch", "cancel", "receipt", "part"}:
             try:
-                found[name] = msgspec.json.decode(raw)
+                values[name] = msgspec.json.decode(raw)
             except (msgspec.DecodeError, RecursionError):
                 return None
-    batch, receipt, part = found.get("batch", found.get("cancel")), found.get("receipt"), found.get("part")
+    batch, receipt = values.get("batch", values.get("cancel")), values.get("receipt")
+    part = values.get("part")
     if not (isinstance(batch, str) and is_batch_id(batch) and batch.startswith(inbox_prefix(inbox))):
         return None
     is_part = isinstance(part, int) and not isinstance(part, bool) and 1 <= part <= MAX_PARTS
@@ -350,12 +345,12 @@ def address_of(message: bytes, inbox: str) -> ReceiptAddress | None:
 
 def _check_receipt(name: str | None) -> None:
     if name is not None and not _RECEIPT_NAME.fullmatch(name):
-        raise InvalidFetchError("receipt: is not 1 to 32 letters, digits or hyphens")
+        raise InvalidFetchError("receipt: must be 1 to 32 letters, digits or hyphens")
 
 
 def _check_prefix(field: str, batch_id: str, inbox: str) -> None:
     prefix = inbox_prefix(inbox)
     if not batch_id.startswith(prefix):
         raise InvalidFetchError(
-            f"{field}: {batch_id} does not begin with {prefix}, as the batches of {inbox} do"
+            f"{field}: {batch_id} does not begin with {prefix}, the prefix of the inbox {inbox}"
         )

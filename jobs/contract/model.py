@@ -1,7 +1,6 @@
-"""The contract: what a producer asks for (Fetch) and what it gets back (Result). Pure.
+"""The contract between producers and workers: a Fetch goes in, a Result comes out. Pure.
 
-Both are JSON on the wire and checked whenever they are made or decoded, so that a Fetch that
-exists is a Fetch that may be sent.
+Both are JSON in Redis. A Fetch is checked when it is made or decoded, so every Fetch object is valid.
 """
 
 import hashlib
@@ -19,16 +18,16 @@ from fetchfleet.jobs.contract.urls import UrlError, canonical_url, shown_origin
 from fetchfleet.jobs.errors import InvalidFetchError
 
 TOO_DEEP = "is nested too deeply (recursion limit)"
-"""The error for nesting that exceeds the interpreter's stack; its own text varies by version."""
+"""The error for nesting that exceeds the interpreter's stack; Python's own text varies by version."""
 
 MAX_MESSAGE_BYTES = 2 << 20
-"""Of a fetch as JSON: a body of 1 MiB in base64, and what goes with it."""
+"""Largest fetch as JSON: a body of 1 MiB in base64, and the other fields."""
 DEFAULT_DEADLINE_S = 24 * 3600.0
 MAX_DEADLINE_S = 7 * 24 * 3600.0
 
 
 class Outcome(StrEnum):
-    """The outcome of a fetch; a closed list."""
+    """The outcome of a fetch. The list is closed: an unknown value is not a result."""
 
     STORED = "stored"
     UNCHANGED = "unchanged"
@@ -37,7 +36,7 @@ class Outcome(StrEnum):
 
 
 class Reason(StrEnum):
-    """The reason for a failure; a closed list. docs/results.md explains each, with the remedy."""
+    """The reason of a failure. The list is closed; docs/results.md explains each reason and its remedy."""
 
     BAD_DEST = "bad_dest"
     BAD_ENCODING = "bad_encoding"
@@ -80,7 +79,7 @@ class Reason(StrEnum):
 
 
 class Priority(StrEnum):
-    """The order of a lane's fetches; within one priority, first in, first out."""
+    """The order of a lane's fetches; first in, first out within a priority."""
 
     HIGH = "high"
     NORMAL = "normal"
@@ -88,65 +87,69 @@ class Priority(StrEnum):
 
 
 _UNSET = (field_checks.IfExists.REPLACE.value, None, False, None, None, None, None)
-"""The defaults of the fields of a fetch that few fetches set."""
+"""The defaults of fields that few fetches set, in the order in which `__post_init__` compares them."""
 
 
 class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """One request and where its body goes.
+    """One HTTP request, and where its response body goes. Only `url` is required.
 
-    url: http or https, without user and password; kept in canonical form.
-    method: GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS.
-    headers: sent as given; not those that belong to the connection (Host, Content-Length, …).
-    body: text sent as UTF-8; not with GET, HEAD or OPTIONS.
-    body_base64: the same for any bytes, 1 MiB at most before that.
-    body_file: the same from a file: a relative path inside the workers' in folder.
-    dest: a relative path inside the workers' out folder; without it the name comes from the id.
-    if_exists: what becomes of a file at dest: "replace" (in one step), "skip" (it stays, and no request is
-    made), "fail" (with `exists`).
-    sha256: 64 hex digits that the body must have.
-    max_bytes: a larger body fails with `too_large`.
-    etag: that of an earlier result: what still has it is not sent again, and the fetch ends as unchanged.
-    last_modified: the same by the date of the last change; where both are given, hosts go by the etag.
-    revalidate: the workers do the same by themselves, while the file that they have stored is as it was.
-    decode: ask for a compressed body and store it decoded; sha256 and max_bytes are then of the decoded one.
-    lines: the body must be JSON Lines; a line that is none fails with `bad_line`.
-    priority: high, normal or low.
-    deadline_s: from submit to the end, over all attempts and waits; 24 h unless given, 7 days at most.
-    retry_unsafe: try again although the method is not idempotent; the host may see the request twice.
-    fallback: "stale": when the host is down, what was stored before is the result; "none": never. Without it
-    the workers' policy says which.
-    traceparent: the trace that this fetch is part of (W3C Trace Context); sent to hosts only if the workers'
-    policy says so.
-    tracestate: what goes with it.
-    key: a name of the caller's; for 24 h (or deadline_s, if longer) the same key is the same fetch.
-    meta: any JSON, at most 100 levels deep; comes back in the result, is never sent.
+    Values are checked and put into canonical form when a Fetch is made or decoded. Raises InvalidFetchError,
+    which names the field, the error and the remedy. A Fetch is immutable.
 
-    Raises InvalidFetchError, which names the field.
+        Fetch(url="https://example.com/a.bin", dest="a.bin", headers={"Accept": "*/*"}, key="order 7")
+
+    Request: url, method, headers, body or body_base64 or body_file, etag, last_modified, revalidate.
+    Body: dest, if_exists, sha256, max_bytes, decode, lines.
+    Scheduling: priority, deadline_s, retry_unsafe, fallback, key. Context: traceparent, tracestate, meta.
+    Each field is described below its definition, and in docs/api.md.
     """
 
     url: str
+    """Absolute http or https URL, at most 8192 bytes, no user or password; kept in canonical form."""
     method: str = "GET"
+    """GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS, in upper or lower case."""
     headers: dict[str, str] = {}
+    """Request headers, at most 16 KiB; not those of the connection or framing (Host, Content-Length, …)."""
     body: str | None = None
+    """Request body as text, sent as UTF-8, at most 1 MiB; not with GET, HEAD or OPTIONS."""
     body_base64: str | None = None
+    """Request body in padded base64 (RFC 4648 §4), at most 1 MiB decoded; in place of `body`."""
     body_file: str | None = None
+    """Request body from a file of any size: a relative path in the workers' in folder; in place of `body`."""
     dest: str | None = None
+    """Relative path of the stored body in the workers' out folder; if unset, derived from the fetch ID."""
     if_exists: str = field_checks.IfExists.REPLACE.value
+    """If a file exists at `dest`: "replace" it atomically; "skip": keep it, send no request; "fail"."""
     sha256: str | None = None
+    """SHA-256 that the stored body must have, 64 hex digits; another fails with `digest_mismatch`."""
     max_bytes: int | None = None
+    """Largest body in bytes; a larger one fails with `too_large`. The policy's limit applies too."""
     etag: str | None = None
+    """ETag of an earlier result, GET and HEAD only. If it still matches, the fetch ends as `unchanged`."""
     last_modified: str | None = None
+    """Last-Modified of an earlier result, as `etag`; hosts ignore it if `etag` is set too."""
     revalidate: bool = False
+    """Send the validators of the body that the workers stored, while its file is unmodified; GET only."""
     decode: bool = False
+    """Request a compressed body and store it decoded; `sha256` and `max_bytes` apply to the decoded body."""
     lines: bool = False
+    """Require JSON Lines, one JSON value a line; a line that is not JSON fails with `bad_line`."""
     priority: Priority = Priority.NORMAL
+    """Order among the fetches of one host: high, normal or low; first in, first out within each."""
     deadline_s: float | None = None
+    """Seconds from submit to the end, over all attempts and waits; at most 604800, 86400 if unset."""
     retry_unsafe: bool = False
+    """Retry although the method is not idempotent (POST, PATCH); the host may get the request twice."""
     fallback: str | None = None
+    """If the host is down: "stale" returns the body stored before, "none" fails. The policy's if unset."""
     traceparent: str | None = None
+    """W3C Trace Context of the fetch, for logs; sent to hosts only if the policy sets `context`."""
     tracestate: str | None = None
+    """W3C tracestate; needs `traceparent`."""
     key: str | None = None
+    """Idempotency key, 1 to 200 bytes: for 24 h, or `deadline_s` if longer, one key is one fetch."""
     meta: Any = None
+    """Any JSON value, at most 100 levels deep; returned in the result, never sent to the host."""
 
     def __post_init__(self) -> None:
         """Check every field; put the URL, the method and others into canonical form."""
@@ -193,12 +196,12 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
         return f"<Fetch {self.method} {shown_origin(self.url)}>"
 
     def __rich_repr__(self) -> list[tuple[str, str]]:
-        """Limit what rich shows in a traceback: the rest may be secret."""
+        """Show method and origin only in a traceback of rich: the rest may be secret."""
         return [("method", self.method), ("origin", shown_origin(self.url))]
 
     @property
     def is_plain(self) -> bool:
-        """True if the request goes out as it is, and the body is stored as it comes, if the policy agrees."""
+        """True if the request is sent as it is and the response body stored as received, policy aside."""
         return not (
             self.decode
             or self.lines
@@ -209,94 +212,94 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
         )
 
     def size_limit(self, policy_max_bytes: int) -> int:
-        """Return the largest body by the fetch and by the policy; 0 for no limit, as in the policy."""
+        """Return the size limit of the body in bytes, the smaller of fetch and policy; 0 for no limit."""
         own = self.max_bytes or 0
         return own if own and not 0 < policy_max_bytes < own else policy_max_bytes
 
     @property
     def deadline_ms(self) -> int:
-        """The time allowed from submit to the end, in ms."""
+        """The time allowed from submit to the end: `deadline_s` or its default, in ms."""
         return int((self.deadline_s or DEFAULT_DEADLINE_S) * 1000)
 
 
 class Timings(msgspec.Struct, frozen=True, kw_only=True):
-    """The time that each stage of a fetch took, in ms; null for a stage that was not reached.
-
-    queue_ms: from submit to the start of the last attempt.
-    connect_ms: TCP and TLS of that attempt, 0 on a reused connection.
-    ttfb_ms: from the start of that attempt to the head of its answer.
-    total_ms: from submit to the end.
-    """
+    """Durations of the stages of a fetch, in ms; null for a stage that was not reached."""
 
     queue_ms: float | None = None
+    """From submit to the start of the last attempt."""
     connect_ms: float | None = None
+    """TCP and TLS of the last attempt; 0 on a reused connection."""
     ttfb_ms: float | None = None
+    """From the start of the last attempt to the head of its response."""
     total_ms: float | None = None
+    """From submit to the end."""
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of one fetch. Each fetch gets exactly one.
+    """The outcome of one fetch, and where its body is. Each fetch gets exactly one Result.
 
-    id: of the fetch: its batch's id, a hyphen, and its place in the batch as 8 hex digits.
-    url: of the fetch, in canonical form.
-    outcome: stored, unchanged, failed or cancelled.
-    worker: which one wrote the result.
-    final_url: where redirects led; values of parameters whose names are those of secrets are hidden.
-    reason: why it failed; null for the other outcomes unless stale.
-    status: of the last answer; null without one.
-    bytes: of the body on disk.
-    sha256: of the body on disk, 64 hex digits.
-    path: of the body, relative to the out folder; or of the WARC segment that has it.
-    offset: of the body's record in that segment; null where path is the body.
-    length: of that record, in bytes.
-    etag: of what was stored or is unchanged; null where the host gave none that can be sent back.
-    last_modified: the same.
-    content_encoding: the body on disk is still compressed so, as it was sent; null where it is plain.
-    lines: how many records the body holds; null unless the fetch asks for lines.
-    bad_line: the number of the first line that is no JSON, from 1.
-    stale: the host is down, and path is what was stored before; reason says what was wrong.
-    unverified: only the end of the connection ended the body, so nothing shows that it is whole.
-    attempts: tries, the last one included; bounded by the policy.
-    throttles: waits that the host asked for; they charge no attempt.
-    interruptions: deploys, crashes, a full disk; they charge no attempt.
-    timings: where the time went.
-    meta: that of the fetch.
-    retry_of: the id of the fetch that failed and was submitted again as this one.
-    method: that of the fetch; null if the worker could not tell.
-    dest: the same.
-    key: the same.
-    omitted: the names of the other fields that the fetch has set; null unless it failed or was cancelled.
+    `outcome` is stored, unchanged, failed or cancelled. `path` is the stored body; `reason` says why a fetch
+    failed. Each field is described below its definition, and in docs/results.md with every reason.
     """
 
     id: str
+    """ID of the fetch: its batch ID, a hyphen, and its place in the batch as 8 hex digits."""
     url: str
+    """URL of the fetch, in canonical form."""
     outcome: Outcome
+    """Outcome: stored, unchanged, failed or cancelled."""
     worker: str
+    """ID of the worker that wrote the result."""
     final_url: str | None = None
+    """URL after redirects, with the values of secret parameters masked; null if no request was made."""
     reason: Reason | None = None
+    """Reason of the failure, or of a `stale` result; null otherwise."""
     status: int | None = None
+    """Status code of the last response; null without one."""
     bytes: int | None = None
+    """Size of the body: of the file, or of the body as it was sent (WARC)."""
     sha256: str | None = None
+    """SHA-256 of the same body, 64 hex digits; null for HEAD, and for a kept file of unknown digest."""
     path: str | None = None
+    """Path of the body, relative to the out folder; or of the WARC segment that holds it."""
     offset: int | None = None
+    """Position of the body's WARC record in that segment, in bytes; null if `path` is the body."""
     length: int | None = None
+    """Length of that WARC record, in bytes; null if `path` is the body."""
     etag: str | None = None
+    """ETag of the body, for a later conditional request; null if there is none that can be sent back."""
     last_modified: str | None = None
+    """Last-Modified of the body, as `etag`."""
     content_encoding: str | None = None
+    """Content coding of the stored body, if it is still compressed; null if it is plain."""
     lines: int | None = None
+    """Number of JSON Lines records; null unless the fetch sets `lines`."""
     bad_line: int | None = None
+    """Number of the first line that is not JSON, from 1; with the reason `bad_line`."""
     stale: bool = False
+    """True if the host is down, and `path` is the body stored before; `reason` says what is wrong."""
     unverified: bool = False
+    """True if the body ended with the connection, and no length or digest shows that it is complete."""
     attempts: int = 0
+    """Attempts made, the last included; bounded by the policy."""
     throttles: int = 0
+    """Times that the host asked to back off; no attempt is charged."""
     interruptions: int = 0
+    """Deploys, crashes, lost leases and full disks; no attempt is charged."""
     timings: Timings = Timings()
+    """Durations of the stages."""
     meta: Any = None
+    """The `meta` of the fetch."""
     retry_of: str | None = None
+    """ID of the failed fetch that was submitted again as this one; null otherwise."""
     method: str | None = None
+    """Method of the fetch; null if it is unknown."""
     dest: str | None = None
+    """The `dest` of the fetch; null if unset."""
     key: str | None = None
+    """The `key` of the fetch; null if unset."""
     omitted: list[str] | None = None
+    """Other fields that the fetch sets, by name, if it failed or was cancelled; null otherwise."""
 
 
 def _priority(value: str) -> Priority:
@@ -310,10 +313,7 @@ _values = attrgetter(*Fetch.__struct_fields__)
 
 
 def check_types(fetch: Fetch) -> None:
-    """Require of each value the type of its field: the JSON of another one is not read as a fetch.
-
-    Raises InvalidFetchError.
-    """
+    """Raise InvalidFetchError if a value does not have its field's type: its JSON could not be decoded."""
     fault = _wrong_type(tuple(map(type, _values(fetch))))
     if fault is not None:
         raise InvalidFetchError(fault)
@@ -321,13 +321,13 @@ def check_types(fetch: Fetch) -> None:
 
 @lru_cache(maxsize=1024)
 def _wrong_type(kinds: tuple[type, ...]) -> str | None:
-    """Return which field has a value of a type that its JSON would not be read as, None if none has."""
+    """Return the error for the first value of a wrong type; None if every type fits."""
     for field, kind in zip(msgspec.structs.fields(Fetch), kinds, strict=True):
         hints = field.type.__args__ if isinstance(field.type, UnionType) else (field.type,)
         wanted = tuple(get_origin(hint) or hint for hint in hints)
         if field.type is not Any and not issubclass(kind, wanted):
             names = " or ".join("None" if one is NoneType else one.__name__ for one in wanted)
-            return f"{field.name}: is of type {kind.__name__}, not {names}"
+            return f"{field.name}: must be {names}, got {kind.__name__}"
     return None
 
 
@@ -341,7 +341,7 @@ def decode_fetch(line: bytes | str) -> Fetch:
     try:
         text = line.encode() if isinstance(line, str) else line
         if len(text) > MAX_MESSAGE_BYTES:
-            raise InvalidFetchError(f"the fetch has more than {MAX_MESSAGE_BYTES} bytes")
+            raise InvalidFetchError(f"the fetch has {len(text)} bytes; the limit is {MAX_MESSAGE_BYTES}")
         return _fetch_decoder.decode(text)
     except (msgspec.DecodeError, UnicodeError) as error:
         raise InvalidFetchError(str(error)) from None
@@ -353,12 +353,12 @@ FINGERPRINT_BITS = 48
 
 
 def fingerprint_of(fetch_json: bytes) -> int:
-    """Return a hash of a fetch, given its JSON as this module encodes it."""
+    """Return a hash of FINGERPRINT_BITS bits of a fetch, given its JSON as `encode` writes it."""
     return int.from_bytes(hashlib.blake2b(fetch_json, digest_size=FINGERPRINT_BITS // 8).digest())
 
 
 def record_of(fetch_json: bytes, deadline_ms: int) -> int:
-    """Return what the record of its batch has for a fetch with this JSON and deadline (`keys.record`)."""
+    """Return the value of a fetch in the record of its batch (`keys.record`); never 0."""
     return (fingerprint_of(fetch_json) + deadline_ms) % (1 << FINGERPRINT_BITS) or 1
 
 
@@ -368,7 +368,7 @@ def decode_result(line: bytes) -> Result:
 
 
 def as_fetch(item: "Fetch | str | Mapping[str, Any]") -> Fetch:
-    """Return the Fetch of a Fetch, a URL, or a mapping of the JSON fields.
+    """Convert a URL, or a mapping of the JSON fields, to a Fetch; return a Fetch unchanged.
 
     Raises InvalidFetchError for everything else.
     """
@@ -377,8 +377,8 @@ def as_fetch(item: "Fetch | str | Mapping[str, Any]") -> Fetch:
     if isinstance(item, str):
         return Fetch(url=item)
     try:
-        given: Any = item
-        fetch: Fetch = msgspec.convert(dict(given) if isinstance(given, Mapping) else given, Fetch | str)
+        value: Any = item
+        fetch: Fetch = msgspec.convert(dict(value) if isinstance(value, Mapping) else value, Fetch | str)
     except msgspec.ValidationError as error:
         raise InvalidFetchError(str(error)) from None
     except RecursionError:
