@@ -1,14 +1,13 @@
-"""The public API: enqueue fetches, follow their batch, read results and dead letters.
+"""The public API of fetchfleet: submit fetches, follow their batch, read results and dead letters.
 
-from fetchfleet import Fetch, Fleet
+    from fetchfleet import Fetch, Fleet
 
-async with Fleet("redis://localhost:6379") as fleet:
-    batch = await fleet.submit([Fetch(url="https://example.com/a.bin")])
-    async for result in batch.results():
-        print(result.outcome, result.path)
+    async with Fleet("redis://localhost:6379") as fleet:
+        batch = await fleet.submit([Fetch(url="https://example.com/a.bin")])
+        async for result in batch.results():
+            print(result.outcome, result.path)
 
-Names are re-exported here and defined in fetchfleet.jobs. Importing this package loads neither the worker nor
-arq or httpx.
+The names are defined in fetchfleet.jobs. Importing this package does not import the worker, arq or httpx.
 """
 
 from fetchfleet.jobs.client.batch import Batch, BatchSummary, Counts, Results, Submitted

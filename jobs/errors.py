@@ -2,31 +2,31 @@
 
 JobsError
 ├── BatchError
-│   ├── BatchCancelledError   the batch was cancelled: nothing more may be submitted to it
-│   ├── BatchExistsError      a batch of this id holds other fetches
-│   ├── BatchLostError        Redis has lost fetches of a batch while it was submitted
-│   └── UnknownBatchError     no such batch: never created, or its results have expired
-├── FleetUnreachableError     Redis did not answer for as long as the caller's patience
+│   ├── BatchCancelledError   the batch is cancelled: nothing more can be submitted to it
+│   ├── BatchExistsError      the batch ID belongs to a batch of other fetches
+│   ├── BatchLostError        Redis lost earlier fetches of a batch during the submit
+│   └── UnknownBatchError     no such batch: it never existed, or it has expired
+├── FleetUnreachableError     Redis did not answer for redis_patience_s
 ├── KeyTypeConflictError      a Redis key of fetchfleet holds a value of another type
 ├── FullError
-│   ├── FleetFullError        as many fetches wait as the caller's limits allow
-│   └── RedisFullError        Redis has no memory for more
-├── InvalidFetchError         a fetch that may not be enqueued; nothing of its call was
-├── NewerMessageError         a message or arq job that only a newer worker can read
-├── RoleError                 a call that a producer with an inbox alone may not make
-└── RedisSetupError           a Redis URL that is malformed or would leave a certificate unchecked
-    └── UnsupportedRedisError a server that can never be used: a Redis in cluster mode, or no Redis
+│   ├── FleetFullError        a backlog limit is reached
+│   └── RedisFullError        Redis is at its maxmemory
+├── InvalidFetchError         a fetch is invalid
+├── NewerMessageError         a message or arq job needs a newer worker
+├── RoleError                 a producer with a named inbox only cannot make this call
+└── RedisSetupError           the Redis URL is malformed, or would disable certificate checks
+    └── UnsupportedRedisError the server can never be used: a Redis in cluster mode, or no Redis
 """
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 MAX_REFUSAL_CHARS = 500
-"""Of a line of a refusal: it may quote a value of any length, and goes to logs and dead letters."""
+"""Longest line of an error message that may quote a value; it goes to logs and dead letters."""
 
 
 def shortened(message: str) -> str:
-    """Return the message, with each line cut off that is longer than MAX_REFUSAL_CHARS."""
+    """Cut each line of a message to MAX_REFUSAL_CHARS."""
     if len(message) <= MAX_REFUSAL_CHARS:
         return message
     lines = message.split("\n")
@@ -36,100 +36,107 @@ def shortened(message: str) -> str:
 
 
 class JobsError(Exception):
-    """Base class of the exceptions of this package."""
+    """Base class of the exceptions of the producer's client."""
 
 
 class InvalidFetchError(JobsError, ValueError):
-    """A fetch that may not be enqueued; the message names the field, the error and the remedy."""
+    """A fetch is invalid. The message names the field, the error and the remedy."""
 
     def __init__(self, message: str) -> None:
         super().__init__(shortened(message))
 
 
 class NewerMessageError(JobsError):
-    """A message or an arq job whose `v` this release does not know; a newer worker can read it."""
+    """A message or arq job has a `v` that this release does not know; a newer worker can read it."""
 
 
 class RoleError(JobsError):
-    """A call that a producer with an inbox alone (`Fleet(via="inbox")`) may not make."""
+    """A producer with a named inbox only, `Fleet(via="inbox")`, cannot make this call."""
 
 
 class FleetUnreachableError(JobsError, RedisConnectionError):
-    """Redis, or by an inbox no worker, answered for as long as the `redis_patience_s` of the Fleet.
+    """Redis did not answer for the `redis_patience_s` of the Fleet; with an inbox: no worker answered.
 
-    The workers go on.
-
-    batch_id: the batch of the call, empty if it was about none. position: of the last result read, for
-    `Batch.results(after=position)`; empty if the call read no results. enqueued: the fetches of this submit
-    that are certainly in. The same submit under the same batch id adds those that are not.
+    The workers continue. After an interrupted submit, the same submit under the same batch ID adds the rest.
     """
 
     def __init__(self, message: str, batch_id: str = "", position: str = "", enqueued: int = 0) -> None:
         super().__init__(message)
         self.batch_id = batch_id
+        """Batch of the call; "" if the call concerns no batch."""
         self.position = position
+        """Position of the last result read, for `Batch.results(after=position)`; "" if none was read."""
         self.enqueued = enqueued
+        """Number of fetches of this submit that are certainly enqueued."""
 
 
 class KeyTypeConflictError(JobsError, ResponseError):
-    """The Redis key `key` has the type `found`; fetchfleet needs `wanted`. Nothing was changed."""
+    """A Redis key of fetchfleet holds a value of another type, written by another program.
+
+    The call changed nothing.
+    """
 
     def __init__(self, key: str, found: str, wanted: str) -> None:
         super().__init__(
-            f"the Redis key {key} is a {found}, not a {wanted}: something else has written it;"
-            " RENAME or DEL it (of most keys a running worker sees to that) and try again"
+            f"the Redis key {key} holds a {found}, not a {wanted}: another program has written it;"
+            " RENAME or DEL it, or start a worker, which quarantines most such values, and try again"
         )
         self.key = key
+        """Name of the key."""
         self.found = found
+        """Type of the value found."""
         self.wanted = wanted
+        """Type that fetchfleet needs."""
 
 
 class RedisSetupError(JobsError, ValueError):
-    """A Redis URL that cannot be used."""
+    """The Redis URL is malformed, or would disable certificate checks."""
 
 
 class UnsupportedRedisError(RedisSetupError, ResponseError):
-    """A server that fetchfleet cannot work with: a Redis in cluster mode, or no Redis."""
+    """The server can never be used: a Redis in cluster mode or without scripts, a Sentinel, or no Redis."""
 
 
 class FullError(JobsError):
-    """A limit is reached; `batch_id` is the batch, `enqueued` how many of its fetches are in."""
+    """A limit is reached: the backlog's or the memory's."""
 
     def __init__(self, message: str, batch_id: str = "", enqueued: int = 0) -> None:
         super().__init__(message)
         self.batch_id = batch_id
+        """ID of the batch that was being submitted."""
         self.enqueued = enqueued
+        """Number of its fetches that are enqueued."""
 
 
 class FleetFullError(FullError):
-    """The fleet, or a lane, holds as many fetches as `max_backlog` or `max_lane_backlog` allow."""
+    """The fleet or a lane has no room under `max_backlog` or `max_lane_backlog`."""
 
 
 class RedisFullError(FullError):
-    """Redis has reached its maxmemory."""
+    """Redis is at its maxmemory."""
 
 
 class BatchError(JobsError):
-    """A batch that the call cannot use."""
+    """The call cannot use this batch."""
 
 
 class BatchCancelledError(BatchError):
-    """The batch was cancelled; submit to another."""
+    """The batch is cancelled; submit to another."""
 
 
 class BatchExistsError(BatchError):
-    """A batch of that id holds other fetches; the same id is for the same fetches only."""
+    """The batch ID belongs to a batch of other fetches."""
 
 
 class BatchLostError(BatchError):
-    """Redis has lost fetches of a batch that is being submitted, as a failover may do.
+    """Redis lost earlier fetches of the batch during the submit, for example in a failover.
 
-    The same submit under the same batch id adds them.
+    The same submit under the same batch ID adds them.
     """
 
 
 class UnknownBatchError(BatchError, KeyError):
-    """A batch id that Redis does not hold (results expire 24 h after the last one)."""
+    """Redis has no such batch: it never existed, or it expired 24 h after its last result."""
 
     def __str__(self) -> str:
         return str(self.args[0])

@@ -1,4 +1,4 @@
-"""Patience with a Redis that does not answer: calls are repeated for a limited time, with two log lines."""
+"""Retries for calls to a Redis that does not answer: for a limited time, with two log lines."""
 
 import asyncio
 import logging
@@ -16,48 +16,49 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 FIRST_PAUSE_S = 0.05
-LONGEST_PAUSE_S = 1.0
+MAX_PAUSE_S = 1.0
 
-LATE_S = 1.0
-"""A pause that takes so much longer was no pause: this process was suspended."""
+MAX_DELAY_S = 1.0
+"""A pause that ends later than this after its time shows that this process was suspended."""
 
-LONGEST_CALL_S = CONNECT_TIMEOUT_S + 2 * SOCKET_TIMEOUT_S + LATE_S
-"""More than a call to a Redis that does not answer takes: this process was suspended meanwhile."""
+MAX_CALL_S = CONNECT_TIMEOUT_S + 2 * SOCKET_TIMEOUT_S + MAX_DELAY_S
+"""A call that takes longer shows that this process was suspended: its timeouts are shorter."""
 
 Warn = Callable[[str], None]
 
 
 class Outage:
-    """The time that one call has waited for Redis while this process was awake. It has no clock.
+    """The time that one call has waited for Redis. It reads no clock: the caller adds what it measured.
 
-    A suspended process sees its clock jump. Redis may have been well all the time: the time begins anew.
+    After a suspension of this process the wait restarts at 0, because Redis may have been available.
     """
 
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
         self._pause_s = FIRST_PAUSE_S
         self.waited_s = 0.0
+        """Time waited since the first error or the last suspension."""
 
     @property
     def is_over(self) -> bool:
-        """Return whether the limit is reached."""
+        """True if the limit is reached."""
         return self.waited_s >= self._limit_s
 
     def next_pause_s(self) -> float:
-        """Return the time until the next attempt: longer each time, and never beyond the limit."""
+        """Return the pause before the next attempt: twice the last, at most MAX_PAUSE_S, within the limit."""
         pause_s = min(self._pause_s, self._limit_s - self.waited_s)
-        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+        self._pause_s = min(2 * self._pause_s, MAX_PAUSE_S)
         return pause_s
 
-    def add(self, elapsed_s: float, longest_s: float) -> None:
-        """Count a pause or an attempt; one of more than longest_s was a suspension."""
-        self.waited_s = self.waited_s + elapsed_s if elapsed_s <= longest_s else 0.0
+    def add(self, elapsed_s: float, limit_s: float) -> None:
+        """Add a pause or an attempt; one of more than limit_s counts as a suspension."""
+        self.waited_s = self.waited_s + elapsed_s if elapsed_s <= limit_s else 0.0
 
 
 class Patience:
     """Repeats the calls of one client until Redis answers, each for at most limit_s.
 
-    warn: is given one line when Redis stops answering, and one when it answers again.
+    warn: called with one line when Redis stops answering, and with one when it answers again.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class Patience:
         self._warn = warn or logging.getLogger("fetchfleet").warning
         self._now_s = now_s
         self._sleep = sleep
-        self._waiting = 0
+        self._waiting_calls = 0
         self._away_since_s: float | None = None
 
     async def repeat(
@@ -82,9 +83,9 @@ class Patience:
         *args: P.args,
         **named: P.kwargs,
     ) -> T:
-        """Call the function, which failed with the error, until it succeeds.
+        """Call a function that failed with a transient error until it succeeds.
 
-        Raises an error that is not transient at once, and FleetUnreachableError when the patience is over.
+        Raises FleetUnreachableError at the limit, and at once any error that is not transient.
         """
         outage = Outage(self._limit_s)
         if is_transient(error) and not outage.is_over and self._away_since_s is None:
@@ -92,25 +93,25 @@ class Patience:
             self._warn(
                 f"Redis does not answer: {_error_text(error)}; waiting for it for up to {self._limit_s:g} s"
             )
-        self._waiting += 1
+        self._waiting_calls += 1
         try:
             while is_transient(error) and not outage.is_over:
                 began_s = self._now_s()
                 pause_s = outage.next_pause_s()
                 await self._sleep(pause_s)
                 woke_s = self._now_s()
-                outage.add(woke_s - began_s, pause_s + LATE_S)
+                outage.add(woke_s - began_s, pause_s + MAX_DELAY_S)
                 try:
                     reply = await function(*args, **named)
-                except (RedisError, OSError) as again:
-                    error = again
-                    outage.add(self._now_s() - woke_s, LONGEST_CALL_S)
+                except (RedisError, OSError) as caught:
+                    error = caught
+                    outage.add(self._now_s() - woke_s, MAX_CALL_S)
                 else:
                     self._warn_of_recovery()
                     return reply
         finally:
-            self._waiting -= 1
-            if not self._waiting:
+            self._waiting_calls -= 1
+            if not self._waiting_calls:
                 self._away_since_s = None
         if not is_transient(error):
             raise error
@@ -124,14 +125,14 @@ class Patience:
 
 
 class RedisCaller(Protocol):
-    """Awaits a function that calls Redis and may be repeated; returns what it returns."""
+    """A function that awaits a call to Redis, repeats it if Redis does not answer, and returns its reply."""
 
     async def __call__(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **named: P.kwargs) -> T:
-        """Call the function, perhaps several times."""
+        """Call the function once or more; it must be safe to repeat."""
 
 
-async def once(function: Callable[P, Awaitable[T]], /, *args: P.args, **named: P.kwargs) -> T:
-    """Call Redis and raise what it answers: the RedisCaller of those who repeat by themselves."""
+async def call_once(function: Callable[P, Awaitable[T]], /, *args: P.args, **named: P.kwargs) -> T:
+    """Call the function without repeating it: the RedisCaller of callers with retries of their own."""
     return await function(*args, **named)
 
 

@@ -1,5 +1,5 @@
-"""The producer's client: one class per thing that a producer handles.
+"""The producer's client.
 
-Fleet submits fetches and finds batches; Batch counts, waits, reads results and cancels; DeadLetters lists,
-retries and purges. Submitter is the part that workers use too, for what comes in by the inbox and arq.
+Fleet submits fetches and finds batches. Batch counts, waits, reads results and cancels. DeadLetters lists,
+retries and purges. Submitter is shared with workers, which submit the fetches of the inbox and of arq jobs.
 """

@@ -1,4 +1,4 @@
-"""A batch: the counters and the results of what one submit created."""
+"""`Batch`: the counters and results of the fetches of one submit."""
 
 import asyncio
 from collections import deque
@@ -15,7 +15,7 @@ from fetchfleet.jobs.client.submit import Notify, Receipt
 from fetchfleet.jobs.contract.ids import batch_of, is_batch_id, is_fetch_id, place_of
 from fetchfleet.jobs.contract.model import Result, decode_result, encode
 from fetchfleet.jobs.errors import FleetUnreachableError, KeyTypeConflictError, UnknownBatchError
-from fetchfleet.jobs.patience import RedisCaller, once
+from fetchfleet.jobs.patience import RedisCaller, call_once
 from fetchfleet.jobs.redis_connection import number_of, text_of
 from fetchfleet.jobs.scripts import batches
 
@@ -29,19 +29,23 @@ FROM_THE_START = "0"
 
 CancelBy = Callable[[str], Awaitable[None]]
 Row = tuple[bytes, dict[bytes, bytes]]
-"""An entry of a stream: its id and its fields."""
+"""A stream record: its ID and its fields."""
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
-    """A batch's progress. `sealed` once all of it is submitted; `bytes` is the size of what was stored."""
+    """The progress of a batch."""
 
     total: int = 0
+    """Number of fetches submitted so far."""
     sealed: bool = False
+    """True once no more fetches will be submitted."""
     stored: int = 0
+    """Number of fetches with this outcome, as each of the next three."""
     unchanged: int = 0
     failed: int = 0
     cancelled: int = 0
     bytes: int = 0
+    """Sum of the sizes of stored bodies."""
 
     @property
     def done(self) -> int:
@@ -55,20 +59,20 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BatchSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """One batch of a listing; created_ms, and cancel_ms if it was cancelled, are Unix ms by Redis's clock.
-
-    retried_as: the batches in which failed fetches of it were submitted again.
-    """
+    """One batch of a listing. Times are by Redis's clock."""
 
     id: str
     created_ms: int
+    """Unix ms of the first submit."""
     cancel_ms: int | None
+    """Unix ms of the cancellation; None if the batch was not cancelled."""
     counts: Counts
     retried_as: list[str] = []
+    """IDs of the batches in which its failed fetches were submitted again."""
 
 
 class ReadPlaces:
-    """The places in a batch of the fetches whose results were read: a bit each, in pages of 8 KiB."""
+    """The places of fetches whose results were read: a bitmap of the batch, in pages of 8 KiB."""
 
     PAGE_BYTES = 8192
 
@@ -76,7 +80,7 @@ class ReadPlaces:
         self._pages: dict[int, bytearray] = {}
 
     def add(self, place: int) -> bool:
-        """Add a place; return whether it is new."""
+        """Add a place; return whether it was new."""
         number, bit = divmod(place, 8 * self.PAGE_BYTES)
         page = self._pages.setdefault(number, bytearray(self.PAGE_BYTES))
         mask = 1 << (bit & 7)
@@ -86,35 +90,35 @@ class ReadPlaces:
 
 
 class ReadResult(NamedTuple):
-    """A result that was read."""
+    """A result, as Redis has it."""
 
     position: str
+    """ID of its stream record."""
     result: Result
     text: bytes
-    """Its JSON in one line, as it was written."""
+    """JSON in one line, as the worker wrote it."""
 
 
 class Results(AsyncIterator[Result]):
-    """A batch's results in the order in which they were written, each once.
+    """An asynchronous iterator over the results of a batch, in the order in which they were written.
 
-    A Redis that lost its last writes gets a result again, which was already yielded: it is left out, and so
-    are rows that hold no result of the batch.
-
-    `position` is that of the last result read; `Batch.results(after=position)` continues behind it. After
-    FleetUnreachableError the iterator itself goes on where it was.
+    Each result is yielded once, even if Redis lost its last writes and a worker wrote the result again.
+    Stream records that are not results of the batch are skipped. After FleetUnreachableError, iterating
+    again continues with the next result.
     """
 
     def __init__(
         self, batch: "Batch", redis: Redis, call: RedisCaller, after: str, *, follow: bool, trim: bool
     ) -> None:
         self.position = after
+        """Position of the last result read, for `Batch.results(after=position)`."""
         self.due = 0
-        """At least so many results are still to come, unless another reader deletes some."""
+        """Lower bound of the number of unread results, unless another reader deletes some."""
         self._batch = batch
         self._redis = redis
         self._call = call
         self._unread: deque[Row] = deque()
-        self._is_known = follow  # a reader that waits asks for the batch when nothing comes
+        self._exists = follow  # checked after an empty read
         self._may_be_last = False
         self._is_last = not follow
         self._ended = False
@@ -135,25 +139,25 @@ class Results(AsyncIterator[Result]):
         raise StopAsyncIteration
 
     async def page(self) -> list[ReadResult]:
-        """Return all results that are read at once; none at the end.
+        """Return the next results, up to READ_COUNT; an empty list at the end.
 
-        With `trim` the next call deletes them.
+        With `trim`, the next call deletes them.
         """
-        found: list[ReadResult] = []
-        while not found and await self._has_rows():
+        page: list[ReadResult] = []
+        while not page and await self._has_rows():
             for row_id, fields in self._unread:
                 result = self._result_of(fields)
                 if result is not None:
                     text = fields[b"r"]
-                    if b"\n" in text or b"\r" in text:  # white space of another program
+                    if b"\n" in text or b"\r" in text:  # reformatted by another program
                         text = encode(result)
-                    found.append(ReadResult(row_id.decode(), result, text))
+                    page.append(ReadResult(row_id.decode(), result, text))
             self.position = self._unread[-1][0].decode()
             self._unread.clear()
-        return found
+        return page
 
     def _result_of(self, fields: dict[bytes, bytes]) -> Result | None:
-        """Return the result of a row; None for one that was read, or what another program has written."""
+        """Return the result of a stream record; None for a repeated one, or one that is not of the batch."""
         try:
             result = decode_result(fields[b"r"])
         except (KeyError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -163,7 +167,7 @@ class Results(AsyncIterator[Result]):
         return result if self._places.add(place_of(result.id)) else None
 
     async def _has_rows(self) -> bool:
-        """Return whether a row is there to be decoded; wait for it until the batch has ended."""
+        """Read until a stream record can be decoded; return False at the end of the results."""
         try:
             while not self._unread and not self._ended:
                 await self._read()
@@ -173,19 +177,19 @@ class Results(AsyncIterator[Result]):
         return bool(self._unread)
 
     async def _read(self) -> None:
-        """Trim what was yielded, then read on. Each step may be repeated after an error."""
+        """Delete results already yielded if `trim` is set, then read. Safe to repeat after an error."""
         stream = keys.results(self._batch.id)
         if self._trims and self._trimmed != self.position:
             ms, _, sequence = self.position.partition("-")
             try:
-                first_kept = f"{ms}-{int(sequence) + 1}"
-                await self._call(self._redis.xtrim, stream, minid=first_kept, approximate=False)
-            except NoPermissionError:  # a producer's user may only read results (ops/users.acl)
+                next_id = f"{ms}-{int(sequence) + 1}"
+                await self._call(self._redis.xtrim, stream, minid=next_id, approximate=False)
+            except NoPermissionError:  # the user may only read results (ops/users.acl)
                 self._trims = False
             self._trimmed = self.position
-        if not self._is_known:
+        if not self._exists:
             await self._batch.counts()
-            self._is_known = True
+            self._exists = True
         if self._may_be_last and not self._is_last:
             counts = await self._batch.counts()
             self._is_last, self.due = counts.ended, counts.total - counts.done
@@ -202,18 +206,22 @@ class Results(AsyncIterator[Result]):
 
 
 class Batch:
-    """A handle on a batch; any process that knows the id can make one (`Fleet.batch`)."""
+    """A handle on a batch, from `Fleet.submit` or, in any process that knows the ID, from `Fleet.batch`.
+
+    Its calls wait for Redis for up to the redis_patience_s of the Fleet, then raise FleetUnreachableError.
+    """
 
     def __init__(
         self,
         redis: Redis,
         batch_id: str,
         notify: Notify,
-        call: RedisCaller = once,
+        call: RedisCaller = call_once,
         cancel_by: CancelBy | None = None,
     ) -> None:
-        """cancel_by: cancels a batch in place of the scripts."""
+        """cancel_by: function that cancels the batch in place of the script, for producers with an inbox."""
         self.id = batch_id
+        """Batch ID, 16 hex digits."""
         self._redis = redis
         self._notify = notify
         self._call = call
@@ -223,62 +231,78 @@ class Batch:
         return f"<Batch {self.id}>"
 
     async def counts(self) -> Counts:
-        """Return the batch's progress; raises UnknownBatchError."""
+        """Return the progress of the batch. Raises UnknownBatchError."""
         with conflicts_at(keys.batch(self.id), "hash"):
-            fields = await self._ask(self._redis.hmget, keys.batch(self.id), list(Counts.__struct_fields__))  # type: ignore[arg-type]
+            fields = await self._redis_call(
+                self._redis.hmget,  # type: ignore[arg-type]
+                keys.batch(self.id),
+                list(Counts.__struct_fields__),
+            )
         counts = _counts(fields)
         if counts is None:
             raise self._unknown()
         return counts
 
     async def wait(self) -> Counts:
-        """Return once every fetch has a result."""
-        while not (counts := await self.counts()).ended:  # noqa: ASYNC110 it happens in other processes
+        """Wait until the batch is sealed and every fetch has a result; return the final counts.
+
+        A batch whose producer died during `submit` is never sealed; `cancel` ends it. Raises
+        UnknownBatchError.
+        """
+        while not (counts := await self.counts()).ended:  # noqa: ASYNC110 other processes change it
             await asyncio.sleep(POLL_S)
         return counts
 
     def results(self, *, after: str = FROM_THE_START, follow: bool = True, trim: bool = False) -> Results:
-        """Iterate over every result of the batch, each once, until all have been read.
+        """Return an asynchronous iterator over the results of the batch.
 
-        after: the `position` of an earlier reader, to continue behind it. follow: wait for results that are
-        not written yet. trim: delete results once yielded, so that Redis does not keep those of a batch of
-        millions (if the user's ACL allows it). Raises UnknownBatchError, FleetUnreachableError.
+        after: `position` of an earlier reader, to continue behind it.
+        follow: wait for results until the batch has ended; False ends with the results that exist now.
+        trim: delete results once they are read, if the Redis user may, so that Redis does not keep them.
+
+        Iterating raises UnknownBatchError and FleetUnreachableError.
         """
-        return Results(self, self._redis, self._ask, after, follow=follow, trim=trim)
+        return Results(self, self._redis, self._redis_call, after, follow=follow, trim=trim)
 
     async def cancel(self) -> Counts:
-        """End every fetch that has no result as `cancelled`; return the progress so far.
+        """Cancel the batch and return its progress so far.
 
-        The workers do so within about a second: a waiting fetch ends at once, a running one is stopped.
-        Nothing more can be submitted to the batch. A second cancel changes nothing. Raises UnknownBatchError,
-        FleetUnreachableError.
+        Workers end each fetch without a result as `cancelled`, within about a second. Fetches in flight are
+        stopped. Nothing more can be submitted to the batch. Cancelling twice, or after the end, changes
+        nothing. Raises UnknownBatchError.
         """
         if self._cancel_by is not None:
             await self._cancel_by(self.id)
             return await self.counts()
-        lanes = await self._ask(batches.cancel, self._redis, batch_id=self.id)
+        lanes = await self._redis_call(batches.cancel, self._redis, batch_id=self.id)
         if lanes is None:
             raise self._unknown()
-        due = await self._ask(batches.cancel_in_lanes, self._redis, lanes, batch_id=self.id)
-        with suppress(RedisError, OSError):  # the workers' sweep replaces a notification that is lost
+        due = await self._redis_call(batches.cancel_in_lanes, self._redis, lanes, batch_id=self.id)
+        with suppress(RedisError, OSError):  # the sweep of the workers replaces lost notifications
             await self._notify(due)
         return await self.counts()
 
     async def retried_as(self) -> list["Batch"]:
         """Return the batches in which failed fetches of this one were submitted again, oldest first.
 
-        Their results have the id of the failed fetch in `retry_of`. The counters and results of this batch
-        stay as they are. Raises UnknownBatchError.
+        The `retry_of` of their results is the ID of the failed fetch. The counters and results of this batch
+        do not change. Raises UnknownBatchError.
         """
         with conflicts_at(keys.batch(self.id), "hash"):
-            total, ids = await self._ask(self._redis.hmget, keys.batch(self.id), ["total", "retried_as"])  # type: ignore[arg-type]
+            total, ids = await self._redis_call(
+                self._redis.hmget,  # type: ignore[arg-type]
+                keys.batch(self.id),
+                ["total", "retried_as"],
+            )
         if total is None:
             raise self._unknown()
         parts = self._notify, self._call, self._cancel_by
         return [Batch(self._redis, batch_id, *parts) for batch_id in _batch_ids(ids)]
 
-    async def _ask(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **named: P.kwargs) -> T:
-        """Call Redis; an error that it cannot be reached names this batch."""
+    async def _redis_call(
+        self, function: Callable[P, Awaitable[T]], /, *args: P.args, **named: P.kwargs
+    ) -> T:
+        """Call Redis; add the ID of this batch to a FleetUnreachableError."""
         try:
             return await self._call(function, *args, **named)
         except FleetUnreachableError as error:
@@ -287,14 +311,14 @@ class Batch:
 
     def _unknown(self) -> UnknownBatchError:
         return UnknownBatchError(
-            f"batch {self.id} is not in Redis: results expire {keys.RESULTS_TTL_MS // 3_600_000} h"
-            " after the last one"
+            f"batch {self.id} is not in Redis: it never existed, or it expired"
+            f" {keys.RESULTS_TTL_MS // 3_600_000} h after its last result"
         )
 
 
 @contextmanager
 def conflicts_at(key: str, wanted: str) -> Iterator[None]:
-    """Raise KeyTypeConflictError if Redis reports a value of another type at the key."""
+    """Convert a WRONGTYPE error of Redis to a KeyTypeConflictError of this key."""
     try:
         yield
     except ResponseError as error:
@@ -304,30 +328,30 @@ def conflicts_at(key: str, wanted: str) -> Iterator[None]:
 
 
 class Submitted(Batch):
-    """The batch that a submit created."""
+    """The batch that `Fleet.submit` returns."""
 
     def __init__(
         self,
         redis: Redis,
         receipt: Receipt,
         notify: Notify,
-        call: RedisCaller = once,
+        call: RedisCaller = call_once,
         cancel_by: CancelBy | None = None,
     ) -> None:
-        super().__init__(redis, receipt.handle, notify, call, cancel_by)
+        super().__init__(redis, receipt.batch_to_follow, notify, call, cancel_by)
         self._receipt = receipt
 
     @property
     def ids(self) -> list[str]:
-        """The ids of the fetches in their order; if a `key` was taken, the id of the earlier fetch."""
+        """The IDs of the fetches, in order; for a `key` that was taken, the ID of the earlier fetch."""
         return self._receipt.ids
 
 
 async def list_batches(redis: Redis, limit: int) -> list[BatchSummary]:
-    """Return the newest batches that hold a fetch, newest first."""
-    found: list[BatchSummary] = []
+    """Return the newest batches, newest first; those without a fetch are skipped."""
+    summaries: list[BatchSummary] = []
     start = 0
-    while len(found) < limit:
+    while len(summaries) < limit:
         ids = [
             text_of(name) for name in await redis.zrange(keys.BATCHES, start, start + limit - 1, desc=True)
         ]
@@ -339,8 +363,8 @@ async def list_batches(redis: Redis, limit: int) -> list[BatchSummary]:
                 fields = ["created_ms", "cancel_ms", "retried_as", *Counts.__struct_fields__]
                 pipe.hmget(keys.batch(batch_id), fields)
             rows = await pipe.execute()
-        for batch_id, (created_ms, cancel_ms, retried_as, *found_counts) in zip(ids, rows, strict=True):
-            counts = _counts(found_counts)
+        for batch_id, (created_ms, cancel_ms, retried_as, *count_fields) in zip(ids, rows, strict=True):
+            counts = _counts(count_fields)
             if counts and counts.total:
                 summary = BatchSummary(
                     id=batch_id,
@@ -349,21 +373,21 @@ async def list_batches(redis: Redis, limit: int) -> list[BatchSummary]:
                     counts=counts,
                     retried_as=_batch_ids(retried_as),
                 )
-                found.append(summary)
-    return found[:limit]
+                summaries.append(summary)
+    return summaries[:limit]
 
 
-def _batch_ids(found: bytes | None) -> list[str]:
-    """Return the ids in a list of them; another program may have written anything there."""
-    return [word for word in text_of(found or b"").split() if is_batch_id(word)]
+def _batch_ids(text: bytes | None) -> list[str]:
+    """Return the batch IDs of a space-separated list; other words are skipped."""
+    return [word for word in text_of(text or b"").split() if is_batch_id(word)]
 
 
 def _counts(fields: list[bytes | None]) -> Counts | None:
-    """Return the counts in a batch's hash, None if there is no such batch. What is no number counts as 0."""
+    """Return the counts in the hash of a batch, 0 for invalid numbers; None if the batch does not exist."""
     if not any(text is not None for text in fields):
         return None
-    found = {
+    counts = {
         name: max(0, number_of(text) or 0)
         for name, text in zip(Counts.__struct_fields__, fields, strict=True)
     }
-    return msgspec.convert({**found, "sealed": found["sealed"] > 0}, Counts)
+    return msgspec.convert({**counts, "sealed": counts["sealed"] > 0}, Counts)

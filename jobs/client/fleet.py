@@ -1,4 +1,4 @@
-"""The producer's client: submits fetches and notifies the workers of their lanes."""
+"""`Fleet`: the entry point of the producer's client."""
 
 import sys
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
@@ -29,18 +29,17 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 REDIS_PATIENCE_S = 60.0
-LEAST_REPLY_S = 1.0
-"""The shortest timeout of a reply, however short the patience: a read of results blocks for half of it."""
-
+MIN_REPLY_TIMEOUT_S = 1.0
+"""Shortest timeout of a reply, however short the patience: a read of results blocks for half a second."""
 
 MAX_COMPARED_DESTS = 500_000
-"""Of an iterator, which need not fit in memory: the hashes take about 50 MB."""
+"""Most dests of an iterator that are compared, because it need not fit in memory: about 50 MB of hashes."""
 
 
 def dest_check(items: Iterable[Fetchable] | AsyncIterable[Fetchable]) -> Callable[[int, Fetchable], None]:
-    """Return a check of each item, by its place, for a dest that an earlier one has (`Dests`).
+    """Return a function that checks an item, given its place, against the dests of earlier items (`Dests`).
 
-    The check raises InvalidFetchError. All dests of a list are compared.
+    It raises InvalidFetchError. Every dest of a list is compared, and MAX_COMPARED_DESTS of an iterator.
     """
     dests = Dests("item", sys.maxsize if isinstance(items, Sequence) else MAX_COMPARED_DESTS)
 
@@ -52,7 +51,7 @@ def dest_check(items: Iterable[Fetchable] | AsyncIterable[Fetchable]) -> Callabl
                 if_exists, key = item.get("if_exists", IfExists.REPLACE), item.get("key")
             case _:
                 return
-        if dest is not None and isinstance(key, str | None):  # another key is refused later
+        if dest is not None and isinstance(key, str | None):  # a key of another type is refused later
             dests.add(place, dest, if_exists, key)
 
     return check
@@ -62,20 +61,33 @@ Via = Literal["lanes", "inbox"]
 
 
 class Fleet:
-    """The fleet behind one Redis. Use it as an async context manager, or call `aclose()`.
+    """A client of the fleet behind one Redis: submits fetches, finds batches, manages dead letters.
 
-    max_backlog, max_lane_backlog: how many fetches without a result the fleet, and each host, may have
-    for `submit` to add more; 0 for no limit. Producers that submit at the same time may pass a limit by
-    what they have in hand.
+    Use it as an async context manager, or call `aclose()`. The first call connects.
 
-    redis_patience_s: how long each call waits for a Redis that restarts, loads its data, fails over or is
-    frozen, counted while this process is awake. It then raises FleetUnreachableError. warn: receives one line
-    when Redis stops answering and one when it answers again; the logger `fetchfleet` by default.
+        async with Fleet("redis://localhost:6379", max_backlog=1_000_000) as fleet:
+            batch = await fleet.submit(["https://example.com/a.bin"])
+            async for result in batch.results():
+                print(result.outcome, result.path)
 
-    via: "inbox" for a Redis user that has an inbox alone, as the user pusher of ops/users.acl. A worker
-    validates each submit and answers within about 0.1 s; redis_patience_s is also how long that may take.
-    What such a producer may not do raises RoleError. inbox: the name of the inbox, by default that of the
-    Redis user.
+    redis_url: redis://, rediss:// or unix://.
+
+    max_backlog, max_lane_backlog: most fetches without a result in the fleet, and for each host; 0 for no
+    limit. Producers that submit at the same time may together exceed a limit, each by a list or a chunk.
+
+    redis_patience_s: seconds that each call waits for a Redis that restarts, loads its data, fails over or
+    is frozen. It then raises FleetUnreachableError. Time while this process is suspended does not count.
+
+    warn: called with one line when Redis stops answering, and with one when it answers again. By default
+    the lines go to the logger `fetchfleet`.
+
+    via: "inbox" for a Redis user with access to a named inbox only, such as `pusher` in ops/users.acl. A
+    worker then validates each submit and answers within about 0.1 s, or at most redis_patience_s. Only
+    `submit` and `batch` are available; other calls raise RoleError.
+
+    inbox: name of that inbox; by default the name of the Redis user.
+
+    Raises RedisSetupError for an unusable URL, and ValueError for options that exclude each other.
     """
 
     def __init__(
@@ -89,7 +101,7 @@ class Fleet:
         via: Via = "lanes",
         inbox: str | None = None,
     ) -> None:
-        self._redis = connect(redis_url, max(redis_patience_s, LEAST_REPLY_S))
+        self._redis = connect(redis_url, max(redis_patience_s, MIN_REPLY_TIMEOUT_S))
         self._redis_patience_s = redis_patience_s
         self._warn = warn
         self._arq: Any = None
@@ -98,11 +110,11 @@ class Fleet:
         self._inbox: InboxClient | None = None
         if via == "inbox":
             if limits != NO_LIMITS:
-                raise ValueError("max_backlog and max_lane_backlog: an inbox has the limit of the workers")
+                raise ValueError("max_backlog, max_lane_backlog: leave them out; the workers limit an inbox")
             name = inbox_of(redis_url, inbox)
             self._inbox = InboxClient(self._redis, name, self.call, redis_patience_s)
         elif inbox is not None:
-            raise ValueError('inbox: is for via="inbox"')
+            raise ValueError('inbox: needs via="inbox"')
 
     async def __aenter__(self) -> Self:
         return self
@@ -111,25 +123,29 @@ class Fleet:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close every connection; safe to call twice."""
+        """Close every connection. Safe to call twice."""
         await self._redis.aclose()
         await self._redis.connection_pool.aclose()
 
     @property
     def dead(self) -> DeadLetters:
-        """The dead letters: fetches that failed permanently, and input that is not a fetch."""
-        self._refuse_by_inbox("look at dead letters")
+        """The dead letters: fetches that failed, and input that is not a fetch."""
+        self._refuse_by_inbox("read dead letters")
         return DeadLetters(self._redis, self._submitter, self.call)
 
     def batch(self, batch_id: str) -> Batch:
-        """A handle on a batch made earlier, by whichever process; raises ValueError for no batch id."""
+        """Return a handle on an existing batch, created by any process.
+
+        Raises ValueError for a malformed ID. Redis is not called: an unknown batch raises UnknownBatchError
+        when the handle is used.
+        """
         if self._inbox is None:
             return Batch(self._redis, checked_batch_id(batch_id), self.notify, self.call)
         batch_id = self._inbox.checked_batch_id(batch_id)
         return Batch(self._redis, batch_id, self.notify, self.call, self._inbox.cancel)
 
     async def batches(self, limit: int = 50) -> list[BatchSummary]:
-        """The newest batches, the newest first."""
+        """Return the newest batches, up to `limit`, newest first."""
         self._refuse_by_inbox("list batches")
         return await self.call(list_batches, self._redis, limit)
 
@@ -140,20 +156,23 @@ class Fleet:
         batch_id: str | None = None,
         when_full: WhenFull = "raise",
     ) -> Submitted:
-        """Enqueue the fetches and return their batch, which begins to run while submit goes on.
+        """Enqueue fetches and return their batch. Workers start on it while submit is still running.
 
-        A list or tuple is checked whole before anything is enqueued, and is enqueued whole or not at
-        all. An iterator is checked as it goes; when an item is bad, or no room is left, what came
-        before it stays enqueued. A fetch whose `key` another has already is not enqueued: `ids` has the
-        other's id in its place. Two fetches with one dest are refused, unless both set if_exists to skip or
-        fail: one body would replace the other.
+        fetches: Fetch objects, URLs, or mappings of the JSON fields of a fetch. A list or tuple is validated
+        first, then enqueued completely or not at all. Any other iterable, synchronous or not, is enqueued in
+        chunks of up to 500 fetches or 4 MiB as it is consumed; an error leaves earlier chunks enqueued.
 
-        batch_id: 16 hex digits of your own, for a batch that must be found again after a crash; the same
-        fetches under the same id are enqueued once. when_full: whether to raise or wait at a limit.
+        batch_id: 16 lower-case hex digits of your choice (see `batch_id_for`), to find the batch after
+        a crash. The same fetches under the same ID are enqueued once.
 
-        A chunk whose reply is lost is sent again and enqueued once. Raises InvalidFetchError, which names the
-        item, FleetFullError, RedisFullError, BatchExistsError, BatchCancelledError, FleetUnreachableError,
-        and redis.exceptions.RedisError if Redis refuses the call.
+        when_full: at a backlog limit, "raise" FleetFullError or "wait".
+
+        A fetch whose `key` belongs to an earlier fetch is not enqueued; `ids` then has the earlier ID.
+        Two fetches with the same `dest` are refused unless both set if_exists to skip or fail, because one
+        body would replace the other.
+
+        Raises InvalidFetchError, which names the item; FleetFullError, RedisFullError, BatchExistsError,
+        BatchCancelledError, BatchLostError, FleetUnreachableError; ValueError for a malformed batch_id.
         """
         check = dest_check(fetches)
         if self._inbox is not None:
@@ -163,7 +182,7 @@ class Fleet:
         return Submitted(self._redis, receipt, self.notify, self.call)
 
     async def notify(self, notifications: Iterable[LaneNotification]) -> None:
-        """Notify the workers of lanes that became due. `submit` calls it; a change by other means must."""
+        """Enqueue arq jobs that notify workers of due lanes; `submit` and `cancel` do so already."""
         self._refuse_by_inbox("notify workers")
         notifications = list(notifications)
         if notifications:
@@ -172,19 +191,22 @@ class Fleet:
             self._arq = self._arq or arq_client(self._redis.connection_pool)
             await notify_lanes(self._arq, notifications)
 
-    def _refuse_by_inbox(self, what: str) -> None:
+    def _refuse_by_inbox(self, action: str) -> None:
         if self._inbox is not None:
             raise RoleError(
-                f'a pusher may not {what}: a Fleet with via="inbox" has its own batches alone.'
-                " Use the Redis user operator, without via"
+                f'a Fleet with via="inbox" cannot {action}, only submit and use its own batches;'
+                " connect without via, as the Redis user operator"
             )
 
     async def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **named: P.kwargs) -> T:
-        """Await a function that calls Redis and may be repeated, with the patience of this Fleet."""
+        """Await a function that calls Redis; repeat it for redis_patience_s while Redis does not answer.
+
+        The function must be safe to repeat. Raises FleetUnreachableError.
+        """
         try:
             return await function(*args, **named)
-        except (RedisError, OSError) as failure:
-            error = failure
+        except (RedisError, OSError) as caught:
+            error = caught
         return await self._patience.repeat(error, function, *args, **named)
 
     @cached_property

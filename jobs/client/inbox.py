@@ -1,7 +1,7 @@
-"""Submits and cancels by messages to a named inbox: for producers that need not be trusted.
+"""`InboxClient`: submits and cancels by messages to a named inbox, for producers that need not be trusted.
 
-The Redis user of such a producer may push to its inbox, and read what came of it. A worker validates each
-message and writes a receipt.
+The Redis user of such a producer may push to its inbox and read the receipts and results of its batches. A
+worker validates each message and writes a receipt.
 """
 
 import asyncio
@@ -17,11 +17,11 @@ from redis.asyncio import Redis
 from redis.exceptions import OutOfMemoryError
 
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.client.submit import CHUNK_BYTES, Fetchable, Receipt, WhenFull, each, new_batch_id
+from fetchfleet.jobs.client.submit import CHUNK_BYTES, Fetchable, Receipt, WhenFull, iterate, new_batch_id
 from fetchfleet.jobs.contract.entry import serialize_new_entry
 from fetchfleet.jobs.contract.ids import fetch_id, inbox_prefix, is_batch_id
 from fetchfleet.jobs.contract.messages import (
-    MAX_DOOR_BYTES,
+    MAX_INPUT_BYTES,
     PART_FETCHES,
     InboxReceipt,
     MessageRefusal,
@@ -40,11 +40,11 @@ from fetchfleet.jobs.errors import (
 )
 from fetchfleet.jobs.patience import RedisCaller
 
-WHOLE_BYTES = MAX_DOOR_BYTES - 4096
-"""The most JSON of fetches in one message. A longer list goes in parts."""
+MAX_FETCHES_BYTES = MAX_INPUT_BYTES - 4096
+"""Most JSON of fetches in one message, the rest for its other fields. A longer list is pushed in parts."""
 FIRST_PAUSE_S = 0.01
-LONGEST_PAUSE_S = 0.2
-LEAST_PATIENCE_S = 1.0
+MAX_PAUSE_S = 0.2
+MIN_PATIENCE_S = 1.0
 
 _ERRORS: dict[MessageRefusal, type[Exception]] = {
     MessageRefusal.INVALID: InvalidFetchError,
@@ -57,13 +57,14 @@ _ERRORS: dict[MessageRefusal, type[Exception]] = {
 
 @dataclass(frozen=True)
 class PushedReceipt(Receipt):
-    """The receipt of a batch that was pushed. sizes: of its parts; empty if it was pushed as one message."""
+    """The receipt of a batch that was pushed to an inbox."""
 
     sizes: tuple[int, ...] = ()
+    """Number of fetches in each part; empty if the batch was one message."""
 
     @property
     def ids(self) -> list[str]:
-        """The ids of the items in their order; if a `key` was taken, the id of the earlier fetch."""
+        """The IDs of the items, in order; for a `key` that was taken, the ID of the earlier fetch."""
         if not self.sizes:
             return super().ids
         places = (
@@ -71,26 +72,26 @@ class PushedReceipt(Receipt):
             for part, size in enumerate(self.sizes)
             for place in range(part * PART_FETCHES, part * PART_FETCHES + size)
         )
-        own = (fetch_id(self.batch_id, place) for place in places)
-        return [self.repeats.get(of, of) for of in own]
+        new_ids = (fetch_id(self.batch_id, place) for place in places)
+        return [self.repeats.get(new_id, new_id) for new_id in new_ids]
 
 
 class InboxClient:
-    """Pushes to one inbox and waits for receipts. patience_s: how long a receipt may take."""
+    """Pushes messages to one inbox and waits for their receipts, up to patience_s for each."""
 
     def __init__(self, redis: Redis, inbox: str, call: RedisCaller, patience_s: float) -> None:
         self._redis = redis
         self._inbox = inbox
         self._call = call
-        self._patience_s = max(patience_s, LEAST_PATIENCE_S)
+        self._patience_s = max(patience_s, MIN_PATIENCE_S)
         self.prefix = inbox_prefix(inbox)
 
     def checked_batch_id(self, batch_id: str) -> str:
-        """Return the id; raise ValueError if it is not one of this inbox."""
+        """Return the batch ID; raise ValueError if it does not belong to this inbox."""
         if not is_batch_id(batch_id) or not batch_id.startswith(self.prefix):
             raise ValueError(
-                f"{batch_id!r} is not a batch id of the inbox {self._inbox}: those are 16 hex digits that"
-                f" begin with {self.prefix}"
+                f"{batch_id!r} is not a batch ID of the inbox {self._inbox}; it must have 16 lower-case hex"
+                f" digits and begin with {self.prefix}"
             )
         return batch_id
 
@@ -102,36 +103,36 @@ class InboxClient:
         when_full: WhenFull = "raise",
         check: Callable[[int, Any], None] | None = None,
     ) -> Receipt:
-        """Push the fetches and return their receipt, as Fleet.submit documents."""
+        """Push fetches and return their receipt. Arguments and errors are those of `Fleet.submit`."""
         batch_id = self.checked_batch_id(batch_id or new_batch_id(self.prefix))
-        pushing = _Pushing(self, batch_id, when_full)
-        async with aclosing(_texts(fetches, check)) as texts:
+        push = _Push(self, batch_id, when_full)
+        async with aclosing(_serialize(fetches, check)) as serialized:
             try:
                 if not isinstance(fetches, Sequence):
-                    await pushing.parts(_parts(texts))
-                    return pushing.receipt
-                whole = [text async for text in texts]
-                if sum(map(len, whole)) + len(whole) <= WHOLE_BYTES:
-                    await pushing.whole(whole)
-                    return pushing.receipt
+                    await push.in_parts(_split(serialized))
+                    return push.receipt
+                texts = [text async for text in serialized]
+                if sum(map(len, texts)) + len(texts) <= MAX_FETCHES_BYTES:
+                    await push.in_one_message(texts)
+                    return push.receipt
                 try:
-                    await pushing.parts(_parts(_again(whole)))
+                    await push.in_parts(_split(iterate(texts)))
                 except BatchLostError:
-                    pushing = _Pushing(self, batch_id, when_full)
-                    await pushing.parts(_parts(_again(whole)))
+                    push = _Push(self, batch_id, when_full)
+                    await push.in_parts(_split(iterate(texts)))
             except FleetUnreachableError as error:
-                error.batch_id, error.enqueued = batch_id, pushing.count
+                error.batch_id, error.enqueued = batch_id, push.count
                 raise
-        return pushing.receipt
+        return push.receipt
 
     async def cancel(self, batch_id: str) -> None:
-        """Cancel a batch; raises UnknownBatchError."""
+        """Cancel a batch. Raises UnknownBatchError."""
         await self.exchange(batch_id, {"cancel": batch_id})
 
     async def exchange(self, batch_id: str, message: dict[str, Any], enqueued: int = 0) -> InboxReceipt:
-        """Push a message about the batch and return its receipt; raise the error of a refusal.
+        """Push a message about a batch and return its receipt. Raises the error of a refusal.
 
-        enqueued: how many fetches of the batch are in before, for the error.
+        enqueued: fetches of the batch that are enqueued already, for the error.
         """
         name = secrets.token_hex(8)
         text = msgspec.json.encode({**message, "receipt": name})
@@ -139,7 +140,7 @@ class InboxClient:
             await self._call(self._redis.rpush, keys.inbox(self._inbox), text)  # type: ignore[arg-type]
         except OutOfMemoryError:
             raise RedisFullError(
-                f"Redis has reached its maxmemory and takes nothing more; {_so_far(batch_id, enqueued)}",
+                f"Redis is at its maxmemory and accepts no writes; {_so_far(batch_id, enqueued)}",
                 *(batch_id, enqueued),
             ) from None
         receipt = await self._receipt(batch_id, name)
@@ -152,7 +153,7 @@ class InboxClient:
         return receipt
 
     async def _receipt(self, batch_id: str, name: str) -> InboxReceipt:
-        """Wait for a receipt; one that says that the message waits starts the patience anew."""
+        """Wait for a receipt. One with `waits` restarts the time limit."""
         since_s, pause_s = time.monotonic(), FIRST_PAUSE_S
         while True:
             text = await self._call(self._redis.get, keys.receipt(batch_id, name))
@@ -166,17 +167,17 @@ class InboxClient:
                 since_s = time.monotonic()
             if time.monotonic() - since_s >= self._patience_s:
                 raise FleetUnreachableError(
-                    f"no worker has answered for {self._patience_s:g} s about batch {batch_id}. The message"
-                    f" stays in the inbox {self._inbox} for the next worker, if that inbox is registered:"
-                    f" fetchfleet inbox add {self._inbox}. The same call with this batch id may be repeated",
+                    f"no worker has answered for {self._patience_s:g} s about batch {batch_id}. Start a"
+                    f" worker; register the inbox with: fetchfleet inbox add {self._inbox}. The message stays"
+                    " in the inbox, and the same call with this batch ID may be repeated",
                     batch_id,
                 )
             await asyncio.sleep(pause_s)
-            pause_s = min(1.5 * pause_s, LONGEST_PAUSE_S)
+            pause_s = min(1.5 * pause_s, MAX_PAUSE_S)
 
 
-class _Pushing:
-    """One batch being pushed."""
+class _Push:
+    """One batch during its push."""
 
     def __init__(self, client: InboxClient, batch_id: str, when_full: WhenFull) -> None:
         self.count = 0
@@ -190,38 +191,38 @@ class _Pushing:
     def receipt(self) -> PushedReceipt:
         return PushedReceipt(self._batch_id, self.count, self._repeats, sizes=tuple(self._sizes))
 
-    async def whole(self, texts: Sequence[bytes]) -> None:
+    async def in_one_message(self, texts: Sequence[bytes]) -> None:
         """Push the batch as one message."""
         await self._push(texts)
 
-    async def parts(self, parts: AsyncGenerator[list[bytes], None]) -> None:
-        """Push the batch in parts, each when the one before it is in."""
-        held: list[bytes] = []
-        async with aclosing(parts) as given:
-            async for part in given:
-                if held:
-                    await self._push_part(held, last=False)
-                held = part
-        await (self._push_part(held, last=True) if held else self._push([]))
+    async def in_parts(self, parts: AsyncGenerator[list[bytes], None]) -> None:
+        """Push the batch in parts, each after the receipt of the previous one."""
+        pending: list[bytes] = []
+        async with aclosing(parts) as iterator:
+            async for part in iterator:
+                if pending:
+                    await self._push_part(pending, last=False)
+                pending = part
+        await (self._push_part(pending, last=True) if pending else self._push([]))
 
     async def _push_part(self, texts: Sequence[bytes], *, last: bool) -> None:
         await self._push(texts, part=len(self._sizes) + 1, last=last)
         self._sizes.append(len(texts))
 
-    async def _push(self, texts: Sequence[bytes], **more: Any) -> None:
-        message = {**self._fixed, **more, "fetches": [msgspec.Raw(text) for text in texts]}
+    async def _push(self, texts: Sequence[bytes], **fields: Any) -> None:
+        message = {**self._fixed, **fields, "fetches": [msgspec.Raw(text) for text in texts]}
         receipt = await self._client.exchange(self._batch_id, message, self.count)
         self._repeats |= receipt.repeats
         self.count += len(texts)
 
 
-async def _texts(
+async def _serialize(
     items: Iterable[Fetchable] | AsyncIterable[Fetchable], check: Callable[[int, Any], None] | None
 ) -> AsyncGenerator[bytes, None]:
-    """Yield the items as JSON, each checked; raises InvalidFetchError, which names the item."""
+    """Yield the items as JSON, checked; raises InvalidFetchError, which names the item."""
     place = 0
-    async with aclosing(each(items)) as given:
-        async for item in given:
+    async with aclosing(iterate(items)) as iterator:
+        async for item in iterator:
             try:
                 if check is not None:
                     check(place, item)
@@ -233,8 +234,8 @@ async def _texts(
             place += 1
 
 
-async def _parts(texts: AsyncGenerator[bytes, None]) -> AsyncGenerator[list[bytes], None]:
-    """Yield the texts in parts of at most PART_FETCHES and about CHUNK_BYTES."""
+async def _split(texts: AsyncGenerator[bytes, None]) -> AsyncGenerator[list[bytes], None]:
+    """Yield the texts in parts of at most PART_FETCHES fetches and about CHUNK_BYTES."""
     part: list[bytes] = []
     size = 0
     async for text in texts:
@@ -248,14 +249,9 @@ async def _parts(texts: AsyncGenerator[bytes, None]) -> AsyncGenerator[list[byte
         yield part
 
 
-async def _again(texts: Iterable[bytes]) -> AsyncGenerator[bytes, None]:
-    for text in texts:
-        yield text
-
-
 def _so_far(batch_id: str, count: int) -> str:
     if count:
-        return f"the first {count} fetches are in as batch {batch_id}; submit the rest later"
+        return f"the first {count} fetches are enqueued as batch {batch_id}; submit the rest later"
     return "nothing was enqueued; submit again later"
 
 

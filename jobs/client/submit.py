@@ -1,4 +1,4 @@
-"""Submits batches: for producers, and for workers that take fetches in by the inbox or arq."""
+"""`Submitter`: enqueues batches, for producers, and for workers that read the inbox and arq jobs."""
 
 import asyncio
 import dataclasses
@@ -38,24 +38,30 @@ from fetchfleet.jobs.errors import (
     RedisFullError,
 )
 from fetchfleet.jobs.notifications import LaneNotification
-from fetchfleet.jobs.patience import RedisCaller, once
-from fetchfleet.jobs.scripts import batches, submission
-from fetchfleet.jobs.scripts.submission import Backlog, BatchRefusal, ChunkTaken, KeyedFetch, NoRoom, hints
+from fetchfleet.jobs.patience import RedisCaller, call_once
+from fetchfleet.jobs.scripts import batches
+from fetchfleet.jobs.scripts import submission as scripts
+from fetchfleet.jobs.scripts.submission import (
+    BacklogCheck,
+    BacklogFull,
+    BatchRefusal,
+    ChunkAccepted,
+    KeyedFetch,
+    limit_due,
+)
 
 CHUNK_FETCHES = 500
 CHUNK_BYTES = 4 << 20
 
 
 class RetriedFetch(NamedTuple):
-    """A fetch that is submitted again, and the id of the one that failed.
-
-    key: it counts in place of the fetch's own, which stands for the one that failed. retry_of: None for the
-    fetch of a named inbox, whose key is known within that inbox only.
-    """
+    """A fetch to submit under another key than its own."""
 
     fetch: Fetch
     retry_of: str | None
+    """ID of the failed fetch; None for a fetch of a named inbox, whose key is known in that inbox only."""
     key: str | None
+    """Key in place of the fetch's own, which still belongs to the failed fetch; None: the fetch's own."""
 
 
 Fetchable = Fetch | str | Mapping[str, Any]
@@ -64,7 +70,7 @@ T = TypeVar("T")
 
 
 class Chunk:
-    """The serialized entries of one submit call, grouped by lane and priority."""
+    """The serialized entries of one call of submit.lua, by lane and priority."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -76,11 +82,11 @@ class Chunk:
 
     @property
     def full(self) -> bool:
-        """Return True if the next fetch belongs in another chunk."""
+        """True if the next fetch needs another chunk."""
         return self.count >= CHUNK_FETCHES or self.size_bytes >= CHUNK_BYTES
 
     def add(self, fetch_id: str, fetch: Fetch, serialized: bytes, key: str | None = None) -> None:
-        """Add a fetch; key: in place of its own."""
+        """Add a fetch. key: in place of the fetch's own."""
         lane = lane_of_url(fetch.url)
         group = lane, fetch.priority.value
         self.groups.setdefault(group, []).append(serialized)
@@ -92,7 +98,7 @@ class Chunk:
             self.keyed.append(KeyedFetch(fetch_id, key, max(keys.KEY_TTL_MS, fetch.deadline_ms)))
 
     def digest(self) -> str:
-        """Return a short hash of the chunk's content."""
+        """Return 16 hex digits that identify the content of the chunk."""
         return hashlib.sha256(b"".join(map(b"\n".join, self.groups.values()))).hexdigest()[:16]
 
 
@@ -101,19 +107,18 @@ async def chunks(
     items: Iterable[Submittable] | AsyncIterable[Submittable],
     check: Callable[[int, Any], None] | None = None,
 ) -> AsyncGenerator[Chunk, None]:
-    """Yield the items in chunks, each item checked; raises InvalidFetchError, which names the item."""
+    """Yield the items in chunks, checked; raises InvalidFetchError, which names the item."""
     places = itertools.count()
     chunk = Chunk()
-    async with aclosing(each(items)) as given:
-        async for item in given:
+    async with aclosing(iterate(items)) as iterator:
+        async for item in iterator:
             place = next(places)
             if place >= MAX_BATCH_FETCHES:
-                raise InvalidFetchError(f"a batch holds at most {MAX_BATCH_FETCHES} fetches; begin another")
-            of = fetch_id(batch_id, place)
+                raise InvalidFetchError(f"a batch has at most {MAX_BATCH_FETCHES} fetches; submit another")
             try:
                 if check is not None:
                     check(place, item)
-                add_to(chunk, of, item)
+                add_to(chunk, fetch_id(batch_id, place), item)
             except InvalidFetchError as error:
                 raise InvalidFetchError(f"item {place}: {error}") from None
             if chunk.full:
@@ -130,8 +135,8 @@ def add_to(chunk: Chunk, fetch_id: str, item: Submittable) -> None:
     chunk.add(fetch_id, fetch, serialize_new_entry(fetch_id, fetch, retry_of), key)
 
 
-async def each(items: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T, None]:
-    """Iterate over a synchronous or an asynchronous iterable."""
+async def iterate(items: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T, None]:
+    """Yield the items of a synchronous or asynchronous iterable."""
     if isinstance(items, AsyncIterable):
         async for item in items:
             yield item
@@ -147,10 +152,11 @@ Notify = Callable[[Iterable[LaneNotification]], Awaitable[None]]
 
 
 class Limits(NamedTuple):
-    """The most fetches without a result, 0 for no limit."""
+    """Backlog limits: most fetches without a result, 0 for no limit."""
 
     fleet: int = 0
     lane: int = 0
+    """Limit of each lane."""
 
 
 NO_LIMITS = Limits()
@@ -158,29 +164,31 @@ NO_LIMITS = Limits()
 
 @dataclass(frozen=True)
 class Receipt:
-    """The result of a submit: the batch, the number of items, and the earlier fetch of each repeated key."""
+    """The result of a submit."""
 
     batch_id: str
     count: int
+    """Number of items, those with a repeated key included."""
     repeats: dict[str, str]
+    """IDs of items whose key was taken, each with the ID of the earlier fetch."""
     first: int = 0
-    """The place of the first item in the batch."""
+    """Place of the first item in the batch."""
 
     @property
     def ids(self) -> list[str]:
-        """The ids of the items in their order; if a `key` was taken, the id of the earlier fetch."""
-        own = (fetch_id(self.batch_id, place) for place in range(self.first, self.first + self.count))
-        return [self.repeats.get(of, of) for of in own]
+        """The IDs of the items, in order; for a `key` that was taken, the ID of the earlier fetch."""
+        new_ids = (fetch_id(self.batch_id, place) for place in range(self.first, self.first + self.count))
+        return [self.repeats.get(new_id, new_id) for new_id in new_ids]
 
     @property
-    def handle(self) -> str:
-        """The batch to follow: an earlier one if it has every fetch of this submit."""
-        earlier = {batch_of(of) for of in self.repeats.values()}
+    def batch_to_follow(self) -> str:
+        """ID of the batch with the results: an earlier one if that has every fetch of this submit."""
+        earlier = {batch_of(earlier_id) for earlier_id in self.repeats.values()}
         return earlier.pop() if len(self.repeats) == self.count and len(earlier) == 1 else self.batch_id
 
 
 def new_batch_id(prefix: str = "") -> str:
-    """Return a random id. prefix: that of a named inbox, how its ids begin; no other id begins with `f`."""
+    """Return a random batch ID. prefix: of a named inbox; without one, the ID does not begin with `f`."""
     random = secrets.token_hex(BATCH_ID_CHARS // 2)
     if prefix:
         return prefix + random[len(prefix) :]
@@ -188,17 +196,17 @@ def new_batch_id(prefix: str = "") -> str:
 
 
 def checked_batch_id(batch_id: str) -> str:
-    """Return the id; raise ValueError if it is malformed."""
+    """Return the batch ID; raise ValueError if it is malformed."""
     if not is_batch_id(batch_id):
-        raise ValueError(f"{batch_id!r} is not a batch id: those are {BATCH_ID_CHARS} hex digits")
+        raise ValueError(f"{batch_id!r} is not a batch ID ({BATCH_ID_CHARS} lower-case hex digits)")
     return batch_id
 
 
 class Submitter:
-    """Enqueues batches over one Redis; `notify` notifies the workers of their lanes."""
+    """Enqueues batches over one Redis, and notifies workers of their lanes."""
 
     def __init__(
-        self, redis: Redis, notify: Notify, limits: Limits = NO_LIMITS, call: RedisCaller = once
+        self, redis: Redis, notify: Notify, limits: Limits = NO_LIMITS, call: RedisCaller = call_once
     ) -> None:
         self._redis = redis
         self.notify = notify
@@ -208,18 +216,18 @@ class Submitter:
     async def submit_part(
         self, fetches: Sequence[Submittable], *, batch_id: str, part: int, last: bool
     ) -> Receipt:
-        """Enqueue one part of a batch, from 1, after the parts before it; all of it or nothing.
+        """Enqueue one part of a batch, completely or not at all. part: number, from 1.
 
-        Raises BatchLostError if an earlier part is not in.
+        Raises BatchLostError if an earlier part is not enqueued.
         """
         first = (part - 1) * PART_FETCHES
         chunk = Chunk()
         for place, item in enumerate(fetches, first):
             add_to(chunk, fetch_id(batch_id, place), item)
-        parts = self._redis, self.notify, self._limits, self._call, batch_id
-        sending = _Submission(*parts, may_wait=False, sent=part - 1)
-        await sending.send(chunk, last=last)
-        return dataclasses.replace(sending.receipt, first=first)
+        args = self._redis, self.notify, self._limits, self._call, batch_id
+        submission = _Submission(*args, may_wait=False, chunks_sent=part - 1)
+        await submission.send(chunk, last=last)
+        return dataclasses.replace(submission.receipt, first=first)
 
     async def submit(
         self,
@@ -229,30 +237,30 @@ class Submitter:
         when_full: WhenFull = "raise",
         check: Callable[[int, Any], None] | None = None,
     ) -> Receipt:
-        """Enqueue the fetches, as Fleet.submit documents. check: of each item, by its place."""
+        """Enqueue fetches, as `Fleet.submit`. check: called with the place and the item, for each item."""
         batch_id = checked_batch_id(batch_id or new_batch_id())
-        parts = self._redis, self.notify, self._limits, self._call, batch_id
-        sending = _Submission(*parts, may_wait=when_full == "wait")
-        async with aclosing(chunks(batch_id, fetches, check)) as pieces:
+        args = self._redis, self.notify, self._limits, self._call, batch_id
+        submission = _Submission(*args, may_wait=when_full == "wait")
+        async with aclosing(chunks(batch_id, fetches, check)) as iterator:
             try:
                 if isinstance(fetches, Sequence):
-                    whole = [piece async for piece in pieces]
+                    all_chunks = [chunk async for chunk in iterator]
                     try:
-                        await sending.all_or_nothing(whole)
+                        await submission.send_all(all_chunks)
                     except BatchLostError:
-                        sending = _Submission(*parts, may_wait=when_full == "wait")
-                        await sending.all_or_nothing(whole)
+                        submission = _Submission(*args, may_wait=when_full == "wait")
+                        await submission.send_all(all_chunks)
                 else:
-                    async for piece in pieces:
-                        await sending.send(piece)
-                    await sending.seal()
+                    async for chunk in iterator:
+                        await submission.send(chunk)
+                    await submission.seal()
             except FleetUnreachableError as error:
-                raise sending.unreachable(error) from error.__cause__
-        return sending.receipt
+                raise submission.unreachable(error) from error.__cause__
+        return submission.receipt
 
 
 class _Submission:
-    """One batch being submitted. may_wait: wait at a limit instead of raising."""
+    """One batch during its submit."""
 
     def __init__(
         self,
@@ -263,16 +271,16 @@ class _Submission:
         batch_id: str,
         *,
         may_wait: bool,
-        sent: int = 0,
+        chunks_sent: int = 0,
     ) -> None:
-        """sent: how many chunks of the batch are in."""
+        """may_wait: wait at a backlog limit instead of raising. chunks_sent: chunks of the batch so far."""
         self.batch_id = batch_id
         self._redis = redis
         self._notify = notify
         self._limits = limits
         self._call = call
         self._may_wait = may_wait
-        self._number = sent
+        self._chunks_sent = chunks_sent
         self._count = 0
         self._repeats: dict[str, str] = {}
 
@@ -280,76 +288,76 @@ class _Submission:
     def receipt(self) -> Receipt:
         return Receipt(self.batch_id, self._count, self._repeats)
 
-    async def all_or_nothing(self, pieces: list[Chunk]) -> None:
-        """Send the chunks of a list; if Redis runs out of memory, take back those already sent."""
-        room = None if self._may_wait else sum((piece.lanes for piece in pieces), Counter[str]())
+    async def send_all(self, chunks: list[Chunk]) -> None:
+        """Send the chunks of a list; if Redis runs out of memory, remove those already sent."""
+        room = None if self._may_wait else sum((chunk.lanes for chunk in chunks), Counter[str]())
         sent: list[tuple[Chunk, int]] = []
         try:
-            for piece in pieces:
-                taken_ms = await self.send(piece, room, last=piece is pieces[-1])
-                sent.append((piece, taken_ms))
+            for chunk in chunks:
+                taken_ms = await self.send(chunk, room, last=chunk is chunks[-1])
+                sent.append((chunk, taken_ms))
                 if room is not None:
-                    room = Counter()  # there was room for the whole list
+                    room = Counter()  # the first call checked the room for the whole list
         except RedisFullError:
             left = 0
-            for piece, taken_ms in sent:
+            for chunk, taken_ms in sent:
                 left = await self._call(
-                    submission.undo,
+                    scripts.undo,
                     self._redis,
                     batch_id=self.batch_id,
-                    groups=piece.groups,
-                    keyed=piece.keyed,
+                    groups=chunk.groups,
+                    keyed=chunk.keyed,
                     taken_ms=taken_ms,
                 )
             self._count = left
             if not left:
                 raise self._redis_full("nothing was enqueued; submit again later") from None
             raise self._redis_full(
-                f"{left} fetches of batch {self.batch_id} stay, for they have begun or others count on them;"
-                " the rest was taken back, submit it again as another batch"
+                f"{left} fetches of batch {self.batch_id} stay enqueued: they have started, or another batch"
+                " has their key. The rest was removed; submit it again later as another batch"
             ) from None
-        if not pieces:
+        if not chunks:
             await self.seal()
 
-    async def send(self, piece: Chunk, room: Counter[str] | None = None, *, last: bool = False) -> int:
-        """Send a chunk, waiting at a limit if that is allowed; return when Redis took it, in its Unix ms.
+    async def send(self, chunk: Chunk, room: Counter[str] | None = None, *, last: bool = False) -> int:
+        """Send a chunk, waiting at a backlog limit if that is allowed; return its Unix ms by Redis's clock.
 
-        room: how many fetches there must be room for, by lane; the chunk itself if None.
+        room: number of fetches by lane that must fit under the limits; None: those of the chunk.
         """
-        self._number += 1
-        if room is None:  # no more than the limits allow: a larger chunk would wait for ever
-            most = self._limits.lane or piece.count
-            room = Counter({lane: min(count, most) for lane, count in piece.lanes.items()})
+        self._chunks_sent += 1
+        if room is None:  # capped at the limit: a larger chunk would wait forever
+            limit = self._limits.lane or chunk.count
+            room = Counter({lane: min(count, limit) for lane, count in chunk.lanes.items()})
         limits = self._limits if room else NO_LIMITS
-        to_come = min(room.total(), self._limits.fleet) if self._may_wait else room.total()
-        backlog = Backlog(limits.fleet, limits.lane, to_come, room if limits.lane else {})
-        digest = piece.digest()
+        total = min(room.total(), self._limits.fleet) if self._may_wait else room.total()
+        backlog = BacklogCheck(limits.fleet, limits.lane, total, room if limits.lane else {})
+        digest = chunk.digest()
         while True:
             try:
                 reply = await self._call(
-                    submission.submit,
+                    scripts.submit,
                     self._redis,
                     batch_id=self.batch_id,
-                    number=self._number,
-                    count=piece.count,
-                    groups=piece.groups,
-                    fingerprints=piece.fingerprints,
-                    keyed=piece.keyed,
+                    number=self._chunks_sent,
+                    count=chunk.count,
+                    groups=chunk.groups,
+                    fingerprints=chunk.fingerprints,
+                    keyed=chunk.keyed,
                     backlog=backlog,
                     digest=digest,
                     last=last,
                 )
             except OutOfMemoryError:
                 raise self._redis_full(self._so_far()) from None
-            if isinstance(reply, ChunkTaken):
+            if isinstance(reply, ChunkAccepted):
                 break
-            if not isinstance(reply, NoRoom) or not self._may_wait:
+            if not isinstance(reply, BacklogFull) or not self._may_wait:
                 raise self._refused(reply)
             await asyncio.sleep(FULL_PAUSE_S)
         self._repeats |= reply.repeats
-        with suppress(RedisError, OSError):  # the workers' sweep replaces a notification that is lost
-            await self._notify(hints(reply.notifications))
-        self._count += piece.count
+        with suppress(RedisError, OSError):  # the sweep of the workers replaces lost notifications
+            await self._notify(limit_due(reply.notifications))
+        self._count += chunk.count
         return reply.taken_ms
 
     async def seal(self) -> None:
@@ -357,33 +365,34 @@ class _Submission:
         await self._call(batches.seal, self._redis, batch_id=self.batch_id)
 
     def unreachable(self, error: FleetUnreachableError) -> FleetUnreachableError:
-        """Return the error with the batch, and what may be done about it."""
+        """Return the error with the batch, its progress and the remedy."""
         message = (
-            f"{error}; {self._count} fetches are in as batch {self.batch_id}, and at most {CHUNK_FETCHES}"
-            " more; the same submit under this batch id adds the rest"
+            f"{error}; {self._count} fetches are enqueued as batch {self.batch_id}, and at most"
+            f" {CHUNK_FETCHES} more; the same submit under this batch ID adds the rest"
         )
         return FleetUnreachableError(message, self.batch_id, enqueued=self._count)
 
-    def _refused(self, reply: NoRoom | BatchRefusal) -> Exception:
-        if isinstance(reply, NoRoom):
+    def _refused(self, reply: BacklogFull | BatchRefusal) -> Exception:
+        if isinstance(reply, BacklogFull):
             limit = self._limits.fleet if reply.lane is None else self._limits.lane
             place = "the fleet" if reply.lane is None else f"lane {reply.lane}"
-            message = f"{place} holds {reply.holds} fetches without a result, the limit is {limit}"
+            message = f"{place} has {reply.open_fetches} fetches without a result, the limit is {limit}"
             return FleetFullError(f"{message}; {self._so_far()}", self.batch_id, self._count)
         if reply is BatchRefusal.CANCELLED:
             return BatchCancelledError(f"batch {self.batch_id} is cancelled; submit to another")
         if reply is BatchRefusal.EARLIER_LOST:
-            lost = f"Redis has lost fetches of batch {self.batch_id}, as after a failover"
-            return BatchLostError(f"{lost}; the same submit under this batch id adds them")
+            lost = f"Redis lost fetches of batch {self.batch_id}, for example in a failover"
+            return BatchLostError(f"{lost}; the same submit under this batch ID adds them")
         return BatchExistsError(
-            f"batch {self.batch_id} holds other fetches; give them an id of their own, or none"
+            f"batch {self.batch_id} holds other fetches; leave out the batch ID, or choose another"
         )
 
     def _redis_full(self, state: str) -> RedisFullError:
-        message = f"Redis has reached its maxmemory and takes nothing more; {state}"
+        message = f"Redis is at its maxmemory and accepts no writes; {state}"
         return RedisFullError(message, self.batch_id, self._count)
 
     def _so_far(self) -> str:
         if self._count:
-            return f"the first {self._count} fetches are in as batch {self.batch_id}; submit the rest later"
+            state = f"the first {self._count} fetches are enqueued as batch {self.batch_id}"
+            return f"{state}; submit the rest later"
         return "nothing was enqueued; submit again later"

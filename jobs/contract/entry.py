@@ -13,7 +13,7 @@ import msgspec
 from fetchfleet.jobs.contract import field_checks
 from fetchfleet.jobs.contract.conditions import headers_of, is_etag
 from fetchfleet.jobs.contract.ids import FETCH_ID_CHARS, batch_of, is_fetch_id
-from fetchfleet.jobs.contract.model import MAX_MESSAGE_BYTES, Fetch, Reason, check_types, record_of
+from fetchfleet.jobs.contract.model import MAX_FETCH_BYTES, Fetch, Reason, check_types, record_of
 from fetchfleet.jobs.contract.urls import (
     UrlError,
     lane_of_name,
@@ -29,7 +29,7 @@ HEAD_CHARS = FETCH_ID_CHARS + DEADLINE_CHARS
 
 MAX_HOPS = 10
 """How many redirects a fetch follows."""
-MAX_ENTRY_BYTES = 2 * MAX_MESSAGE_BYTES + (64 << 10)
+MAX_ENTRY_BYTES = 2 * MAX_FETCH_BYTES + (64 << 10)
 """Of a fetch, with a hop that repeats its body."""
 MAX_VALIDATOR_CHARS = 256
 """Of a partial body: the validator is kept in Redis with the fetch."""
@@ -52,7 +52,7 @@ class BadEntryError(ValueError):
 
 
 class TooLargeEntryError(BadEntryError):
-    """An entry of more than MAX_ENTRY_BYTES, or whose fetch has more than MAX_MESSAGE_BYTES."""
+    """An entry of more than MAX_ENTRY_BYTES, or whose fetch has more than MAX_FETCH_BYTES."""
 
 
 class NewerEntryError(BadEntryError):
@@ -248,12 +248,12 @@ def serialize_new_entry(fetch_id: str, fetch: Fetch, retry_of: str | None = None
     # A fetch of a URL alone, which is ASCII without quotes, has no value of another type.
     if len(serialized) != _BARE_BYTES + len(fetch.url):
         check_types(fetch)
-    if len(serialized) > MAX_MESSAGE_BYTES:
-        raise InvalidFetchError(f"has more than {MAX_MESSAGE_BYTES} bytes as JSON")
+    if len(serialized) > MAX_FETCH_BYTES:
+        raise InvalidFetchError(f"has more than {MAX_FETCH_BYTES} bytes as JSON")
     return serialized
 
 
-def placed(serialized: bytes, now_ms: int) -> bytes:
+def with_deadline(serialized: bytes, now_ms: int) -> bytes:
     """Return a new serialized entry as it is in a lane after a submit at now_ms."""
     fetch_id, allowed_ms = _split_head(serialized)
     return _head(fetch_id, now_ms + allowed_ms) + serialized[HEAD_CHARS:]
@@ -279,8 +279,8 @@ def parse_entry(serialized: bytes) -> Entry:
         _refuse(serialized, fetch_id, deadline_ms, str(error))
     if data.v != ENTRY_VERSION:
         _refuse(serialized, fetch_id, deadline_ms, f"version {data.v} is not {ENTRY_VERSION}")
-    if len(serialized) * _GROWTH > MAX_MESSAGE_BYTES and len(_encode(data.fetch)) > MAX_MESSAGE_BYTES:
-        raise TooLargeEntryError(f"{fetch_id}: the fetch has more than {MAX_MESSAGE_BYTES} bytes as JSON")
+    if len(serialized) * _GROWTH > MAX_FETCH_BYTES and len(_encode(data.fetch)) > MAX_FETCH_BYTES:
+        raise TooLargeEntryError(f"{fetch_id}: the fetch has more than {MAX_FETCH_BYTES} bytes as JSON")
     hop = data.hop
     if hop is not None or data.hops or data.part is not None or data.retry_of is not None:
         try:

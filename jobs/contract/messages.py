@@ -27,7 +27,7 @@ from fetchfleet.jobs.contract.ids import (
 from fetchfleet.jobs.contract.model import TOO_DEEP, Fetch, as_fetch, decode_fetch
 from fetchfleet.jobs.errors import InvalidFetchError, NewerMessageError
 
-MAX_DOOR_BYTES = 8 << 20
+MAX_INPUT_BYTES = 8 << 20
 """Largest inbox message or arq job."""
 
 MESSAGE_VERSION = 1
@@ -74,8 +74,8 @@ def read_message(message: bytes, known_version: int | None = None) -> Order:
 
     known_version: newest version that the reader knows, MESSAGE_VERSION if None.
     """
-    if len(message) > MAX_DOOR_BYTES:
-        raise InvalidFetchError(f"the message has {len(message)} bytes; the limit is {MAX_DOOR_BYTES}")
+    if len(message) > MAX_INPUT_BYTES:
+        raise InvalidFetchError(f"the message has {len(message)} bytes; the limit is {MAX_INPUT_BYTES}")
     try:
         text = message.decode().strip(SPACE)
     except UnicodeDecodeError:
@@ -257,7 +257,7 @@ def read_pushed(message: bytes, inbox: str, known_version: int | None = None) ->
 
     known_version: newest version that the reader knows, MESSAGE_VERSION if None.
     """
-    fields = fields_of(message) if len(message) <= MAX_DOOR_BYTES else {}
+    fields = fields_of(message) if len(message) <= MAX_INPUT_BYTES else {}
     if not fields.keys() & {"fetches", "cancel"}:
         return PushedOrder(read_message(message, known_version).fetches)
     try:

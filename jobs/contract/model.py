@@ -20,7 +20,7 @@ from fetchfleet.jobs.errors import InvalidFetchError
 TOO_DEEP = "is nested too deeply (recursion limit)"
 """The error for nesting that exceeds the interpreter's stack; Python's own text varies by version."""
 
-MAX_MESSAGE_BYTES = 2 << 20
+MAX_FETCH_BYTES = 2 << 20
 """Largest fetch as JSON: a body of 1 MiB in base64, and the other fields."""
 DEFAULT_DEADLINE_S = 24 * 3600.0
 MAX_DEADLINE_S = 7 * 24 * 3600.0
@@ -340,8 +340,8 @@ def decode_fetch(line: bytes | str) -> Fetch:
     """Decode one Fetch from JSON; raises InvalidFetchError."""
     try:
         text = line.encode() if isinstance(line, str) else line
-        if len(text) > MAX_MESSAGE_BYTES:
-            raise InvalidFetchError(f"the fetch has {len(text)} bytes; the limit is {MAX_MESSAGE_BYTES}")
+        if len(text) > MAX_FETCH_BYTES:
+            raise InvalidFetchError(f"the fetch has {len(text)} bytes; the limit is {MAX_FETCH_BYTES}")
         return _fetch_decoder.decode(text)
     except (msgspec.DecodeError, UnicodeError) as error:
         raise InvalidFetchError(str(error)) from None

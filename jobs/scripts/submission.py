@@ -1,4 +1,4 @@
-"""submit.lua and undo.lua: append one chunk of a batch to its lanes, and take it back."""
+"""submit.lua and undo.lua: append a chunk of a batch to its lanes, and remove it again."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
@@ -7,74 +7,81 @@ from typing import NamedTuple
 from redis.asyncio import Redis
 
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.contract.entry import placed
+from fetchfleet.jobs.contract.entry import with_deadline
 from fetchfleet.jobs.notifications import GRACE_MS, LaneNotification
 from fetchfleet.jobs.scripts import runner
 from fetchfleet.jobs.scripts.runner import Arg
 
 Groups = Mapping[tuple[str, str], Sequence[bytes]]
-"""The entries of a chunk by lane and priority."""
+"""Serialized entries of a chunk, by lane and priority."""
 
 Fingerprints = Mapping[tuple[str, str], Sequence[int]]
-"""The fingerprints of the fetches of a chunk, in the order of its groups and entries."""
+"""Fingerprints of the fetches of a chunk, in the order of its groups and entries."""
 
 
 class KeyedFetch(NamedTuple):
-    """A fetch with a `key`, and how long the key stands for it."""
+    """A fetch with a `key`."""
 
     fetch_id: str
     key: str
     ttl_ms: int
+    """Time for which the key belongs to the fetch."""
 
 
-class Backlog(NamedTuple):
-    """The limits that a chunk must find room under.
+class BacklogCheck(NamedTuple):
+    """Backlog limits, and the room that a submit needs under them."""
 
-    fleet, lane: the most fetches without a result, 0 for no limit. to_come: how many fetches the fleet needs
-    room for. lanes: how many each lane needs room for; only these lanes are checked.
-    """
+    fleet_limit: int
+    """Most fetches without a result in the fleet; 0 for no limit."""
+    lane_limit: int
+    """Most fetches without a result in each lane; 0 for no limit."""
+    fleet_needs: int
+    """Number of fetches that must fit under the limit of the fleet."""
+    lane_needs: Mapping[str, int]
+    """Number of fetches that must fit in each lane; other lanes are not checked."""
 
-    fleet: int
-    lane: int
-    to_come: int
-    lanes: Mapping[str, int]
 
-
-class ChunkTaken(NamedTuple):
-    """The chunk is in, since taken_ms by Redis's clock.
-
-    repeats: the id of each fetch whose key is taken, with the id of the fetch that has it.
-    notifications: of the lanes that are due.
-    """
+class ChunkAccepted(NamedTuple):
+    """The chunk is enqueued."""
 
     taken_ms: int
+    """Unix ms at which it was enqueued, by Redis's clock; the present time if later chunks have followed."""
     repeats: dict[str, str]
+    """IDs of fetches whose key was taken, each with the ID of the earlier fetch."""
     notifications: list[LaneNotification]
+    """Notifications of its lanes that became due."""
 
 
-class NoRoom(NamedTuple):
-    """A limit is reached. lane: None for the limit of the fleet. holds: fetches without a result there."""
+class BacklogFull(NamedTuple):
+    """A backlog limit is reached; nothing was enqueued."""
 
     lane: str | None
-    holds: int
+    """Lane at its limit; None: the fleet is at its limit."""
+    open_fetches: int
+    """Fetches without a result, in the lane or fleet."""
 
 
 class BatchRefusal(StrEnum):
-    """The reason for which a batch takes no chunk."""
+    """The reason for which a batch accepts no chunk."""
 
     CANCELLED = "cancelled"
     OTHER_FETCHES = "other"
+    """The batch is sealed, or has another chunk of this number."""
     EARLIER_LOST = "gap"
+    """An earlier chunk is missing, for example after a failover."""
 
 
-HINTS = 16
-"""How many of the lanes that come due together are notified of."""
+MAX_DUE_NOTIFICATIONS = 16
+"""Most lanes of a chunk that are due now and get a notification."""
 
 
-def hints(notifications: Sequence[LaneNotification]) -> list[LaneNotification]:
-    """Return those due later, and HINTS of those due now: a worker that acquires one looks for the others."""
+def limit_due(notifications: Sequence[LaneNotification]) -> list[LaneNotification]:
+    """Return notifications of lanes due later, and MAX_DUE_NOTIFICATIONS of those due now.
+
+    A worker that acquires a lane looks for the other due lanes.
+    """
     now = [item for item in notifications if item.due_in_ms <= 0]
-    return now[:HINTS] + [item for item in notifications if item.due_in_ms > 0]
+    return now[:MAX_DUE_NOTIFICATIONS] + [item for item in notifications if item.due_in_ms > 0]
 
 
 async def submit(
@@ -86,23 +93,25 @@ async def submit(
     groups: Groups,
     fingerprints: Fingerprints,
     keyed: Sequence[KeyedFetch],
-    backlog: Backlog,
+    backlog: BacklogCheck,
     digest: str = "",
     last: bool = False,
-) -> ChunkTaken | NoRoom | BatchRefusal:
-    """Append a chunk to its lanes, all of it or nothing; sending it again changes nothing.
+) -> ChunkAccepted | BacklogFull | BatchRefusal:
+    """Append a chunk to its lanes, completely or not at all. Sending it again changes nothing.
 
-    number: from 1. digest: of the chunk, for a batch with an id of the producer's own. last: seal the batch.
+    number: of the chunk in its batch, from 1. digest: of the chunk, to recognise it if it is sent again.
+    last: seal the batch.
     """
     names = [
         *(keys.batch(batch_id), keys.batch_lanes(batch_id), keys.digests(batch_id), keys.BATCHES),
-        *(keys.ATTENTION, keys.SERIAL, keys.BACKLOG, *map(keys.lane, backlog.lanes)),
+        *(keys.ATTENTION, keys.SERIAL, keys.BACKLOG, *map(keys.lane, backlog.lane_needs)),
         *_group_keys(groups),
         *(keys.key(item.key) for item in keyed),
     ]
     args: list[Arg] = [batch_id, number, count, digest, int(last)]
     args += [keys.RESULTS_TTL_MS, keys.UNFINISHED_TTL_MS, GRACE_MS]
-    args += [backlog.fleet, backlog.lane, backlog.to_come, len(backlog.lanes), *backlog.lanes.values()]
+    args += [backlog.fleet_limit, backlog.lane_limit, backlog.fleet_needs]
+    args += [len(backlog.lane_needs), *backlog.lane_needs.values()]
     args.append(len(groups))
     for (lane, _), serialized in groups.items():
         args += [lane, len(serialized), *serialized]
@@ -112,14 +121,14 @@ async def submit(
     args += ["".join(f"{value:012x}" for value in values) for values in fingerprints.values()]
     match await runner.run(redis, "submit", names, args):
         case [b"taken", taken_ms, repeats, notifications]:
-            return ChunkTaken(
+            return ChunkAccepted(
                 taken_ms,
-                {of.decode(): has.decode() for of, has in repeats},
+                {fetch_id.decode(): earlier_id.decode() for fetch_id, earlier_id in repeats},
                 [LaneNotification(lane.decode(), *due) for lane, *due in notifications],
             )
-        case [b"full", which, lane_key, holds]:
+        case [b"full", limit, lane_key, open_fetches]:
             full_lane = lane_key.decode().removeprefix(keys.lane(""))
-            return NoRoom(full_lane if which == b"lane" else None, holds)
+            return BacklogFull(full_lane if limit == b"lane" else None, open_fetches)
         case [refusal]:
             return BatchRefusal(refusal.decode())
         case reply:
@@ -134,9 +143,9 @@ async def undo(
     keyed: Iterable[KeyedFetch],
     taken_ms: int,
 ) -> int:
-    """Take a chunk back that was submitted at taken_ms; return how many fetches of the batch are left.
+    """Remove a chunk that was submitted at taken_ms; return the number of fetches left in the batch.
 
-    A fetch stays if it does not wait any more, or if another batch counts on it for its key.
+    A fetch stays if it no longer waits, or if another batch refers to its key.
     """
     keyed = list(keyed)
     names = [
@@ -146,11 +155,11 @@ async def undo(
     ]
     args: list[Arg] = [batch_id, len(groups)]
     for serialized in groups.values():
-        args += [len(serialized), *(placed(entry, taken_ms) for entry in serialized)]
+        args += [len(serialized), *(with_deadline(entry, taken_ms) for entry in serialized)]
     args += [item.fetch_id for item in keyed]
     left: int = await runner.run(redis, "undo", names, args)
     return left
 
 
 def _group_keys(groups: Groups) -> list[str]:
-    return [key for lane, at in groups for key in (keys.lane(lane), keys.waiting_at(lane, at))]
+    return [key for lane, priority in groups for key in (keys.lane(lane), keys.waiting_at(lane, priority))]

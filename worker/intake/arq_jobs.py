@@ -11,7 +11,7 @@ from structlog.typing import FilteringBoundLogger
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.submit import Submitter
 from fetchfleet.jobs.contract.ids import batch_id_for
-from fetchfleet.jobs.contract.messages import MAX_DOOR_BYTES, check_version, read_arguments
+from fetchfleet.jobs.contract.messages import MAX_INPUT_BYTES, check_version, read_arguments
 from fetchfleet.jobs.contract.model import Reason
 from fetchfleet.jobs.errors import InvalidFetchError, JobsError, NewerMessageError
 from fetchfleet.worker.intake.version_skew import UnsupportedVersionLog
@@ -58,7 +58,7 @@ class ArqIngress:
         except NewerMessageError as error:
             self._unsupported_log.write(str(error))
             raise
-        return {"batch": receipt.handle, "ids": receipt.ids}
+        return {"batch": receipt.batch_to_follow, "ids": receipt.ids}
 
     async def refuse(self, note: str, found: str) -> None:
         """Write a dead letter and a log line for an invalid job."""
@@ -87,8 +87,8 @@ _decode = msgspec.json.Decoder(_Job).decode
 
 def read_job(known: frozenset[str], raw: bytes) -> dict[str, Any]:
     """Decode an arq job; return a REFUSED job with the reason if it is invalid. Nothing is ever unpickled."""
-    if len(raw) > MAX_DOOR_BYTES:
-        note = f"the job has {len(raw)} bytes, {MAX_DOOR_BYTES} are the most"
+    if len(raw) > MAX_INPUT_BYTES:
+        note = f"the job has {len(raw)} bytes, {MAX_INPUT_BYTES} are the most"
         return _refusal(note, repr(raw[:EXCERPT_CHARS]))
     try:
         job = _decode(raw)

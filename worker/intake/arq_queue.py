@@ -11,7 +11,7 @@ from arq.connections import ArqRedis
 from redis.asyncio.connection import ConnectionPool
 
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.contract.messages import MAX_DOOR_BYTES
+from fetchfleet.jobs.contract.messages import MAX_INPUT_BYTES
 from fetchfleet.jobs.notify import deserialize, serialize
 from fetchfleet.jobs.scripts.sweep import due_jobs
 from fetchfleet.worker.intake.arq_jobs import REFUSED
@@ -45,7 +45,7 @@ class VettedQueue(ArqRedis):
                 until_ms=how["max"],
                 most=LISTED,
                 check=CHECKED,
-                max_bytes=MAX_DOOR_BYTES,
+                max_bytes=MAX_INPUT_BYTES,
                 refuse_with=REFUSED,
             )
             if due.removed and self.on_foreign is not None:

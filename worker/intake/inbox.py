@@ -20,7 +20,7 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.submit import Submitter, new_batch_id
 from fetchfleet.jobs.contract import messages
 from fetchfleet.jobs.contract.ids import inbox_prefix, is_inbox_name
-from fetchfleet.jobs.contract.messages import MAX_DOOR_BYTES
+from fetchfleet.jobs.contract.messages import MAX_INPUT_BYTES
 from fetchfleet.jobs.errors import FullError, KeyTypeConflictError
 from fetchfleet.jobs.redis_connection import connect, text_of
 from fetchfleet.jobs.scripts import inbox as scripts
@@ -212,7 +212,7 @@ class InboxReader:
             lease_ms=self._timings.lease_ms,
             max_messages=MESSAGES_AT_ONCE,
             max_bytes=BYTES_AT_ONCE,
-            max_message_bytes=MAX_DOOR_BYTES,
+            max_message_bytes=MAX_INPUT_BYTES,
             new_batch_id=new_batch_id(inbox_prefix(inbox) if inbox else ""),
         )
 

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from fetchfleet import Fleet, Outcome
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.scripts import runner
-from fetchfleet.jobs.scripts.submission import HINTS
+from fetchfleet.jobs.scripts.submission import MAX_DUE_NOTIFICATIONS
 from fetchfleet.worker.lanes.store import AcquireResult, LaneStore
 from fetchfleet.worker.scheduler import balance
 from fetchfleet.worker.scheduler.acquire import Acquirer
@@ -22,7 +22,7 @@ from tools.one_worker import OneWorker, results_of
 from tools.origin import behaviours as o
 from tools.origin.server import Origin
 
-HOSTS = [f"127.0.2.{number}" for number in range(1, 2 * HINTS + 1)]
+HOSTS = [f"127.0.2.{number}" for number in range(1, 2 * MAX_DUE_NOTIFICATIONS + 1)]
 
 
 async def lose_notifications(redis: Redis) -> None:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from fetchfleet import Fetch, Fleet, InvalidFetchError, Outcome, Reason, Result
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.contract.entry import placed, serialize_new_entry
+from fetchfleet.jobs.contract.entry import serialize_new_entry, with_deadline
 from fetchfleet.jobs.contract.model import decode_fetch, encode
 from fetchfleet.jobs.redis_connection import connect
 from fetchfleet.worker.cli.app import app
@@ -74,7 +74,7 @@ async def filled(redis_url: str) -> str:
         await redis.hset(ended, mapping={"total": 1, "sealed": 1, "failed": 1, "done": 1, "created_ms": 1})  # type: ignore[misc]
         await redis.zadd(keys.BATCHES, {ENDED[:16]: 1})
         await redis.xadd(keys.results(ENDED[:16]), {"r": encode(RESULT)})
-        element = placed(serialize_new_entry(ENDED, fetch), 0).decode()
+        element = with_deadline(serialize_new_entry(ENDED, fetch), 0).decode()
         letter = {"door": "lane", "reason": "http_status", "note": NOTE, "lane": HOST, "id": ENDED}
         letter["element"] = element
         await redis.xadd(keys.DEAD, letter, id="1-1")  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from arq.worker import Worker
 from redis.asyncio import Redis
 
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.contract.messages import MAX_DOOR_BYTES
+from fetchfleet.jobs.contract.messages import MAX_INPUT_BYTES
 from fetchfleet.jobs.redis_connection import connection_pool
 from fetchfleet.worker.intake.arq_jobs import REFUSED, read_job, write_result
 from fetchfleet.worker.intake.arq_queue import VettedQueue, vetted_queue
@@ -105,14 +105,14 @@ async def test_jobs_in_progress_hide_no_job(redis: Redis, queue: VettedQueue) ->
 
 async def test_a_job_that_is_too_large_is_refused_unread(redis: Redis, queue: VettedQueue) -> None:
     """A few bytes replace it: the refusing function and the reason."""
-    await put(redis, "large", job=b"\x80\x04" + b"x" * MAX_DOOR_BYTES)
+    await put(redis, "large", job=b"\x80\x04" + b"x" * MAX_INPUT_BYTES)
     assert await due(queue) == [b"large"]
     raw = await redis.get(keys.arq_job("large"))
     assert raw is not None
     job = read_job(frozenset({REFUSED}), raw)
     assert job["f"] == REFUSED
     note, found = job["a"]
-    assert f"has {MAX_DOOR_BYTES + 2} bytes" in note
+    assert f"has {MAX_INPUT_BYTES + 2} bytes" in note
     assert found == "??" + "x" * 198
     assert await redis.pttl(keys.arq_job("large")) > 0
 

@@ -15,8 +15,8 @@ from fetchfleet import Fleet
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.submit import NO_LIMITS, Limits, Submitter
 from fetchfleet.jobs.contract.entry import parse_entry
-from fetchfleet.jobs.contract.messages import MAX_DOOR_BYTES
-from fetchfleet.jobs.contract.model import MAX_MESSAGE_BYTES
+from fetchfleet.jobs.contract.messages import MAX_INPUT_BYTES
+from fetchfleet.jobs.contract.model import MAX_FETCH_BYTES
 from fetchfleet.jobs.notifications import LaneNotification
 from fetchfleet.jobs.scripts import runner
 from fetchfleet.jobs.scripts.inbox import InboxMessages, NoMessages, RefusedMessage
@@ -281,19 +281,19 @@ async def test_no_message_expires_without_workers(redis: Redis, worker: Open) ->
 
 async def test_an_oversized_message_becomes_a_truncated_dead_letter(redis: Redis, worker: Open) -> None:
     """Its neighbours are enqueued. One of exactly the largest size is read."""
-    most = b'{"fetches":["' + url("/2").encode() + b'"' + b" " * MAX_DOOR_BYTES
-    await push(redis, url("/1"), b"x" * (MAX_DOOR_BYTES + 1), most[: MAX_DOOR_BYTES - 2] + b"]}", url("/3"))
+    most = b'{"fetches":["' + url("/2").encode() + b'"' + b" " * MAX_INPUT_BYTES
+    await push(redis, url("/1"), b"x" * (MAX_INPUT_BYTES + 1), most[: MAX_INPUT_BYTES - 2] + b"]}", url("/3"))
     await drain(redis, worker())
 
     assert ["/1", "/2", "/3"] == paths(await waiting(redis))
     [(note, element)] = await dead(redis)
-    assert ("x" * 1000, f"the message has {MAX_DOOR_BYTES + 1} bytes") == (element, note.split(",")[0])
+    assert ("x" * 1000, f"the message has {MAX_INPUT_BYTES + 1} bytes") == (element, note.split(",")[0])
 
 
 async def test_each_invalid_message_is_one_dead_letter_with_its_reason(redis: Redis, worker: Open) -> None:
     """The valid ones around it are enqueued."""
     nested = b'{"url":"http://a.example/","meta":' + b"[" * 985 + b"]" * 985 + b"}"
-    large = {"fetches": [url("/no"), {"url": url("/no"), "method": "POST", "meta": "x" * MAX_MESSAGE_BYTES}]}
+    large = {"fetches": [url("/no"), {"url": url("/no"), "method": "POST", "meta": "x" * MAX_FETCH_BYTES}]}
     bad: list[str | bytes] = ["", "ftp://a/", "{", '{"fetches":["x"]}', nested]
     with capture_logs() as lines:
         for message in bad:
@@ -490,7 +490,7 @@ async def test_an_invalid_lease_is_ignored(redis: Redis, worker: Open, until_ms:
 
 async def test_foreign_entries_among_the_taken_messages_block_nothing(redis: Redis, worker: Open) -> None:
     """Before or after the take, too many, too long: each is read as a message once."""
-    await ask(redis, "RPUSH", keys.TAKEN, *(f"x{i}" for i in range(700)), b"x" * (MAX_DOOR_BYTES + 1))
+    await ask(redis, "RPUSH", keys.TAKEN, *(f"x{i}" for i in range(700)), b"x" * (MAX_INPUT_BYTES + 1))
     await push(redis, url("/1"), url("/2"))
     one = worker()
     await drain(redis, one)
@@ -515,7 +515,7 @@ async def test_many_messages_that_are_too_long_are_dropped_a_few_at_a_time(
     redis: Redis, worker: Open
 ) -> None:
     """One call reads at most the bytes of a take, and one message."""
-    await push(redis, *([b"x" * (MAX_DOOR_BYTES + 1)] * 3), url("/1"))
+    await push(redis, *([b"x" * (MAX_INPUT_BYTES + 1)] * 3), url("/1"))
     one = worker()
 
     assert [NoMessages.LOOK_AGAIN] * 3 == [await one.take() for _ in range(3)]

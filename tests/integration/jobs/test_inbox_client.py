@@ -125,7 +125,7 @@ async def test_an_iterator_and_a_long_list_are_sent_in_parts(
     server: GuardedRedis, worker: Redis, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their IDs are the same as without an inbox. Submitted again, they are enqueued once."""
-    monkeypatch.setattr(client_module, "WHOLE_BYTES", 10_000)
+    monkeypatch.setattr(client_module, "MAX_FETCHES_BYTES", 10_000)
     urls = [url(f"/{i}") for i in range(1003)]
 
     async def stream() -> AsyncIterator[str]:
@@ -177,7 +177,7 @@ async def test_a_submit_without_a_worker_raises_and_may_be_repeated(
     server: GuardedRedis, worker: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After its patience. The messages of both calls are one batch."""
-    monkeypatch.setattr(client_module, "LEAST_PATIENCE_S", 0.3)
+    monkeypatch.setattr(client_module, "MIN_PATIENCE_S", 0.3)
     async with Fleet(server.url(PUSHER), via="inbox", redis_patience_s=0.3) as fleet:
         with pytest.raises(FleetUnreachableError, match="fetchfleet inbox add pusher") as caught:
             await fleet.submit([url("/1")], batch_id=OWN)

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from fetchfleet import Fetch, Fleet, Outcome, Result, Timings
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.contract.entry import placed, serialize_new_entry
+from fetchfleet.jobs.contract.entry import serialize_new_entry, with_deadline
 from fetchfleet.jobs.contract.model import encode
 
 SIZING = (Path(__file__).parents[3] / "docs" / "operations.md").read_text().partition("\n## Sizing\n")[2]
@@ -85,7 +85,7 @@ async def test_the_memory_of_a_result_and_a_dead_letter_is_as_documented(redis: 
         path=f"{of}/000000/{of}-00000000",
         timings=Timings(queue_ms=12.5, connect_ms=30.1, ttfb_ms=84.2, total_ms=103.0),
     )
-    element = placed(serialize_new_entry(result.id, Fetch(url=url(0))), 0)
+    element = with_deadline(serialize_new_entry(result.id, Fetch(url=url(0))), 0)
     letter = {"door": "lane", "reason": "http_status", "note": "404", "lane": "a.example", "id": result.id}
     fields: dict[Any, Any] = {"r": encode(result)} if what == "a result" else {**letter, "element": element}
     key = keys.results(of) if what == "a result" else keys.DEAD

@@ -97,7 +97,7 @@ READS_GO_ON = {_read_only, _lonely}
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Use short timeouts and pauses."""
     monkeypatch.setattr(redis_connection, "SOCKET_TIMEOUT_S", REPLY_S)
-    monkeypatch.setattr(patience, "LONGEST_PAUSE_S", 0.05)
+    monkeypatch.setattr(patience, "MAX_PAUSE_S", 0.05)
     monkeypatch.setattr(batch_module, "READ_BLOCK_MS", 20)
     monkeypatch.setattr(batch_module, "POLL_S", 0.02)
 
@@ -230,7 +230,7 @@ async def test_a_denial_is_raised_at_once(server: OwnRedis) -> None:
             (f"unix://u:pw@{socket}", free, "no permissions"),
             (f"unix://u:wrong@{socket}", free, "invalid username-password"),
             (f"unix://{socket}?db=99", free, "does not have the database"),
-            (server.url, taken, "something else has written it"),
+            (server.url, taken, "another program has written it"),
         ):
             async with asyncio.timeout(5), Fleet(url_of, warn=said.append) as fleet:
                 with pytest.raises(RedisError, match=refusal):

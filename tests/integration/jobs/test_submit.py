@@ -9,9 +9,9 @@ from fetchfleet import Fetch, Fleet, InvalidFetchError, Priority, RedisFullError
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.submit import CHUNK_FETCHES, Submitter
 from fetchfleet.jobs.contract.entry import parse_entry
-from fetchfleet.jobs.contract.model import MAX_MESSAGE_BYTES
+from fetchfleet.jobs.contract.model import MAX_FETCH_BYTES
 from fetchfleet.jobs.notifications import LaneNotification
-from fetchfleet.jobs.scripts.submission import HINTS
+from fetchfleet.jobs.scripts.submission import MAX_DUE_NOTIFICATIONS
 from tests.support.lanes import (
     BATCH_ID,
     HOUR_MS,
@@ -161,7 +161,7 @@ async def test_a_submit_of_a_dead_producer_can_be_completed(fleet: Fleet, redis:
         "ftp://a.example/",
         {"url": "http://a.example/", "colour": "red"},
         Fetch(url=url("/x"), meta=object()),
-        Fetch(url=url("/x"), meta="x" * MAX_MESSAGE_BYTES),
+        Fetch(url=url("/x"), meta="x" * MAX_FETCH_BYTES),
     ],
     ids=["url", "unknown field", "meta that is no JSON", "too large"],
 )
@@ -204,10 +204,10 @@ async def test_each_lane_is_woken_once(fleet: Fleet, redis: Redis) -> None:
 
 async def test_only_some_of_many_lanes_are_notified(fleet: Fleet, redis: Redis) -> None:
     """All of them can be acquired by a worker that acquires one."""
-    lanes = [f"{number}.example" for number in range(3 * HINTS)]
+    lanes = [f"{number}.example" for number in range(3 * MAX_DUE_NOTIFICATIONS)]
     await fleet.submit([url("/x", lane) for lane in lanes])
     assert {await state(redis, lane) for lane in lanes} == {"scheduled"}
-    assert len(await notifications(redis)) == HINTS
+    assert len(await notifications(redis)) == MAX_DUE_NOTIFICATIONS
 
 
 async def test_a_lane_that_is_due_is_not_woken_again(fleet: Fleet, redis: Redis) -> None:

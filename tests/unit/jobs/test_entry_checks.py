@@ -23,14 +23,14 @@ from fetchfleet.jobs.contract.entry import (
     PartialNote,
     TooLargeEntryError,
     parse_entry,
-    placed,
     serialize_entry,
     serialize_new_entry,
+    with_deadline,
 )
 from fetchfleet.jobs.contract.field_checks import MAX_HEADER_BYTES
 from fetchfleet.jobs.contract.ids import is_fetch_id
 from fetchfleet.jobs.contract.model import (
-    MAX_MESSAGE_BYTES,
+    MAX_FETCH_BYTES,
     Fetch,
     Priority,
     Reason,
@@ -313,7 +313,7 @@ def test_an_impossible_ledger_or_note_is_refused(fields: dict[str, Any]) -> None
 
 def test_an_entry_may_be_as_large_as_a_fetch_and_its_hop() -> None:
     """Larger entries are refused, and no entry grows beyond that when it is written again."""
-    largest = {**POST, "body_file": None, "body": "\0" * (MAX_MESSAGE_BYTES // 6 - 2000), "headers": {}}
+    largest = {**POST, "body_file": None, "body": "\0" * (MAX_FETCH_BYTES // 6 - 2000), "headers": {}}
     value = '"' * (MAX_HEADER_BYTES - 100)
     fetch = Fetch(**{**largest, "body": largest["body"][:-MAX_HEADER_BYTES], "headers": {"X": value}})
     hop = Hop("POST", f"https://b.example/{'x' * 8000}", (("X", value),), fetch.body)
@@ -323,8 +323,8 @@ def test_an_entry_may_be_as_large_as_a_fetch_and_its_hop() -> None:
     for beyond in (
         b"x" * (MAX_ENTRY_BYTES + 1),
         HEAD + b'{"fetch":{"url":"http://a/"}' + b" " * MAX_ENTRY_BYTES + b"}",
-        element({"url": URL, "meta": "x" * MAX_MESSAGE_BYTES}),
-        HEAD + b'{"fetch":{"url":"http://a/","meta":[' + b"1e9," * (MAX_MESSAGE_BYTES // 5) + b"1]}}",
+        element({"url": URL, "meta": "x" * MAX_FETCH_BYTES}),
+        HEAD + b'{"fetch":{"url":"http://a/","meta":[' + b"1e9," * (MAX_FETCH_BYTES // 5) + b"1]}}",
     ):
         with pytest.raises(TooLargeEntryError):
             parse_entry(beyond)
@@ -493,7 +493,7 @@ def test_the_record_of_a_fetch_is_the_same_for_every_reader(fields: dict[str, An
         new = serialize_new_entry(ID, fetch)
     except (InvalidFetchError, UnicodeEncodeError):
         return
-    entry = parse_entry(placed(new, 10**12))
+    entry = parse_entry(with_deadline(new, 10**12))
     record = record_of(encode(fetch), entry.deadline_ms)
     assert record_of(encode(entry.fetch), entry.deadline_ms) == record
     assert 0 < record < 2**48

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from fetchfleet.jobs.contract.entry import serialize_new_entry
 from fetchfleet.jobs.contract.ids import fetch_id
-from fetchfleet.jobs.contract.messages import MAX_DOOR_BYTES, Order, read_arguments, read_message
-from fetchfleet.jobs.contract.model import MAX_MESSAGE_BYTES, Fetch, as_fetch
+from fetchfleet.jobs.contract.messages import MAX_INPUT_BYTES, Order, read_arguments, read_message
+from fetchfleet.jobs.contract.model import MAX_FETCH_BYTES, Fetch, as_fetch
 from fetchfleet.jobs.errors import FleetFullError, InvalidFetchError, NewerMessageError
 from fetchfleet.worker.intake.arq_jobs import REFUSED, read_job, write_result
 from fetchfleet.worker.intake.inbox_orders import ReadMessages, read_all
@@ -144,14 +144,14 @@ def test_an_invalid_message_is_refused_with_its_reason(message: bytes, says: str
 
 def test_the_sizes_of_a_message_and_its_fetches_are_limited() -> None:
     """Too much for Redis is refused before it is sent, with any growth on the way."""
-    at_most = b'{"url":"http://a.example/","meta":"' + b"x" * (MAX_MESSAGE_BYTES - 37) + b'"}'
-    assert MAX_MESSAGE_BYTES == len(at_most)
+    at_most = b'{"url":"http://a.example/","meta":"' + b"x" * (MAX_FETCH_BYTES - 37) + b'"}'
+    assert MAX_FETCH_BYTES == len(at_most)
 
     for message in (at_most, b'{"fetches":[' + at_most + b"]}", b'{"fetches":[' + at_most[:-1] + b"x]}"):
         with pytest.raises(InvalidFetchError):
             read_message(message)
     with pytest.raises(InvalidFetchError, match="the limit is"):
-        read_message(b" " * (MAX_DOOR_BYTES + 1))
+        read_message(b" " * (MAX_INPUT_BYTES + 1))
 
 
 @pytest.mark.parametrize(
@@ -319,7 +319,7 @@ def test_a_pickle_is_never_loaded(tmp_path: Path) -> None:
         (b'{"f":"fetch","a":[],"k":{},"et":0,"t":1000000000000}', "not an arq job"),
         (b'{"f":"fetch","a":' + nested(100_000) + b',"k":{},"et":0,"t":null}', "not an arq job"),
         (b'{"f":"x","a":' + nested(900) + b',"k":{},"et":0,"t":null}', "no function"),
-        (b" " * (MAX_DOOR_BYTES + 1), "are the most"),
+        (b" " * (MAX_INPUT_BYTES + 1), "are the most"),
     ],
 )
 def test_a_foreign_job_is_refused_with_a_short_message(raw: bytes, says: str) -> None:

@@ -14,7 +14,7 @@ from fetchfleet.jobs.contract.field_checks import MAX_BODY_BYTES
 from fetchfleet.jobs.contract.model import (
     DEFAULT_DEADLINE_S,
     MAX_DEADLINE_S,
-    MAX_MESSAGE_BYTES,
+    MAX_FETCH_BYTES,
     Fetch,
     Outcome,
     Priority,
@@ -198,7 +198,7 @@ def test_good_fields_make_a_fetch(fields: dict[str, Any]) -> None:
     made = as_fetch(fields)
 
     assert fields == {name: getattr(made, name) for name in fields}
-    assert len(encode(made)) > MAX_MESSAGE_BYTES or decode_fetch(encode(made)) == made
+    assert len(encode(made)) > MAX_FETCH_BYTES or decode_fetch(encode(made)) == made
 
 
 @pytest.mark.parametrize(("field", "fields"), REFUSED)
@@ -257,15 +257,15 @@ def test_a_fetch_is_made_from_a_url_a_dict_or_a_fetch(item: Any) -> None:
 def test_a_fetch_may_have_2_mib_of_json_and_no_more() -> None:
     """Bytes are counted, not characters."""
     least = len(encode(Fetch(url=URL, meta="")))  # an empty text is still a meta
-    longest = encode(Fetch(url=URL, meta="x" * (MAX_MESSAGE_BYTES - least)))
+    longest = encode(Fetch(url=URL, meta="x" * (MAX_FETCH_BYTES - least)))
 
     assert URL == decode_fetch(longest).url
     for line in (
         longest + b" ",
         longest.decode() + " ",
-        '{"url":"http://a/é"}' + " " * (MAX_MESSAGE_BYTES - 20),
+        '{"url":"http://a/é"}' + " " * (MAX_FETCH_BYTES - 20),
     ):
-        with pytest.raises(InvalidFetchError, match=f"the limit is {MAX_MESSAGE_BYTES}"):
+        with pytest.raises(InvalidFetchError, match=f"the limit is {MAX_FETCH_BYTES}"):
             decode_fetch(line)
 
 

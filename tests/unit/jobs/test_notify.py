@@ -6,10 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fetchfleet.jobs.notifications import LaneNotification
-from fetchfleet.jobs.scripts.submission import HINTS, hints
+from fetchfleet.jobs.scripts.submission import MAX_DUE_NOTIFICATIONS, limit_due
 
 WAKES = st.lists(
-    st.builds(LaneNotification, st.text(max_size=3), st.integers(1), st.integers(-1, 1)), max_size=4 * HINTS
+    st.builds(LaneNotification, st.text(max_size=3), st.integers(1), st.integers(-1, 1)),
+    max_size=4 * MAX_DUE_NOTIFICATIONS,
 )
 
 
@@ -21,8 +22,8 @@ def due_now(wakes: list[LaneNotification]) -> list[LaneNotification]:
 @given(WAKES)
 def test_some_due_lanes_and_all_later_lanes_are_handed_over(wakes: list[LaneNotification]) -> None:
     """At least one due lane is handed over if there is one. Every later lane is included."""
-    chosen = hints(wakes)
+    chosen = limit_due(wakes)
 
-    assert len(due_now(chosen)) == min(HINTS, len(due_now(wakes)))
+    assert len(due_now(chosen)) == min(MAX_DUE_NOTIFICATIONS, len(due_now(wakes)))
     assert Counter(chosen) <= Counter(wakes)
     assert len(wakes) - len(chosen) == len(due_now(wakes)) - len(due_now(chosen))

@@ -5,7 +5,7 @@ from redis.exceptions import AuthenticationError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from fetchfleet.jobs.errors import FleetUnreachableError
-from fetchfleet.jobs.patience import LONGEST_CALL_S, LONGEST_PAUSE_S, Outage, Patience
+from fetchfleet.jobs.patience import MAX_CALL_S, MAX_PAUSE_S, Outage, Patience
 
 AWAY = RedisConnectionError("Connection refused.")
 
@@ -47,7 +47,7 @@ async def test_a_call_is_repeated_until_redis_answers() -> None:
     """Two lines are logged: Redis is away, Redis is back."""
     time = Timeline()
     assert "reply" == await time.patience(60).repeat(AWAY, time.fails_until, 130.0)
-    assert 130 <= time.now_s <= 130 + LONGEST_PAUSE_S
+    assert 130 <= time.now_s <= 130 + MAX_PAUSE_S
     away, back = time.said
     assert "Redis does not answer: Connection refused; waiting for it for up to 60 s" == away
     assert back.startswith("Redis answers again after 3")
@@ -102,9 +102,9 @@ async def test_a_suspension_does_not_count() -> None:
 def test_an_attempt_of_an_hour_counts_as_a_suspension() -> None:
     """An attempt has timeouts, so a longer one means that the process did not run."""
     outage = Outage(60)
-    outage.add(LONGEST_CALL_S, LONGEST_CALL_S)
-    assert LONGEST_CALL_S == outage.waited_s
-    outage.add(3600, LONGEST_CALL_S)
+    outage.add(MAX_CALL_S, MAX_CALL_S)
+    assert MAX_CALL_S == outage.waited_s
+    outage.add(3600, MAX_CALL_S)
     assert 0 == outage.waited_s
 
 

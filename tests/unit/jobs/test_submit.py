@@ -17,13 +17,13 @@ from fetchfleet.jobs.client import fleet as fleet_module
 from fetchfleet.jobs.client import submit as chunk_module
 from fetchfleet.jobs.client.fleet import dest_check
 from fetchfleet.jobs.client.submit import Chunk, Fetchable, Receipt, chunks
-from fetchfleet.jobs.contract.entry import parse_entry, placed, serialize_new_entry
+from fetchfleet.jobs.contract.entry import parse_entry, serialize_new_entry, with_deadline
 from fetchfleet.jobs.contract.ids import fetch_id
 from fetchfleet.jobs.contract.model import Priority
 from fetchfleet.jobs.contract.urls import lane_of_url
 from fetchfleet.jobs.errors import InvalidFetchError
 from fetchfleet.jobs.scripts import runner, submission
-from fetchfleet.jobs.scripts.submission import Backlog
+from fetchfleet.jobs.scripts.submission import BacklogCheck
 
 BATCH = "0123456789abcdef"
 EARLIER = ["a" * 16, "b" * 16]
@@ -82,7 +82,7 @@ def submitted(chunk: Chunk) -> tuple[list[str], list[Any]]:
             groups=chunk.groups,
             fingerprints=chunk.fingerprints,
             keyed=chunk.keyed,
-            backlog=Backlog(0, 0, 0, {}),
+            backlog=BacklogCheck(0, 0, 0, {}),
         ),
         [b"taken", 0, [], []],
     )
@@ -117,7 +117,7 @@ def test_every_fetch_is_in_one_chunk_under_its_lane(fetches: list[Fetch]) -> Non
     """In the order of the list within each lane and priority, with the counts for the backlog limit."""
     made = cut(fetches)
     sent = [
-        (lane, parse_entry(placed(of, 0)))
+        (lane, parse_entry(with_deadline(of, 0)))
         for chunk in made
         for lane, group in elements_of(chunk)
         for of in group
@@ -150,7 +150,7 @@ def test_an_undo_takes_back_the_sent_elements(fetches: list[Fetch], now_ms: int)
     for chunk in cut(fetches):
         names, (groups, *rest) = undone(chunk, now_ms)
         for _, group in elements_of(chunk):
-            assert [len(group), *(placed(of, now_ms) for of in group)] == rest[: 1 + len(group)]
+            assert [len(group), *(with_deadline(of, now_ms) for of in group)] == rest[: 1 + len(group)]
             rest = rest[1 + len(group) :]
         assert int(groups) == len(elements_of(chunk))
         assert len(names) == 2 * int(groups) + len(rest)
@@ -161,7 +161,7 @@ def test_an_undo_takes_back_the_sent_elements(fetches: list[Fetch], now_ms: int)
 def test_a_placed_element_has_its_deadline(now_ms: int, deadline_s: float | None) -> None:
     """The allowed time, from the time of its arrival in Redis."""
     fetch = Fetch(url="http://a.example/", deadline_s=deadline_s)
-    entry = parse_entry(placed(serialize_new_entry(fetch_id(BATCH, 7), fetch), now_ms))
+    entry = parse_entry(with_deadline(serialize_new_entry(fetch_id(BATCH, 7), fetch), now_ms))
 
     assert (now_ms, now_ms + fetch.deadline_ms) == (entry.submitted_ms, entry.deadline_ms)
     assert fetch == entry.fetch
@@ -189,7 +189,7 @@ def test_a_receipt_has_an_id_for_every_item(count: int, repeated: dict[int, str]
         repeats.get(fetch_id(BATCH, place), fetch_id(BATCH, place)) == of
         for place, of in enumerate(receipt.ids)
     )
-    assert receipt.handle == (batches.pop() if len(batches) == 1 else BATCH)
+    assert receipt.batch_to_follow == (batches.pop() if len(batches) == 1 else BATCH)
 
 
 def letter(batch: str | None, host: str | None, reason: str, position: str) -> DeadLetter:

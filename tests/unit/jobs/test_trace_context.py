@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fetchfleet.jobs.contract import trace_context
-from fetchfleet.jobs.contract.entry import Hop, parse_entry, placed, serialize_new_entry
+from fetchfleet.jobs.contract.entry import Hop, parse_entry, serialize_new_entry, with_deadline
 from fetchfleet.jobs.contract.messages import read_arguments, read_message
 from fetchfleet.jobs.contract.model import Fetch, encode
 from fetchfleet.jobs.errors import InvalidFetchError
@@ -113,7 +113,7 @@ def test_an_accepted_value_can_be_sent(traceparent: str, tracestate: str | None)
     sent = Fetch(url=URL, headers={"a": traceparent, "b": tracestate or ""})
 
     assert set(sent.headers.values()) == {traceparent, tracestate or ""}
-    assert made == parse_entry(placed(serialize_new_entry(ID, made), 0)).fetch
+    assert made == parse_entry(with_deadline(serialize_new_entry(ID, made), 0)).fetch
 
 
 def test_every_door_accepts_the_trace() -> None:
