@@ -152,12 +152,15 @@ def test_keys_of_options_replace_those_of_the_policy_file(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("keys", "named"),
     [
-        ({"concurrency": 0}, "--concurrency: concurrency: 0 is not within 1 and 1000"),
-        ({"rate_per_s": -1.0}, "--rate: rate_per_s: -1.0 is not 0, or within 0.00001 and 100000"),
+        ({"concurrency": 0}, "--concurrency: concurrency: must be between 1 and 1000, got 0"),
+        ({"rate_per_s": -1.0}, "--rate: rate_per_s: must be 0 or between 0.00001 and 100000, got -1.0"),
         ({"attempts": "x"}, "--attempts: Expected `int`, got `str` - at `$.attempts`"),
         ({"rpbots": "obey"}, "--set: Object contains unknown field `rpbots`"),
-        ({"client_cert": "x"}, "--set: client_cert: would be shown to every host"),
-        ({"retry_base_s": 3600, "retry_cap_s": 1}, "--set: retry_cap_s: 1 is less than retry_base_s"),
+        ({"client_cert": "x"}, "--set: client_cert: would be presented to every host"),
+        (
+            {"retry_base_s": 3600, "retry_cap_s": 1},
+            "--set: retry_cap_s: must be at least retry_base_s, 3600, got 1",
+        ),
     ],
 )
 def test_a_bad_key_names_its_option(keys: dict[str, Any], named: str) -> None:

@@ -1,1 +1,1 @@
-"""The policy of each host, from the file or set at run time, and the egress rule."""
+"""The policy of each host, from the policy file or set at run time, and the egress rule."""

@@ -1,8 +1,8 @@
 """The egress rule: which addresses and ports the fleet may dial. Pure.
 
-The tables are custom. `ipaddress.is_global` changes between Python releases, and is true for multicast,
-Azure's 168.63.129.16, `::127.0.0.1`, `64:ff9b::a9fe:a9fe` and others that lead inside. IPv4 is allowed except
-for its table. IPv6 is refused except for 2000::/3, and there too its table is refused.
+The tables replace `ipaddress.is_global`, which changes between Python releases. It is true for multicast,
+Azure's 168.63.129.16, `::127.0.0.1`, `64:ff9b::a9fe:a9fe` and other addresses of private networks. IPv4 is
+allowed except for IPV4_TABLE. IPv6 is refused except for 2000::/3 without IPV6_TABLE.
 """
 
 from collections.abc import Callable, Collection
@@ -23,7 +23,7 @@ Network = IPv4Network | IPv6Network
 
 
 class Refusal(StrEnum):
-    """The reason for which an address may not be dialled; a closed list."""
+    """The reason for which an address may not be dialled. A closed list; the values appear in errors."""
 
     BENCHMARKING = "benchmarking"
     BROADCAST = "broadcast"
@@ -49,11 +49,12 @@ class Refusal(StrEnum):
 
 
 class Row(NamedTuple):
-    """A network that is never dialled unless it is allowed explicitly, and the source that defines it."""
+    """A network that is dialled only if it is allowed explicitly."""
 
     network: Network
     refusal: Refusal
     source: str
+    """The document that defines the network."""
 
 
 def _row(network: str, refusal: Refusal, source: str) -> Row:
@@ -62,8 +63,8 @@ def _row(network: str, refusal: Refusal, source: str) -> Row:
 
 # The first row that contains an address counts, so narrower networks come before wider ones.
 
-# The whole IANA IPv4 Special-Purpose Address Registry, globally reachable entries included (none of them
-# serves files), multicast, class E, and metadata addresses of cloud providers.
+# The whole IANA IPv4 Special-Purpose Address Registry, including globally reachable entries (none of them
+# serves files), and multicast, class E, and the metadata addresses of cloud providers.
 IPV4_TABLE = (
     _row("100.100.100.200/32", Refusal.CLOUD_METADATA, "Alibaba Cloud instance metadata"),
     _row("168.63.129.16/32", Refusal.CLOUD_METADATA, "Azure wire server"),
@@ -91,8 +92,8 @@ IPV4_TABLE = (
     _row("240.0.0.0/4", Refusal.RESERVED, "RFC 1112 §4"),
 )
 
-# IANA IPv6 Special-Purpose Address Registry and RFC 4291 §2.4. Addresses that carry an IPv4
-# address to a translator are refused whatever they carry: the translator decides where they lead.
+# IANA IPv6 Special-Purpose Address Registry and RFC 4291 §2.4. Addresses with an embedded IPv4 address are
+# refused whatever that address is: a translator or tunnel decides where the connection goes.
 IPV6_TABLE = (
     _row("fd00:ec2::254/128", Refusal.CLOUD_METADATA, "AWS instance metadata"),
     _row("fd20:ce::254/128", Refusal.CLOUD_METADATA, "GCP instance metadata"),
@@ -115,7 +116,7 @@ IPV6_TABLE = (
 )
 
 NAMED_NETWORKS = {"private": Refusal.PRIVATE, "loopback": Refusal.LOOPBACK}
-"""Names that stand for all networks of a kind."""
+"""Names that stand for all rows of a kind in lists of networks."""
 
 # The only block from which IANA allocates unicast addresses (RFC 4291 §2.4, IANA IPv6 Address Space).
 IPV6_UNICAST = IPv6Network("2000::/3")
@@ -123,13 +124,11 @@ IPV4_MAPPED = IPv6Network("::ffff:0:0/96")
 
 
 class Carrier(NamedTuple):
-    """A network whose addresses carry an IPv4 address, to which a translator or tunnel leads.
-
-    bits_below: the bits of the address below those of the IPv4 address.
-    """
+    """A network whose addresses embed an IPv4 address, the destination behind a translator or tunnel."""
 
     network: IPv6Network
     bits_below: int
+    """The number of bits below the embedded IPv4 address."""
 
 
 IPV4_CARRIERS = (
@@ -142,59 +141,62 @@ IPV4_CARRIERS = (
 
 
 WEB_PORTS = (80, 443)
-"""The ports of public addresses that are dialled unless a policy says otherwise."""
+"""The default of the policy key `ports`: the ports that may be dialled on public addresses."""
 
 _REMEDIES = {
-    Refusal.DENIED: "a network of --deny-net, which wins over --allow-net",
-    Refusal.OWN_REDIS: "the fleet's own Redis, which nothing lets a fetch reach",
-    Refusal.PORT: "the policy's `ports` would let it through",
-    Refusal.ZONE_ID: "which link it means is this machine's affair",
+    Refusal.DENIED: "a network of --deny-net, which overrides --allow-net",
+    Refusal.OWN_REDIS: "the Redis of the fleet, which nothing allows a fetch to reach",
+    Refusal.PORT: "the policy key `ports` would allow it",
+    Refusal.ZONE_ID: "an address with a zone ID is never dialled, since it depends on the machine",
 }
 
 
 def remedy(refusal: Refusal) -> str:
-    """Return what would allow the address, or why nothing does."""
-    return _REMEDIES.get(refusal, "--allow-net would let it through")
+    """Return the setting that would allow the address, or why none does, as the end of an error message."""
+    return _REMEDIES.get(refusal, "--allow-net would allow it")
 
 
 @dataclass(frozen=True, slots=True)
 class OwnRedis:
-    """The addresses on which the fleet's Redis listens."""
+    """The addresses on which the Redis of the fleet listens."""
 
     port: int
     addresses: frozenset[Address] = frozenset()
     here: bool = False
-    """Whether it is on this machine, and therefore at every address of it."""
+    """True if Redis runs on this machine, and may therefore listen on every address of the machine."""
 
     def is_at(self, address: Address, port: int, is_own_address: Callable[[Address], bool]) -> bool:
-        """Return whether dialling this address and port reaches it.
+        """Return whether a connection to this address and port reaches Redis.
 
-        is_own_address: returns whether an address is this machine's.
+        is_own_address: returns whether an address belongs to this machine.
         """
         if port != self.port:
             return False
-        if (inner := carried(address)) is not None and self.is_at(inner, port, is_own_address):
+        if (inner := embedded_ipv4(address)) is not None and self.is_at(inner, port, is_own_address):
             return True
-        # Linux takes the unspecified address for loopback.
+        # Linux connects to loopback if the unspecified address is dialled.
         is_local = address.is_loopback or address.is_unspecified
         return address in self.addresses or (self.here and (is_local or is_own_address(address)))
 
 
 @dataclass(frozen=True, slots=True)
 class Egress:
-    """The egress rule of a worker: the tables, without the networks it allows, and with those it denies."""
+    """The egress rule of a worker: the tables, and the networks that flags allow or deny."""
 
     allowed: tuple[Network, ...] = ()
+    """Networks that may be dialled at every port, whatever the tables say."""
     denied: tuple[Network, ...] = ()
+    """Networks that are never dialled. They override `allowed`."""
     allowed_kinds: frozenset[Refusal] = frozenset()
-    """Rows of the tables that do not apply. Narrower rows do: cloud metadata is never `private`."""
+    """Kinds of rows that are allowed. Narrower rows of another kind still apply: `private` allows no cloud
+    metadata."""
 
     @classmethod
     def parse(cls, allow: str, deny: str = "") -> Self:
-        """Return the rule that allows the networks `allow` and denies `deny`, comma-separated.
+        """Parse two comma-separated lists of networks: those to allow and those to deny.
 
-        A network is a CIDR or one of NAMED_NETWORKS. Empty text is no network. Raises ValueError, which names
-        the entry and the remedy.
+        A network is a CIDR or a name of NAMED_NETWORKS; the lists may be empty. Raises ValueError, which
+        names the entry and the remedy.
         """
         allowed, allowed_kinds = _networks("allowed", allow)
         denied, denied_kinds = _networks("denied", deny)
@@ -204,23 +206,23 @@ class Egress:
     def refusal(
         self, address: str | Address, port: int, ports: Collection[int] = WEB_PORTS
     ) -> Refusal | None:
-        """Return why that port of `address` may not be dialled, or None if it may; never raises.
+        """Return why the address and port may not be dialled, or None if they may. Never raises.
 
-        ports: those allowed on public addresses; an allowed network allows every port. An IPv4-mapped IPv6
-        address counts as the IPv4 address that it reaches. A zone id is refused even in an allowed network.
-        In an allowed network of a translator, such as 64:ff9b::/96, an address is dialled only if the IPv4
-        address that it carries is public or allowed itself.
+        ports: those allowed on public addresses. In an allowed network every port is allowed. An IPv4-mapped
+        IPv6 address counts as its IPv4 address. A zone ID is refused even in an allowed network. In an
+        allowed network of IPV4_CARRIERS, such as 64:ff9b::/96, the embedded IPv4 address must be public or
+        allowed too.
         """
-        parsed = reached(address)
+        parsed = effective_address(address)
         if parsed is None:
             return Refusal.NOT_AN_ADDRESS
         if isinstance(parsed, IPv6Address) and parsed.scope_id is not None:
             return Refusal.ZONE_ID
-        inner = carried(parsed)
+        inner = embedded_ipv4(parsed)
         if any(parsed in network or (inner and inner in network) for network in self.denied):
             return Refusal.DENIED
         if any(parsed in network for network in self.allowed):
-            # An allowed network allows every port.
+            # (port,): every port is allowed.
             return None if inner is None else self.refusal(inner, port, (port,))
         table = IPV4_TABLE if isinstance(parsed, IPv4Address) else IPV6_TABLE
         for row in table:
@@ -232,7 +234,7 @@ class Egress:
 
 
 def _networks(kind: str, text: str) -> tuple[tuple[Network, ...], list[Refusal]]:
-    """Parse networks and names of them; an entry that can never match an address is an error."""
+    """Parse a list of networks and their names. Raises ValueError, also for one that can never match."""
     networks: list[Network] = []
     kinds: list[Refusal] = []
     for entry in filter(None, map(str.strip, text.split(","))):
@@ -248,17 +250,19 @@ def _networks(kind: str, text: str) -> tuple[tuple[Network, ...], list[Refusal]]
             ) from None
         if isinstance(network, IPv6Network):
             if network.network_address.scope_id is not None:
-                raise ValueError(f"{kind} network {entry!r} has a zone id, which is never dialled")
+                raise ValueError(
+                    f"{kind} network {entry!r} has a zone ID, and such addresses are never dialled; remove it"
+                )
             if network.subnet_of(IPV4_MAPPED):
                 raise ValueError(f"{kind} network {entry!r} is IPv4-mapped; write the IPv4 network")
         networks.append(network)
     return tuple(networks), kinds
 
 
-def reached(address: str | Address) -> Address | None:
-    """Return the address that dialling this one reaches, None if it is no address.
+def effective_address(address: str | Address) -> Address | None:
+    """Return the address that a connection to this one reaches; None for text that is not an address.
 
-    That is the inner address of an IPv4-mapped one (RFC 4291 §2.5.5.2) without a zone id, else the address.
+    It differs for IPv4-mapped addresses (RFC 4291 §2.5.5.2) only.
     """
     if isinstance(address, str):
         try:
@@ -270,10 +274,10 @@ def reached(address: str | Address) -> Address | None:
     return address.ipv4_mapped or address
 
 
-def carried(address: Address) -> IPv4Address | None:
-    """Return the IPv4 address that an IPv6 address carries to a translator or tunnel, None if none."""
+def embedded_ipv4(address: Address) -> IPv4Address | None:
+    """Return the IPv4 address embedded in an address of IPV4_CARRIERS; None for any other address."""
     number = int(address)
-    if isinstance(address, IPv4Address) or number <= 1:  # :: and ::1 carry nothing
+    if isinstance(address, IPv4Address) or number <= 1:  # :: and ::1 embed none
         return None
     for network, bits_below in IPV4_CARRIERS:
         if address in network:

@@ -1,4 +1,4 @@
-"""The policy of every host: defaults and tables by host, from a TOML file or set at run time.
+"""The policy of every host: a default table and tables by host, from a TOML file or set at run time.
 
     [default]
     concurrency = 8
@@ -9,7 +9,8 @@
     [host."*.cdn.net"]
     concurrency = 32
 
-For each key the most specific table wins: the host's own, then the longest pattern, then the default. Pure.
+For each key, the most specific table that has it counts: that of the host, then the longest pattern, then
+the default. Pure.
 """
 
 import tomllib
@@ -23,21 +24,16 @@ from fetchfleet.worker.policy.names import DEFAULT, covers, lane_named
 from fetchfleet.worker.policy.pauses import PAUSED, Overrides, PauseMark, Pauses, Table, pauses_of
 
 FILE_ONLY = ("ca_file", "client_cert", "client_key", "verify", "https_to_http", "redirect_bodies")
-"""Keys that name files on a worker's disk, or weaken its protection: Redis must not be able to set them."""
+"""Keys that name files on the disk of a worker, or weaken its protection. Redis must not set them."""
 
 NO_KEYS: Table = MappingProxyType({})
 
-ONE_HOSTS = ("client_cert", "client_key")
-"""Keys of a client certificate, which must not be sent to every host."""
+NOT_IN_DEFAULT = ("client_cert", "client_key")
+"""Keys of a client certificate. It must not be presented to every host."""
 
 
 class Policy:
-    """The policy of every lane. tables: by host or pattern, the keys that differ from the default table.
-
-    pauses: what is paused at run time, and by the file; None if the tables are the file's.
-    default_table: the keys of the default table; None: those that differ from the built-in defaults.
-    digest: of the policy file, if there is one.
-    """
+    """The policy of every lane."""
 
     def __init__(
         self,
@@ -48,11 +44,21 @@ class Policy:
         default_table: Table | None = None,
         digest: str = "",
     ) -> None:
+        """Compute the policy of each table.
+
+        default: the built-in defaults if None. default_table: derived from `default` if None. pauses: those
+        of the tables if None.
+        """
         self.default = default or LanePolicy()
+        """The policy of hosts without a table."""
         self.tables = dict(tables or {})
+        """The keys of each table, by host or pattern."""
         self.default_table = _differing(self.default) if default_table is None else default_table
+        """The keys of the default table."""
         self.digest = digest
+        """The digest of the policy file; empty without a file."""
         self.pauses = pauses or Pauses({}, {}, (), self._paused_keys())
+        """The pauses in force, from the file and set at run time."""
         self._lanes: dict[str, LanePolicy] = {}
         patterns = sorted((name for name in self.tables if covers(name, name)), key=len)
         for name, table in self.tables.items():
@@ -65,7 +71,7 @@ class Policy:
         self._suffixes = sorted(suffixes, key=len, reverse=True)
 
     def for_lane(self, name: str) -> LanePolicy:
-        """Return the policy of a lane: its host's, else that of the longest pattern, else the default."""
+        """Return the policy of a lane: that of its host, else of the longest pattern, else the default."""
         if name in self._lanes:
             return self._lanes[name]
         for suffix in self._suffixes:
@@ -76,13 +82,15 @@ class Policy:
     def overridden(
         self, overrides: Mapping[str, Table], marks: Mapping[str, PauseMark] | None = None
     ) -> "Policy":
-        """Return a policy in which the tables, by host, pattern or `default`, override those of this one.
+        """Return a policy in which these tables override those of this one, key by key.
 
-        marks: which of them are pauses and exceptions (worker/policy/pauses.py). Raises PolicyError. The
-        tables come from Redis: they cannot set FILE_ONLY keys.
+        overrides: by host, pattern or `default`. marks: which of them are pauses and exceptions
+        (worker/policy/pauses.py). Raises PolicyError, also if they set FILE_ONLY keys, because they come from
+        Redis.
         """
         for name, table in overrides.items():
-            _refuse(FILE_ONLY, _where(name), table, "is set in the workers' policy file, never at run time")
+            why = "cannot be set at run time; set it in the policy file of the workers"
+            _refuse(FILE_ONLY, _where(name), table, why)
         default = _lane_policy(
             DEFAULT, {**msgspec.structs.asdict(self.default), **overrides.get(DEFAULT, {})}
         )
@@ -93,12 +101,12 @@ class Policy:
         )
         return merged.with_pauses(self.pauses_with(Overrides(overrides, marks or {})))
 
-    def pauses_with(self, found: Overrides) -> Pauses:
-        """Return the pauses in force with these overrides, the file's included."""
-        return pauses_of(found, self.pauses.in_file)
+    def pauses_with(self, overrides: Overrides) -> Pauses:
+        """Return the pauses in force with these overrides, including those of the file."""
+        return pauses_of(overrides, self.pauses.in_file)
 
     def with_pauses(self, pauses: Pauses) -> "Policy":
-        """Return this policy with `paused` as these pauses say, whatever the tables say of it."""
+        """Return this policy with the key `paused` of every table replaced by these pauses."""
 
         def stopped(name: str) -> bool:
             return pauses.stop(name) is not None
@@ -112,28 +120,28 @@ class Policy:
         return {**keys, DEFAULT: True} if self.default.paused else keys
 
     def named(self) -> Iterator[tuple[str, LanePolicy]]:
-        """Yield every policy that a lane may have, with the name of its table in a file."""
+        """Yield every policy that a lane may have, with the name of its table as in a policy file."""
         yield DEFAULT, self.default
         for name, policy in self._lanes.items():
             yield _where(name), policy
 
 
 def parse_policy(text: str, digest: str = "", default_keys: Table = NO_KEYS) -> Policy:
-    """Parse the text of a policy file; raises PolicyError, which names every fault.
+    """Parse the text of a policy file. Raises PolicyError, which names every fault.
 
-    default_keys: replace or add keys of the default table. digest: of the text and these keys.
+    default_keys: override keys of the default table. digest: of the text and of default_keys.
     """
     try:
-        found = tomllib.loads(text)
+        document = tomllib.loads(text)
     except RecursionError:
         raise PolicyError("not TOML: nested too deeply") from None
     except ValueError as error:  # TOMLDecodeError, or a number of thousands of digits
         raise PolicyError(f"not TOML: {error}") from None
-    unknown = sorted(found.keys() - {DEFAULT, "host"})
-    errors = [f'unknown table [{name}]; there are [default] and [host."NAME"]' for name in unknown]
-    hosts = found.get("host", {})
+    unknown = sorted(document.keys() - {DEFAULT, "host"})
+    errors = [f'unknown table [{name}]; the tables are [default] and [host."NAME"]' for name in unknown]
+    hosts = document.get("host", {})
     if not isinstance(hosts, dict):
-        errors.append('[host] holds tables; write [host."NAME"]')
+        errors.append('[host] must contain tables; write [host."NAME"]')
         hosts = {}
     tables: dict[str, Table] = {}
     for name, table in hosts.items():
@@ -143,10 +151,10 @@ def parse_policy(text: str, digest: str = "", default_keys: Table = NO_KEYS) -> 
             errors.append(str(error))
             continue
         if lane in tables:
-            errors.append(f'[host."{name}"] names {lane} a second time')
+            errors.append(f'[host."{name}"] defines {lane} a second time; merge the two tables')
         errors += _faults(_where(name), table)
         tables[lane] = table
-    default = found.get(DEFAULT, {})
+    default = document.get(DEFAULT, {})
     if isinstance(default, dict):
         default = {**default, **default_keys}
     errors += _faults(DEFAULT, default)
@@ -156,27 +164,29 @@ def parse_policy(text: str, digest: str = "", default_keys: Table = NO_KEYS) -> 
 
 
 def _faults(where: str, table: object) -> list[str]:
-    """Return every fault of a table; each found key is removed before the next check."""
+    """Return every fault of a table. msgspec reports one, so the key at fault is removed to find the next."""
     if not isinstance(table, dict):
-        return [f"[{where}] is no table"]
+        return [f"[{where}] is not a table"]
     faults: list[str] = []
-    left = dict(table)
-    while fault := _fault(where, left):
+    unchecked = dict(table)
+    while fault := _fault(where, unchecked):
         faults.append(fault)
         culprits = [
-            key for key in left if _fault(where, {k: v for k, v in left.items() if k != key}) != fault
+            key
+            for key in unchecked
+            if _fault(where, {k: v for k, v in unchecked.items() if k != key}) != fault
         ]
         if not culprits:
             break
-        del left[culprits[0]]
+        del unchecked[culprits[0]]
     return faults
 
 
 def _fault(where: str, table: Table) -> str | None:
     try:
         if where == DEFAULT:
-            shown = [key for key in ONE_HOSTS if table.get(key)]
-            _refuse(shown, where, table, "would be shown to every host; set it for some hosts")
+            refused = [key for key in NOT_IN_DEFAULT if table.get(key)]
+            _refuse(refused, where, table, "would be presented to every host; set it in tables of hosts")
         _lane_policy(where, table)
     except PolicyError as error:
         return str(error)
@@ -190,7 +200,7 @@ def _differing(policy: LanePolicy) -> Table:
 
 
 def _where(name: str) -> str:
-    """Return the table's name as a file spells it."""
+    """Return the name of a table as in a policy file, without its brackets."""
     return DEFAULT if name == DEFAULT else f'host."{name}"'
 
 

@@ -16,20 +16,21 @@ WEEK_S = 7 * DAY_S
 
 
 class Bounds(NamedTuple):
-    """The values that a number of a policy may have. off: 0 too, which switches the rule off."""
+    """The range of a number in a policy."""
 
     minimum: float
     maximum: float
     off: bool = False
+    """True if 0 is allowed as well. It switches the rule off."""
 
     def admit(self, value: float) -> bool:
-        """Return whether the value is one of them. NaN is none."""
+        """Return whether the value is within the bounds. NaN never is."""
         return self.minimum <= value <= self.maximum or (self.off and value == 0)
 
 
 BOUNDS = {
     "concurrency": Bounds(1, 1000),
-    "rate_per_s": Bounds(0.00001, 100_000, off=True),  # from about one a day
+    "rate_per_s": Bounds(0.00001, 100_000, off=True),  # at least about one request a day
     "burst": Bounds(1, 100_000),
     "attempts": Bounds(1, 100),
     "retry_base_s": Bounds(MIN_S, 3600),
@@ -47,7 +48,7 @@ BOUNDS = {
     "max_decode_ratio": Bounds(1, 1_000_000, off=True),
     "max_line_bytes": Bounds(1, 256 << 20),
 }
-"""The bounds of every key that is a number, of both ends of a range, and of each port."""
+"""The bounds of every numeric key. Those of `concurrency` and `ports` apply to each number in the value."""
 
 TIMEOUT_BOUNDS = Bounds(MIN_S, DAY_S)
 
@@ -59,22 +60,21 @@ DURABILITIES = ("none", "file", "full")
 
 
 class PolicyError(ValueError):
-    """A policy that cannot be used; the message names the table, the key and the fault."""
+    """A policy is invalid. The message names the table, the key and the fault."""
 
 
 def _within(name: str, value: float, bounds: Bounds) -> None:
     if bounds.admit(value) and not isinstance(value, bool):
         return
     if isinstance(value, int) and abs(value) >= 10**MAX_SHOWN_DIGITS:
-        value = math.inf if value > 0 else -math.inf  # thousands of digits are not shown
-    off = "0, or " if bounds.off else ""
-    raise PolicyError(
-        f"{name}: {value} is not {off}within {_number(bounds.minimum)} and {_number(bounds.maximum)}"
-    )
+        value = math.inf if value > 0 else -math.inf  # the message must not have thousands of digits
+    off = "0 or " if bounds.off else ""
+    least, largest = _number(bounds.minimum), _number(bounds.maximum)
+    raise PolicyError(f"{name}: must be {off}between {least} and {largest}, got {value}")
 
 
 def _number(value: float) -> str:
-    """Return a bound as people write it."""
+    """Return a bound in decimal notation, never as 1e-05."""
     return f"{value:f}".rstrip("0").rstrip(".")
 
 
@@ -84,21 +84,21 @@ def _one_of(name: str, value: str, known: Iterable[str]) -> None:
 
 
 class Timeouts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The limits of one attempt, in seconds; each is required."""
+    """The time limits of one attempt, in seconds: 0.001 to 86400 each. All are required."""
 
     connect_s: float
-    """To open a connection, name resolution included; and as long again for the TLS handshake."""
+    """The longest time to resolve the host and open a connection, and again for the TLS handshake."""
     read_s: float
-    """Until the first byte of a response, and between two pieces of it."""
+    """The longest time until the first byte of a response, and between two reads of its body."""
     write_s: float
-    """For the host to take each block of a request body."""
+    """The longest time for the host to accept a block of the request body."""
     pool_s: float
-    """For a connection to become free."""
+    """The longest time until a connection of the pool is free."""
     total_s: float
-    """For the whole attempt."""
+    """The longest time of the attempt."""
 
     def __post_init__(self) -> None:
-        """Check the range of each, a millisecond to a day."""
+        """Check the ranges. Raises PolicyError."""
         for name in self.__struct_fields__:
             _within(f"timeout.{name}", getattr(self, name), TIMEOUT_BOUNDS)
 
@@ -106,28 +106,29 @@ class Timeouts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 PROFILES = {
     "api": Timeouts(connect_s=2, read_s=5, write_s=2, pool_s=2, total_s=10),
     "upload": Timeouts(connect_s=5, read_s=60, write_s=60, pool_s=5, total_s=120),
-    # A stream may last long, but must progress and end: without a limit on a read, a dead host would block
-    # its lane forever.
+    # A stream may take long but must progress: without a limit on reads, a dead host would block its lane.
     "stream": Timeouts(connect_s=5, read_s=30, write_s=5, pool_s=5, total_s=3600),
     "internal": Timeouts(connect_s=1, read_s=3, write_s=1, pool_s=1, total_s=5),
 }
 
 
 class Range(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The bounds of a concurrency that adapts to the host."""
+    """The range of adaptive concurrency: 1 <= min <= max <= 1000."""
 
     min: int = 1
+    """The concurrency below which refusals never push the limit."""
     max: int = 64
+    """The concurrency above which good responses never raise the limit."""
 
     def __post_init__(self) -> None:
-        """Check 1 <= min <= max <= 1000."""
+        """Check the ranges. Raises PolicyError."""
         bounds = BOUNDS["concurrency"]
         _within("concurrency.min", self.min, bounds)
         _within("concurrency.max", self.max, bounds._replace(minimum=self.min))
 
 
 class Tls(msgspec.Struct, frozen=True, kw_only=True):
-    """The keys that define a TLS context."""
+    """The keys of a policy that define a TLS context; see LanePolicy."""
 
     ca_file: str = ""
     client_cert: str = ""
@@ -136,30 +137,30 @@ class Tls(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
-    """The policy of one host, for the whole fleet; docs/policy.md explains the keys."""
+    """The policy of one host, for the whole fleet. Ranges are in BOUNDS; docs/policy.md explains the keys."""
 
     concurrency: int | Range = 8
-    """Fetches in flight at once, 1 to 1000; or {min, max}: adapted to the host within these bounds."""
+    """Fetches in flight at once. A table {min, max} enables adaptive concurrency."""
     rate_per_s: float = 0.0
-    """Fetches started each second, 0 for no rate limit."""
+    """Requests started per second, including retries and redirects; 0 for no rate limit."""
     burst: int = 1
-    """How many may start together."""
+    """Requests that may start together under a rate limit."""
     attempts: int = 5
-    """Attempts that may fail before the fetch does, 1 to 100."""
+    """Failed attempts after which the fetch fails."""
     retry_base_s: float = 1.0
-    """The wait before a retry is random, up to a bound that starts here and doubles."""
+    """Upper bound of the random wait before the first retry. It doubles with each further retry."""
     retry_cap_s: float = 60.0
-    """The largest such bound."""
+    """Largest value of that bound; at least retry_base_s."""
     throttle_cap_s: float = 3600.0
-    """The longest cool-down that a host can ask for."""
+    """Longest cool-down, or wait of a retry, that a host can impose."""
     timeout: str | Timeouts = "stream"
     """A profile (api, upload, stream, internal), or a table of all five limits."""
     breaker_failures: int = 5
-    """Failures in a row that open the breaker."""
+    """Failures in a row that open the breaker. Those of one fetch count once."""
     breaker_reset_s: float = 30.0
-    """How long it stays open; each time in a row, breaker_reset_s longer."""
+    """Time for which the breaker opens first. Each further time in a row adds breaker_reset_s."""
     breaker_cap_s: float = 600.0
-    """The longest time that it stays open."""
+    """Longest time for which the breaker opens. A value below breaker_reset_s has no effect."""
     give_up_s: float = 3600.0
     """After this time without a response the host is dead: its waiting fetches fail."""
     give_up_dns_s: float = 60.0
@@ -169,43 +170,44 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     paused: bool = False
     """Start no fetches."""
     robots: str = "ignore"
-    """`obey` fetches each origin's robots.txt first and obeys it; `ignore` never fetches it."""
+    """`obey` requests robots.txt of each origin first and obeys it; `ignore` never requests it."""
     fallback: str = "none"
-    """`stale` returns the body stored before if the host is down; `none` fails. A fetch may override it."""
+    """If the host is down, `stale` returns the body stored before; `none` fails. A fetch may override it."""
     durability: str = "none"
-    """What survives a power loss once a result is `stored`: with `none` nothing is sure, with `file` a file
-    that exists is complete, with `full` it exists. The crash of a process never loses a stored body."""
+    """The guarantee for a `stored` body after a power loss. `none`: none. `file`: if the file exists, it is
+    complete. `full`: the file exists and is complete. The crash of a process never loses a stored body."""
     context: bool = False
-    """Send the fetch's id (X-Request-ID) and its trace (traceparent, tracestate) to the host."""
+    """Send the ID of the fetch (X-Request-ID) and its trace (traceparent, tracestate) to the host."""
     http2: bool = False
-    """Offer HTTP/2 to https hosts; HTTP/1.1 remains the fallback."""
+    """Offer HTTP/2 to https hosts. HTTP/1.1 is used if the host does not select it."""
     ca_file: str = ""
-    """CA bundle (PEM) to trust instead of the system store."""
+    """Path of a CA bundle (PEM) to trust instead of the system store."""
     client_cert: str = ""
-    """Client certificate (PEM) to send if the host asks for one."""
+    """Path of the client certificate (PEM) to present if the host requests one."""
     client_key: str = ""
-    """Its private key (PEM), if not in the same file."""
+    """Path of its private key (PEM), if the key is not in the file client_cert."""
     verify: bool = True
-    """Verify certificates."""
+    """Verify the certificate of the host."""
     https_to_http: bool = False
     """Follow redirects from https to http."""
     redirect_bodies: bool = False
-    """Follow redirects that send the body of a request to another host."""
+    """Follow redirects that send a request body, or a request that may not be repeated, to another origin."""
     ports: tuple[int, ...] = WEB_PORTS
-    """The ports that may be dialled on public addresses, 1 to 65535."""
+    """Ports that may be dialled on public addresses."""
     max_bytes: int = 0
-    """The largest body accepted, unless the fetch sets a lower limit; 0 for no limit."""
+    """Largest body; 0 for no limit. The smaller one of this limit and that of the fetch applies."""
     min_rate_bytes_per_s: float = 0.0
-    """A body that arrives more slowly, over min_rate_window_s of waiting, is given up. 0 for no limit,
-    because a host that is computing looks like one that trickles."""
+    """Least average rate of a body over min_rate_window_s of waiting; 0 for no limit. Off by default,
+    because a host that computes its response cannot be distinguished from one that trickles."""
     min_rate_window_s: float = 30.0
+    """The waiting time over which that rate is measured."""
     max_decode_ratio: int = 200
-    """The largest ratio of a decoded body to its encoded one, after its first MiB; 0 for no limit."""
+    """Largest ratio of a decoded body to its coded bytes, beyond the first decoded MiB; 0 for no limit."""
     max_line_bytes: int = 1 << 20
-    """The longest line accepted for a fetch of lines, 1 byte to 256 MiB."""
+    """Longest line of a body that must be JSON Lines."""
 
     def __post_init__(self) -> None:
-        """Check the ranges; raises PolicyError."""
+        """Check the ranges. Raises PolicyError."""
         for name, bounds in BOUNDS.items():
             value = getattr(self, name)
             if name == "ports":
@@ -214,23 +216,24 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             elif not isinstance(value, Range):
                 _within(name, value, bounds)
         if self.retry_cap_s < self.retry_base_s:
-            raise PolicyError(f"retry_cap_s: {self.retry_cap_s:g} is less than retry_base_s")
+            least = f"retry_base_s, {self.retry_base_s:g}"
+            raise PolicyError(f"retry_cap_s: must be at least {least}, got {self.retry_cap_s:g}")
         if isinstance(self.timeout, str):
             _one_of("timeout", self.timeout, PROFILES)
         _one_of("robots", self.robots, ROBOTS)
         _one_of("fallback", self.fallback, tuple(Fallback))
         _one_of("durability", self.durability, DURABILITIES)
         if self.client_key and not self.client_cert:
-            raise PolicyError("client_key: names the key of no client_cert")
+            raise PolicyError("client_key: client_cert is not set; set it to the certificate of this key")
 
     @cached_property
-    def most_at_once(self) -> int:
+    def max_concurrency(self) -> int:
         """The most fetches that may be in flight at once."""
         return self.concurrency.max if isinstance(self.concurrency, Range) else self.concurrency
 
     @cached_property
     def tls(self) -> Tls:
-        """The keys that define its TLS context."""
+        """The keys that define the TLS context of the host."""
         return Tls(
             ca_file=self.ca_file,
             client_cert=self.client_cert,
@@ -240,13 +243,13 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     @cached_property
     def timeouts(self) -> Timeouts:
-        """The five limits, of the profile or the table."""
+        """The five limits of `timeout`, whether a profile or a table."""
         return PROFILES[self.timeout] if isinstance(self.timeout, str) else self.timeout
 
     @cached_property
     def is_plain(self) -> bool:
-        """True if no key needs worker/fetch/cases/special.py, so that plain fetches can do without it.
+        """True if no key needs worker/fetch/cases/special.py, so a plain GET can skip it.
 
-        A key that only those cases obey belongs here.
+        A new key that only that module obeys must be added to the expression.
         """
         return not (self.context or self.min_rate_bytes_per_s or self.fallback == Fallback.STALE)

@@ -1,4 +1,4 @@
-"""Policy tables set at run time for the whole fleet: kept in Redis, they override the policy file."""
+"""Overrides: policy tables that operators set at run time. They are in Redis and override the policy file."""
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -21,17 +21,17 @@ from fetchfleet.worker.policy.pauses import PAUSED, Overrides, PauseMark, Table
 LANES_AT_ONCE = 10_000
 
 MARK = "!"
-"""Begins the field of a mark in the hash of the tables. No host does, and older versions skip its value."""
+"""The prefix of the field of a mark in the hash of tables. No host begins with it; older versions skip it."""
 
 _table = msgspec.json.Decoder(dict[str, Any]).decode
 _mark = msgspec.json.Decoder(PauseMark).decode
 
 Edit = Callable[[Overrides, int], Overrides]
-"""Returns the overrides after a change at a time (Unix ms)."""
+"""Returns the overrides after a change. Its arguments are the overrides, and the time in Unix ms."""
 
 
 class Edited(NamedTuple):
-    """The overrides before and after a change."""
+    """The result of a change."""
 
     before: Overrides
     after: Overrides
@@ -42,7 +42,7 @@ Fields = Mapping[str, Table | PauseMark]
 
 
 async def read(redis: Redis) -> Overrides:
-    """Return every table and mark; malformed ones are left out, as Redis is not trusted."""
+    """Return every table and mark. Malformed ones are skipped, because Redis is not trusted."""
     return overrides_of(await _read_fields(redis))
 
 
@@ -56,10 +56,10 @@ async def _read_fields(redis: Redis) -> Fields:
 
 
 def overrides_of(fields: Fields) -> Overrides:
-    """Return the tables and marks by the canonical names of their hosts.
+    """Return the tables and marks by the canonical name of their host.
 
-    Older versions wrote some hosts in other forms. If a host has tables under two names, the keys of the
-    table with the canonical name count.
+    Older versions wrote some hosts in other forms. If a host has tables under two names, they are merged; the
+    keys of the table with the canonical name win.
     """
     tables: dict[str, Table] = {}
     marks: dict[str, PauseMark] = {}
@@ -73,7 +73,7 @@ def overrides_of(fields: Fields) -> Overrides:
 
 
 def _canonical(field: str) -> str:
-    """Return the field with the canonical name of its host; the field itself if it names none."""
+    """Return the field with the canonical name of its host, or unchanged if it names no host."""
     mark = MARK if field.startswith(MARK) else ""
     with suppress(PolicyError):
         return mark + lane_named(field.removeprefix(mark))
@@ -81,66 +81,70 @@ def _canonical(field: str) -> str:
 
 
 async def change(redis: Redis, notify: Notify, host: str, values: Mapping[str, Any | None]) -> Edited:
-    """Set keys of a host's table (None removes a key), and notify the lanes it concerns.
+    """Set keys of a table, and notify the lanes to which it applies. A value of None removes its key.
 
-    host: what names a host, a pattern or `default`. `paused` begins a pause, ends one, or lifts
-    one of the policy file. Raises PolicyError, without any change, if the tables are invalid.
+    host: a host, a pattern or `default`, in any form that host_named accepts. `paused`: true begins a pause,
+    false lifts pauses of the policy file, None removes either. Raises PolicyError if the tables would be
+    invalid; nothing is changed then.
     """
     name = host_named(host)
 
-    def edit(found: Overrides, now_ms: int) -> Overrides:
+    def edit(current: Overrides, now_ms: int) -> Overrides:
         others = dict(values)
         match others.pop(PAUSED, ...):
             case True:
-                found = pauses.paused(found, name, {}, now_ms)
+                current = pauses.paused(current, name, {}, now_ms)
             case False:
-                found = pauses.lifted(found, name)
+                current = pauses.lifted(current, name)
             case None:
-                found = pauses.forgotten(found, name)
+                current = pauses.forgotten(current, name)
             case invalid if invalid is not ...:
                 others[PAUSED] = invalid
-        table = {**found.tables.get(name, {}), **others}
-        kept = {key: value for key, value in table.items() if value is not None}
-        tables = {other: of for other, of in found.tables.items() if other != name}
-        after = Overrides({**tables, name: kept} if kept else tables, found.marks)
-        if any(value is not None for value in others.values()) or _fit(found):
+        merged = {**current.tables.get(name, {}), **others}
+        table = {key: value for key, value in merged.items() if value is not None}
+        tables = {other: of for other, of in current.tables.items() if other != name}
+        after = Overrides({**tables, name: table} if table else tables, current.marks)
+        # Keys can be removed from invalid tables one by one.
+        if any(value is not None for value in others.values()) or _is_valid(current):
             Policy().overridden(*after)
         return after
 
     return await _edit(redis, notify, name, edit)
 
 
-def _fit(found: Overrides) -> bool:
-    """Return whether the tables are valid. If they are not, keys can still be taken back one by one."""
+def _is_valid(overrides: Overrides) -> bool:
     try:
-        Policy().overridden(*found)
+        Policy().overridden(*overrides)
     except PolicyError:
         return False
     return True
 
 
 async def pause(redis: Redis, notify: Notify, name: str, file: Policy) -> Edited:
-    """Pause a host, a pattern or `default`, and notify the lanes it concerns."""
+    """Pause a host, a pattern or `default`, and notify the lanes that this stops."""
     in_file = file.pauses.in_file
-    return await _edit(redis, notify, name, lambda found, now_ms: pauses.paused(found, name, in_file, now_ms))
+    return await _edit(
+        redis, notify, name, lambda current, now_ms: pauses.paused(current, name, in_file, now_ms)
+    )
 
 
 async def resume(redis: Redis, notify: Notify, name: str, file: Policy, *, excepted: bool) -> Edited:
-    """End the pause of a name, and notify the lanes it concerns.
+    """End the pause of a host, a pattern or `default`, and notify its lanes.
 
-    excepted: make an exception if a wider pause stops it; otherwise that raises StillPausedError.
+    excepted: add an exception if a wider pause stops the name as well. Without it, StillPausedError is
+    raised in that case.
     """
     in_file = file.pauses.in_file
     return await _edit(
         redis,
         notify,
         name,
-        lambda found, now_ms: pauses.resumed(found, name, in_file, now_ms, excepted=excepted),
+        lambda current, now_ms: pauses.resumed(current, name, in_file, now_ms, excepted=excepted),
     )
 
 
 async def _edit(redis: Redis, notify: Notify, name: str, edit: Edit) -> Edited:
-    """Change the overrides, again if another operator was quicker; raises what `edit` raises."""
+    """Change the overrides; repeat if they were changed meanwhile. Raises what `edit` raises."""
     now_ms = await redis_now_ms(redis)
     while True:
         version = await redis.get(keys.POLICY_VERSION)
@@ -150,18 +154,18 @@ async def _edit(redis: Redis, notify: Notify, name: str, edit: Edit) -> Edited:
         if await change_policy(redis, version=version or b"", fields=_changed(fields, after)):
             break
     first = 0
-    while found := await redis.zrange(keys.ATTENTION, first, first + LANES_AT_ONCE - 1):
-        lanes = [text_of(lane) for lane in found]
+    while page := await redis.zrange(keys.ATTENTION, first, first + LANES_AT_ONCE - 1):
+        lanes = [text_of(lane) for lane in page]
         await notify(await reschedule_lanes(redis, [lane for lane in lanes if concerns(name, lane)]))
-        first += len(found)
+        first += len(page)
     return Edited(before, after)
 
 
 def _changed(fields: Fields, after: Overrides) -> dict[str, bytes]:
-    """Return the fields of the hash that change, each with its new value, empty if it goes."""
-    now: Fields = {**after.tables, **{MARK + name: mark for name, mark in after.marks.items()}}
+    """Return the fields of the hash that change, with their new values; empty for a field to remove."""
+    wanted: Fields = {**after.tables, **{MARK + name: mark for name, mark in after.marks.items()}}
     return {
-        field: msgspec.json.encode(now[field]) if field in now else b""
-        for field in fields.keys() | now.keys()
-        if fields.get(field) != now.get(field)
+        field: msgspec.json.encode(wanted[field]) if field in wanted else b""
+        for field in fields.keys() | wanted.keys()
+        if fields.get(field) != wanted.get(field)
     }

@@ -1,4 +1,4 @@
-"""`key=value` pairs of a policy table, as commands take them. Pure."""
+"""Parses `key=value` pairs of a policy table from the command line. Pure."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from fetchfleet.worker.policy.model import PolicyError
 
 
 def parsed(pairs: Sequence[str]) -> dict[str, Any]:
-    """Parse `key=value` pairs; a value is JSON if it parses, else text. Raises PolicyError."""
+    """Return the values by key. A value that is not valid JSON is text. Raises PolicyError."""
     values: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")

@@ -1,6 +1,6 @@
-"""The form in which workers publish their policy file, for commands that run elsewhere. Pure.
+"""The policy file as workers publish it in Redis, for commands on other machines. Pure.
 
-Published are the tables as the file has them, without private values. Built-in defaults are not part of it.
+It has the tables of the file without private values, and without the built-in defaults.
 """
 
 import hashlib
@@ -14,33 +14,35 @@ from fetchfleet.worker.policy.model import LanePolicy, PolicyError
 from fetchfleet.worker.policy.pauses import Table
 
 NO_FILE = "defaults"
-"""In place of the digest of a worker without a policy file."""
+"""Stands for the digest if a worker has no policy file."""
 
 DIGEST_CHARS = 16
 
 PRIVATE = ("ca_file", "client_cert", "client_key")
-"""Keys whose values stay on the worker: they name its files of keys and certificates."""
+"""Keys whose values are not published: paths of keys and certificates on the worker."""
 
 HIDDEN = "***"
 
 MAX_BYTES = 4 << 20
-"""A larger policy is published without the tables of its hosts."""
+"""A larger policy is published without its tables of hosts."""
 
 
 class PublishedPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """The tables of a policy file."""
 
     default: dict[str, Any] = {}
+    """The keys of `[default]`."""
     host: dict[str, dict[str, Any]] = {}
+    """The keys of each table of a host or pattern, by its canonical name."""
     hosts_left_out: int = 0
-    """How many tables of hosts are missing, because the policy is too large."""
+    """The number of tables of hosts that are missing, because the policy exceeds MAX_BYTES."""
 
 
 _decode = msgspec.json.Decoder(PublishedPolicy).decode
 
 
 def digest_of(policy: Policy) -> str:
-    """Return the digest of a policy: the start of its file's SHA-256, or NO_FILE."""
+    """Return the digest of a policy: the first digits of the SHA-256 of its file, or NO_FILE."""
     if policy.digest:
         return policy.digest
     if not policy.tables and not policy.default_table:
@@ -49,7 +51,7 @@ def digest_of(policy: Policy) -> str:
 
 
 def digest_of_bytes(file: bytes) -> str:
-    """Return the digest of a file, as `sha256sum` begins it."""
+    """Return the first DIGEST_CHARS digits of the SHA-256, comparable with `sha256sum`."""
     return hashlib.sha256(file).hexdigest()[:DIGEST_CHARS]
 
 
@@ -66,15 +68,15 @@ def published(policy: Policy, max_bytes: int = MAX_BYTES) -> bytes:
 def read_published(text: bytes) -> Policy:
     """Return the policy that a worker has published.
 
-    Keys that this version does not know are left out: the worker may be newer. Raises PolicyError for values
-    that this version refuses, and for a policy without its hosts.
+    Keys unknown to this version are ignored, because the worker may be newer. Raises PolicyError for invalid
+    values, and for a policy that was published without its tables of hosts.
     """
     try:
-        found = _decode(text)
-        if found.hosts_left_out:
-            raise PolicyError(f"it is too large to be published: {found.hosts_left_out} hosts are left out")
-        default = _known(found.default)
-        tables = {lane_of_name(name): _known(table) for name, table in found.host.items()}
+        decoded = _decode(text)
+        if count := decoded.hosts_left_out:
+            raise PolicyError(f"the policy is too large, so it was published without its {count} hosts")
+        default = _known(decoded.default)
+        tables = {lane_of_name(name): _known(table) for name, table in decoded.host.items()}
         return Policy(msgspec.convert(default, LanePolicy), tables, default_table=default)
     except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError) as error:
         raise PolicyError(str(error)) from None

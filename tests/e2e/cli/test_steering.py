@@ -220,7 +220,7 @@ REFUSED = [
     (("resume", "*"), "*"),
     (("policy", "set", "a.example", "concurrency"), "KEY=VALUE"),
     (("policy", "set", "a.example", "concurency=2"), "`concurency`"),
-    (("policy", "set", "a.example", "concurrency=0"), "concurrency: 0 is not within 1 and 1000"),
+    (("policy", "set", "a.example", "concurrency=0"), "concurrency: must be between 1 and 1000, got 0"),
     (("policy", "set", "a.example", 'concurrency={"min":5,"max":2}'), "concurrency.max"),
     (("policy", "set", "*.example", "timeout=slow"), "timeout: 'slow' is not one of"),
     (("policy", "show", "a b"), "a b"),

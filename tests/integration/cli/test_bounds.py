@@ -53,7 +53,7 @@ def test_a_number_out_of_range_is_refused_and_one_in_redis_stops_no_command(redi
     commands.does("policy", "set", "b.example", "burst=2")
 
     assert [refused.code for refused in refusals] == [2] * 5
-    assert "rate_per_s: 1e-300 is not 0, or within 0.00001 and 100000" in refusals[0].text
+    assert "rate_per_s: must be 0 or between 0.00001 and 100000, got 1e-300" in refusals[0].text
     assert ["is no position" in refused.text for refused in refusals[1:4]] == [True] * 3
     assert "rate_per_s" in " ".join(explained["policy"]["notes"])
     assert explained["policy"]["sources"]["burst"]["source"] == "default"

@@ -173,4 +173,4 @@ def test_dead_letters_are_found_by_any_form_of_their_host(operator: Commands, da
     refused = operator.asks("dead", "list", "--host", "a b")
 
     assert all(HOST in text for text in found)
-    assert (2, True) == (refused.code, "names no host" in refused.text)
+    assert (2, True) == (refused.code, "does not name a host" in refused.text)

@@ -453,7 +453,7 @@ class Host:
             self.in_flight += 1
             self.probing = self.parked
 
-            assert self.in_flight <= (1 if self.parked else self.policy.most_at_once)
+            assert self.in_flight <= (1 if self.parked else self.policy.max_concurrency)
             assert self.now_ms >= max(self.quiet_until_ms, self.parked_until_ms)
 
     def end(self, seen: HostSignal, *, throttle: bool = False) -> None:

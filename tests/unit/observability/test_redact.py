@@ -286,7 +286,7 @@ def test_no_nesting_uncovers_a_secret(secret: str, name: str, nestings: list[Cal
     "said",
     [
         "Error(104, 'Connection reset by peer') at 10:30: no token was sent",
-        "client_key: names the key of no client_cert; code=504, key: a.example",
+        "client_key: client_cert is not set; code=504, key: a.example",
         "host 'a.example' said: authorization is required, Bearer authentication",
         "WRONGPASS invalid username-password pair or user is disabled.",
         "line 7: headers: what begins 'Authorization' is not a header name",

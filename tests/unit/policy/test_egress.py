@@ -15,7 +15,7 @@ from fetchfleet.worker.policy.egress import (
     OwnRedis,
     Refusal,
     Row,
-    reached,
+    effective_address,
     remedy,
 )
 
@@ -407,7 +407,7 @@ OURS = [*map(ip_address, ["192.168.1.100", "2001:db8::5"])]
 
 
 def is_at(redis: OwnRedis, address: str, port: int) -> bool:
-    found = reached(address)
+    found = effective_address(address)
     assert found is not None
     return redis.is_at(found, port, OURS.__contains__)
 

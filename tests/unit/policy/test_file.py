@@ -48,8 +48,8 @@ REFUSED = [
     ("[default]\nquota = 1", "$.quota"),
     ("[default]\ngive_up_s = 0", "give_up_s"),
     ("[default]\nattempts = 1.5", "$.attempts"),
-    ("[default]\nports = [80, 0]", "ports: 0"),
-    ("[default]\nports = [65536]", "ports: 65536"),
+    ("[default]\nports = [80, 0]", "ports: must be between 1 and 65535, got 0"),
+    ("[default]\nports = [65536]", "ports: must be between 1 and 65535, got 65536"),
     ("[default]\nports = 80", "$.ports"),
     ('[default]\nports = ["http"]', "$.ports"),
     ('[default]\ntimeout = "slow"', "timeout: 'slow'"),
@@ -73,9 +73,9 @@ REFUSED = [
 ]
 
 TRUST_REFUSED = [
-    ('[default]\nclient_cert = "us.pem"', "[default] client_cert: would be shown to every host"),
-    ('[default]\nclient_key = "us.key"', "[default] client_key: would be shown to every host"),
-    ('[host."a.example"]\nclient_key = "us.key"', '[host."a.example"] client_key: names the key of no'),
+    ('[default]\nclient_cert = "us.pem"', "[default] client_cert: would be presented to every host"),
+    ('[default]\nclient_key = "us.key"', "[default] client_key: would be presented to every host"),
+    ('[host."a.example"]\nclient_key = "us.key"', '[host."a.example"] client_key: client_cert is not set'),
     ('[default]\nverify = "no"', "$.verify"),
     ("[default]\nca_file = true", "$.ca_file"),
 ]
@@ -145,7 +145,7 @@ def test_a_concurrency_may_be_a_table_of_bounds(table: str, concurrency: int | R
     """The limit is then adapted within them."""
     policy = parse_policy(f"[default]\nconcurrency = {table}").default
 
-    assert (concurrency, most) == (policy.concurrency, policy.most_at_once)
+    assert (concurrency, most) == (policy.concurrency, policy.max_concurrency)
 
 
 def test_ports_are_those_of_the_web_by_default() -> None:

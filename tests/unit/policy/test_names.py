@@ -52,8 +52,8 @@ def test_a_host_is_accepted_in_every_form(text: str, name: str) -> None:
     [
         ("", "Name a host"),
         ("  ", "Name a host"),
-        ("*", "every host is default"),
-        ("**", "every host is default"),
+        ("*", "all hosts are `default`"),
+        ("**", "all hosts are `default`"),
         ("*.", "a pattern is *. and a domain"),
         ("a.*.com", "a pattern is *. and a domain"),
         ("*example.com", "a pattern is *. and a domain"),
@@ -63,27 +63,27 @@ def test_a_host_is_accepted_in_every_form(text: str, name: str) -> None:
         ("http://", "Name a host"),
         ("http:///x", "Name a host"),
         ("a b", "Name a host"),
-        ("a.example:http", "a port is digits"),
-        ("[::1]x", "a port is digits"),
-        ("[::1", "no IPv6 address"),
-        ("[a.example]", "no IPv6 address"),
+        ("a.example:http", "the port must be a number"),
+        ("[::1]x", "the port must be a number"),
+        ("[::1", "IPv6 address"),
+        ("[a.example]", "IPv6 address"),
         ("1:2", "Name a host"),
         ("fe80::1%eth0", "zone id"),
-        ("::1::2", "no IPv6 address"),
+        ("::1::2", "IPv6 address"),
         ("*.80.3", "Name a host"),
-        ("*.127.0.0.1", "an address has no hosts below it"),
-        ("*.::1", "an address has no hosts below it"),
+        ("*.127.0.0.1", "a pattern cannot cover addresses"),
+        ("*.::1", "a pattern cannot cover addresses"),
         ("127.1", "IPv4"),
         ("a..b", "Name a host"),
-        ("http://default/", "stands for every host"),
-        ("default:80", "stands for every host"),
-        ("default.", "stands for every host"),
+        ("http://default/", "stands for all hosts"),
+        ("default:80", "stands for all hosts"),
+        ("default.", "stands for all hosts"),
         ("x" * 300, "Name a host"),
     ],
 )
 def test_text_that_names_no_host_is_refused_with_the_remedy(text: str, remedy: str) -> None:
     """The message quotes the text."""
-    with pytest.raises(PolicyError, match="names no host") as caught:
+    with pytest.raises(PolicyError, match="does not name a host") as caught:
         host_named(text)
 
     assert remedy in str(caught.value)

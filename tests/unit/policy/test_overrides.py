@@ -181,7 +181,7 @@ def test_redis_cannot_set_the_keys_of_trust(name: str, key: str, value: object) 
     with pytest.raises(PolicyError) as caught:
         TRUST.overridden({name: {key: value}})
 
-    assert f"[{where}] {key}: is set in the workers' policy file" in str(caught.value)
+    assert f"[{where}] {key}: cannot be set at run time" in str(caught.value)
 
 
 @given(

@@ -262,7 +262,7 @@ def test_a_pause_set_at_run_time_stops_hosts_that_the_file_does_not_pause(lane: 
 def test_only_an_exception_lifts_a_pause_of_the_file() -> None:
     """The refusal names the command. The exception applies to the file's pause only."""
     in_file = FILE.pauses.in_file
-    with pytest.raises(StillPausedError, match="policy file pauses default") as caught:
+    with pytest.raises(StillPausedError, match="policy file of the workers pauses default") as caught:
         resumed(NOTHING, "c.org", in_file, 1, excepted=False)
     assert "fetchfleet resume c.org --except" in str(caught.value)
 

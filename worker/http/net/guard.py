@@ -21,7 +21,7 @@ from fetchfleet.worker.http.connection_stats import ConnectionStats
 from fetchfleet.worker.http.net.dns import Resolver
 from fetchfleet.worker.http.net.dns_cache import to_try
 from fetchfleet.worker.http.net.redis_guard import RedisAddresses, is_own_address
-from fetchfleet.worker.policy.egress import Egress, Refusal, reached, remedy
+from fetchfleet.worker.policy.egress import Egress, Refusal, effective_address, remedy
 from fetchfleet.worker.util.aio import LoopBudget
 from fetchfleet.worker.util.clock import mono_s
 
@@ -48,11 +48,11 @@ class GuardedNetwork:
 
         Raises EgressRefusedError if any of the addresses is refused, UnresolvedError if there is none.
         """
-        literal = reached(host)
+        literal = effective_address(host)
         addresses = [host] if literal is not None else await self.resolver.addresses(host)
         own_redis = await self._own_redis.at(port) if port == self._own_redis.port else None
         for address in addresses:
-            parsed, refusal = literal or reached(address), None
+            parsed, refusal = literal or effective_address(address), None
             if own_redis is not None and parsed is not None:
                 refusal = Refusal.OWN_REDIS if own_redis.is_at(parsed, port, is_own_address) else None
             refusal = refusal or self._egress.refusal(parsed or address, port, ports)

@@ -207,7 +207,7 @@ class LanePools(Pools):
             lambda http2: self._contexts.for_policy(policy, http2=http2),
             self._stats,
             http2=policy.http2,
-            max_idle=policy.most_at_once,
+            max_idle=policy.max_concurrency,
         )
 
     def apply_policy(self, lane: str, policy: LanePolicy) -> None:

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from fetchfleet.worker.errors import UnresolvedError
-from fetchfleet.worker.policy.egress import Address, OwnRedis, reached
+from fetchfleet.worker.policy.egress import Address, OwnRedis, effective_address
 from fetchfleet.worker.util.clock import mono_s
 
 REFRESH_S = 30.0
@@ -39,7 +39,7 @@ class RedisAddresses:
             with suppress(OSError, UnicodeError):
                 loop = asyncio.get_running_loop()
                 rows = await loop.getaddrinfo(self._host, self.port, type=socket.SOCK_STREAM)
-                found = (reached(str(row[4][0]).partition("%")[0]) for row in rows)
+                found = (effective_address(str(row[4][0]).partition("%")[0]) for row in rows)
                 self._seen |= {address for address in found if address is not None}
                 self._until_s = mono_s() + self._refresh_s
         if self._host is not None and not self._seen:
@@ -72,5 +72,5 @@ def is_own_address(address: Address) -> bool:
     family = socket.AF_INET6 if isinstance(address, IPv6Address) else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as probe, suppress(OSError):
         probe.connect((str(address), 9))
-        return reached(probe.getsockname()[0]) == address
+        return effective_address(probe.getsockname()[0]) == address
     return False
