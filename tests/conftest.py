@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from fetchfleet import Fleet
 from fetchfleet.jobs.redis_connection import connect
 from fetchfleet.worker.observability import log
-from tests.support import containers, fork_server, left_behind, session_redis
+from tests.support import containers, fork_server, leaks, session_redis
 from tests.support.redis import flush, nothing_stranded
 from tests.support.waiting import wait_until
 
@@ -36,7 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["SSL_CERT_FILE"] = str(Path(__file__).parent / "support" / "unused_ca.pem")
     try:
         asked = os.environ.get(session_redis.VARIABLE, "")
-        config.stash[CHOICE] = choice = session_redis.choose(asked, containers.docker_trouble)
+        config.stash[CHOICE] = choice = session_redis.choose(asked, containers.container_error)
         session_redis.refuse_used_redis(choice)
         session_redis.refuse_to_share(choice, config.getoption("numprocesses", None) or 0)
     except session_redis.ChoiceError as error:
@@ -117,9 +117,9 @@ def nothing_left_running(request: pytest.FixtureRequest) -> Iterator[None]:
         request.getfixturevalue("forks")
     if inspect.iscoroutinefunction(request.function):
         request.getfixturevalue("nothing_left_in_the_loop")
-    before, open_before = left_behind.processes(), left_behind.OpenResources()
+    before, open_before = leaks.processes(), leaks.OpenResources()
     yield
-    left = left_behind.children(apart_from=before)
+    left = leaks.children(apart_from=before)
     assert not left, f"child processes left behind: {left}"
     if not inspect.iscoroutinefunction(request.function):
         assert_nothing_left(open_before)
@@ -128,16 +128,16 @@ def nothing_left_running(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture
 async def nothing_left_in_the_loop() -> AsyncIterator[None]:
     """Fail a test that leaves an asyncio task behind, or sockets that the loop does not close."""
-    before = left_behind.OpenResources()
+    before = leaks.OpenResources()
     yield
-    left = left_behind.tasks()
+    left = leaks.tasks()
     assert not left, f"tasks left behind: {left}"
     with suppress(AssertionError):  # a transport closes in a later round of the loop
         await wait_until(lambda: not before.since(), "everything to be closed", timeout_s=2)
     assert_nothing_left(before)
 
 
-def assert_nothing_left(before: left_behind.OpenResources) -> None:
+def assert_nothing_left(before: leaks.OpenResources) -> None:
     """Check that sockets and files opened since are closed, and temporary ones removed."""
     left = before.since()
     assert not left, f"sockets and files left behind: {left}"

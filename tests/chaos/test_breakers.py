@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from fetchfleet import Fleet, Outcome
-from tests.support.named_workers import asker, named_workers, results_of
+from tests.support.named_workers import named_workers, results_of, worker_of
 from tests.support.waiting import wait_until
 from tools.origin import judge
 from tools.origin.behaviours import OK, stall_headers, status
@@ -30,21 +30,21 @@ async def test_i17_a_breaker_allows_one_probe_at_a_time_and_closes_after_the_rec
 ) -> None:
     """The host stalls its probe, and the worker that waits for the response is killed, twice."""
     async with Origin.serving(HOST, status(500)) as origin:
-        with named_workers(redis_url, tmp_path / "fleet", POLICY, FETCHFLEET_LEASE_S=str(LEASE_S)) as hands:
-            await hands.start_all("one", "two", "three")
+        with named_workers(redis_url, tmp_path / "fleet", POLICY, FETCHFLEET_LEASE_S=str(LEASE_S)) as workers:
+            await workers.start_all("one", "two", "three")
             batch = await fleet.submit([origin.url(f"/{number}") for number in range(20)])
-            await wait_until(lambda: hands.said("lane.breaker_open"), "the breaker to open", 20)
+            await wait_until(lambda: workers.events("lane.breaker_open"), "the breaker to open", 20)
             await wait_until(lambda: not origin.in_progress, "the last request before it", 20)
             down_s = max(seen.finished_s for seen in origin.requests)
             origin.behaviour = stall_headers(60)
             for _ in range(2):
                 seen = len(origin.requests)
                 await wait_until(partial(_more_than, seen, origin), "a probe", 30)
-                hands.members[asker(origin.requests[-1])].kill()
+                workers.members[worker_of(origin.requests[-1])].kill()
                 await wait_until(lambda: not origin.in_progress, "its connection to close")
             origin.behaviour = OK
             results = await results_of(fleet, batch.id)
-            closed = hands.said("lane.breaker_closed")
+            closed = workers.events("lane.breaker_closed")
     probes = [seen for seen in origin.requests if seen.arrived_s > down_s and seen.status != 200]
     well = min(seen.finished_s for seen in origin.requests if seen.status == 200)
     first = [seen for seen in origin.requests if down_s < seen.arrived_s < well]

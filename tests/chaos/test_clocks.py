@@ -40,8 +40,8 @@ async def test_i30_skewed_clocks_change_neither_rate_limit_nor_cool_down(
         def urls(of: str, count: int) -> list[str]:
             return [origin.url(f"/{of}/{n}") for n in range(count) for origin in (paced, cooling)]
 
-        with named_workers(redis_url, tmp_path / "fleet", POLICY) as hands:
-            await hands.start_all("behind", **skewed(-OFF_S))
+        with named_workers(redis_url, tmp_path / "fleet", POLICY) as workers:
+            await workers.start_all("behind", **skewed(-OFF_S))
             said = await asyncio.to_thread(
                 fetchfleet,
                 "submit",
@@ -53,7 +53,7 @@ async def test_i30_skewed_clocks_change_neither_rate_limit_nor_cool_down(
             )
             of_ahead = fleet.batch(said.stdout.strip())
             await wait_until(lambda: _ended(of_ahead), "the end of the batch from ahead", PROMPT_S)
-            await hands.start_all("ahead", **skewed(OFF_S))
+            await workers.start_all("ahead", **skewed(OFF_S))
             batch = await fleet.submit(urls("b", 20))
             await wait_until(lambda: _ended(batch), "the end of the rest", PROMPT_S)
             results = [result for of in (of_ahead, batch) async for result in of.results()]

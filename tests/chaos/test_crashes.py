@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from fetchfleet import Fleet, Outcome, Reason, Result
 from fetchfleet.jobs import keys
 from tests.support.lanes import ask
-from tests.support.named_workers import NamedWorkers, asker, named_workers, results_of
+from tests.support.named_workers import NamedWorkers, named_workers, results_of, worker_of
 from tests.support.waiting import wait_until
 from tests.support.workers import QUICK_POLICY
 from tools.origin.behaviours import by_path, held, latency, slow
@@ -46,8 +46,8 @@ async def test_i04_i05_i14_lanes_of_a_killed_worker_are_reclaimed_within_15_s(
         Origin.serving(BUSY, latency(0.05)) as busy,
         Origin.serving(STEADY, slow(b"drop", 0.25, 40)) as steady,
     ):
-        with named_workers(redis_url, tmp_path / "fleet", POLICY) as hands:
-            await hands.start_all("one", "two", "three")
+        with named_workers(redis_url, tmp_path / "fleet", POLICY) as workers:
+            await workers.start_all("one", "two", "three")
             urls = [long.url(f"/{n}") for n in range(2 * CONCURRENCY)]
             batch = await fleet.submit(urls)
             await wait_until(lambda: len(under_way(long)) == CONCURRENCY, "long fetches")
@@ -55,10 +55,12 @@ async def test_i04_i05_i14_lanes_of_a_killed_worker_are_reclaimed_within_15_s(
             await wait_until(lambda: under_way(steady), "the steady fetch")
             short = await fleet.submit(busy.url(f"/{n}") for n in range(400))
             await wait_until(lambda: under_way(busy), "short fetches")
-            held_by = asker(long.requests[0])
-            hands.members[held_by].kill()
+            held_by = worker_of(long.requests[0])
+            workers.members[held_by].kill()
             await wait_until(
-                lambda: any(asker(seen) != held_by for seen in long.requests), "their new owner", RECOVERY_S
+                lambda: any(worker_of(seen) != held_by for seen in long.requests),
+                "their new owner",
+                RECOVERY_S,
             )
             may_end.set()
             results = await results_of(fleet, batch.id)
@@ -77,31 +79,31 @@ async def test_i04_foreign_members_in_arqs_queue_do_not_delay_recovery(
 ) -> None:
     """A thousand members precede the lane. The reclaim is logged with the dead worker."""
     async with Origin.serving(BUSY, latency(0.05)) as origin:
-        with named_workers(redis_url, tmp_path / "fleet", POLICY, FETCHFLEET_LEASE_S="2") as hands:
-            await hands.start_all("one", "two")
+        with named_workers(redis_url, tmp_path / "fleet", POLICY, FETCHFLEET_LEASE_S="2") as workers:
+            await workers.start_all("one", "two")
             batch = await fleet.submit(origin.url(f"/{n}") for n in range(200))
             await wait_until(lambda: under_way(origin), "fetches")
-            owner = asker(origin.requests[0])
+            owner = worker_of(origin.requests[0])
             await ask(redis, "ZADD", keys.QUEUE, *(word for i in range(1000) for word in ("0", f"z{i}")))
-            hands.members[owner].kill()
+            workers.members[owner].kill()
             await wait_until(
-                lambda: any(asker(seen) != owner for seen in origin.requests), "the next owner", FLOODED_S
+                lambda: any(worker_of(seen) != owner for seen in origin.requests), "the next owner", FLOODED_S
             )
             results = await results_of(fleet, batch.id)
-            rescued = hands.said("lane.rescued")
+            rescued = workers.events("lane.rescued")
     assert {Outcome.STORED} == {result.outcome for result in results.values()}
     assert [BUSY] == [line["lane"] for line in rescued if line["owner"].startswith(owner)]
 
 
 @asynccontextmanager
-async def restarted(hands: NamedWorkers) -> AsyncIterator[None]:
+async def restarted(workers: NamedWorkers) -> AsyncIterator[None]:
     """Restart every worker that dies, as a supervisor does."""
 
     async def watch() -> None:
         while True:
-            for name, member in list(hands.members.items()):
+            for name, member in list(workers.members.items()):
                 if member.process.poll() is not None:
-                    hands.start(name)
+                    workers.start(name)
             await asyncio.sleep(0.05)
 
     watching = asyncio.create_task(watch())
@@ -117,10 +119,10 @@ async def test_i07_a_fetch_that_kills_three_workers_ends_alone_as_poison(
 ) -> None:
     """It becomes a dead letter. Long fetches of its lane and of another one are stored."""
     may_end = asyncio.Event()
-    with named_workers(redis_url, tmp_path / "fleet", POLICY, FETCHFLEET_LEASE_S="2") as hands:
+    with named_workers(redis_url, tmp_path / "fleet", POLICY, FETCHFLEET_LEASE_S="2") as workers:
 
         async def deadly(x: Exchange) -> None:
-            hands.members[asker(x.request)].kill()
+            workers.members[worker_of(x.request)].kill()
             await asyncio.Event().wait()
 
         long = held(may_end)
@@ -128,12 +130,12 @@ async def test_i07_a_fetch_that_kills_three_workers_ends_alone_as_poison(
             Origin.serving(DEADLY, by_path({"/poison": deadly, "/": long})) as origin,
             Origin.serving(BESIDE, long) as beside,
         ):
-            await hands.start_all("one", "two")
+            await workers.start_all("one", "two")
             poison = origin.url("/poison")
             batch = await fleet.submit(
                 [poison, *(of.url(f"/{n}") for n in range(4) for of in (origin, beside))]
             )
-            async with restarted(hands):
+            async with restarted(workers):
                 await wait_until(lambda: len(_of(origin, "/poison")) == 2, "the second death", POISON_S)
                 may_end.set()
                 results = await results_of(fleet, batch.id)

@@ -64,7 +64,7 @@ async def _at_start(_: Scene) -> None:
 
 
 async def _taking(scene: Scene) -> None:
-    await wait_until(lambda: scene.worker.said("lane.taken"), "a lane", SOON_S, 0.005)
+    await wait_until(lambda: scene.worker.events("lane.taken"), "a lane", SOON_S, 0.005)
 
 
 async def _asking(scene: Scene) -> None:
@@ -85,7 +85,7 @@ async def _idle(scene: Scene) -> None:
 
 async def _without_redis(scene: Scene) -> None:
     await _in_flight(scene)
-    await asyncio.to_thread(scene.server.stop)
+    await asyncio.to_thread(scene.server.kill)
 
 
 async def _redis_frozen(scene: Scene) -> None:
@@ -96,7 +96,7 @@ async def _redis_frozen(scene: Scene) -> None:
 async def _stopping(scene: Scene) -> None:
     await _in_flight(scene)
     scene.worker.send(signal.SIGTERM)
-    await wait_until(lambda: scene.worker.said("worker.stopping"), "the stop", SOON_S)
+    await wait_until(lambda: scene.worker.events("worker.stopping"), "the stop", SOON_S)
 
 
 SHORT = "short"
@@ -130,18 +130,18 @@ async def terminated_at(name: str, place: int, folder: Path) -> None:
     async with AsyncExitStack() as stack:
         origin = await stack.enter_async_context(Origin.serving(f"127.0.2.{place}", behaviours[kind]))
         server = stack.enter_context(own_redis())
-        await wait_until(server.answers, "Redis")
+        await wait_until(server.responds, "Redis")
         fleet = await stack.enter_async_context(Fleet(server.url))
         variables = {"FETCHFLEET_GRACE_S": str(GRACE_S), "FETCHFLEET_LEASE_S": "4"}
-        hands = stack.enter_context(named_workers(server.url, folder / str(place), POLICY, **variables))
+        workers = stack.enter_context(named_workers(server.url, folder / str(place), POLICY, **variables))
         count = SHORTS if kind == SHORT else 2
         batch = await fleet.submit(origin.url(f"/{n}") for n in range(count))
-        worker = hands.start("first")
+        worker = workers.start("first")
         await worker.started()
         await moment(Scene(worker, origin, batch, server, stage))
 
         worker.send(signal.SIGTERM)
-        await wait_until(lambda: worker.said("worker.stopping"), "the stop", SOON_S)
+        await wait_until(lambda: worker.events("worker.stopping"), "the stop", SOON_S)
         begun = len(origin.requests)
         assert 0 == await worker.ended(), name
         made = len(origin.requests)
@@ -149,11 +149,11 @@ async def terminated_at(name: str, place: int, folder: Path) -> None:
             server.start()
         if name == "while redis is frozen":
             server.thaw()
-        await wait_until(server.answers, "Redis")
+        await wait_until(server.responds, "Redis")
         stage.go_on.set()
-        await hands.start_all("second")
+        await workers.start_all("second")
         results = await results_of(fleet, batch.id)
-        await server.clean()
+        await server.wait_until_clean()
 
         assert {(Outcome.STORED, 1)} == {(result.outcome, result.attempts) for result in results.values()}, (
             name
@@ -161,8 +161,8 @@ async def terminated_at(name: str, place: int, folder: Path) -> None:
         assert {0, 1} >= {result.interruptions for result in results.values()}, name
         assert count == len(results)
         assert made - begun <= CONCURRENCY, name  # requests on their way to the host
-        assert worker.said("worker.stopped"), name
-        assert not hands.parts(), name
+        assert worker.events("worker.stopped"), name
+        assert not workers.parts(), name
         if kind == SHORT and moment is not _idle:
             assert made < SHORTS, name
         if kind != SHORT:
@@ -176,12 +176,12 @@ async def test_i08_a_worker_finishes_a_long_fetch_within_its_grace_period(
     """It exits afterwards and hands nothing back."""
     stage = Stage()
     async with Origin.serving(LONG, stage.body) as long:
-        with named_workers(redis_url, tmp_path / "fleet", POLICY, FETCHFLEET_GRACE_S="60") as hands:
-            [worker] = await hands.start_all("worker")
+        with named_workers(redis_url, tmp_path / "fleet", POLICY, FETCHFLEET_GRACE_S="60") as workers:
+            [worker] = await workers.start_all("worker")
             batch = await fleet.submit([long.url("/")])
             await wait_until(lambda: long.in_progress, "the long fetch", SOON_S)
             worker.send(signal.SIGTERM)
-            await wait_until(lambda: worker.said("worker.stopping"), "the stop", SOON_S)
+            await wait_until(lambda: worker.events("worker.stopping"), "the stop", SOON_S)
             stage.go_on.set()
             assert 0 == await worker.ended()
             [result] = (await results_of(fleet, batch.id)).values()
@@ -209,15 +209,15 @@ async def test_i07_ten_rolling_restarts_charge_a_long_fetch_no_attempt(
         Origin.serving(LONG, stage.body) as long,
         Origin.serving(BUSY, latency(0.05, ok(b"short"))) as busy,
     ):
-        with named_workers(redis_url, tmp_path / "fleet", POLICY, FETCHFLEET_GRACE_S="0.3") as hands:
-            await hands.start_all("a", "b")
+        with named_workers(redis_url, tmp_path / "fleet", POLICY, FETCHFLEET_GRACE_S="0.3") as workers:
+            await workers.start_all("a", "b")
             batch = await fleet.submit([long.url("/"), *(busy.url(f"/{n}") for n in range(1500))])
             await wait_until(lambda: long.in_progress, "the long fetch", SOON_S)
             codes: list[int] = []
             for _ in range(RESTARTS // 2):
                 for old, new in (("a", "b"), ("b", "a")):
-                    codes.append(await hands.members[old].terminated())
-                    replaced = hands.start(old)
+                    codes.append(await workers.members[old].terminated())
+                    replaced = workers.start(old)
                     await wait_until(lambda: long.in_progress, f"the long fetch at {new}", SOON_S)
                     await replaced.started()
             stage.go_on.set()

@@ -19,7 +19,7 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.submit import new_batch_id
 from fetchfleet.jobs.errors import KeyTypeConflictError
 from fetchfleet.jobs.redis_connection import connect
-from tests.support.foreign_writes import FORGED, HOSTS, LARGE_BYTES, Copy, Forged, Large, Write, writes
+from tests.support.foreign_writes import FORGED, HOSTS, LARGE_BYTES, Copy, ForgedEntry, Large, Write, writes
 from tests.support.lanes import ask, now_ms
 from tests.support.named_workers import NamedWorkers, named_workers
 from tests.support.own_redis import own_redis
@@ -47,11 +47,11 @@ FETCHES = 6
 class Trial:
     """A fleet at work, the origins of its hosts, and the other program's connection."""
 
-    def __init__(self, fleet: Fleet, redis: Redis, origins: list[Origin], hands: NamedWorkers) -> None:
+    def __init__(self, fleet: Fleet, redis: Redis, origins: list[Origin], workers: NamedWorkers) -> None:
         self._fleet = fleet
         self._redis = redis
         self._origins = origins
-        self._hands = hands
+        self._hands = workers
         self._numbers = itertools.count()
         self._batch_id = ""
 
@@ -104,7 +104,7 @@ class Trial:
         values: list[object] = []
         for value in write.values:
             match value:
-                case Forged():
+                case ForgedEntry():
                     values.append(value.serialized(self._batch_id, origins, at_ms))
                 case Large():
                     values.append(b"x" * LARGE_BYTES)
@@ -131,20 +131,20 @@ def test_all_fetches_are_stored_once_under_arbitrary_foreign_writes(tmp_path: Pa
     with (
         asyncio.Runner() as runner,
         own_redis() as server,
-        named_workers(server.url, tmp_path / "fleet", policy, FETCHFLEET_LEASE_S="2") as hands,
+        named_workers(server.url, tmp_path / "fleet", policy, FETCHFLEET_LEASE_S="2") as workers,
     ):
         stack = AsyncExitStack()
 
         async def prepare() -> Trial:
-            await wait_until(server.answers, "Redis")
-            await hands.start_all("one", "two")
+            await wait_until(server.responds, "Redis")
+            await workers.start_all("one", "two")
             origins = [
                 await stack.enter_async_context(Origin.serving(host, latency(0.01, OK))) for host in HOSTS
             ]
             redis = connect(server.url)
             stack.push_async_callback(redis.connection_pool.aclose)
             stack.push_async_callback(redis.aclose)
-            return Trial(await stack.enter_async_context(Fleet(server.url)), redis, origins, hands)
+            return Trial(await stack.enter_async_context(Fleet(server.url)), redis, origins, workers)
 
         trial = runner.run(prepare())
         foreign = st.lists(st.lists(writes, max_size=30), min_size=2, max_size=2)

@@ -53,29 +53,29 @@ async def test_i03_i06_a_frozen_worker_writes_nothing_and_closes_its_requests_af
     """
     come, due = Halves(), Halves()
     async with Origin.serving(COMING, come) as whole, Origin.serving(DUE, due) as half:
-        with named_workers(redis_url, tmp_path / "fleet", QUICK_POLICY, FETCHFLEET_LEASE_S="3") as hands:
-            [first] = await hands.start_all("first")
+        with named_workers(redis_url, tmp_path / "fleet", QUICK_POLICY, FETCHFLEET_LEASE_S="3") as workers:
+            [first] = await workers.start_all("first")
             batch = await fleet.submit([whole.url("/body"), half.url("/body")])
-            await wait_until(lambda: len(hands.parts()) == 2, "two halves on disk")
+            await wait_until(lambda: len(workers.parts()) == 2, "two halves on disk")
             first.send(signal.SIGSTOP)
             come.may_end[0].set()
-            [second] = await hands.start_all("second")
+            [second] = await workers.start_all("second")
             for behaviour in (come, due):
                 behaviour.may_end[1].set()
             results = await results_of(fleet, batch.id)
             first.send(signal.SIGCONT)
             await wait_until(lambda: half.requests[0].aborted, "the stale request's end", SOON_S)
-            await wait_until(lambda: len(first.said("lane.lost")) == 2, "the end of both lanes", SOON_S)
-            await wait_until(lambda: not hands.parts(), "the partial files to be removed", SOON_S)
+            await wait_until(lambda: len(first.events("lane.lost")) == 2, "the end of both lanes", SOON_S)
+            await wait_until(lambda: not workers.parts(), "the partial files to be removed", SOON_S)
             counts = await batch.counts()
-            bodies = {(hands.out / str(result.path)).read_bytes() for result in results.values()}
-            finished = first.said("fetch.finished")
+            bodies = {(workers.out / str(result.path)).read_bytes() for result in results.values()}
+            finished = first.events("fetch.finished")
             assert 0 == await second.terminated()
 
     assert {"second"} == {result.worker for result in results.values()}
     assert {(Outcome.STORED, 1, 1)} == {_ledger(result) for result in results.values()}
     assert {b"1" * 2 * HALF_BYTES} == bodies
-    assert (2, [], 2) == (counts.done, finished, len(hands.files()))
+    assert (2, [], 2) == (counts.done, finished, len(workers.files()))
 
 
 async def test_i06_a_worker_gives_up_a_lost_lane_within_a_renewal(
@@ -84,16 +84,16 @@ async def test_i06_a_worker_gives_up_a_lost_lane_within_a_renewal(
     """The lane has another token or is gone. Requests and partial files end, and the fetch is repeated."""
     by_token, by_name = Halves(), Halves()
     async with Origin.serving(RETOKENED, by_token) as one, Origin.serving(RENAMED, by_name) as two:
-        with named_workers(redis_url, tmp_path / "fleet", QUICK_POLICY, FETCHFLEET_LEASE_S="3") as hands:
-            [worker] = await hands.start_all("worker")
+        with named_workers(redis_url, tmp_path / "fleet", QUICK_POLICY, FETCHFLEET_LEASE_S="3") as workers:
+            [worker] = await workers.start_all("worker")
             batch = await fleet.submit([one.url("/body"), two.url("/body")])
-            await wait_until(lambda: len(hands.parts()) == 2, "two halves on disk")
+            await wait_until(lambda: len(workers.parts()) == 2, "two halves on disk")
             await redis.hset(keys.lane(RETOKENED), "token", "0")  # type: ignore[misc]
             await redis.rename(keys.lane(RENAMED), AWAY)
             for origin in (one, two):
                 await wait_until(partial(_aborted, origin), "the request's end", SOON_S)
-            await wait_until(lambda: len(worker.said("lane.lost")) == 2, "the lanes' end", SOON_S)
-            assert not hands.parts() | hands.files()
+            await wait_until(lambda: len(worker.events("lane.lost")) == 2, "the lanes' end", SOON_S)
+            assert not workers.parts() | workers.files()
             await redis.rename(AWAY, keys.lane(RENAMED))
             await redis.zadd(keys.ATTENTION, {RENAMED: 1})
             for behaviour in (by_token, by_name):

@@ -44,12 +44,12 @@ async def _shut_down(server: OwnRedis, _: Redis) -> None:
 
 
 async def _kill(server: OwnRedis, _: Redis) -> None:
-    await asyncio.to_thread(server.stop)
+    await asyncio.to_thread(server.kill)
 
 
 async def _start(server: OwnRedis, _: Redis) -> None:
     server.start()
-    await wait_until(server.answers, "Redis", TROUBLE_S)
+    await wait_until(server.responds, "Redis", TROUBLE_S)
 
 
 async def _freeze(server: OwnRedis, _: Redis) -> None:
@@ -98,13 +98,13 @@ async def through(fault: str, place: int, folder: Path) -> None:
             for n, behaviour in enumerate((latency(0.04), held(may_end)))
         ]
         server = stack.enter_context(own_redis())
-        await wait_until(server.answers, "Redis")
+        await wait_until(server.responds, "Redis")
         client = await stack.enter_async_context(connect(server.url))
         fleet = await stack.enter_async_context(Fleet(server.url))
-        hands = stack.enter_context(
+        workers = stack.enter_context(
             named_workers(server.url, folder / fault, POLICY, FETCHFLEET_LEASE_S=f"{LEASE_S}")
         )
-        await hands.start_all("one", "two")
+        await workers.start_all("one", "two")
         batch = await fleet.submit(
             [*(busy.url(f"/{n}") for n in range(120)), *(long.url(f"/{n}") for n in range(CONCURRENCY))]
         )
@@ -113,18 +113,18 @@ async def through(fault: str, place: int, folder: Path) -> None:
         await begin(server, client)
         may_end.set()  # these bodies end while their results cannot be written
         await asyncio.sleep(AWAY_S)  # the duration of the fault
-        assert ["one", "two"] == hands.alive()
+        assert ["one", "two"] == workers.alive()
         seen = len(busy.requests)
         await end(server, client)
         await wait_until(lambda: len(busy.requests) > seen, f"work after {fault}", RESUMED_S)
         results = await results_of(fleet, batch.id)
-        await server.clean()
+        await server.wait_until_clean()
 
         assert {Outcome.STORED} == {result.outcome for result in results.values()}
         assert {1} == {result.attempts for result in results.values()}
         assert 122 == (await batch.counts()).done
-        assert ["one", "two"] == hands.alive()
-        assert any(member.said("redis.trouble") for member in hands.members.values())
+        assert ["one", "two"] == workers.alive()
+        assert any(member.events("redis.trouble") for member in workers.members.values())
         for origin in (busy, long):
             assert [] == completed_twice(origin)
             assert origin.high_water <= CONCURRENCY
@@ -153,14 +153,14 @@ async def test_i10_a_frozen_redis_causes_a_timeout(monkeypatch: pytest.MonkeyPat
     """The socket has a timeout, so that callers need none of their own."""
     monkeypatch.setattr(connecting, "SOCKET_TIMEOUT_S", 0.2)
     with own_redis() as server:
-        await wait_until(server.answers, "Redis")
+        await wait_until(server.responds, "Redis")
         async with connect(server.url) as client:
             await client.ping()
             server.freeze()
             with pytest.raises(RedisTimeoutError):
                 await client.ping()
             server.thaw()
-            await wait_until(server.answers, "Redis again")
+            await wait_until(server.responds, "Redis again")
 
 
 AT_ONCE = ("--repl-diskless-sync-delay", "0")
@@ -182,12 +182,12 @@ async def test_i09_a_worker_follows_a_failover_behind_the_same_address(tmp_path:
         old, new = [stack.enter_context(own_redis("--port", str(port), *AT_ONCE)) for port in ports]
         old_client, new_client = [await stack.enter_async_context(connect(of.url)) for of in (old, new)]
         for server in (old, new):
-            await wait_until(server.answers, "Redis")
+            await wait_until(server.responds, "Redis")
         await new_client.replicaof("127.0.0.1", ports[0])
         await wait_until(lambda: _follows(new_client), "the replica", TROUBLE_S)
         address.symlink_to(old.socket)
-        hands = stack.enter_context(named_workers(f"unix://{address}", tmp_path / "fleet", QUICK_POLICY))
-        await hands.start_all("worker")
+        workers = stack.enter_context(named_workers(f"unix://{address}", tmp_path / "fleet", QUICK_POLICY))
+        await workers.start_all("worker")
 
         await new_client.replicaof("NO", "ONE")
         await old_client.replicaof("127.0.0.1", ports[1])
@@ -214,21 +214,21 @@ async def test_i09_a_worker_started_while_redis_is_loading_waits_for_it(tmp_path
     async with AsyncExitStack() as stack:
         origin = await stack.enter_async_context(Origin.serving(HOST, OK))
         server = stack.enter_context(own_redis("--appendonly", "no"))
-        await wait_until(server.answers, "Redis")
+        await wait_until(server.responds, "Redis")
         async with connect(server.url) as client:
             await client.mset({f"filler:{n}": os.urandom(2048) for n in range(KEYS)})
             await client.save()
         async with Fleet(server.url) as fleet:
-            hands = stack.enter_context(named_workers(server.url, tmp_path, QUICK_POLICY))
-            await hands.start_all("veteran")
-            server.stop()
+            workers = stack.enter_context(named_workers(server.url, tmp_path, QUICK_POLICY))
+            await workers.start_all("veteran")
+            server.kill()
             server.start(*SLOWLY)
             await wait_until(lambda: _says(server, "LOADING"), "Redis to load")
-            members = [hands.start("patient"), hands.start("called off")]
+            members = [workers.start("patient"), workers.start("called off")]
             for member in members:
-                await wait_until(partial(member.said, "redis.loading"), "the worker to wait", TROUBLE_S)
+                await wait_until(partial(member.events, "redis.loading"), "the worker to wait", TROUBLE_S)
             assert 0 == await members[1].terminated()
-            assert [] == members[0].said("worker.started")
+            assert [] == members[0].events("worker.started")
             await _tell(server, b"CONFIG SET key-load-delay 0\r\n")
             await members[0].started()
             batch = await fleet.submit([origin.url()])
@@ -241,7 +241,7 @@ async def test_i09_a_worker_started_while_redis_is_loading_waits_for_it(tmp_path
                 await wait_until(joined, "a heartbeat", RESUMED_S)
 
     assert [Outcome.STORED] == [result.outcome for result in results.values()]
-    assert [1, 1] == [len(member.said("redis.loading")) for member in members]
+    assert [1, 1] == [len(member.events("redis.loading")) for member in members]
 
 
 async def _tell(server: OwnRedis, command: bytes) -> None:
@@ -271,15 +271,15 @@ async def test_a_command_that_redis_denies_is_reported_in_one_line(tmp_path: Pat
     async with AsyncExitStack() as stack:
         origin = await stack.enter_async_context(Origin.serving(HOST, OK))
         server = stack.enter_context(own_redis())
-        await wait_until(server.answers, "Redis")
+        await wait_until(server.responds, "Redis")
         admin = await stack.enter_async_context(connect(server.url))
         await _acl(admin, "on", ">pw", "~*", "&*", "+@all")
         url = server.url.replace("unix://", "unix://u:pw@")
-        hands = stack.enter_context(named_workers(url, tmp_path / "fleet", QUICK_POLICY))
-        [worker] = await hands.start_all("worker")
+        workers = stack.enter_context(named_workers(url, tmp_path / "fleet", QUICK_POLICY))
+        [worker] = await workers.start_all("worker")
 
         await _acl(admin, "-@all")
-        await wait_until(lambda: worker.said("redis.refusal"), "the refusal", TROUBLE_S)
+        await wait_until(lambda: worker.events("redis.refusal"), "the refusal", TROUBLE_S)
         ended = await asyncio.to_thread(
             fetchfleet, "worker", "--redis", url, FETCHFLEET_OUT=str(tmp_path / "o")
         )
@@ -289,7 +289,7 @@ async def test_a_command_that_redis_denies_is_reported_in_one_line(tmp_path: Pat
         async with Fleet(server.url) as fleet:
             batch = await fleet.submit([origin.url()])
             results = await results_of(fleet, batch.id)
-        refusals = worker.said("redis.refusal")
+        refusals = worker.events("redis.refusal")
 
         await admin.config_set("maxmemory-policy", "allkeys-lru")
         evicts = await asyncio.to_thread(
@@ -308,7 +308,7 @@ async def test_i11_a_redis_that_always_syncs_loses_no_acknowledged_batch(tmp_pat
     """Redis is killed in a burst of submits. Every acknowledged batch waits completely."""
     acknowledged: list[Batch] = []
     with own_redis("--appendfsync", "always") as server:
-        await wait_until(server.answers, "Redis")
+        await wait_until(server.responds, "Redis")
 
         async def produce(name: int) -> None:
             async with Fleet(server.url, redis_patience_s=0) as fleet:
@@ -318,10 +318,10 @@ async def test_i11_a_redis_that_always_syncs_loses_no_acknowledged_batch(tmp_pat
 
         producers = [asyncio.create_task(produce(name)) for name in range(4)]
         await wait_until(lambda: len(acknowledged) >= 100, "a burst", TROUBLE_S)
-        await asyncio.to_thread(server.stop)
+        await asyncio.to_thread(server.kill)
         ended = await asyncio.gather(*producers, return_exceptions=True)
         server.start()
-        await wait_until(server.answers, "Redis", TROUBLE_S)
+        await wait_until(server.responds, "Redis", TROUBLE_S)
         async with Fleet(server.url) as fleet, connect(server.url) as client:
             totals = [(await fleet.batch(batch.id).counts()).total for batch in acknowledged]
             waiting = [

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from fetchfleet.worker.lanes.parameters import LaneParameters
 from fetchfleet.worker.runtime.timings import WorkerTimings
 from fetchfleet.worker.settings import ENGINES
-from tests.support import differences
+from tests.support import engine_skips
 from tests.support.nameserver import Nameserver, nameserver
 from tools.one_worker import OneWorker
 from tools.origin import behaviours as o
@@ -57,7 +57,7 @@ def timings() -> WorkerTimings:
 async def start(
     redis_url: str, tmp_path: Path, lines: Lines, timings: WorkerTimings, request: pytest.FixtureRequest
 ) -> AsyncIterator[Start]:
-    """Starts workers, as OneWorker says, and stops them after the test; on its engine if it has one."""
+    """Starts workers, as OneWorker replies, and stops them after the test; on its engine if it has one."""
     given = {"engine": request.getfixturevalue("engine")} if "engine" in request.fixturenames else {}
     async with AsyncExitStack() as workers:
 
@@ -103,4 +103,4 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip tests of httpx alone if another engine is chosen."""
-    differences.skip(items)
+    engine_skips.skip_httpx_only(items)

@@ -1,4 +1,4 @@
-"""The `fetchfleet` command, run in this process: for tests of what it says, not of how it starts."""
+"""The `fetchfleet` command, run in this process: for tests of its output, not of its startup."""
 
 import io
 import json
@@ -11,30 +11,31 @@ from fetchfleet.worker.errors import CommandError
 from fetchfleet.worker.local.progress import Screen
 
 
-class Said(NamedTuple):
-    """The exit code of a command and what it printed; the error message if it failed."""
+class CommandResult(NamedTuple):
+    """The outcome of a command."""
 
-    code: int
-    text: str
+    exit_code: int
+    output: str
+    """The error message if the command failed."""
 
 
 class Commands:
-    """Gives commands to the fleet behind one Redis. Not to be used while a loop runs in this thread."""
+    """Runs commands on the fleet of one Redis. Unusable while an event loop runs in this thread."""
 
     def __init__(self, redis_url: str) -> None:
         self._environment = {"FETCHFLEET_REDIS_URL": redis_url, "COLUMNS": "200"}
 
-    def asks(self, *arguments: str) -> Said:
-        """Return what the command says."""
+    def invoke(self, *arguments: str) -> CommandResult:
+        """Run a command that may fail."""
         result = CliRunner().invoke(app, arguments, env=self._environment)
         if isinstance(result.exception, CommandError):
-            return Said(result.exception.exit_code, str(result.exception))
+            return CommandResult(result.exception.exit_code, str(result.exception))
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
-        return Said(result.exit_code, result.output)
+        return CommandResult(result.exit_code, result.output)
 
-    def prints(self, *arguments: str) -> str:
-        """Return what a terminal gets of the command, whether it succeeds or not."""
+    def terminal_output(self, *arguments: str) -> str:
+        """Return the text that the command writes to a terminal, whether it succeeds or not."""
         result = CliRunner().invoke(app, arguments, env=self._environment)
         errors = Screen(file=io.StringIO())
         if isinstance(result.exception, CommandError):
@@ -44,12 +45,12 @@ class Commands:
         assert isinstance(errors.file, io.StringIO)
         return result.output + errors.file.getvalue()
 
-    def does(self, *arguments: str) -> str:
-        """Return what the command says; it must succeed."""
-        said = self.asks(*arguments)
-        assert said.code == 0, said
-        return said.text
+    def run(self, *arguments: str) -> str:
+        """Run a command that must succeed; return its output."""
+        result = self.invoke(*arguments)
+        assert result.exit_code == 0, result
+        return result.output
 
-    def reads(self, *arguments: str) -> Any:
-        """Return the JSON that the command prints with --json."""
-        return json.loads(self.does(*arguments, "--json"))
+    def json(self, *arguments: str) -> Any:
+        """Return the output of the command with --json, decoded."""
+        return json.loads(self.run(*arguments, "--json"))

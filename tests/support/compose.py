@@ -12,7 +12,7 @@ FILE = ROOT / "docker-compose.yml"
 VARIABLES = ("COMPOSE_", "FETCHFLEET_")
 WITHIN_S = 600.0
 
-Ended = subprocess.CompletedProcess[str]
+Completed = subprocess.CompletedProcess[str]
 
 
 @cache
@@ -25,7 +25,7 @@ def command() -> tuple[str, ...] | None:
 
 def docker(*arguments: str) -> str:
     """Return the output of docker; raise RuntimeError if it fails."""
-    return _said(_run(("docker", *arguments)))
+    return _output_of(_run(("docker", *arguments)))
 
 
 class Project:
@@ -36,27 +36,29 @@ class Project:
         assert program is not None, "Compose is not installed"
         self._command = (*program, "--project-name", name, "--file", str(FILE), "--env-file", str(env_file))
 
-    def run(self, *arguments: str) -> Ended:
+    def run(self, *arguments: str) -> Completed:
         """Run a command."""
         return _run((*self._command, *arguments))
 
-    def said(self, *arguments: str) -> str:
+    def output(self, *arguments: str) -> str:
         """Return the output of a command; raise RuntimeError if it fails."""
-        return _said(self.run(*arguments))
+        return _output_of(self.run(*arguments))
 
     def containers(self, service: str) -> list[str]:
         """Return the ids of the service's containers, stopped ones included."""
-        return self.said("ps", "--all", "--quiet", service).split()
+        return self.output("ps", "--all", "--quiet", service).split()
 
 
-def _run(words: Sequence[str]) -> Ended:
+def _run(words: Sequence[str]) -> Completed:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(VARIABLES)}
     return subprocess.run(
         words, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=WITHIN_S, check=False
     )
 
 
-def _said(ended: Ended) -> str:
-    if ended.returncode != 0:
-        raise RuntimeError(f"{' '.join(ended.args)} ended with {ended.returncode}: {ended.stderr}")
-    return ended.stdout
+def _output_of(completed: Completed) -> str:
+    if completed.returncode != 0:
+        raise RuntimeError(
+            f"{' '.join(completed.args)} exited with {completed.returncode}: {completed.stderr}"
+        )
+    return completed.stdout

@@ -19,24 +19,19 @@ COMMAND = [
     *("--save", ""),
     *("--appendonly", "no"),
     *("--maxmemory-policy", "noeviction"),
-    *(
-        "--protected-mode",
-        "no",
-    ),  # as in the official image: no password is set
+    *("--protected-mode", "no"),  # as in the official image, since no password is set
 ]
 
 
 @cache
-def docker_trouble() -> str | None:
-    """Try to run a Redis container; return why it failed, None if it did not."""
+def container_error() -> str | None:
+    """Try to run a Redis container; return the error, or None if it ran."""
     with _leaks_ignored():
         try:
             with closing(docker.from_env()) as engine:
                 engine.containers.run(IMAGE, ["redis-server", "--version"], remove=True)
-        except (
-            DockerException,
-            OSError,
-        ) as error:  # caught inside the block: the traceback references the leaked sockets
+        except (DockerException, OSError) as error:
+            # Caught inside the block: the traceback references the leaked sockets.
             return str(error).strip()
         return None
 

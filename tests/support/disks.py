@@ -24,7 +24,7 @@ ID = "0123456789abcdef-00000007"
 
 @contextmanager
 def mounted(folder: Path, size: str = "4m", *, files: int = 0) -> Iterator[Path]:
-    """Mount a tmpfs at the folder; skip the test without permission. files: the most inodes, 0: no limit."""
+    """Mount a tmpfs at the folder; skip the test without permission. files: inode limit, 0 for none."""
     folder.mkdir(parents=True)
     options = f"size={size},nr_inodes={files}" if files else f"size={size}"
     mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
@@ -42,7 +42,7 @@ def remount(folder: Path, how: str) -> None:
 
 
 def disable_nameless_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Disable O_TMPFILE, as on a network file system: every body starts as a partial file."""
+    """Disable O_TMPFILE, which network file systems lack: every body starts as a partial file."""
     monkeypatch.setattr(Directory, "nameless", lambda _: None)
 
 
@@ -57,7 +57,7 @@ def opened(out: Path, timings: BatchTimings | None = None) -> Iterator[FileSink]
         sink.close()
 
 
-async def keep(
+async def store_body(
     sink: FileSink,
     body: bytes,
     dest: str | None = None,
@@ -67,18 +67,18 @@ async def keep(
     place: int = 7,
     **fields: Any,
 ) -> StoredAt | None:
-    """Receive and commit a body. place: of the fetch in its batch. fields: further ones of the fetch."""
+    """Write and commit a body. place: index of the fetch in its batch. fields: more fields of the fetch."""
     fetch = Fetch(url="http://x/", dest=dest, **fields)
     entry = Entry(id=fetch_id(batch_of(ID), place), deadline_ms=0, fetch=fetch)
     expected = expected or Expected(len(body), fetch.sha256)
     async with aclosing(sink.writer(entry, 1, expected, options)) as part:
         for at in range(0, len(body), 60_000):
-            await give(part, body[at : at + 60_000])
+            await write_piece(part, body[at : at + 60_000])
         return await part.commit(lambda: True)
 
 
-async def give(writer: BodyWriter, piece: bytes) -> None:
-    """Write a piece as a fetch does."""
+async def write_piece(writer: BodyWriter, piece: bytes) -> None:
+    """Write a piece, and drain the writer if it is full, as a fetch does."""
     writer.write(piece)
     if writer.full:
         await writer.drain()

@@ -1,6 +1,7 @@
-"""Strategies for what another program may write into the keys of a fleet, near to right values too.
+"""Hypothesis strategies for writes of another program to the keys of a fleet.
 
-They add and falsify; they do not remove or replace what the fleet itself has written of its fetches.
+Some values are nearly valid. The writes add and falsify entries. They do not remove or replace entries of the
+fleet's own fetches.
 """
 
 from collections.abc import Sequence
@@ -32,7 +33,7 @@ LANE_FIELDS = (
     *("earliest_ms", "needs", "reset", "estimated", "surprise"),
 )
 FORGED = "/forged"
-"""The path of what only another program asks for."""
+"""The path that only forged fetches request."""
 
 
 class Large(msgspec.Struct, frozen=True):
@@ -40,33 +41,34 @@ class Large(msgspec.Struct, frozen=True):
 
 
 class Change(msgspec.Struct, frozen=True):
-    """Other bytes at a place of a value."""
+    """Bytes that overwrite those at an offset of a value."""
 
     at: int
-    by: bytes
+    replacement: bytes
 
     def apply(self, value: bytes) -> bytes:
         """Return the changed value."""
-        return value[: self.at] + self.by + value[self.at + len(self.by) :]
+        return value[: self.at] + self.replacement + value[self.at + len(self.replacement) :]
 
 
-class Forged(msgspec.Struct, frozen=True):
-    """An element of a lane that was never submitted.
-
-    batch: "known" if it has the id of a fetch that may wait. host, hop_to: places in HOSTS. late_ms: the time
-    until its deadline.
-    """
+class ForgedEntry(msgspec.Struct, frozen=True):
+    """An entry of a lane that was never submitted."""
 
     batch: str
+    """`known` for the batch of fetches that may wait, `unknown`, or `malformed`."""
     place: int
+    """Index in the batch."""
     host: int
-    late_ms: int
+    """Index in HOSTS."""
+    deadline_in_ms: int
+    """Time from now to the deadline; negative if it has passed."""
     counters: dict[str, int]
     hop_to: int | None
+    """Index in HOSTS of a redirect's target."""
     change: Change | None
 
     def serialized(self, batch_id: str, origins: Sequence[str], now_ms: int) -> bytes:
-        """Return the element. origins: of HOSTS, such as http://127.0.0.1:8080."""
+        """Return the entry. origins: of HOSTS, such as http://127.0.0.1:8080."""
         ids = {"known": batch_id, "unknown": "abcdefabcdefabcd", "malformed": "a" * 16}
         hop = None
         if self.hop_to is not None:
@@ -74,7 +76,7 @@ class Forged(msgspec.Struct, frozen=True):
         made = serialize_entry(
             Entry(
                 id=fetch_id(ids[self.batch], self.place),
-                deadline_ms=max(0, now_ms + self.late_ms),
+                deadline_ms=max(0, now_ms + self.deadline_in_ms),
                 fetch=Fetch(url=origins[self.host] + FORGED),
                 hop=hop,
                 hops=int(hop is not None),
@@ -87,16 +89,17 @@ class Forged(msgspec.Struct, frozen=True):
 
 
 class Write(msgspec.Struct, frozen=True):
-    """A Redis command. of_batch: the key is a suffix of the key of the last batch."""
+    """A Redis command."""
 
     command: str
     key: str
-    values: tuple[bytes | str | int | float | Forged | Large, ...]
+    values: tuple[bytes | str | int | float | ForgedEntry | Large, ...]
     of_batch: bool = False
+    """True if `key` is a suffix of the key of the last batch."""
 
 
 class Copy(msgspec.Struct, frozen=True):
-    """The waiting elements of a lane, pushed to a lane once more."""
+    """The waiting entries of a lane, pushed to a lane once more."""
 
     lane: str
     to: str
@@ -123,11 +126,11 @@ scores = st.one_of(
     st.sampled_from([0.0, -1.0, float("inf"), float("-inf"), 2.0**60]),
 )
 forged = st.builds(
-    Forged,
+    ForgedEntry,
     batch=st.sampled_from(["known", "unknown", "malformed"]),
     place=st.integers(0, 20),
     host=st.integers(0, len(HOSTS) - 1),
-    late_ms=st.sampled_from([-(10**9), -1000, 0, 1000, 86_400_000, 10**11]),
+    deadline_in_ms=st.sampled_from([-(10**9), -1000, 0, 1000, 86_400_000, 10**11]),
     counters=st.sampled_from(
         [{}, {"attempts": 99}, {"crashes": 3, "interruptions": 3}, {"throttles": 7}, {"attempts": -10}]
     ),

@@ -1,4 +1,4 @@
-"""Raw commands by which a Redis user may try to disturb a fleet, or to read data of others."""
+"""Raw commands with which a Redis user may try to disturb a fleet, or to read data of other users."""
 
 import json
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ LANES = ("a.example", "b.example", "c.example")
 
 
 def element(fetch_id: str, url: str, **fields: Any) -> bytes:
-    """Return an element of a lane that no submit has made."""
+    """Return a serialized entry that was never submitted."""
     return serialize_entry(Entry(id=fetch_id, deadline_ms=NEVER_MS, fetch=Fetch(url=url), **fields))
 
 
 def forged_in_lanes(host: str, base: str, victim: str, others: Sequence[str] = LANES) -> dict[str, Words]:
-    """Return commands whose effect workers undo: elements of lanes, and members of the queue.
+    """Return commands whose effect workers undo: entries of lanes, and members of the queue.
 
-    host: the lane of the URLs below base. victim: the id of a batch of another user. others: further lanes.
+    host: the lane of the URLs below `base`. victim: the ID of another user's batch. others: further lanes.
     """
     lane, foreign = keys.waiting_at(host, "high"), (f"{FOREIGN_BATCH}-{place:08x}" for place in range(100))
     upload = Hop("POST", f"{base}/upload", body_file="../../../etc/passwd")
@@ -31,7 +31,7 @@ def forged_in_lanes(host: str, base: str, victim: str, others: Sequence[str] = L
     return {
         "a file outside of the in folder": ("RPUSH", lane, element(next(foreign), base, hop=upload, hops=1)),
         "a header that splits a request": ("RPUSH", lane, element(next(foreign), base, hop=split, hops=1)),
-        "attempts without end": ("RPUSH", lane, element(next(foreign), base, attempts=-10)),
+        "an endless number of attempts": ("RPUSH", lane, element(next(foreign), base, attempts=-10)),
         **{
             f"a fetch of the host in the lane {other}": (
                 *("RPUSH", keys.waiting_at(other, "high")),
@@ -44,8 +44,8 @@ def forged_in_lanes(host: str, base: str, victim: str, others: Sequence[str] = L
             *(element(f"{victim}-{place:08x}", f"{base}/stolen") for place in (0, 1, 2, 900)),
         ),
         "a batch that does not exist": ("RPUSH", lane, element(next(foreign), f"{base}/none")),
-        "no element": ("RPUSH", lane, b"\xff" * 100),
-        "a large element": ("RPUSH", lane, b"x" * (1 << 20)),
+        "no entry": ("RPUSH", lane, b"\xff" * 100),
+        "a large entry": ("RPUSH", lane, b"x" * (1 << 20)),
         "foreign members of the queue": (
             *("ZADD", keys.QUEUE),
             *(word for place in range(1000) for word in (("0", "-inf", "inf", "1")[place % 4], f"z{place}")),
@@ -54,7 +54,7 @@ def forged_in_lanes(host: str, base: str, victim: str, others: Sequence[str] = L
 
 
 def counts_of_others(victim: str) -> dict[str, Words]:
-    """Return commands that falsify counters or delete a batch: only trust in the user helps."""
+    """Return commands that falsify counters or delete a batch. Nothing prevents them: the user is trusted."""
     return {
         "counters of another batch": ("HSET", keys.batch(victim), "stored", 3),
         "the end of another batch": ("PEXPIRE", keys.batch(victim), 1),
@@ -69,7 +69,7 @@ SERIALS: dict[str, Words] = {
 }
 SCRIPTS: dict[str, Words] = {
     "an endless script": ("EVAL", ENDLESS, 1, keys.SERIAL),
-    "a script that is kept": ("SCRIPT", "LOAD", ENDLESS),
+    "a script that stays loaded": ("SCRIPT", "LOAD", ENDLESS),
 }
 
 
@@ -78,30 +78,30 @@ def results_of_others(victim: str) -> dict[str, Words]:
     return {
         "a result of another batch": ("XADD", keys.results(victim), "*", "r", "{}"),
         "a result of all batches": ("XADD", keys.ALL_RESULTS, "*", "r", "{}"),
-        "a serial number that goes back": ("SET", keys.SERIAL, 0),
+        "a serial number that decreases": ("SET", keys.SERIAL, 0),
         "a fetch that is claimed": ("HSET", keys.claimed(LANES[0]), f"{victim}-00000000", "x"),
         "a dead letter": ("XADD", keys.DEAD, "*", "element", "x"),
     }
 
 
 SERVER: dict[str, Words] = {
-    "scripts forgotten": ("SCRIPT", "FLUSH"),
+    "all scripts removed": ("SCRIPT", "FLUSH"),
     "a library": ("FUNCTION", "LOAD", "#!lua name=x\nredis.register_function('f', function() end)"),
     "clients paused": ("CLIENT", "PAUSE", 1000),
     "clients killed": ("CLIENT", "KILL", "TYPE", "normal"),
     "a server that sleeps": ("DEBUG", "SLEEP", 1),
-    "all keys gone": ("FLUSHALL",),
-    "memory limited": ("CONFIG", "SET", "maxmemory", 1),
-    "a replica": ("REPLICAOF", "127.0.0.1", 1),
-    "rights for itself": ("ACL", "SETUSER", "default", "on", "nopass", "+@all"),
+    "all keys deleted": ("FLUSHALL",),
+    "a memory limit": ("CONFIG", "SET", "maxmemory", 1),
+    "a change to a replica": ("REPLICAOF", "127.0.0.1", 1),
+    "a user with every right": ("ACL", "SETUSER", "default", "on", "nopass", "+@all"),
     "commands of all clients": ("MONITOR",),
 }
 
 
 def pushed(own: str, victim: str, base: str) -> list[str]:
-    """Return messages of a pusher that reach for what is not its own.
+    """Return messages of a pusher that target batches and files of others.
 
-    own: the id of a batch of its inbox. victim: that of another user's batch. base: a URL.
+    own: the ID of a batch of its inbox. victim: the ID of another user's batch. base: a URL.
     """
     to_victim = {"batch": victim, "fetches": [f"{base}/pushed"]}
     orders = [
@@ -121,5 +121,5 @@ def pushed(own: str, victim: str, base: str) -> list[str]:
 
 
 def flood(inbox: str, count: int) -> Words:
-    """Return a command that pushes messages which only a newer worker reads."""
+    """Return a command that pushes messages of a version that only a newer worker reads."""
     return ("RPUSH", keys.inbox(inbox), *(json.dumps({"v": 999, "n": place}) for place in range(count)))

@@ -1,6 +1,6 @@
-"""Start processes of fetchfleet as forks of one that has imported it, as `fetchfleet run` starts its workers.
+"""Start fetchfleet processes by forking one that has imported fetchfleet, as `fetchfleet run` does.
 
-A process that is executed imports it anew. That is half a second of CPU, and the tests start hundreds.
+A process that is executed spends half a second of CPU on imports. The tests start hundreds of processes.
 """
 
 import ctypes
@@ -25,7 +25,7 @@ from fetchfleet.worker.local.process import die_with_parent
 ROOT = Path(__file__).parents[2]
 COMMAND, WORKER = "fetchfleet.worker", "fetchfleet.worker.local.prestart"
 MAINS = {COMMAND: "fetchfleet.worker.cli.app", WORKER: WORKER}
-"""The modules that a process can run, each with the module of its main function."""
+"""The modules that a process can run, each with the module that has its `main` function."""
 
 MAX_ORDER_BYTES = 1 << 20
 STANDARD_STREAMS = 3
@@ -37,39 +37,42 @@ _servers: list[socket.socket] = []
 
 
 class Process(subprocess.Popen[Any]):
-    """A Popen of `python -m MODULE …` that is forked while `serving`, else executed.
+    """A Popen of `python -m MODULE …`: forked while the server of `serving` runs, else executed.
 
-    It dies with this process. It has no descriptors but its standard streams.
+    The process dies with this one. It inherits no descriptors but its standard streams.
     """
 
-    def __init__(self, module: str, *arguments: str | Path, **how: Any) -> None:
-        super().__init__([sys.executable, "-m", module, *map(str, arguments)], **how)
+    def __init__(self, module: str, *arguments: str | Path, **options: Any) -> None:
+        super().__init__([sys.executable, "-m", module, *map(str, arguments)], **options)
 
     def _execute_child(self, args: Any, *rest: Any) -> None:
-        executed = super()._execute_child  # type: ignore[misc]
+        execute = super()._execute_child  # type: ignore[misc]
         if not _servers:
-            executed(args, *rest)
+            execute(args, *rest)
             return
-        how = inspect.signature(executed).bind(args, *rest).arguments
-        ends = [how["p2cread"], how["c2pwrite"], how["errwrite"]]
+        options = inspect.signature(execute).bind(args, *rest).arguments
+        pipe_ends = [options["p2cread"], options["c2pwrite"], options["errwrite"]]
         order = {
             "words": args[2:],
-            "env": how["env"] or dict(os.environ),
-            "cwd": str(how["cwd"] or Path.cwd()),
-            "session": how["start_new_session"],
+            "env": options["env"] or dict(os.environ),
+            "cwd": str(options["cwd"] or Path.cwd()),
+            "session": options["start_new_session"],
         }
-        streams = [own if end == -1 else end for own, end in enumerate(ends)]
+        streams = [inherited if end == -1 else end for inherited, end in enumerate(pipe_ends)]
         with _adopting_orphans():
             socket.send_fds(_servers[0], [json.dumps(order).encode()], streams)
             self.pid = int(_servers[0].recv(MAX_ORDER_BYTES))
         self._child_created = True
         names = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
-        super()._close_pipe_fds(*(how[name] for name in names))  # type: ignore[misc]
+        super()._close_pipe_fds(*(options[name] for name in names))  # type: ignore[misc]
 
 
 @contextmanager
 def _adopting_orphans() -> Iterator[None]:
-    """Make orphans below this process its children: the fork, and for so short a time no others."""
+    """Make this process the parent of orphaned descendants, so that the fork becomes its child.
+
+    The block is short, so no other process is orphaned meanwhile.
+    """
     with _ADOPTING:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
         try:
@@ -81,19 +84,19 @@ def _adopting_orphans() -> Iterator[None]:
 @contextmanager
 def serving() -> Iterator[None]:
     """Run the server for the length of the block."""
-    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_ORDER_BYTES)
-    with ours:
-        with its:
-            command = [sys.executable, "-m", "tests.support.fork_server", str(its.fileno())]
+    parent_end, child_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    parent_end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_ORDER_BYTES)
+    with parent_end:
+        with child_end:
+            command = [sys.executable, "-m", "tests.support.fork_server", str(child_end.fileno())]
             child = subprocess.Popen(
                 command,
                 cwd=ROOT,
-                pass_fds=[its.fileno()],
+                pass_fds=[child_end.fileno()],
                 start_new_session=True,
                 preexec_fn=die_with_parent,  # noqa: PLW1509 - no thread is running yet
             )
-        _servers.append(ours)
+        _servers.append(parent_end)
         try:
             yield
         finally:
@@ -103,29 +106,29 @@ def serving() -> Iterator[None]:
 
 
 def _serve(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
-    """Fork for each order. Returns in the forks alone, with the order and the standard streams."""
+    """Fork for each order. Return only in a fork, with its order and its standard streams."""
     while True:
         received, streams, _, _ = socket.recv_fds(connection, MAX_ORDER_BYTES, STANDARD_STREAMS)
         if not received:
             os._exit(0)
-        orphaned, pipe = os.pipe()
-        told, pid_of_it = os.pipe()
-        between = os.fork()
-        if not between:
-            os.close(pipe)
+        adopted_read, adopted_write = os.pipe()
+        pid_read, pid_write = os.pipe()
+        intermediate = os.fork()
+        if not intermediate:
+            os.close(adopted_write)
             if child := os.fork():
-                os.write(pid_of_it, b"%d" % child)
+                os.write(pid_write, b"%d" % child)
                 os._exit(0)
-            os.read(orphaned, 1)
+            os.read(adopted_read, 1)  # until the server has reported this process
             return json.loads(received), streams
-        os.waitpid(between, 0)
-        connection.send(os.read(told, MAX_ORDER_BYTES))
-        for descriptor in (*streams, orphaned, pipe, told, pid_of_it):
+        os.waitpid(intermediate, 0)
+        connection.send(os.read(pid_read, MAX_ORDER_BYTES))
+        for descriptor in (*streams, adopted_read, adopted_write, pid_read, pid_write):
             os.close(descriptor)
 
 
-def _become(order: dict[str, Any], streams: list[int]) -> None:
-    """Make this fork what an executed process would be."""
+def _set_up_process(order: dict[str, Any], streams: list[int]) -> None:
+    """Give this fork the session, streams, environment and arguments of an executed process."""
     die_with_parent(signal.SIGKILL)
     if order["session"]:
         os.setsid()
@@ -136,10 +139,10 @@ def _become(order: dict[str, Any], streams: list[int]) -> None:
     os.environ.clear()
     os.environ.update(order["env"])
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        of = getattr(sys, name)
-        how = {"encoding": of.encoding, "errors": of.errors, "closefd": False}
-        buffering = 1 if mode == "w" and (name == "stderr" or os.isatty(of.fileno())) else -1
-        setattr(sys, name, open(of.fileno(), mode, buffering, **how))  # noqa: PTH123, SIM115 the process keeps it
+        stream = getattr(sys, name)
+        options = {"encoding": stream.encoding, "errors": stream.errors, "closefd": False}
+        buffering = 1 if mode == "w" and (name == "stderr" or os.isatty(stream.fileno())) else -1
+        setattr(sys, name, open(stream.fileno(), mode, buffering, **options))  # noqa: PTH123, SIM115 stays open
     module, *arguments = order["words"]
     sys.argv = [str(ROOT / module.replace(".", "/") / "__main__.py"), *arguments]
     sys.modules["__main__"] = ModuleType("__main__")
@@ -147,7 +150,7 @@ def _become(order: dict[str, Any], streams: list[int]) -> None:
 
 
 def main() -> int | None:
-    """Import everything, then fork; run what a fork is for."""
+    """Import everything, fork for each order, and run the module of the order in the fork."""
     gc.disable()
     mains: dict[str, Callable[[], int | None]] = {
         module: import_module(name).main for module, name in MAINS.items()
@@ -156,7 +159,7 @@ def main() -> int | None:
 
     gc.collect()
     gc.freeze()
-    _become(*(order := _serve(socket.socket(fileno=int(sys.argv[1])))))
+    _set_up_process(*(order := _serve(socket.socket(fileno=int(sys.argv[1])))))
     return mains[order[0]["words"][0]]()
 
 

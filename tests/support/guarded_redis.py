@@ -2,10 +2,9 @@
 
 import re
 import subprocess
-import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -14,7 +13,6 @@ from urllib.parse import urlencode
 import pytest
 import redis
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from fetchfleet import Fetch, RedisFullError
 from fetchfleet.jobs.client.submit import CHUNK_FETCHES, Submitter
@@ -26,24 +24,23 @@ from tests.support.redis import nothing_stranded, serve, server_binary
 ROOT = Path(__file__).parents[2]
 ADMIN, ADMIN_PASSWORD = "admin", "test"
 ADMIN_RULES = f"user {ADMIN} on >{ADMIN_PASSWORD} ~* &* +@all\n"
-READY_WITHIN_S = 10.0
-POLL_S = 0.01
-OLDEST = 7
+MIN_VERSION = 7
 
-PRODUCERS_SCRIPTS = {"submit", "undo", "seal", "cancel", "cancel_in_lane"}
-OPERATORS_SCRIPTS = PRODUCERS_SCRIPTS | {
+PRODUCER_SCRIPTS = {"submit", "undo", "seal", "cancel", "cancel_in_lane"}
+OPERATOR_SCRIPTS = PRODUCER_SCRIPTS | {
     *("change_policy", "link_retry", "policy_tables", "reschedule_lane", "reset_lane")
 }
-WORKERS_SCRIPTS = set(runner.scripts()) - (OPERATORS_SCRIPTS - {"submit", "undo", "seal", "policy_tables"})
+WORKER_SCRIPTS = set(runner.scripts()) - (OPERATOR_SCRIPTS - {"submit", "undo", "seal", "policy_tables"})
 
-Ran = defaultdict[str, set[str]]
+ScriptsByUser = defaultdict[str, set[str]]
 
 
 class Refusal(NamedTuple):
-    """A refusal by Redis. what: the command or the key."""
+    """An entry of Redis's ACL log."""
 
     user: str
-    what: str
+    object: str
+    """The refused command or key."""
 
 
 class GuardedRedis:
@@ -58,7 +55,7 @@ class GuardedRedis:
         return f"unix://{user}:{self._passwords[user]}@{self._socket}"
 
     def over_tls(self, user: str, host: str, port: int, **parameters: str) -> str:
-        """Return the TLS URL of a user. parameters: its query."""
+        """Return the TLS URL of a user. parameters: for the query of the URL."""
         return f"rediss://{user}:{self._passwords[user]}@{host}:{port}?{urlencode(parameters)}"
 
     def password(self, user: str) -> str:
@@ -67,25 +64,25 @@ class GuardedRedis:
 
     @property
     def admin_url(self) -> str:
-        """The URL of a user with all permissions, which ops/users.acl does not have."""
+        """The URL of a user with all permissions, which is not in ops/users.acl."""
         return self.url(ADMIN)
 
     def refused(self) -> set[Refusal]:
-        """Return every refusal so far."""
+        """Return every refusal in the ACL log."""
         with redis.Redis.from_url(self.admin_url, decode_responses=True) as client:
             log: list[dict[str, Any]] = client.acl_log()
             return {Refusal(row["username"], row["object"]) for row in log}
 
 
-def why_unguarded() -> str | None:
-    """Return why the test server cannot load ops/users.acl; None if it can."""
+def acl_skip_reason() -> str | None:
+    """Return the reason to skip tests with ops/users.acl; None if the test server can load it."""
     printed = subprocess.run(
         [server_binary(), "--version"], capture_output=True, text=True, check=False
     ).stdout
     found = re.search(r"v=(\d+)", printed)
-    if found and int(found[1]) >= OLDEST:
+    if found and int(found[1]) >= MIN_VERSION:
         return None
-    return f"users with selectors need Redis {OLDEST} or newer, found: {printed.strip()}"
+    return f"users with selectors need Redis {MIN_VERSION} or newer, found: {printed.strip()}"
 
 
 def fill_in(folder: Path) -> dict[str, str]:
@@ -95,19 +92,19 @@ def fill_in(folder: Path) -> dict[str, str]:
     return dict(credentials.values())
 
 
-def why_no_tls() -> str | None:
-    """Return why the server of the tests has no TLS, None if it has."""
-    # A server with TLS also exits without a certificate, but with another message.
+def tls_skip_reason() -> str | None:
+    """Return the reason to skip tests with TLS; None if the test server supports it."""
+    # Without a certificate every server exits. Only a server without TLS has one of these messages.
     command = [server_binary(), "--port", "0", "--tls-port", "6379"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     printed = ended.stdout + ended.stderr
-    lacking = any(text in printed for text in ("Bad directive", "Failed finding TLS support"))
-    return f"{Path(command[0]).name} was built without TLS" if lacking else None
+    has_no_tls = any(text in printed for text in ("Bad directive", "Failed finding TLS support"))
+    return f"{Path(command[0]).name} was built without TLS" if has_no_tls else None
 
 
 @contextmanager
 def serve_guarded(**more: str) -> Iterator[GuardedRedis]:
-    """Yield a running Redis with the users of ops/users.acl. more: options, with _ for -."""
+    """Yield a running Redis with the users of ops/users.acl. more: server options, with _ in place of -."""
     with TemporaryDirectory(prefix="ff-") as name:
         folder = Path(name)
         passwords = fill_in(folder)
@@ -120,51 +117,37 @@ def serve_guarded(**more: str) -> Iterator[GuardedRedis]:
             yield guarded
 
 
-def _await_ready(child: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    give_up_s = time.monotonic() + READY_WITHIN_S
-    while not _answers(url):
-        if child.poll() is not None or time.monotonic() > give_up_s:
-            raise RuntimeError(f"Redis did not start: {log.read_text(errors='replace')}")
-        time.sleep(POLL_S)
-
-
-def _answers(url: str) -> bool:
-    with redis.Redis.from_url(url) as client, suppress(RedisError, OSError):
-        return bool(client.ping())
-    return False
-
-
-def count_scripts(monkeypatch: pytest.MonkeyPatch) -> Ran:
-    """Record the scripts that each user runs from here on."""
-    ran: Ran = defaultdict(set)
+def record_scripts(monkeypatch: pytest.MonkeyPatch) -> ScriptsByUser:
+    """Record the scripts that each user runs during the test."""
+    ran: ScriptsByUser = defaultdict(set)
     run, run_many = runner.run, runner.run_many
 
     def user(client: Redis) -> str:
         return str(client.connection_pool.connection_kwargs["username"])
 
-    async def counted(client: Redis, script: str, *call: Any) -> Any:
+    async def recorded(client: Redis, script: str, *call: Any) -> Any:
         ran[user(client)].add(script)
         return await run(client, script, *call)
 
-    async def counted_many(client: Redis, calls: Any) -> Any:
+    async def recorded_many(client: Redis, calls: Any) -> Any:
         ran[user(client)].update(call.script for call in calls)
         return await run_many(client, calls)
 
-    monkeypatch.setattr(runner, "run", counted)
-    monkeypatch.setattr(runner, "run_many", counted_many)
+    monkeypatch.setattr(runner, "run", recorded)
+    monkeypatch.setattr(runner, "run_many", recorded_many)
     return ran
 
 
 async def submit_more_than_fits(url: str, admin: Redis) -> None:
     """Submit two chunks; Redis is out of memory at the second, so the first is undone."""
 
-    async def no_more_room(_: Any) -> None:
+    async def exhaust_memory(_: Any) -> None:
         await admin.config_set("maxmemory", 1)
 
     fetches = [Fetch(url=f"http://a.example/{i}", key=f"undone {i}") for i in range(CHUNK_FETCHES + 1)]
     async with connect(url) as client:
         try:
             with pytest.raises(RedisFullError, match="nothing was enqueued"):
-                await Submitter(client, no_more_room).submit(fetches)
+                await Submitter(client, exhaust_memory).submit(fetches)
         finally:
             await admin.config_set("maxmemory", 0)

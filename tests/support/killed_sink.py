@@ -1,8 +1,8 @@
 """A sink whose process is killed before each of its steps in turn.
 
-A step is a call that changes the disk. Run n is killed before step n, until a run ends by itself. The driver
-forks a process for each run. It reads orders from standard input, and prints what the runs of each left.
-Both are lines of JSON.
+A step is a call that changes the disk. Run n is killed before step n. The last run has no such step and ends
+normally. The driver forks a process for each run. It reads orders from standard input and prints the state
+after each run, both as lines of JSON.
 """
 
 import asyncio
@@ -21,14 +21,14 @@ import pytest
 
 from fetchfleet.worker.sink.base import StorageOptions
 from fetchfleet.worker.sink.files.buffered_body import BatchTimings
-from tests.support.disks import disable_nameless_files, files, keep, opened, some_bytes
+from tests.support.disks import disable_nameless_files, files, opened, some_bytes, store_body
 
 STEPS = ("mkdir", "open", "write", "writev", "fsync", "rename", "link", "unlink", "close")
 ROOT = Path(__file__).parents[2]
 DEST = "folder/deeper/a"
 
 
-class Deaths:
+class KilledSink:
     """The driver."""
 
     def __init__(self, driver: "subprocess.Popen[str]") -> None:
@@ -44,9 +44,9 @@ class Deaths:
         *,
         nameless: bool,
     ) -> Any:
-        """Return for each run: `killed`, its `steps`, what it `found` at the final name, the `parts` left.
+        """Return for each run: `killed`, its `steps`, the file `found` at the final name, the `parts` left.
 
-        nameless: whether the file system supports O_TMPFILE.
+        old: the body at the final name before the run. nameless: True if the file system supports O_TMPFILE.
         """
         assert self._driver.stdin
         assert self._driver.stdout
@@ -57,25 +57,25 @@ class Deaths:
 
 
 @contextmanager
-def driver() -> Iterator[Deaths]:
+def driver() -> Iterator[KilledSink]:
     """Run the driver for the length of the block."""
     command = [sys.executable, "-m", "tests.support.killed_sink"]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=ROOT, text=True, stdin=pipe, stdout=pipe) as process:
-        yield Deaths(process)
+        yield KilledSink(process)
 
 
 def _run_once(
     out: Path,
     body: bytes,
-    care: StorageOptions,
+    options: StorageOptions,
     if_exists: str,
-    dies_at: int,
+    killed_at: int,
     steps: int,
     *,
     nameless: bool,
 ) -> None:
-    """Store a body; die before step `dies_at`. Each step is written to the descriptor `steps` first."""
+    """Store a body; kill this process before step `killed_at`. Each step is first written to `steps`."""
     if not nameless:
         disable_nameless_files(pytest.MonkeyPatch())
     count = 0
@@ -84,7 +84,7 @@ def _run_once(
         nonlocal count
         os_write(steps, name.encode() + b" ")
         count += 1
-        if count == dies_at:
+        if count == killed_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def counted(name: str) -> Callable[..., Any]:
@@ -100,7 +100,7 @@ def _run_once(
         with opened(out, BatchTimings(turn_s=60.0)) as sink:  # opens its folders once, even when slow
             for name in STEPS:
                 setattr(os, name, counted(name))
-            await keep(sink, body, DEST, care, if_exists=if_exists)
+            await store_body(sink, body, DEST, options, if_exists=if_exists)
 
     os_write = os.write
     asyncio.run(run())
@@ -117,35 +117,34 @@ def _run_all(
         if old is not None:
             (out / DEST).parent.mkdir(parents=True)
             (out / DEST).write_bytes(old)
-        steps, told = os.pipe()
+        steps_read, steps_write = os.pipe()
         child = os.fork()
         if child == 0:
             try:
-                care = StorageOptions(durability=durability)
-                _run_once(out, body, care, if_exists, len(runs) + 1, told, nameless=nameless)
+                options = StorageOptions(durability=durability)
+                _run_once(out, body, options, if_exists, len(runs) + 1, steps_write, nameless=nameless)
                 os._exit(0)
             except BaseException:  # noqa: BLE001 - the child must not continue as the parent
                 traceback.print_exc()
                 sys.stderr.flush()
             finally:
                 os._exit(1)
-        ended = os.waitpid(child, 0)[1]
-        killed = os.WIFSIGNALED(ended)
-        assert killed or ended == 0, "a run failed, see above"
-        os.close(told)
-        steps_done = os.read(steps, 1 << 16).decode().split()
-        os.close(steps)
-        found = (out / DEST).read_bytes() if (out / DEST).exists() else None
-        what = {old: "old", body: "whole", None: "nothing"}.get(found, "half")
-        left = sorted(files(out / ".fetchfleet/parts"))
-        runs.append({"killed": killed, "steps": steps_done, "found": what, "parts": left})
+        status = os.waitpid(child, 0)[1]
+        killed = os.WIFSIGNALED(status)
+        assert killed or status == 0, "a run failed; its traceback is on stderr"
+        os.close(steps_write)
+        steps = os.read(steps_read, 1 << 16).decode().split()
+        os.close(steps_read)
+        content = (out / DEST).read_bytes() if (out / DEST).exists() else None
+        found = {old: "old", body: "whole", None: "nothing"}.get(content, "half")
+        parts = sorted(files(out / ".fetchfleet/parts"))
+        runs.append({"killed": killed, "steps": steps, "found": found, "parts": parts})
     return runs
 
 
 if __name__ == "__main__":
     for line in sys.stdin:
-        where, size, how, exists, before, has_nameless = json.loads(line)
-        there = None if before is None else before.encode()
-        print(  # noqa: T201
-            json.dumps(_run_all(Path(where), size, how, exists, there, nameless=has_nameless)), flush=True
-        )
+        folder, size_bytes, durability, if_exists, old, nameless = json.loads(line)
+        old_body = None if old is None else old.encode()
+        runs = _run_all(Path(folder), size_bytes, durability, if_exists, old_body, nameless=nameless)
+        print(json.dumps(runs), flush=True)  # noqa: T201

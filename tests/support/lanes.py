@@ -37,7 +37,7 @@ def url(path: str, lane: str = LANE) -> str:
 
 
 def entry(place: int = 0, *, lane: str = LANE, deadline_ms: int = NEVER_MS) -> Entry:
-    """Return an entry of a batch that was never submitted; its path is its place."""
+    """Return an entry of a batch that was never submitted. The path of its URL is its index in the batch."""
     return Entry(
         id=fetch_id(BATCH_ID, place), deadline_ms=deadline_ms, fetch=Fetch(url=url(f"/{place}", lane))
     )
@@ -60,7 +60,7 @@ async def now_ms(redis: Redis) -> int:
 
 
 async def everything(redis: Redis) -> dict[bytes, Any]:
-    """Return every key with its value, to compare before and after a call."""
+    """Return every key with its value, to show that a call changes nothing."""
     return {name: await _value(redis, name) for name in sorted(await redis.keys("*"))}
 
 
@@ -81,7 +81,7 @@ async def _value(redis: Redis, name: bytes) -> Any:
 
 
 async def fields(redis: Redis, lane: str = LANE) -> dict[str, str]:
-    """Return the lane's hash."""
+    """Return the fields of the lane's hash."""
     found = await ask(redis, "HGETALL", keys.lane(lane))
     return {name.decode(): value.decode() for name, value in found.items()}
 
@@ -98,7 +98,7 @@ async def waiting(redis: Redis, where: str = "normal", lane: str = LANE) -> list
 
 
 async def later(redis: Redis, lane: str = LANE) -> dict[bytes, float]:
-    """Return the lane's retries, each with its due time."""
+    """Return the lane's retries, each with its due time in Unix ms."""
     return dict(await redis.zrange(keys.later(lane), 0, -1, withscores=True))
 
 
@@ -109,7 +109,7 @@ async def claimed(redis: Redis, lane: str = LANE) -> list[bytes]:
 
 
 async def attention_ms(redis: Redis, lane: str = LANE) -> float | None:
-    """Return when the sweep must reclaim the lane; None if it is idle."""
+    """Return the Unix time in ms from which the sweep reclaims the lane; None if it is idle."""
     score: float | None = await redis.zscore(keys.ATTENTION, lane)
     return score
 
@@ -121,7 +121,7 @@ async def results(redis: Redis, batch: Batch) -> list[Result]:
 
 
 async def notifications(redis: Redis) -> dict[str, float]:
-    """Return the jobs in arq's queue, each with its due time."""
+    """Return the jobs in arq's queue, each with its due time in Unix ms."""
     found = await redis.zrange(keys.QUEUE, 0, -1, withscores=True)
     return {job.decode(): due_ms for job, due_ms in found}
 
@@ -147,7 +147,7 @@ async def reclaim(redis: Redis, limit: int = 200) -> list[ReclaimedLane]:
 
 
 async def orphan_claim(redis: Redis, lane: str = LANE) -> None:
-    """Claim the next fetch without the owner's knowledge, as after a lost reply."""
+    """Claim the next fetch for an owner that does not know of it, as after a lost reply."""
     serialized: bytes = await ask(redis, "LPOP", keys.waiting_at(lane, "normal"))
     await ask(redis, "HSET", keys.claimed(lane), serialized[:FETCH_ID_CHARS], serialized)
 
@@ -180,13 +180,13 @@ def retried(serialized: bytes, wait_s: float) -> Settlement:
     return settler.retried(after, wait_s, lambda: None)
 
 
-def noted(serialized: bytes) -> Settlement:
+def start_marked(serialized: bytes) -> Settlement:
     """Return the settlement that stores the start marker of a fetch."""
     return settler.started(msgspec.structs.replace(parse_entry(serialized), begun=True), lambda: None)
 
 
 def handed_back(serialized: bytes) -> Settlement:
-    """Return the settlement that hands a fetch back as it is."""
+    """Return the settlement that returns an unchanged claim to the lane's queue."""
     return settler.handed_back(parse_entry(serialized).id, 0, lambda: None)
 
 
@@ -220,12 +220,12 @@ class LaneHold:
         """Claim waiting fetches."""
         return await self.store.claim(self.lane.name, self.held.token, count)
 
-    async def take_out(self, kind: Removal, where: str = "normal", offset: int = 0) -> Withdrawal:
-        """Claim the fetches of a kind from a queue."""
+    async def scan_queue(self, kind: Removal, where: str = "normal", offset: int = 0) -> Withdrawal:
+        """Claim the fetches to remove from a queue, for one step of the removal scan."""
         return await self.store.withdraw(self.lane.name, self.held.token, kind, where, offset)
 
     def settlement(self, *settlements: Settlement, leave: bool = False) -> runner.Call:
-        """Return the call that writes the settlements. leave: and gives the lane back if it is empty then."""
+        """Return the call that writes the settlements. leave: release the lane if it is then empty."""
         return self._settler._call(self.lane, settlements, leave=leave)
 
     async def settle(self, *settlements: Settlement, leave: bool = False) -> Any:
@@ -256,16 +256,16 @@ class LaneHold:
 
     async def withdraw(self, *batches: Batch) -> list[bytes]:
         """Claim and cancel every waiting fetch of cancelled batches; return their entries."""
-        found: list[bytes] = []
+        withdrawn: list[bytes] = []
         for batch, queue in product(batches, keys.LANE_QUEUES):
             offset: int | None = 0
             while offset is not None:
                 kind = Removal(RemovalKind.BATCH, batch.id)
-                found_here = await self.store.withdraw(self.lane.name, self.held.token, kind, queue, offset)
-                found += found_here.serialized
-                offset = found_here.go_on
-        await self.settle(*(ended(serialized, Outcome.CANCELLED) for serialized in found))
-        return found
+                step = await self.store.withdraw(self.lane.name, self.held.token, kind, queue, offset)
+                withdrawn += step.serialized
+                offset = step.go_on
+        await self.settle(*(ended(serialized, Outcome.CANCELLED) for serialized in withdrawn))
+        return withdrawn
 
     async def withdrawn(self, *batches: Batch) -> list[bytes]:
         """Report that no fetch of these batches waits; return those that are still claimed."""
@@ -278,8 +278,8 @@ class LaneHold:
 
     async def renew(self) -> bool:
         """Renew the lease; return whether the token is current."""
-        _, kept = await self.store.renew([(self.lane.name, self.held.token)])
-        return kept == [True]
+        _, renewed = await self.store.renew([(self.lane.name, self.held.token)])
+        return renewed == [True]
 
     async def finish(self, count: int = 100) -> list[str]:
         """Claim and store every fetch, release the lane, and return the paths."""
@@ -290,7 +290,7 @@ class LaneHold:
 
 
 async def run_lane_lifecycle(redis_url: str, redis: Redis) -> None:
-    """Run a lane through its whole lifecycle: submit, acquire, claim, retry, crash, reclaim, finish."""
+    """Take a lane through its whole lifecycle: submit, acquire, claim, retry, crash, reclaim, finish."""
     async with Fleet(redis_url) as fleet:
         batch = await fleet.submit([url("/1"), url("/2"), url("/3")])
         first = await LaneHold.begin(redis, "first")

@@ -1,4 +1,4 @@
-"""Tests on both event loops: workers run on uvloop, a program that embeds one on whatever loop it has."""
+"""Run tests on both event loops: a worker uses uvloop, or the loop of the program that embeds it."""
 
 import asyncio
 import functools
@@ -14,13 +14,15 @@ def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..
     """Run the test on asyncio's loop and on uvloop."""
 
     @functools.wraps(test)
-    def runs(run: Callable[..., None], **given: Any) -> None:
-        run(test(**given))
+    def run_test(run: Callable[..., None], **fixtures: Any) -> None:
+        run(test(**fixtures))
 
-    takes = inspect.signature(test)
+    signature = inspect.signature(test)
     run = inspect.Parameter("run", inspect.Parameter.KEYWORD_ONLY)
-    runs.__signature__ = takes.replace(parameters=[*takes.parameters.values(), run])  # type: ignore[attr-defined]
-    both: Callable[..., None] = pytest.mark.parametrize(
+    run_test.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[*signature.parameters.values(), run]
+    )
+    parametrized: Callable[..., None] = pytest.mark.parametrize(
         "run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"]
-    )(runs)
-    return both
+    )(run_test)
+    return parametrized

@@ -23,7 +23,7 @@ START_TIMEOUT_S = 30.0
 END_TIMEOUT_S = 40.0
 
 
-def asker(seen: Seen) -> str:
+def worker_of(seen: Seen) -> str:
     """Return the name of the worker that sent the request."""
     return Origin.header(seen, "User-Agent") or ""
 
@@ -64,21 +64,21 @@ class NamedWorker:
         self.process.kill()
         self.process.wait()
 
-    def said(self, event: str) -> list[dict[str, Any]]:
-        """Return its log lines with this event since its start."""
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """Return the worker's log lines with this event since its start."""
         with self._log.open("rb") as log:
             log.seek(self._begins)
             lines = [
                 msgspec.json.decode(line) for line in log if line.startswith(b"{") and line.endswith(b"}\n")
             ]
-        return [line for line in lines if line["event"] == event]
+        return [line for line in lines if line["event"] == name]
 
     async def started(self) -> None:
         """Wait until the worker is ready to take lanes."""
 
         def is_ready() -> bool:
             assert self.process.poll() is None, f"{self.name} ended: {self._log.read_text()[-2000:]}"
-            return bool(self.said("worker.started"))
+            return bool(self.events("worker.started"))
 
         await wait_until(is_ready, f"{self.name} to start", START_TIMEOUT_S, 0.05)
 
@@ -96,7 +96,7 @@ class NamedWorker:
 
 
 class NamedWorkers:
-    """Workers on one Redis that share a folder. A name may be used again after its worker has ended."""
+    """Workers on one Redis that share an out folder. A name may be reused after its worker has ended."""
 
     def __init__(self, redis_url: str, folder: Path, policy: str, environment: dict[str, str]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -109,7 +109,7 @@ class NamedWorkers:
         self._arguments += ["--out", str(self.out), "--policy", str(folder / "policy.toml")]
 
     def start(self, name: str, **environment: str) -> NamedWorker:
-        """Start a worker; an earlier one of this name must have ended."""
+        """Start a worker. An earlier one of this name must have ended."""
         variables = {**self._environment, **environment}
         member = NamedWorker(name, self._arguments, self._folder / f"{name}.log", variables)
         self.members[name] = member
@@ -125,9 +125,9 @@ class NamedWorkers:
         """Return the names of the running workers."""
         return [name for name, member in self.members.items() if member.process.poll() is None]
 
-    def said(self, event: str) -> list[dict[str, Any]]:
-        """Return the log lines with this event of all workers."""
-        return [line for member in self.members.values() for line in member.said(event)]
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """Return the log lines of all workers with this event."""
+        return [line for member in self.members.values() for line in member.events(name)]
 
     def files(self) -> set[str]:
         """Return the files in the out folder with a final name."""

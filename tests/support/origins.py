@@ -1,4 +1,4 @@
-"""Named origins in the test process; tests may change their behaviour while the fleet runs."""
+"""Named origins in the test process, so that a test can change their behaviour while the fleet runs."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager

@@ -1,4 +1,4 @@
-"""A persistent Redis for one test, which may stop, kill, freeze and restart it."""
+"""A persistent Redis for one test, which can stop, kill, freeze and restart it."""
 
 import signal
 import subprocess
@@ -18,7 +18,7 @@ ALWAYS = ("--port", "0", "--appendonly", "yes", "--save", "", "--maxmemory-polic
 
 
 class OwnRedis:
-    """A redis-server that the test starts and stops; `own_redis` kills it at the end."""
+    """A redis-server that the test starts and stops."""
 
     def __init__(self, folder: Path, *options: str) -> None:
         self.socket = folder / "own.sock"
@@ -35,11 +35,11 @@ class OwnRedis:
                 [*self._command, *more],
                 stdout=log,
                 stderr=log,
-                preexec_fn=die_with_parent,  # noqa: PLW1509 no threads hold locks here
+                preexec_fn=die_with_parent,  # noqa: PLW1509 no thread of a test holds a lock
             )
 
-    def stop(self) -> None:
-        """Kill the server; acknowledged writes are on disk."""
+    def kill(self) -> None:
+        """Kill the server with SIGKILL; the kernel writes acknowledged writes to disk."""
         self._end(signal.SIGKILL)
 
     def shut_down(self) -> None:
@@ -54,7 +54,7 @@ class OwnRedis:
         """Resume the frozen server."""
         self._signal(signal.SIGCONT)
 
-    async def answers(self) -> bool:
+    async def responds(self) -> bool:
         """Return whether the server responds and has loaded its data."""
         async with Redis.from_url(self.url) as client:
             try:
@@ -62,8 +62,8 @@ class OwnRedis:
             except Exception:  # noqa: BLE001 - any error means no response
                 return False
 
-    async def clean(self) -> None:
-        """Wait until nothing in Redis violates jobs/keys.py; needs running workers."""
+    async def wait_until_clean(self) -> None:
+        """Wait until running workers have removed every key that an idle fleet does not have."""
         await wait_until(lambda: not leftovers(self.url), "nothing to be left in Redis", every_s=0.1)
 
     def _signal(self, number: int) -> None:
@@ -79,11 +79,11 @@ class OwnRedis:
 
 @contextmanager
 def own_redis(*options: str) -> Iterator[OwnRedis]:
-    """Yield a running server."""
+    """Yield a running server; kill it at the end of the block."""
     with TemporaryDirectory(prefix="ff-") as folder:
         server = OwnRedis(Path(folder), *options)
         server.start()
         try:
             yield server
         finally:
-            server.stop()
+            server.kill()

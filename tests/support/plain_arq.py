@@ -15,8 +15,8 @@ QUEUE = "ff:queue"
 @asynccontextmanager
 async def plain_arq(redis_url: str, **serializers: Any) -> AsyncIterator[ArqRedis]:
     """Yield a pool that uses JSON, or the given serializers."""
-    how = {"job_serializer": lambda job: json.dumps(job).encode(), "job_deserializer": json.loads}
-    pool = await create_pool(RedisSettings.from_dsn(redis_url), **{**how, **serializers})
+    as_json = {"job_serializer": lambda job: json.dumps(job).encode(), "job_deserializer": json.loads}
+    pool = await create_pool(RedisSettings.from_dsn(redis_url), **{**as_json, **serializers})
     try:
         yield pool
     finally:
@@ -31,7 +31,7 @@ async def enqueue(pool: ArqRedis, function: str, *args: Any, **kwargs: Any) -> J
 
 
 async def job_outcome(pool: ArqRedis, job: Job) -> tuple[bool, Any]:
-    """Return whether the job succeeded, and its result or error; the result is read as JSON."""
+    """Return whether the job succeeded, and its result, decoded from JSON, or its error."""
     readable = Job(job.job_id, pool, QUEUE, json.loads)
     try:
         return True, await readable.result(timeout=30, poll_delay=0.02)

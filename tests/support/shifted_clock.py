@@ -1,4 +1,4 @@
-"""Shift Redis's clock for the scripts and the sweep."""
+"""A shifted Redis clock for the Lua scripts and the sweep."""
 
 import hashlib
 from functools import cache
@@ -17,7 +17,7 @@ _SHIFTED = (
 )
 
 
-def shiftable(monkeypatch: pytest.MonkeyPatch) -> None:
+def install(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the scripts and the sweep read the shifted clock."""
     source_of = runner.source_of
 

@@ -1,4 +1,4 @@
-"""The kernel's own list of TCP connections (proc_net_tcp(5)), by state."""
+"""Count TCP connections by state, from the kernel's list (proc_net_tcp(5))."""
 
 import socket
 import sys
@@ -14,7 +14,7 @@ STATES = (
 
 
 def connections(*urls: str) -> Counter[str]:
-    """Count the endpoints of IPv4 connections with these origins by TCP state."""
+    """Count the IPv4 endpoints of connections with the origins of these URLs, by TCP state."""
     wanted = {_as_listed(urlsplit(url)) for url in urls}
     found: Counter[str] = Counter()
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:

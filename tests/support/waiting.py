@@ -22,7 +22,10 @@ async def wait_until(
 async def wait_until(
     predicate: Callable[[], Any], what: str, timeout_s: float = 10.0, every_s: float = 0.02
 ) -> Any:
-    """Return the first truthy value of the predicate; raise AssertionError with `what` after the timeout."""
+    """Return the first truthy value of the predicate.
+
+    Raises AssertionError after the timeout: "waited 10 s for {what}".
+    """
     try:
         async with asyncio.timeout(timeout_s) as limit:
             return await _first_truthy(predicate, every_s)

@@ -9,13 +9,16 @@ from warcio.archiveiterator import ArchiveIterator
 from fetchfleet import Result
 
 
-class Found(NamedTuple):
-    """One record: its type, offset, header, the header of its HTTP message, and its payload."""
+class WarcRecord(NamedTuple):
+    """A WARC record."""
 
     kind: str
+    """WARC-Type, such as `response`."""
     offset: int
     head: Any
+    """Fields of the record."""
     http: Any
+    """Header of the HTTP message, None in other records."""
     payload: bytes
 
     def field(self, name: str) -> str | None:
@@ -24,15 +27,15 @@ class Found(NamedTuple):
         return value
 
 
-def read(segment: bytes) -> list[Found]:
-    """Return every record; raise on malformed records and wrong digests."""
+def read(segment: bytes) -> list[WarcRecord]:
+    """Return every record; fail on malformed records and wrong digests."""
     found = []
     records = ArchiveIterator(io.BytesIO(segment), check_digests="raise")
     for record in records:
         payload = record.raw_stream.read()
         assert record.digest_checker.passed is not False, record.digest_checker.problems
         head, http = record.rec_headers, record.http_headers
-        found.append(Found(record.rec_type, records.get_record_offset(), head, http, payload))
+        found.append(WarcRecord(record.rec_type, records.get_record_offset(), head, http, payload))
         if record.rec_type == "response":
             assert record.digest_checker.passed, "a response has digests"
     return found
@@ -44,12 +47,12 @@ def segments(out: Path) -> dict[str, bytes]:
     return {f"warc/{path.name.removesuffix('.open')}": path.read_bytes() for path in found}
 
 
-def record_of(out: Path, result: Result) -> Found:
-    """Return the record of a result, which must fill its place in the segment."""
+def record_of(out: Path, result: Result) -> WarcRecord:
+    """Return the record of a result; fail if it is longer or shorter than the result's `length`."""
     assert result.path is not None, result
     assert result.offset is not None, result
     assert result.length is not None, result
-    there = segments(out)[result.path][result.offset : result.offset + result.length]
-    assert len(there) == result.length
-    [record] = read(there)
+    stored = segments(out)[result.path][result.offset : result.offset + result.length]
+    assert len(stored) == result.length
+    [record] = read(stored)
     return record

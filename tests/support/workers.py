@@ -1,4 +1,4 @@
-"""Worker processes for tests, started as by a user."""
+"""Worker processes for tests, started like those of `fetchfleet run`."""
 
 import json
 import os
@@ -46,7 +46,7 @@ class ForkedWorker(WorkerProcess):
 
 
 class Workers:
-    """Worker processes, with their out folder and their logs."""
+    """Worker processes that share an out folder, and their logs."""
 
     def __init__(self, processes: Sequence[WorkerProcess], folder: Path) -> None:
         self.processes = [process.process for process in processes]
@@ -54,10 +54,10 @@ class Workers:
         self._folder = folder
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        """Return the log lines with this event of all workers."""
+        """Return the log lines of all workers with this event."""
         logs = sorted(self._folder.glob("*.log"))
         lines = [line for log in logs for line in log.read_text().splitlines(keepends=True)]
-        # Ignore a line that is incomplete.
+        # A worker may be writing the last line.
         found = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}\n")]
         return [line for line in found if line["event"] == name]
 
@@ -69,13 +69,12 @@ class Workers:
 def fetchfleet(
     *arguments: str | Path, stdin: str = "", **environment: str
 ) -> "subprocess.CompletedProcess[str]":
-    """Run the `fetchfleet` command."""
-    how: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    with Process(
-        COMMAND, *arguments, env={**os.environ, "COLUMNS": "200", **environment}, text=True, **how
-    ) as run:
+    """Run the `fetchfleet` command in a process of its own."""
+    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    variables = {**os.environ, "COLUMNS": "200", **environment}
+    with Process(COMMAND, *arguments, env=variables, text=True, **pipes) as command:
         try:
-            printed, errors = run.communicate(stdin, timeout=90)
+            output, errors = command.communicate(stdin, timeout=90)
         finally:
-            run.kill()
-    return subprocess.CompletedProcess(run.args, run.returncode, printed, errors)
+            command.kill()
+    return subprocess.CompletedProcess(command.args, command.returncode, output, errors)

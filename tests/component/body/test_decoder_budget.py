@@ -9,7 +9,7 @@ import pytest
 
 from fetchfleet import Outcome
 from tests.component.conftest import Start
-from tests.support.ranged import Ranged, range_of
+from tests.support.range_server import RangedBody, range_of
 from tools.one_worker import OneWorker
 from tools.origin.server import Origin
 
@@ -28,7 +28,7 @@ async def test_a_body_with_lines_or_decode_is_not_resumed(
     origin: Origin, worker: OneWorker, fields: dict[str, Any]
 ) -> None:
     """The state of the line check and of the decoder is not saved with a partial file."""
-    origin.behaviour = Ranged(LINES, [ETAG], [BREAK])
+    origin.behaviour = RangedBody(LINES, [ETAG], [BREAK])
 
     result = await worker.one(origin.url(), **fields)
 
@@ -43,7 +43,7 @@ async def test_a_repr_digest_of_a_compressed_body_covers_the_compressed_bytes(
 ) -> None:
     """The caller's sha256 covers the decoded bytes. Both match here."""
     packed = gzip.compress(LINES)
-    origin.behaviour = Ranged(packed, [ETAG, ("Content-Encoding", "gzip"), digest_of(packed)])
+    origin.behaviour = RangedBody(packed, [ETAG, ("Content-Encoding", "gzip"), digest_of(packed)])
 
     result = await worker.one(origin.url(), decode=True, lines=True, sha256=hashlib.sha256(LINES).hexdigest())
 
@@ -53,7 +53,7 @@ async def test_a_repr_digest_of_a_compressed_body_covers_the_compressed_bytes(
 
 async def test_a_conditional_fetch_is_resumed_with_its_condition(origin: Origin, worker: OneWorker) -> None:
     """The caller's If-None-Match is evaluated before the range (RFC 9110 §13.2.2)."""
-    origin.behaviour = Ranged(LINES, [ETAG, digest_of(LINES)], [BREAK])
+    origin.behaviour = RangedBody(LINES, [ETAG, digest_of(LINES)], [BREAK])
 
     result = await worker.one(origin.url(), etag='"zero"')
 
@@ -66,9 +66,9 @@ async def test_a_conditional_fetch_is_resumed_with_its_condition(origin: Origin,
 async def test_a_resumed_body_is_stored_with_full_durability(origin: Origin, start: Start) -> None:
     """With `if_exists=fail` it does not replace a file, and its partial file is removed."""
     worker = await start(policy={"durability": "full"})
-    origin.behaviour = Ranged(LINES, [ETAG], [BREAK])
+    origin.behaviour = RangedBody(LINES, [ETAG], [BREAK])
     (first,) = await worker.results([{"url": origin.url(), "dest": "there"}])
-    origin.behaviour = Ranged(LINES, [ETAG], [BREAK])
+    origin.behaviour = RangedBody(LINES, [ETAG], [BREAK])
     (second,) = await worker.results([{"url": origin.url(), "dest": "there", "if_exists": "fail"}])
 
     assert (Outcome.STORED, 206) == (first.outcome, first.status)

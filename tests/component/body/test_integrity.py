@@ -9,8 +9,8 @@ import pytest
 from fetchfleet import Outcome, Reason, Result
 from fetchfleet.worker.errors import BadAnswerError
 from tests.component.conftest import Start
-from tests.support.answers import answer_of
-from tests.support.ranged import Ranged, body_of, range_of
+from tests.support.canned_responses import answer_of
+from tests.support.range_server import RangedBody, body_of, range_of
 from tools.one_worker import OneWorker
 from tools.origin import behaviours as o
 from tools.origin.server import Exchange, Header, Origin
@@ -79,8 +79,8 @@ async def test_a_resumed_body_is_checked_as_a_whole(
 ) -> None:
     """Repr-Digest covers the whole body. Content-Digest covers only the range, and is ignored."""
     headers = [("ETag", '"one"'), digest_field("Repr-Digest", algorithm, BODY)]
-    rest = Ranged(BODY, [*headers, digest_field("Content-Digest", "sha-256", b"the rest")])
-    origin.behaviour = o.sequence(Ranged(BODY, headers, [1_000_000]), rest)
+    rest = RangedBody(BODY, [*headers, digest_field("Content-Digest", "sha-256", b"the rest")])
+    origin.behaviour = o.sequence(RangedBody(BODY, headers, [1_000_000]), rest)
 
     result = await worker.one(origin.url())
 
@@ -92,7 +92,7 @@ async def test_parts_of_two_bodies_with_one_etag_are_not_joined(origin: Origin, 
     """The digest does not match, so the body is fetched again from zero."""
     other = BODY[::-1]
     headers = [("ETag", '"one"'), digest_field("Repr-Digest", "sha-256", other)]
-    origin.behaviour = o.sequence(Ranged(BODY, breaks=[1_000_000]), Ranged(other, headers))
+    origin.behaviour = o.sequence(RangedBody(BODY, breaks=[1_000_000]), RangedBody(other, headers))
 
     result = await worker.one(origin.url())
 

@@ -17,7 +17,7 @@ from fetchfleet.jobs.contract.urls import lane_of_url
 from fetchfleet.worker.policy.model import Timeouts
 from fetchfleet.worker.sink.files.directory import PARTIAL_FILES, Directory
 from tests.component.conftest import Start, tuned
-from tests.support.ranged import Ranged, Twisted, body_of, range_of
+from tests.support.range_server import RangedBody, RangeResponse, body_of, range_of
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker, results_of
 from tools.origin import behaviours as o
@@ -46,7 +46,7 @@ async def test_an_interrupted_body_resumes_where_it_stopped(
     origin: Origin, worker: OneWorker, headers: list[Header]
 ) -> None:
     """It resumes after each interruption, with If-Range. Each costs an attempt."""
-    origin.behaviour = ranged = Ranged(BODY, headers, [BREAK, 1_000_000])
+    origin.behaviour = ranged = RangedBody(BODY, headers, [BREAK, 1_000_000])
 
     result = await worker.one(origin.url())
 
@@ -61,7 +61,7 @@ async def test_an_interrupted_body_resumes_where_it_stopped(
 
 async def test_a_body_resumes_after_a_reset(origin: Origin, worker: OneWorker) -> None:
     """Bytes in flight are lost. The range begins after the received ones."""
-    origin.behaviour = Ranged(BODY, breaks=[2_500_000], ends=Exchange.abort)
+    origin.behaviour = RangedBody(BODY, breaks=[2_500_000], ends=Exchange.abort)
 
     assert is_the_body(await worker.one(origin.url(), sha256=SHA256), worker)
 
@@ -72,7 +72,7 @@ async def test_a_body_resumes_after_a_timeout(origin: Origin, start: Start) -> N
     """The first attempt stalls until its total timeout."""
     limits = Timeouts(connect_s=5, read_s=5, write_s=5, pool_s=5, total_s=4)
     worker = await start(policy={"timeout": limits})
-    whole = Ranged(BODY)
+    whole = RangedBody(BODY)
 
     async def stalls(x: Exchange) -> None:
         await x.send_head(200, [*ETAG, ("Content-Length", str(len(BODY)))])
@@ -91,7 +91,7 @@ async def test_without_a_strong_validator_a_body_starts_from_0(
     origin: Origin, worker: OneWorker, headers: list[Header]
 ) -> None:
     """The rest could be of another version. A Last-Modified equal to Date is weak (RFC 9110 §8.8.2.2)."""
-    origin.behaviour = Ranged(BODY, headers, [BREAK])
+    origin.behaviour = RangedBody(BODY, headers, [BREAK])
 
     assert is_the_body(await worker.one(origin.url()), worker)
 
@@ -100,7 +100,7 @@ async def test_without_a_strong_validator_a_body_starts_from_0(
 
 async def test_a_small_partial_body_starts_from_0(origin: Origin, worker: OneWorker) -> None:
     """A partial body below 512 KiB is not kept."""
-    origin.behaviour = Ranged(BODY, breaks=[400_000])
+    origin.behaviour = RangedBody(BODY, breaks=[400_000])
 
     assert is_the_body(await worker.one(origin.url()), worker)
 
@@ -110,7 +110,7 @@ async def test_a_small_partial_body_starts_from_0(origin: Origin, worker: OneWor
 async def test_a_changed_body_replaces_the_partial_one(origin: Origin, worker: OneWorker) -> None:
     """The host responds to the range request with 200, because If-Range does not match."""
     other = body_of(2_000_000)[::-1]
-    origin.behaviour = o.sequence(Ranged(BODY, breaks=[BREAK]), Ranged(other, [("ETag", '"two"')]))
+    origin.behaviour = o.sequence(RangedBody(BODY, breaks=[BREAK]), RangedBody(other, [("ETag", '"two"')]))
 
     result = await worker.one(origin.url())
 
@@ -119,19 +119,19 @@ async def test_a_changed_body_replaces_the_partial_one(origin: Origin, worker: O
     assert not worker.parts()
 
 
-def range_response(status: int, content_range: str, *headers: Header) -> Callable[[int, int], Twisted]:
-    """Return a `twist` with this response; the names in content_range are replaced by numbers."""
+def range_response(status: int, content_range: str, *headers: Header) -> Callable[[int, int], RangeResponse]:
+    """Return a `respond_to_range` with this response; the names in content_range are replaced by numbers."""
 
-    def twist(start: int, total: int) -> Twisted:
+    def respond_to_range(start: int, total: int) -> RangeResponse:
         numbers = {"start": start, "before": start - 1, "last": total - 1, "total": total, "more": total + 1}
         content = BODY[start:] if status == 206 else b""
         return status, [("Content-Range", content_range.format(**numbers)), *headers], content
 
-    return twist
+    return respond_to_range
 
 
 @pytest.mark.parametrize(
-    "twist",
+    "respond_to_range",
     [
         range_response(206, "bytes {before}-{last}/{total}"),
         range_response(206, "bytes {start}-{last}/{more}"),
@@ -144,10 +144,10 @@ def range_response(status: int, content_range: str, *headers: Header) -> Callabl
     ids=["start", "total", "etag", "weak", "multipart", "416", "416-longer"],
 )
 async def test_a_range_response_that_does_not_fit_is_never_appended(
-    origin: Origin, worker: OneWorker, twist: Callable[[int, int], Twisted]
+    origin: Origin, worker: OneWorker, respond_to_range: Callable[[int, int], RangeResponse]
 ) -> None:
     """The body is requested from 0 at once, within the same attempt."""
-    origin.behaviour = Ranged(BODY, breaks=[BREAK], twist=twist)
+    origin.behaviour = RangedBody(BODY, breaks=[BREAK], respond_to_range=respond_to_range)
 
     result = await worker.one(origin.url())
 
@@ -195,7 +195,7 @@ async def test_ranges_and_resuming_as_in_curls_test_1156(
     async def caller(x: Exchange) -> None:
         await x.respond(status, given, content)
 
-    ranged = Ranged(BODY, breaks=[BREAK], twist=lambda *_: (status, given, content))
+    ranged = RangedBody(BODY, breaks=[BREAK], respond_to_range=lambda *_: (status, given, content))
     origin.behaviour = caller if headers else ranged
 
     result = await worker.one(origin.url(), headers=headers)
@@ -217,7 +217,7 @@ async def test_a_416_for_a_range_at_the_end_completes_the_body(origin: Origin, w
             await x.send(b"%x\r\n%b\r\n" % (len(chunk), chunk))
         x.close()
 
-    origin.behaviour = o.sequence(without_end, Ranged(BODY))
+    origin.behaviour = o.sequence(without_end, RangedBody(BODY))
 
     result = await worker.one(origin.url())
 
@@ -227,9 +227,9 @@ async def test_a_416_for_a_range_at_the_end_completes_the_body(origin: Origin, w
 
 async def test_a_partial_body_is_kept_across_error_responses(origin: Origin, worker: OneWorker) -> None:
     """Between the two parts the host responds with 503, 429 and 500."""
-    rest = Ranged(BODY)
+    rest = RangedBody(BODY)
     between = [o.status(503), o.retry_after(0.05), o.status(500)]
-    origin.behaviour = o.sequence(Ranged(BODY, breaks=[BREAK]), *between, rest)
+    origin.behaviour = o.sequence(RangedBody(BODY, breaks=[BREAK]), *between, rest)
 
     result = await worker.one(origin.url())
 
@@ -239,7 +239,7 @@ async def test_a_partial_body_is_kept_across_error_responses(origin: Origin, wor
 
 async def test_a_body_behind_a_redirect_resumes_at_the_target(origin: Origin, worker: OneWorker) -> None:
     """The redirecting URL is requested again, without a range."""
-    ranged = Ranged(BODY, breaks=[BREAK])
+    ranged = RangedBody(BODY, breaks=[BREAK])
     origin.behaviour = o.by_path({"/from": o.redirect("/to"), "/to": ranged})
 
     assert is_the_body(await worker.one(origin.url("/from")), worker)
@@ -255,7 +255,7 @@ async def test_a_post_or_a_request_with_a_range_starts_from_0(
     origin: Origin, worker: OneWorker, fields: dict[str, Any]
 ) -> None:
     """Only a GET without a caller's own Range is resumed."""
-    origin.behaviour = Ranged(BODY, breaks=[BREAK])
+    origin.behaviour = RangedBody(BODY, breaks=[BREAK])
 
     result = await worker.one(origin.url(), **fields)
 
@@ -266,7 +266,7 @@ async def test_a_post_or_a_request_with_a_range_starts_from_0(
 async def test_a_failed_fetch_leaves_no_partial_file(origin: Origin, start: Start) -> None:
     """The partial body is removed after the last attempt."""
     worker = await start(policy={"attempts": 2})
-    origin.behaviour = Ranged(BODY, breaks=[BREAK, 10])
+    origin.behaviour = RangedBody(BODY, breaks=[BREAK, 10])
 
     result = await worker.one(origin.url())
 
@@ -283,7 +283,7 @@ async def test_a_range_response_longer_than_announced_is_discarded(origin: Origi
         await x.send_head(206, [given, *ETAG, ("Transfer-Encoding", "chunked")])
         await x.send(b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY))
 
-    origin.behaviour = o.sequence(Ranged(BODY, breaks=[BREAK]), overlong, Ranged(BODY))
+    origin.behaviour = o.sequence(RangedBody(BODY, breaks=[BREAK]), overlong, RangedBody(BODY))
 
     result = await worker.one(origin.url())
 
@@ -294,7 +294,7 @@ async def test_a_range_response_longer_than_announced_is_discarded(origin: Origi
 @asynccontextmanager
 async def waiting_with_partial_body(origin: Origin, worker: OneWorker) -> Any:
     """Yield a batch of one fetch that has a partial body and waits for its next attempt."""
-    origin.behaviour = Ranged(BODY, breaks=[BREAK])
+    origin.behaviour = RangedBody(BODY, breaks=[BREAK])
     batch = await worker.submit([Fetch(url=origin.url())])
     later = keys.later(lane_of_url(origin.url()))
     await wait_until(lambda: worker.runtime.redis.exists(later), "a failed attempt", every_s=0.001)
@@ -316,7 +316,7 @@ async def test_a_cancelled_fetch_leaves_no_partial_file(origin: Origin, start: S
 async def test_a_stopped_worker_leaves_its_partial_body_to_the_next(origin: Origin, start: Start) -> None:
     """The stop counts as an interruption and costs no attempt."""
     first = await start(grace_s=0.1)
-    origin.behaviour = o.sequence(_stalls, Ranged(BODY))
+    origin.behaviour = o.sequence(_stalls, RangedBody(BODY))
     batch = await first.submit([origin.url()])
     await wait_until(lambda: first.runtime.services.sink.disk.received_bytes == BREAK, "half a body")
     await first.stop()
@@ -334,7 +334,7 @@ async def test_a_body_whose_partial_file_is_missing_starts_from_0(
 ) -> None:
     """The next worker may have another disk."""
     first = await start(grace_s=0.1)
-    origin.behaviour = o.sequence(_stalls, Ranged(BODY))
+    origin.behaviour = o.sequence(_stalls, RangedBody(BODY))
     batch = await first.submit([origin.url()])
     await wait_until(lambda: first.runtime.services.sink.disk.received_bytes == BREAK, "half a body")
     await first.stop()
@@ -389,11 +389,11 @@ async def test_unwanted_partial_files_are_removed_off_the_event_loop(
 
     monkeypatch.setattr(Directory, "drop", noted)
     worker = await start(policy={"attempts": 2})
-    half, changed = Ranged(BODY, breaks=[BREAK]), Ranged(BODY[::-1], [("ETag", '"two"')])
+    half, changed = RangedBody(BODY, breaks=[BREAK]), RangedBody(BODY[::-1], [("ETag", '"two"')])
     routes: dict[str, Behaviour] = {
         "/changed": o.sequence(half, changed),
-        "/fails": Ranged(BODY, breaks=[BREAK, 10]),
-        "/moves": o.sequence(Ranged(BODY, breaks=[BREAK]), o.redirect("/new")),
+        "/fails": RangedBody(BODY, breaks=[BREAK, 10]),
+        "/moves": o.sequence(RangedBody(BODY, breaks=[BREAK]), o.redirect("/new")),
         "/new": o.ok(BODY),
     }
     origin.behaviour = o.by_path(routes)

@@ -17,15 +17,15 @@ from tests.component.conftest import HOST, OTHER_HOST, Start, on_both_engines
 from tests.support.nameserver import (
     FORMERR,
     NAME,
+    NO_REPLY,
     NO_SUCH_NAME,
     REFUSED,
     SERVFAIL,
-    SILENCE,
+    DnsReply,
     Nameserver,
-    Says,
-    alias,
-    at,
-    fails,
+    addresses,
+    cname_chain,
+    dns_error,
 )
 from tools.origin import behaviours as o
 from tools.origin.server import Origin
@@ -72,7 +72,7 @@ async def test_a_name_is_vetted_by_the_address_it_resolves_to(
 ) -> None:
     """The rule has no list of names."""
     worker = await start(allow_net="", nameservers=names.address)
-    names.says[name] = [at(address)]
+    names.replies[name] = [addresses(address)]
 
     assert was_refused(await worker.one(f"http://{name}/"))
 
@@ -90,7 +90,7 @@ async def test_a_denied_address_is_refused_inside_an_allowed_network(
 
 async def test_cached_addresses_are_vetted_for_each_connection(names: Nameserver) -> None:
     """Addresses are cached, verdicts are not. A changed policy of the lane applies at once."""
-    names.says[NAME] = [at("8.8.8.8", ttl_s=300)]
+    names.replies[NAME] = [addresses("8.8.8.8", ttl_s=300)]
     network = GuardedNetwork(Egress(), Resolver([names.address]), RedisAddresses("127.0.0.1", 6379))
     pools = LanePools(network, TlsContexts(Policy()), ConnectionStats())
     pools.open(NAME, NAME, LanePolicy())
@@ -105,7 +105,7 @@ async def test_cached_addresses_are_vetted_for_each_connection(names: Nameserver
             await network.vetted_addresses(NAME, 443, lane.ports)
     finally:
         await pools.aclose()
-    assert names.asked() == 1
+    assert names.query_count() == 1
 
 
 async def test_a_redirect_is_vetted_like_a_first_request(origin: Origin, other: Origin, start: Start) -> None:
@@ -123,7 +123,11 @@ async def test_a_redirect_is_vetted_like_a_first_request(origin: Origin, other: 
 async def test_one_refused_address_refuses_the_name(origin: Origin, start: Start, names: Nameserver) -> None:
     """Every address of a name is vetted, at any position in the DNS response."""
     worker = await start(allow_net=f"{HOST}/32", nameservers=names.address)
-    names.says[NAME] = [at(HOST, OTHER_HOST), at(OTHER_HOST, HOST), at(*[HOST] * 20, "10.0.0.1")]
+    names.replies[NAME] = [
+        addresses(HOST, OTHER_HOST),
+        addresses(OTHER_HOST, HOST),
+        addresses(*[HOST] * 20, "10.0.0.1"),
+    ]
     url = f"http://{NAME}:{origin.port}/"
 
     results = [await worker.one(url) for _ in range(3)]
@@ -137,20 +141,20 @@ async def test_the_worker_dials_the_address_that_it_vetted(
 ) -> None:
     """A name is resolved once for each connection, so a later DNS change does not affect it."""
     worker = await start(allow_net=f"{HOST}/32", policy={"concurrency": 1}, nameservers=names.address)
-    names.says[NAME] = [at(HOST), at(OTHER_HOST)]
+    names.replies[NAME] = [addresses(HOST), addresses(OTHER_HOST)]
     url = f"http://{NAME}:{origin.port}/"
 
     results = await worker.results([url] * 5)
 
     assert {result.outcome for result in results} == {Outcome.STORED}
-    assert (names.asked(), origin.connections_opened, other.connections_opened) == (1, 1, 0)
+    assert (names.query_count(), origin.connections_opened, other.connections_opened) == (1, 1, 0)
     assert Origin.header(origin.requests[0], "Host") == f"{NAME}:{origin.port}"
 
 
 async def test_a_name_that_changes_is_vetted_again(origin: Origin, start: Start, names: Nameserver) -> None:
     """With a TTL of 0, each new connection resolves the name and vets its addresses."""
     worker = await start(allow_net=f"{HOST}/32", policy={"concurrency": 1}, nameservers=names.address)
-    names.says[NAME] = [at(HOST), at(OTHER_HOST)]
+    names.replies[NAME] = [addresses(HOST), addresses(OTHER_HOST)]
     origin.behaviour = o.ok(b"ok", [("Connection", "close")])
     url = f"http://{NAME}:{origin.port}/"
 
@@ -166,7 +170,7 @@ async def test_the_next_address_is_tried_when_one_refuses_connections(
 ) -> None:
     """Both addresses are tried within one attempt."""
     worker = await start(nameservers=names.address)
-    names.says[NAME] = [at(OTHER_HOST, HOST)]
+    names.replies[NAME] = [addresses(OTHER_HOST, HOST)]
 
     result = await worker.one(f"http://{NAME}:{origin.port}/")
 
@@ -174,27 +178,27 @@ async def test_the_next_address_is_tried_when_one_refuses_connections(
 
 
 @pytest.mark.parametrize(
-    ("says", "reason"),
+    ("reply", "reason"),
     [
         (NO_SUCH_NAME, Reason.DNS_NXDOMAIN),
-        (Says(), Reason.DNS_NXDOMAIN),
-        (alias(NAME, "other.example", NAME), Reason.DNS_NXDOMAIN),
-        (fails(SERVFAIL), Reason.DNS_SERVFAIL),
-        (fails(REFUSED), Reason.DNS_SERVFAIL),
-        (fails(FORMERR), Reason.DNS_SERVFAIL),
-        (SILENCE, Reason.DNS_TIMEOUT),
+        (DnsReply(), Reason.DNS_NXDOMAIN),
+        (cname_chain(NAME, "other.example", NAME), Reason.DNS_NXDOMAIN),
+        (dns_error(SERVFAIL), Reason.DNS_SERVFAIL),
+        (dns_error(REFUSED), Reason.DNS_SERVFAIL),
+        (dns_error(FORMERR), Reason.DNS_SERVFAIL),
+        (NO_REPLY, Reason.DNS_TIMEOUT),
     ],
 )
 async def test_a_name_that_does_not_resolve_is_retried(
-    start: Start, names: Nameserver, says: Says, reason: Reason
+    start: Start, names: Nameserver, reply: DnsReply, reason: Reason
 ) -> None:
     """The reason distinguishes a missing name, a failing nameserver and a timeout."""
     hasty = {"connect_s": 0.2, "read_s": 1, "write_s": 1, "pool_s": 1, "total_s": 5}
     policy = {"attempts": 3, "timeout": Timeouts(**hasty)}
     worker = await start(policy=policy, nameservers=names.address)
-    names.says[NAME] = [says]
+    names.replies[NAME] = [reply]
 
     result = await worker.one(f"http://{NAME}/")
 
     assert (result.reason, result.attempts) == (reason, 3)
-    assert names.asked() >= 1
+    assert names.query_count() >= 1

@@ -10,7 +10,7 @@ from fetchfleet import Outcome, Reason
 from fetchfleet.worker.policy.model import Timeouts
 from tests.component.conftest import QUICK, Start, needs_openssl
 from tests.support import tcp
-from tests.support.nameserver import Nameserver, at
+from tests.support.nameserver import Nameserver, addresses
 from tests.support.waiting import wait_until
 from tests.support.warc import read, segments
 from tools.one_worker import results_of
@@ -112,7 +112,12 @@ async def test_a_host_that_moves_is_dialled_at_its_new_address(
         Origin.serving(HERE, behaviour) as old,
         Origin.serving("127.0.71.3", o.ok(b"new", close), old.port) as new,
     ):
-        names.says["shop.test"] = [at(HERE), at(HERE), at("127.0.71.3"), at("10.1.2.3")]
+        names.replies["shop.test"] = [
+            addresses(HERE),
+            addresses(HERE),
+            addresses("127.0.71.3"),
+            addresses("10.1.2.3"),
+        ]
         worker = await start(
             engine=engine, nameservers=names.address, policy={"attempts": 1, "timeout": PATIENT}
         )

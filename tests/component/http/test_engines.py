@@ -13,8 +13,8 @@ from msgspec.structs import replace
 from fetchfleet import Outcome, Reason
 from fetchfleet.worker.policy.model import Timeouts
 from tests.component.conftest import Start, needs_openssl
-from tests.support.nameserver import Nameserver, at
-from tests.support.ranged import Ranged
+from tests.support.nameserver import Nameserver, addresses
+from tests.support.range_server import RangedBody
 from tests.support.tls_server import TlsServer, context
 from tests.support.waiting import wait_until
 from tools.origin import behaviours as o
@@ -154,7 +154,7 @@ async def test_a_broken_response_fails_with_its_reason(
 async def test_an_interrupted_body_is_resumed(origin: Origin, start: Start, engine: str) -> None:
     """The second request has a Range."""
     body = b"x" * 2_000_000
-    origin.behaviour = Ranged(body, breaks=[1_000_000])
+    origin.behaviour = RangedBody(body, breaks=[1_000_000])
     worker = await start(engine=engine, policy={"attempts": 3})
     result = await worker.one(origin.url())
 
@@ -234,7 +234,7 @@ async def test_a_name_is_dialled_at_the_address_that_the_nameserver_gave(
 ) -> None:
     """The resolver of the system does not know this name."""
     async with Origin.serving(HERE, o.OK) as there:
-        names.says["shop.test"] = [at(HERE)]
+        names.replies["shop.test"] = [addresses(HERE)]
         worker = await start(engine=engine, nameservers=names.address)
         result = await worker.one(f"http://shop.test:{there.port}/")
 
@@ -246,7 +246,7 @@ async def test_a_name_with_one_forbidden_address_is_refused(
     names: Nameserver, start: Start, engine: str
 ) -> None:
     """Its other address is allowed."""
-    names.says["shop.test"] = [at(HERE, "10.1.2.3")]
+    names.replies["shop.test"] = [addresses(HERE, "10.1.2.3")]
     worker = await start(engine=engine, nameservers=names.address, policy={"attempts": 1})
 
     assert (await worker.one("http://shop.test/")).reason is Reason.EGRESS_REFUSED
@@ -255,7 +255,7 @@ async def test_a_name_with_one_forbidden_address_is_refused(
 async def test_the_next_address_of_a_name_is_tried(names: Nameserver, start: Start, engine: str) -> None:
     """The first one refuses connections. Both are tried within one attempt."""
     async with Origin.serving(HERE, o.OK) as there:
-        names.says["shop.test"] = [at("127.0.71.8", HERE)]
+        names.replies["shop.test"] = [addresses("127.0.71.8", HERE)]
         worker = await start(engine=engine, nameservers=names.address, policy={"attempts": 1})
         result = await worker.one(f"http://shop.test:{there.port}/")
 
@@ -326,7 +326,7 @@ async def test_a_host_that_requires_a_client_certificate_gets_it(
         worker = await start(engine=engine, policy=certificate)
         result = await worker.one(server.url)
 
-    assert (result.outcome, server.shown) == (Outcome.STORED, ["client"])
+    assert (result.outcome, server.client_names) == (Outcome.STORED, ["client"])
 
 
 @needs_openssl

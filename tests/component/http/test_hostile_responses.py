@@ -8,7 +8,7 @@ import pytest
 
 from fetchfleet import Fetch, Outcome, Reason
 from tests.component.conftest import Start, on_both_engines
-from tests.support import wire
+from tests.support import lane_pools
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker, results_of
 from tools.origin import behaviours as o
@@ -290,8 +290,8 @@ async def test_a_second_response_in_its_own_tls_record_costs_the_connection(
     authority = Authority(tmp_path_factory.mktemp("ca"))
     async with (
         tls_origin(authority, answer) as (url, opened),
-        wire.lane_pool("127.0.95.2", authority.cert) as pool,
+        lane_pools.lane_pool("127.0.95.2", authority.cert) as pool,
     ):
         for _ in range(3):
-            assert await wire.fetch(pool, url) == b"ok"
+            assert await lane_pools.fetch(pool, url) == b"ok"
     assert len(opened) == connections

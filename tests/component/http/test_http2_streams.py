@@ -32,8 +32,8 @@ from fetchfleet.worker.http.http2.connection import Http2Connection
 from fetchfleet.worker.http.http2.session import STREAM_WINDOW_BYTES
 from fetchfleet.worker.http.http2.stream import MAX_INTERIM
 from fetchfleet.worker.http.net.pool import LanePool
+from tests.support.lane_pools import exchange, fetch, lane_pool, read_all, request_to
 from tests.support.waiting import wait_until
-from tests.support.wire import asking, fetch, lane_pool, request_to, rest_of
 from tools.origin import http2 as o
 from tools.origin.certificates import HAS_OPENSSL, Authority
 from tools.origin.http2 import Exchange, Http2Origin, server_tls
@@ -124,12 +124,12 @@ async def test_a_response_that_is_closed_early_is_reset(origin: Http2Origin, poo
             await x.send(b"x" * 10_000)
 
     origin.behaviour = endless
-    async with asking(pool, origin.url()) as answer:
+    async with exchange(pool, origin.url()) as answer:
         assert await answer.read()
 
     await wait_until(lambda: origin.requests[0].reset == ErrorCodes.CANCEL, "the reset")
     with pytest.raises(ReadError):
-        await rest_of(answer)
+        await read_all(answer)
     origin.behaviour = o.ok
     assert await fetch(pool, origin.url()) == b"ok"
     assert len(origin.peers) == 1
@@ -147,11 +147,11 @@ async def test_a_stalled_stream_delays_no_other(origin: Http2Origin, pool: LaneP
         await x.end()
 
     origin.behaviour = big
-    async with asking(pool, origin.url("/still")) as still:
+    async with exchange(pool, origin.url("/still")) as still:
         for _ in range(4):
             assert len(await fetch(pool, origin.url("/moving"))) == 8 * MIB
         assert sent["/still"] <= STREAM_WINDOW_BYTES
-        rest = await rest_of(still)
+        rest = await read_all(still)
 
     assert len(rest) == 8 * MIB
     assert len(origin.peers) == 1
@@ -409,9 +409,9 @@ async def test_a_response_before_the_end_of_the_upload_is_accepted(
 
     origin.reads_bodies = False
     origin.behaviour = enough
-    async with asking(pool, origin.url(), "POST", b"x" * 500_000) as answer:
+    async with exchange(pool, origin.url(), "POST", b"x" * 500_000) as answer:
         assert answer.status == 413
-        assert await rest_of(answer) == b"too much"
+        assert await read_all(answer) == b"too much"
 
 
 async def garbage(x: Exchange) -> None:
@@ -544,11 +544,11 @@ async def test_a_response_that_breaks_the_protocol_fails_alone(
             await x.send(b"ok", last=True)
 
     origin.behaviour = answer
-    async with asking(pool, origin.url("/good")) as good:
+    async with exchange(pool, origin.url("/good")) as good:
         with pytest.raises(RemoteProtocolError):
             await fetch(pool, origin.url("/bad"))
         go_on.set()
-        assert await rest_of(good) == b"ok"
+        assert await read_all(good) == b"ok"
 
     assert len(origin.peers) == 1
 
@@ -564,7 +564,7 @@ async def test_data_before_a_reset_is_read_before_the_error(origin: Http2Origin,
     origin.behaviour = half
     came = b""
     with pytest.raises(ReadError):  # noqa: PT012
-        async with asking(pool, origin.url()) as answer:
+        async with exchange(pool, origin.url()) as answer:
             while piece := await answer.read():
                 came += piece
 
@@ -602,8 +602,8 @@ async def test_an_empty_data_frame_does_not_end_a_body(origin: Http2Origin, pool
         await x.send(b"ok", last=True)
 
     origin.behaviour = answer
-    async with asking(pool, origin.url()) as response:
-        reading = asyncio.create_task(rest_of(response))
+    async with exchange(pool, origin.url()) as response:
+        reading = asyncio.create_task(read_all(response))
         await fetch(pool, origin.url("/later"))  # its response follows those frames
         go_on.set()
         assert await reading == b"ok"
@@ -677,7 +677,7 @@ async def test_a_second_connection_that_is_not_needed_expires(
     origin.behaviour = held
     async with (
         lane_pool(HOST, authority.cert, http2=True, keepalive_s=0.01) as pool,
-        asking(pool, origin.url("/long")) as long,
+        exchange(pool, origin.url("/long")) as long,
     ):
         await fetch(pool, origin.url())
         assert origin.open == 2
@@ -685,7 +685,7 @@ async def test_a_second_connection_that_is_not_needed_expires(
         await fetch(pool, origin.url())
         await wait_until(lambda: origin.open == 2, "the idle one to be closed")
         go_on.set()
-        assert await rest_of(long) == b"ok"
+        assert await read_all(long) == b"ok"
 
     assert [seen.connection for seen in origin.requests] == [1, 2, 3]
 
@@ -764,7 +764,7 @@ async def test_an_exchange_is_timed(origin: Http2Origin, pool: LanePool) -> None
 
     for request in (first, second):
         response = await pool.exchange(request)
-        assert await rest_of(response) == b"ok"
+        assert await read_all(response) == b"ok"
         response.close()
 
     assert (response.version, response.address) == ("HTTP/2", HOST)

@@ -61,7 +61,7 @@ def test_i24_no_packet_reaches_a_denied_address(tmp_path: Path) -> None:
 def seen_in_a_sealed_net(out: Path) -> dict[str, Any]:
     """Return the results of a worker in a network namespace, and its packets. Its Redis has a unix socket."""
     with own_redis() as redis:
-        trial = [sys.executable, "-m", "tests.support.sealed_net", redis.url, str(out)]
+        trial = [sys.executable, "-m", "tests.support.private_network", redis.url, str(out)]
         ended = subprocess.run(
             ["unshare", "-n", *trial], cwd=ROOT, capture_output=True, text=True, timeout=100, check=False
         )

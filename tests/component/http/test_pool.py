@@ -16,9 +16,9 @@ from fetchfleet.worker.errors import (
     RemoteProtocolError,
 )
 from fetchfleet.worker.http.connection_stats import ConnectionStats
+from tests.support.lane_pools import fetch, lane_pool, request_to
 from tests.support.loops import on_both_loops
 from tests.support.waiting import wait_until
-from tests.support.wire import fetch, lane_pool, request_to
 
 HOST = "127.0.79.4"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"

@@ -12,7 +12,7 @@ from fetchfleet import Outcome, Reason
 from fetchfleet.worker.errors import UnresolvedError
 from fetchfleet.worker.http.net.redis_guard import RedisAddresses, is_own_address
 from tests.component.conftest import Start
-from tests.support.nameserver import NAME, Nameserver, at
+from tests.support.nameserver import NAME, Nameserver, addresses
 from tests.support.own_redis import own_redis
 from tests.support.waiting import wait_until
 from tools.origin import behaviours as o
@@ -33,7 +33,7 @@ async def own() -> AsyncIterator[tuple[str, int]]:
     """Yield the URL of a Redis's unix socket, and its TCP port."""
     port = free_port()
     with own_redis("--port", str(port), "--bind", "127.0.0.1") as server:
-        await wait_until(server.answers, "Redis")
+        await wait_until(server.responds, "Redis")
         yield server.url, port
 
 
@@ -43,7 +43,7 @@ async def test_no_spelling_reaches_the_redis_of_the_fleet(
 ) -> None:
     """Addresses of this machine, names and redirects are refused, also if the worker uses the unix socket."""
     url, port = own
-    names.says[NAME] = [at("127.0.0.1", ttl_s=60)]
+    names.replies[NAME] = [addresses("127.0.0.1", ttl_s=60)]
     origin.behaviour = o.redirect(f"http://127.0.0.1:{port}/")
     url = f"redis://localhost:{port}" if by_tcp else url
     worker = await start(redis_url=url, allow_net=EVERYWHERE, nameservers=names.address)

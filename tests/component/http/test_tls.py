@@ -164,7 +164,7 @@ async def test_a_host_that_requires_a_client_certificate_gets_it_or_the_fetch_fa
         worker = await start(policy={"ca_file": files.ca}, hosts={HERE: known})
         shown, without = [await worker.one(server.url) for server in (requiring, refusing)]
 
-    assert (shown.outcome, requiring.shown) == (Outcome.STORED, ["client"])
+    assert (shown.outcome, requiring.client_names) == (Outcome.STORED, ["client"])
     assert (without.outcome, without.reason, without.attempts) == (Outcome.FAILED, Reason.TLS, 1)
     assert (refusing.requests, refusing.connections) == ([], 1)
 
@@ -172,14 +172,14 @@ async def test_a_host_that_requires_a_client_certificate_gets_it_or_the_fetch_fa
 @on_both_engines
 async def test_a_client_certificate_is_shown_to_its_host_only(files: Files, start: Start) -> None:
     """A redirect to another host follows that host's policy. The key may be in the certificate's file."""
-    server_tls = context(files.good, client_ca=files.ca, must=False)
+    server_tls = context(files.good, client_ca=files.ca, required=False)
     with TlsServer(HERE, server_tls) as here, TlsServer(THERE, server_tls) as there:
-        here.answer = redirect(there.url)
+        here.respond = redirect(there.url)
         worker = await start(policy={"ca_file": files.ca}, hosts={HERE: {"client_cert": files.client_in_one}})
         result = await worker.one(here.url)
 
     assert (result.outcome, result.final_url) == (Outcome.STORED, there.url)
-    assert (here.shown, there.shown) == (["client"], [None])
+    assert (here.client_names, there.client_names) == (["client"], [None])
 
 
 def foreign_entry(place: int, url: str, hop: Hop | None = None, hops: int = 0) -> bytes:
@@ -194,7 +194,7 @@ async def test_no_entry_of_a_lane_gets_its_certificate_or_trust_for_another_host
 ) -> None:
     """TLS follows the dialled URL, whatever Redis holds. A hop to another host moves to its lane."""
     monkeypatch.setenv("SSL_CERT_FILE", files.ca)
-    server_tls = context(files.good, client_ca=files.ca, must=False)
+    server_tls = context(files.good, client_ca=files.ca, required=False)
     with (
         TlsServer(HERE, server_tls) as here,
         TlsServer(THERE, server_tls) as there,
@@ -223,7 +223,7 @@ async def test_no_entry_of_a_lane_gets_its_certificate_or_trust_for_another_host
         await redis.delete(keys.batch_lanes(FOREIGN_BATCH))
 
     assert [Outcome.STORED] * 2 == [own.outcome, other.outcome]
-    assert (["client"], {None}) == (here.shown, set(there.shown))
+    assert (["client"], {None}) == (here.client_names, set(there.client_names))
     assert b"/plain" not in {request.split(b" ")[1] for request in there.requests}
     assert [] == unverified.requests
 
@@ -236,7 +236,7 @@ async def test_connections_of_a_lane_refuse_another_host_and_log_it(
     for module in (lane_loop, unattempted, submit):
         monkeypatch.setattr(module, "lane_of_url", lambda _: HERE)
     monkeypatch.setenv("SSL_CERT_FILE", files.ca)
-    server_tls = context(files.good, client_ca=files.ca, must=False)
+    server_tls = context(files.good, client_ca=files.ca, required=False)
     with TlsServer(HERE, server_tls) as here, TlsServer(THERE, server_tls) as there:
         hosts = {HERE: {"client_cert": files.client_in_one, "verify": False}}
         worker = await start(engine=engine, policy={"attempts": 1}, hosts=hosts)
@@ -251,20 +251,20 @@ async def test_a_robots_txt_on_another_host_is_not_shown_the_client_certificate(
     files: Files, start: Start
 ) -> None:
     """A redirect of a robots.txt follows the policy of its target host."""
-    server_tls = context(files.good, client_ca=files.ca, must=False)
+    server_tls = context(files.good, client_ca=files.ca, required=False)
     with TlsServer(HERE, server_tls) as here, TlsServer(THERE, server_tls) as there:
         elsewhere = redirect(there.url + "robots.txt")
 
         def answer(line: ssl.SSLSocket, request: bytes) -> None:
             (elsewhere if b"/robots.txt" in request else ok)(line, request)
 
-        here.answer = answer
+        here.respond = answer
         policy = {"ca_file": files.ca, "robots": "obey"}
         worker = await start(policy=policy, hosts={HERE: {"client_cert": files.client_in_one}})
         result = await worker.one(here.url)
 
     assert result.outcome is Outcome.STORED
-    assert (here.shown, there.shown) == (["client", "client"], [None])
+    assert (here.client_names, there.client_names) == (["client", "client"], [None])
 
 
 async def test_verify_false_applies_to_its_host_only_and_is_logged(
@@ -369,7 +369,7 @@ async def test_a_garbled_record_fails_the_attempt(files: Files, start: Start) ->
 
 async def test_a_handshake_that_stalls_is_retried_even_for_a_post(files: Files, start: Start) -> None:
     """The first attempt sent no request, so the host receives one."""
-    with TlsServer(HERE, context(files.good), deaf=1) as server:
+    with TlsServer(HERE, context(files.good), ignored=1) as server:
         worker = await start(policy={"ca_file": files.ca, "timeout": HURRIED})
         result = await worker.one(server.url, method="POST", body="once")
 

@@ -297,9 +297,9 @@ async def test_a_failed_handshake_names_its_cause_and_leaves_no_socket(tls: Tls)
         connected = dialled(server)
         with pytest.raises(TlsError) as caught:
             await start_tls(connected, tls.client, "other.example", 10, lambda _: Above())
-        await wait_until(lambda: connected.fileno() == -1 and server.refused, "the alert")
+        await wait_until(lambda: connected.fileno() == -1 and server.handshake_errors, "the alert")
     assert isinstance(caught.value.args[0], ssl.SSLCertVerificationError)
-    assert "BAD_CERTIFICATE" in server.refused[0].upper()
+    assert "BAD_CERTIFICATE" in server.handshake_errors[0].upper()
 
     with socket.create_server((HOST, 0)) as listening:
         answers: list[bytes | None] = [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"", None]

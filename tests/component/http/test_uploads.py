@@ -26,8 +26,8 @@ from fetchfleet.worker.sink.files.out_folder import OutFolder
 from fetchfleet.worker.util import aio
 from fetchfleet.worker.util.file_errors import FileFault, fault_of
 from tests.component.conftest import Lines, Start, on_both_engines, tuned
-from tests.support import left_behind
-from tests.support.left_behind import OpenResources
+from tests.support import leaks
+from tests.support.leaks import OpenResources
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker
 from tools.origin import behaviours as o
@@ -502,7 +502,7 @@ async def test_the_file_of_a_cancelled_fetch_is_closed(
     finally:
         go_on.set()
 
-    await wait_until(lambda: not left_behind.tasks(), "the step's end")
+    await wait_until(lambda: not leaks.tasks(), "the step's end")
     await wait_until(lambda: not things.since(), "a closed file")
 
 

@@ -19,14 +19,20 @@ from fetchfleet.jobs.scripts import runner
 from fetchfleet.worker.lanes.store import AcquiredLane, LaneStore
 from tests.component.conftest import HOST, Lines, Start
 from tests.support import guarded_redis
-from tests.support.guarded_redis import OPERATORS_SCRIPTS, WORKERS_SCRIPTS, GuardedRedis, Ran, count_scripts
+from tests.support.guarded_redis import (
+    OPERATOR_SCRIPTS,
+    WORKER_SCRIPTS,
+    GuardedRedis,
+    ScriptsByUser,
+    record_scripts,
+)
 from tests.support.lanes import BATCH_ID, LEASE_MS, ask, fields, lapse, now_ms, orphan_claim, state
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker, results_of
 from tools.origin import behaviours as o
 from tools.origin.server import Origin
 
-WHY_NOT = guarded_redis.why_unguarded()
+WHY_NOT = guarded_redis.acl_skip_reason()
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")
 
 
@@ -52,9 +58,9 @@ async def producer(guarded: GuardedRedis) -> AsyncIterator[Fleet]:
 
 
 @pytest.fixture
-def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
+def ran(monkeypatch: pytest.MonkeyPatch) -> ScriptsByUser:
     """The scripts that each user has run."""
-    return count_scripts(monkeypatch)
+    return record_scripts(monkeypatch)
 
 
 async def swept(worker: OneWorker, batch: Batch) -> bool:
@@ -81,7 +87,9 @@ async def ends_what_it_cancels(producer: Fleet, origin: Origin) -> None:
     assert {Outcome.CANCELLED} == {result.outcome for result in await results_of(cancelled)}
 
 
-async def finds_what_it_has_not_heard_of(producer: Fleet, origin: Origin, admin: Redis, ran: Ran) -> None:
+async def finds_what_it_has_not_heard_of(
+    producer: Fleet, origin: Origin, admin: Redis, ran: ScriptsByUser
+) -> None:
     """Claim a fetch whose reply the worker never receives; the worker finds the claim."""
     half = o.HalfBody()
     origin.behaviour, before = half, origin.behaviour
@@ -133,7 +141,7 @@ async def takes_from_plain_arq(guarded: GuardedRedis, producer: Fleet, origin: O
     await arq.aclose(close_connection_pool=True)
 
 
-async def puts_aside_what_is_foreign(admin: Redis, worker: OneWorker, ran: Ran) -> None:
+async def puts_aside_what_is_foreign(admin: Redis, worker: OneWorker, ran: ScriptsByUser) -> None:
     """Overwrite the backlog with a foreign value; the worker counts the backlog again."""
     await admin.set(keys.BACKLOG, "no number")
     worker.runtime.services.key_repair.check_soon()
@@ -174,7 +182,7 @@ async def test_all_work_of_a_worker_is_permitted_to_its_redis_user(
     start: Start,
     origin: Origin,
     other: Origin,
-    ran: Ran,
+    ran: ScriptsByUser,
     lines: Lines,
 ) -> None:
     """Every ingress path, retries, dead letters, a redirect, cancellation, a dead worker, housekeeping."""
@@ -216,19 +224,19 @@ async def test_all_work_of_a_worker_is_permitted_to_its_redis_user(
 
     assert set() == guarded.refused()
     assert {"redis.trouble"} & {line["event"] for line in lines} == set()
-    assert WORKERS_SCRIPTS == ran["worker"]
+    assert WORKER_SCRIPTS == ran["worker"]
 
 
 def test_every_script_belongs_to_a_redis_user() -> None:
     """A new script must be run by a producer, an operator, a worker, or several of them."""
-    assert set(runner.scripts()) == OPERATORS_SCRIPTS | WORKERS_SCRIPTS
+    assert set(runner.scripts()) == OPERATOR_SCRIPTS | WORKER_SCRIPTS
 
 
 def test_a_workers_redis_user_may_run_every_command_of_its_scripts() -> None:
     """Commands in rare branches too."""
     calls = [
         call
-        for name in WORKERS_SCRIPTS
+        for name in WORKER_SCRIPTS
         for call in re.findall(r"redis\.call\(([^,)]*)", runner.source_of(name))
     ]
     used = {command.lower() for call in calls for command in re.findall(r"'([A-Z]+)'", call)}

@@ -21,7 +21,7 @@ from tools.one_worker import results_of
 from tools.origin import behaviours as o
 from tools.origin.server import Origin
 
-WHY_NOT = guarded_redis.why_unguarded()
+WHY_NOT = guarded_redis.acl_skip_reason()
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")
 
 FETCHES = 24

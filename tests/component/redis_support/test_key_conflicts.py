@@ -17,7 +17,7 @@ from fetchfleet.jobs.contract.entry import HEAD_CHARS, serialize_entry
 from fetchfleet.worker.inspect.fleet_status import fleet_status
 from fetchfleet.worker.runtime.timings import WorkerTimings
 from tests.component.conftest import QUICK, Lines, Start
-from tests.support.foreign import Canary, another, plant
+from tests.support.conflicting_keys import Canary, other_type, plant_value
 from tests.support.lanes import ask, entry, put
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker, results_of
@@ -98,12 +98,12 @@ async def test_i26_the_fleet_recovers_from_foreign_types_at_its_keys(
     await worker.one(origin.url("/before"))
     # The dead letters first: what is planted there would overwrite those about the others.
     for key in sorted(keys.FIXED, key=lambda key: key != keys.DEAD):
-        await plant(redis, key, another(keys.FIXED[key], turn), tmp_path / "canary")
+        await plant_value(redis, key, other_type(keys.FIXED[key], turn), tmp_path / "canary")
     await wait_until(partial(put_aside, redis, keys.FIXED), "all to be quarantined")
 
     batch = await submitted(worker, origin.url("/after"))
     assert [Outcome.STORED] == [result.outcome for result in await results_of(batch)]
-    await plant(redis, keys.key("k"), another("string", turn), tmp_path / "canary")
+    await plant_value(redis, keys.key("k"), other_type("string", turn), tmp_path / "canary")
     await ask(redis, "RPUSH", keys.INBOX, msgspec.json.encode({"url": origin.url("/inbox"), "key": "k"}))
     await wait_until(lambda: "/inbox" in [seen.target for seen in origin.requests], "the message's fetch")
     assert not (tmp_path / "canary").exists()
@@ -124,7 +124,7 @@ async def test_i26_a_held_lane_recovers_from_foreign_types_at_its_keys(
         seen = len(origin.requests)
         await worker.submit([origin.url(f"/slow{i}") for i in range(3)])
         await wait_until(partial(saw_more, origin, seen), "a request")
-        await plant(redis, key, another(wanted, turn), tmp_path / "canary")
+        await plant_value(redis, key, other_type(wanted, turn), tmp_path / "canary")
         batch = await submitted(worker, origin.url("/after"), other.url("/after"))
         assert [Outcome.STORED] * 2 == [result.outcome for result in await results_of(batch)], key
         await wait_until(partial(put_aside, redis, {key: wanted}), "the key to be quarantined")

@@ -14,8 +14,8 @@ from fetchfleet.worker.http.connection_stats import ConnectionStats
 from fetchfleet.worker.runtime.stats import open_files, rss_bytes
 from fetchfleet.worker.util import aio
 from tests.component.conftest import QUICK, Lines, Start
+from tests.support.lane_pools import lane_pool, request_to
 from tests.support.waiting import wait_until
-from tests.support.wire import lane_pool, request_to
 from tools.one_worker import OneWorker
 from tools.origin import behaviours as o
 from tools.origin.certificates import HAS_OPENSSL, Authority

@@ -148,11 +148,11 @@ async def test_the_only_fetch_of_a_lane_needs_no_separate_claim_or_release(
     scripts: list[str] = []
     run_many = runner.run_many
 
-    async def noted(redis: Redis, calls: Sequence[runner.Call]) -> list[Any]:
+    async def start_marked(redis: Redis, calls: Sequence[runner.Call]) -> list[Any]:
         scripts.extend(call.script for call in calls)
         return await run_many(redis, calls)
 
-    monkeypatch.setattr(runner, "run_many", noted)
+    monkeypatch.setattr(runner, "run_many", start_marked)
     batch = await worker.submit([origin.url()])
     [result] = await results_of(batch)
     await wait_until(lambda: not worker.runtime.lanes, "the lane to be given back")

@@ -16,13 +16,13 @@ async def test_a_host_whose_name_does_not_exist_is_given_up_sooner(
     """Few queries are sent meanwhile. A host that resets connections has longer."""
     policy = {**POLICY, "give_up_dns_s": 0.5, "give_up_s": 3600}
     worker = await start(policy=policy, nameservers=names.address)
-    names.says[NAME], other.behaviour = [NO_SUCH_NAME], o.reset
+    names.replies[NAME], other.behaviour = [NO_SUCH_NAME], o.reset
     mute = await worker.submit([other.url(f"/{n}") for n in range(20)])
 
     results = await worker.results([f"http://{NAME}/{n}" for n in range(200)])
 
     assert {(Outcome.FAILED, Reason.HOST_DEAD)} == {(result.outcome, result.reason) for result in results}
-    assert 1 <= names.asked() <= 20
+    assert 1 <= names.query_count() <= 20
     assert (await mute.counts()).done == 0
 
 

@@ -13,7 +13,7 @@ from fetchfleet.jobs import keys
 from fetchfleet.worker.lanes.store import AcquiredLane, LaneStore
 from fetchfleet.worker.runtime.timings import WorkerTimings
 from tests.component.conftest import HOST, QUICK, Lines, Start
-from tests.support.foreign import plant
+from tests.support.conflicting_keys import plant_value
 from tests.support.lanes import LEASE_MS, ask, fields, lapse
 from tests.support.plain_arq import enqueue, job_outcome, plain_arq
 from tests.support.waiting import wait_until
@@ -92,7 +92,7 @@ async def test_a_lane_is_recovered_while_arqs_queue_has_another_type(
     batch = await worker.submit([origin.url("/x")])
     await die_with_a_lane(redis)
     await redis.delete(keys.QUEUE)
-    await plant(redis, keys.QUEUE, "list", tmp_path / "canary")
+    await plant_value(redis, keys.QUEUE, "list", tmp_path / "canary")
     two = await start(worker_id="two")
     await wait_until(partial(ended, batch), "the result", 5)
     await two.stop()

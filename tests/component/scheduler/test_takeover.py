@@ -229,24 +229,24 @@ async def test_no_fetch_is_lost_while_redis_is_away(
     redis_of_its_own: OwnRedis, origin: Origin, start: Start, lines: Lines, lease_s: float
 ) -> None:
     """Requests in flight end, and their results wait. Each fetch is requested once and stored."""
-    await wait_until(redis_of_its_own.answers, "Redis")
+    await wait_until(redis_of_its_own.responds, "Redis")
     origin.behaviour = o.latency(0.02, o.ok(str.encode))
     how = {"lease_s": lease_s, "policy": {"concurrency": 2}, "timings": CALM}
     worker = await start(redis_url=redis_of_its_own.url, **how)
     batch = await worker.submit(origin.url(f"/{n}") for n in range(60))
     await wait_until(lambda: len(origin.requests) >= 10, "the work to begin")
 
-    redis_of_its_own.stop()
+    redis_of_its_own.kill()
     gone = asyncio.get_running_loop().time()
     await wait_until(
         lambda: not origin.in_progress and asyncio.get_running_loop().time() - gone > 2, "an outage of 2 s"
     )
     assert len(origin.requests) < 60
     redis_of_its_own.start()
-    await wait_until(redis_of_its_own.answers, "Redis again")
+    await wait_until(redis_of_its_own.responds, "Redis again")
     results = await finished_by(worker, batch)
     await wait_until(lambda: "redis.back" in events_of(lines), "the end of the outage")
-    await redis_of_its_own.clean()
+    await redis_of_its_own.wait_until_clean()
     await worker.stop()
 
     assert [worker.body(result) for result in results] == [b"/%d" % n for n in range(60)]
@@ -263,7 +263,7 @@ async def test_a_lane_starts_no_fetch_while_too_many_results_wait(
     redis_of_its_own: OwnRedis, origin: Origin, start: Start
 ) -> None:
     """The limit bounds the worker's memory while Redis rejects writes. All results are written later."""
-    await wait_until(redis_of_its_own.answers, "Redis")
+    await wait_until(redis_of_its_own.responds, "Redis")
     few = tuned(max_settlements=5)
     worker = await start(redis_url=redis_of_its_own.url, policy={"concurrency": 2}, timings=few)
     origin.behaviour = o.latency(0.02, o.OK)
@@ -278,7 +278,7 @@ async def test_a_lane_starts_no_fetch_while_too_many_results_wait(
         waiting = worker.runtime.services.settler.count
         await client.config_set("maxmemory", 0)
         results = await finished_by(worker, batch)
-        await redis_of_its_own.clean()
+        await redis_of_its_own.wait_until_clean()
         await worker.stop()
 
     assert begun < 200

@@ -18,7 +18,16 @@ from fetchfleet.worker.sink.base import Expected
 from fetchfleet.worker.sink.files.buffered_body import BLOCK_BYTES
 from fetchfleet.worker.sink.files.out_folder import THREADS
 from fetchfleet.worker.sink.files.sink import FileSink
-from tests.support.disks import ID, disable_nameless_files, files, give, keep, mounted, opened, some_bytes
+from tests.support.disks import (
+    ID,
+    disable_nameless_files,
+    files,
+    mounted,
+    opened,
+    some_bytes,
+    store_body,
+    write_piece,
+)
 from tests.support.waiting import wait_until
 
 BLOCK = b"x" * BLOCK_BYTES
@@ -45,14 +54,14 @@ async def test_a_second_block_fills_while_the_first_is_written(
 
     monkeypatch.setattr(os, "writev", slowly)
     async with aclosing(sink.writer(ENTRY, 1, Expected())) as writer:
-        await give(writer, BLOCK)
-        await give(writer, b"the next")
-        third = asyncio.create_task(give(writer, BLOCK))
+        await write_piece(writer, BLOCK)
+        await write_piece(writer, b"the next")
+        third = asyncio.create_task(write_piece(writer, BLOCK))
         await asyncio.wait([third], timeout=0.02)
         waited = not third.done()
         may_end.set()
         await third
-        await give(writer, b"rest")
+        await write_piece(writer, b"rest")
         stored = await writer.commit(lambda: True)
 
     assert waited
@@ -73,7 +82,7 @@ async def test_a_block_is_reused_only_after_it_is_written(
 
     async with aclosing(sink.writer(ENTRY, 1, Expected())) as writer:
         assert writer.room() is None
-        await give(writer, BLOCK)
+        await write_piece(writer, BLOCK)
         monkeypatch.setattr(os, "writev", slowly)
         blocks: set[int] = set()
         for at, piece in enumerate(body):
@@ -109,8 +118,8 @@ async def test_a_write_error_is_raised_at_the_next_block(
 
     monkeypatch.setattr(os, "writev", full)
     async with aclosing(sink.writer(ENTRY, 1, Expected())) as writer:
-        await give(writer, BLOCK)
-        for more in (give(writer, BLOCK), writer.commit(lambda: True)):
+        await write_piece(writer, BLOCK)
+        for more in (write_piece(writer, BLOCK), writer.commit(lambda: True)):
             with pytest.raises(OSError, match="full"):
                 await more
 
@@ -123,7 +132,7 @@ async def test_tiny_pieces_are_joined(sink: FileSink) -> None:
     pieces = [some_bytes(size) for size in (*[1] * 5000, 5000, *[7] * 100, 4096, 1)]
     async with aclosing(sink.writer(ENTRY, 1, Expected())) as writer:
         for piece in pieces:
-            await give(writer, piece)
+            await write_piece(writer, piece)
         in_memory = len(writer._pieces)
         stored = await writer.commit(lambda: True)
 
@@ -148,12 +157,12 @@ async def test_stuck_large_bodies_delay_no_small_body(
     monkeypatch.setattr(sink.disk.directory, "create", slowly)
 
     async def large(number: int) -> Any:
-        return await keep(sink, BLOCK * 2, f"large/{number}", place=number)
+        return await store_body(sink, BLOCK * 2, f"large/{number}", place=number)
 
     running = [asyncio.create_task(large(number)) for number in range(THREADS + 2)]
     await wait_until(lambda: len(stuck) == THREADS, "every thread to be at a stuck disk")
     try:
-        kept = await keep(sink, b"small", "small")
+        kept = await store_body(sink, b"small", "small")
         addresses = await asyncio.get_running_loop().getaddrinfo("127.0.0.1", 80)
     finally:
         go_on.set()
@@ -184,7 +193,7 @@ async def test_a_short_write_is_continued(
 
     monkeypatch.setattr(os, "writev", half)
 
-    kept = await keep(sink, some_bytes(size_bytes), "a")
+    kept = await store_body(sink, some_bytes(size_bytes), "a")
 
     assert kept is not None
     assert (sink.disk.path / "a").read_bytes() == some_bytes(size_bytes)
@@ -197,7 +206,7 @@ async def test_a_disk_that_fills_up_within_the_last_block_fails_the_body(
     with mounted(tmp_path / "out") as out, opened(out) as sink:
         (out / "filler").write_bytes(b"x" * (3 << 20))
         with pytest.raises(OSError, match="No space left") as caught:
-            await keep(sink, some_bytes((1 << 20) + 10_000), "a")
+            await store_body(sink, some_bytes((1 << 20) + 10_000), "a")
 
         assert caught.value.errno == errno.ENOSPC
         assert files(out) == {"filler"}
@@ -216,7 +225,7 @@ async def test_cancellation_during_a_write_leaves_no_file(
         return create(part)
 
     monkeypatch.setattr(sink.disk.directory, "create", slowly)
-    receiving = asyncio.create_task(keep(sink, BLOCK * 4, "a"))
+    receiving = asyncio.create_task(store_body(sink, BLOCK * 4, "a"))
     await wait_until(at_it.is_set, "a thread to be at the first block")
     receiving.cancel()
     await asyncio.wait([receiving], timeout=0)
@@ -231,6 +240,6 @@ async def test_cancellation_during_a_write_leaves_no_file(
 async def test_a_body_shorter_than_its_length_fails_while_blocks_are_being_written(sink: FileSink) -> None:
     """The error counts all received bytes, also those not yet on disk."""
     with pytest.raises(Exception, match=f"{len(BLOCK) * 2} of {len(BLOCK) * 3} bytes came"):
-        await keep(sink, BLOCK * 2, "a", expected=Expected(len(BLOCK) * 3))
+        await store_body(sink, BLOCK * 2, "a", expected=Expected(len(BLOCK) * 3))
 
     assert files(sink.disk.path) == set()

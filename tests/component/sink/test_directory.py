@@ -14,7 +14,7 @@ from fetchfleet.worker.sink.files.buffered_body import BLOCK_BYTES
 from fetchfleet.worker.sink.files.directory import Directory
 from fetchfleet.worker.sink.files.sink import FileSink
 from tests.component.conftest import Lines, Start
-from tests.support.disks import ID, disable_nameless_files, files, keep, mounted, opened
+from tests.support.disks import ID, disable_nameless_files, files, mounted, opened, store_body
 from tools.one_worker import OneWorker
 from tools.origin.server import Origin
 
@@ -77,7 +77,7 @@ async def test_a_link_on_the_path_of_a_body_is_refused(
     (sink.disk.path / link).symlink_to(target)
 
     with pytest.raises(InTheWayError, match="is a symbolic link"):
-        await keep(sink, BODY, dest)
+        await store_body(sink, BODY, dest)
 
     assert is_untouched(outside)
     assert (sink.disk.path / link).is_symlink()
@@ -97,7 +97,7 @@ async def test_a_link_or_folder_at_the_name_of_a_partial_file_is_refused(
         (sink.disk.partial_folder / PART).mkdir()
 
     with pytest.raises(InTheWayError, match=f"{PART}' is a"):
-        await keep(sink, b"x" * size_bytes, "a")
+        await store_body(sink, b"x" * size_bytes, "a")
 
     assert is_untouched(outside)
     assert not (sink.disk.path / "a").exists()
@@ -109,7 +109,7 @@ async def test_a_link_at_the_name_of_a_partial_file_does_not_affect_nameless_bod
     """Link and target stay as they are."""
     (sink.disk.partial_folder / PART).symlink_to(outside / "file")
 
-    assert await keep(sink, BODY, "a")
+    assert await store_body(sink, BODY, "a")
 
     assert (sink.disk.path / "a").read_bytes() == BODY
     assert (sink.disk.partial_folder / PART).is_symlink()
@@ -121,7 +121,7 @@ async def test_a_leftover_partial_file_is_replaced(sink: FileSink, monkeypatch: 
     disable_nameless_files(monkeypatch)
     (sink.disk.partial_folder / PART).write_bytes(b"older and longer than ours")
 
-    assert await keep(sink, BODY, "a")
+    assert await store_body(sink, BODY, "a")
 
     assert (sink.disk.path / "a").read_bytes() == BODY
     assert files(sink.disk.path) == {"a"}
@@ -134,7 +134,7 @@ async def test_a_link_in_place_of_the_workers_own_folder_is_refused_at_the_start
     (tmp_path / "out").mkdir()
     (tmp_path / "alias").symlink_to(tmp_path / "out")
     with opened(tmp_path / "alias") as sink:
-        assert await keep(sink, BODY, "a/b")
+        assert await store_body(sink, BODY, "a/b")
     assert (tmp_path / "out/a/b").read_bytes() == BODY
     (tmp_path / "out/.fetchfleet/parts").rmdir()
     (tmp_path / "out/.fetchfleet/parts").symlink_to(outside)
@@ -187,10 +187,10 @@ def test_no_call_accepts_a_path_that_leads_out_of_the_out_folder(
 
 async def test_a_folder_that_was_moved_away_receives_no_further_body(sink: FileSink, tmp_path: Path) -> None:
     """The next body with its name is stored in a new folder inside the out folder."""
-    await keep(sink, BODY, "folder/a")
+    await store_body(sink, BODY, "folder/a")
     (sink.disk.path / "folder").rename(tmp_path / "elsewhere")
 
-    await keep(sink, BODY, "folder/b")
+    await store_body(sink, BODY, "folder/b")
 
     assert files(tmp_path / "elsewhere") == {"a"}
     assert files(sink.disk.path) == {"folder/b"}

@@ -15,8 +15,8 @@ from fetchfleet.worker.sink.base import StorageOptions
 from fetchfleet.worker.sink.files.buffered_body import BLOCK_BYTES
 from fetchfleet.worker.sink.files.sink import FileSink
 from tests.component.conftest import Lines, Start, tuned
-from tests.support.disks import disable_nameless_files, files, keep, opened, some_bytes
-from tests.support.killed_sink import Deaths, driver
+from tests.support.disks import disable_nameless_files, files, opened, some_bytes, store_body
+from tests.support.killed_sink import KilledSink, driver
 from tools.origin.server import Origin
 
 SMALL, LARGE = 10, 2 * BLOCK_BYTES + 10
@@ -74,7 +74,9 @@ async def test_body_name_and_folders_are_synced_in_order(
 ) -> None:
     """The body is synced before it has its name, and then every folder on the path to it."""
     disable_nameless_files(monkeypatch)
-    kept = await keep(sink, some_bytes(size_bytes), "folder/deeper/a", StorageOptions(durability=durability))
+    kept = await store_body(
+        sink, some_bytes(size_bytes), "folder/deeper/a", StorageOptions(durability=durability)
+    )
 
     assert kept is not None
     assert expected == steps
@@ -86,7 +88,7 @@ async def test_an_unsynced_small_body_has_no_temporary_name(
     sink: FileSink, steps: list[str], durability: str, expected: list[str]
 ) -> None:
     """O_TMPFILE creates it and a link names it. A synced body starts as a partial file."""
-    kept = await keep(sink, some_bytes(SMALL), "folder/deeper/a", StorageOptions(durability=durability))
+    kept = await store_body(sink, some_bytes(SMALL), "folder/deeper/a", StorageOptions(durability=durability))
 
     assert kept is not None
     assert expected == steps
@@ -139,7 +141,7 @@ async def test_a_body_with_a_failed_fsync_is_fetched_again(
 
 
 @pytest.fixture(scope="module")
-def deaths() -> Iterator[Deaths]:
+def deaths() -> Iterator[KilledSink]:
     """Yield the driver of sinks that are killed."""
     with driver() as running:
         yield running
@@ -159,7 +161,7 @@ def deaths() -> Iterator[Deaths]:
     ids=["new", "replace", "fail if it exists", "synced replace", "synced, fail if it exists"],
 )
 def test_a_kill_at_any_step_leaves_a_whole_body_or_none(
-    deaths: Deaths,
+    deaths: KilledSink,
     tmp_path: Path,
     size_bytes: int,
     durability: str,
@@ -187,6 +189,6 @@ def test_a_kill_at_any_step_leaves_a_whole_body_or_none(
 async def test_a_body_with_a_wrong_digest_is_dropped_at_full_durability(sink: FileSink) -> None:
     """The sink checks the digest before it syncs."""
     with pytest.raises(errors.DigestMismatchError):
-        await keep(sink, some_bytes(LARGE), "a", StorageOptions(durability="full"), sha256="0" * 64)
+        await store_body(sink, some_bytes(LARGE), "a", StorageOptions(durability="full"), sha256="0" * 64)
 
     assert files(sink.disk.path) == set()

@@ -27,7 +27,7 @@ from fetchfleet.worker.sink.files.directory import Directory
 from fetchfleet.worker.sink.files.sink import FileSink
 from fetchfleet.worker.sink.index_entry import StoredAt
 from tests.component.conftest import Lines, Start, tuned
-from tests.support.disks import disable_nameless_files, give
+from tests.support.disks import disable_nameless_files, write_piece
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker
 from tools.origin import behaviours as o
@@ -55,19 +55,19 @@ def files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
 
 
-async def keep(
+async def store_body(
     sink: FileSink, *chunks: bytes, dest: str | None = None, live: bool = True, **expected: Any
 ) -> StoredAt | None:
     """Receive the chunks and commit them."""
     async with aclosing(sink.writer(entry(dest), 1, Expected(**expected))) as part:
         for chunk in chunks:
-            await give(part, chunk)
+            await write_piece(part, chunk)
         return await part.commit(lambda: live)
 
 
 async def test_a_small_body_is_one_file(sink: FileSink) -> None:
     """Its path fans out by the fetch ID, and no temporary file is left."""
-    kept = await keep(sink, b"hel", b"lo")
+    kept = await store_body(sink, b"hel", b"lo")
 
     assert kept is not None
     assert kept == StoredAt(f"{ID[:16]}/000000/{ID}", 5, hashlib.sha256(b"hello").hexdigest())
@@ -77,7 +77,7 @@ async def test_a_small_body_is_one_file(sink: FileSink) -> None:
 
 async def test_an_empty_body_is_an_empty_file(sink: FileSink) -> None:
     """A result without a file would be a body that was not stored."""
-    kept = await keep(sink, length_bytes=0)
+    kept = await store_body(sink, length_bytes=0)
 
     assert kept is not None
     assert (sink.disk.path / kept.path).read_bytes() == b""
@@ -89,7 +89,7 @@ async def test_a_large_body_is_whole(sink: FileSink, size_bytes: int) -> None:
     body = os.urandom(size_bytes)
     chunks = [body[at : at + 65_000] for at in range(0, size_bytes, 65_000)]
 
-    kept = await keep(sink, *chunks, length_bytes=size_bytes)
+    kept = await store_body(sink, *chunks, length_bytes=size_bytes)
 
     assert kept is not None
     assert (sink.disk.path / kept.path).read_bytes() == body
@@ -102,7 +102,7 @@ async def test_at_most_two_blocks_of_a_body_are_in_memory(sink: FileSink) -> Non
     chunk = b"x" * 60_000
     async with aclosing(sink.writer(entry(), 1, Expected())) as part:
         for number in range(1, 51):
-            await give(part, chunk)
+            await write_piece(part, chunk)
             on_disk = sum((sink.disk.path / name).stat().st_size for name in files(sink.disk.path))
             assert number * len(chunk) - on_disk < 2 * (BLOCK_BYTES + len(chunk))
 
@@ -112,8 +112,8 @@ async def test_an_error_in_the_middle_of_a_body_leaves_no_file(sink: FileSink) -
 
     async def break_off(on_disk: list[str]) -> None:
         async with aclosing(sink.writer(entry(), 1, Expected())) as part:
-            await give(part, b"x" * (BLOCK_BYTES + 1))
-            await give(part, b"x" * (BLOCK_BYTES + 1))
+            await write_piece(part, b"x" * (BLOCK_BYTES + 1))
+            await write_piece(part, b"x" * (BLOCK_BYTES + 1))
             on_disk.extend(files(sink.disk.path))
             raise ConnectionError
 
@@ -133,7 +133,7 @@ async def test_repeated_cancellation_leaves_no_file(sink: FileSink, flushed: boo
     async def receive() -> None:
         async with aclosing(sink.writer(entry(), 1, Expected())) as part:
             for _ in range(2 if flushed else 1):
-                await give(part, b"x" * (BLOCK_BYTES + 1))
+                await write_piece(part, b"x" * (BLOCK_BYTES + 1))
                 written.set()
             await asyncio.Event().wait()
 
@@ -162,7 +162,7 @@ async def test_a_body_with_a_wrong_length_or_digest_leaves_no_file(
 ) -> None:
     """It is refused before it has a name, small or large."""
     with pytest.raises(error):
-        await keep(sink, b"x" * size_bytes, **expected)
+        await store_body(sink, b"x" * size_bytes, **expected)
 
     assert files(sink.disk.path) == set()
 
@@ -170,7 +170,7 @@ async def test_a_body_with_a_wrong_length_or_digest_leaves_no_file(
 @pytest.mark.parametrize("size_bytes", [10, BLOCK_BYTES + 10])
 async def test_a_body_is_not_placed_after_its_lane_is_lost(sink: FileSink, size_bytes: int) -> None:
     """A whole body gets its name only while the lease is held."""
-    assert await keep(sink, b"x" * size_bytes, live=False) is None
+    assert await store_body(sink, b"x" * size_bytes, live=False) is None
     assert files(sink.disk.path) == set()
 
 
@@ -181,10 +181,10 @@ async def test_two_owners_of_a_fetch_have_separate_partial_files(sink: FileSink)
         aclosing(sink.writer(entry(), 1, Expected())) as old,
         aclosing(sink.writer(entry(), 2, Expected())) as new,
     ):
-        await give(old, b"o" * big)
-        await give(new, b"n" * big)
+        await write_piece(old, b"o" * big)
+        await write_piece(new, b"n" * big)
         kept = await new.commit(lambda: True)
-        await give(old, b"o" * big)
+        await write_piece(old, b"o" * big)
 
     assert kept is not None
     assert (sink.disk.path / kept.path).read_bytes() == b"n" * big
@@ -200,7 +200,7 @@ async def test_a_dest_behind_a_symlink_is_refused(sink: FileSink, tmp_path: Path
 
     for dest in ("link/a", "link/deep/er/a", "dangling/a"):
         with pytest.raises(BadDestError):
-            await keep(sink, b"x", dest=dest)
+            await store_body(sink, b"x", dest=dest)
 
     assert list(outside.iterdir()) == []
     assert not (tmp_path / "nowhere").exists()
@@ -214,7 +214,7 @@ async def test_a_dest_that_is_a_symlink_is_refused(sink: FileSink, tmp_path: Pat
     (sink.disk.path / "a").symlink_to(outside)
 
     with pytest.raises(InTheWayError, match="'a' is a symbolic link"):
-        await keep(sink, b"ours", dest="a")
+        await store_body(sink, b"ours", dest="a")
 
     assert (sink.disk.path / "a").is_symlink()
     assert outside.read_bytes() == b"theirs"
@@ -223,11 +223,11 @@ async def test_a_dest_that_is_a_symlink_is_refused(sink: FileSink, tmp_path: Pat
 
 async def test_a_removed_folder_is_made_again(sink: FileSink) -> None:
     """Another program removes it between two fetches to one folder."""
-    await keep(sink, b"x", dest="folder/a")
+    await store_body(sink, b"x", dest="folder/a")
     (sink.disk.path / "folder/a").unlink()
     (sink.disk.path / "folder").rmdir()
 
-    await keep(sink, b"x", dest="folder/b")
+    await store_body(sink, b"x", dest="folder/b")
 
     assert files(sink.disk.path) == {"folder/b"}
 

@@ -18,7 +18,7 @@ from fetchfleet.worker.sink.files.index import STORED
 from fetchfleet.worker.sink.files.sink import FileSink
 from fetchfleet.worker.sink.index_entry import Validators
 from fetchfleet.worker.util.executors import HASHING, run_stoppable
-from tests.support.disks import ID, disable_nameless_files, keep, opened
+from tests.support.disks import ID, disable_nameless_files, opened, store_body
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker
 from tools.origin import behaviours as o
@@ -61,7 +61,7 @@ async def test_an_index_entry_does_not_apply_to_a_body_that_replaced_its_own(
         return done
 
     monkeypatch.setattr(Directory, step, then_another)
-    await keep(sink, OURS, "a", REMEMBERED)
+    await store_body(sink, OURS, "a", REMEMBERED)
 
     assert (sink.disk.path / "a").read_bytes() == theirs
     assert await sink.stored.known(FETCH) is None
@@ -72,7 +72,7 @@ async def test_an_index_entry_does_not_apply_to_a_body_that_replaced_its_own(
 
 async def test_a_moved_body_is_recognized_by_its_digest(sink: FileSink) -> None:
     """Modification time and inode differ from those in the index."""
-    await keep(sink, OURS, "a", REMEMBERED)
+    await store_body(sink, OURS, "a", REMEMBERED)
     (sink.disk.path / "a").unlink()
     (sink.disk.path / "a").write_bytes(OURS)
     os.utime(sink.disk.path / "a", (0, 0))
@@ -83,7 +83,7 @@ async def test_a_moved_body_is_recognized_by_its_digest(sink: FileSink) -> None:
 @pytest.mark.parametrize("what", ["entry", "folder", "body"])
 async def test_the_index_follows_no_link(sink: FileSink, tmp_path: Path, what: str) -> None:
     """A link at an index entry, its folder or the body counts as a missing file."""
-    await keep(sink, OURS, "a", REMEMBERED)
+    await store_body(sink, OURS, "a", REMEMBERED)
     [entry] = (sink.disk.path / STORED).rglob("*.json")
     there = {"entry": entry, "folder": entry.parent, "body": sink.disk.path / "a"}[what]
     there.rename(tmp_path / "moved")
@@ -143,8 +143,8 @@ async def test_hashing_on_a_stalled_disk_delays_no_small_body_or_index_lookup(
 
     for module in (index, takeover):
         monkeypatch.setattr(module, "hashed", slowly)
-    await keep(sink, OURS, "a", REMEMBERED)
-    await keep(sink, OURS, "b", REMEMBERED, headers={"X": "y"})
+    await store_body(sink, OURS, "a", REMEMBERED)
+    await store_body(sink, OURS, "b", REMEMBERED, headers={"X": "y"})
     os.utime(sink.disk.path / "a", (0, 0))
     (sink.disk.partial_folder / f"{ID}.1").write_bytes(bytes(1 << 20))
     note = PartialNote(token=1, offset_bytes=1 << 20, of="")
@@ -153,7 +153,7 @@ async def test_hashing_on_a_stalled_disk_delays_no_small_body_or_index_lookup(
     looking = [asyncio.create_task(sink.stored.known(FETCH)) for _ in range(10)]
     try:
         await wait_until(lambda: len(at_it) == 2, "both threads to be hashing")
-        assert await keep(sink, b"small", "small", place=8)
+        assert await store_body(sink, b"small", "small", place=8)
         assert await sink.stored.known(Fetch(url=FETCH.url, dest="b", headers={"X": "y"})) is not None
         assert await asyncio.get_running_loop().getaddrinfo("127.0.0.1", 80)
         for waiting in looking:

@@ -25,7 +25,7 @@ from fetchfleet.worker.sink.files.directory import Directory
 from fetchfleet.worker.sink.files.sink import FileSink, FileWriter
 from tests.component.conftest import HOST, Lines, Start, tuned
 from tests.support import warc
-from tests.support.disks import ID, disable_nameless_files, files, give, keep, mounted, opened
+from tests.support.disks import ID, disable_nameless_files, files, mounted, opened, store_body, write_piece
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker, results_of
 from tools.origin.server import Origin
@@ -168,7 +168,7 @@ async def test_a_small_body_in_progress_is_stored_in_the_new_folder(tmp_path: Pa
     out = tmp_path / "out"
     with opened(out) as sink:
         async with aclosing(receive(sink, b"body")) as writer:
-            await give(writer, b"body")
+            await write_piece(writer, b"body")
             replaced(out)
             assert str(out) == (await sink.disk.space()).reopened
             stored = await writer.commit(lambda: True)
@@ -182,13 +182,13 @@ async def test_a_large_body_in_progress_fails_when_its_folder_is_moved(tmp_path:
     out = tmp_path / "out"
     with opened(out) as sink:
         async with aclosing(receive(sink, BODY * 2)) as writer:
-            await give(writer, BODY)
+            await write_piece(writer, BODY)
             await writer.sync()
             (move if back else replaced)(out)
             assert back is (await sink.disk.space()).displaced
-            await give(writer, BODY[:BLOCK_BYTES])
+            await write_piece(writer, BODY[:BLOCK_BYTES])
             with pytest.raises(OSError, match="was moved") as raised:
-                await give(writer, BODY[:BLOCK_BYTES])
+                await write_piece(writer, BODY[:BLOCK_BYTES])
         assert errno.ESTALE == raised.value.errno
 
 
@@ -215,11 +215,11 @@ async def test_a_body_that_gets_its_name_in_a_moved_folder_is_not_reported(
         monkeypatch.setattr(Directory, step, late)
     with opened(out) as sink:
         with pytest.raises(OSError, match="was moved"):
-            await keep(sink, body)
+            await store_body(sink, body)
         monkeypatch.undo()
         out.mkdir()
         await sink.disk.space()
-        stored = await keep(sink, body)
+        stored = await store_body(sink, body)
     assert stored is not None
     assert body == (out / stored.path).read_bytes()
 
@@ -230,12 +230,12 @@ async def test_the_workers_own_folders_are_made_again(tmp_path: Path, folder: st
     out = tmp_path / "out"
     with opened(out) as sink:
         async with aclosing(receive(sink, BODY)) as writer:
-            await give(writer, BODY)
+            await write_piece(writer, BODY)
             await writer.sync()
             shutil.rmtree(out / folder)
             with pytest.raises(FileNotFoundError):
                 await writer.commit(lambda: True)
-        stored = await keep(sink, BODY)
+        stored = await store_body(sink, BODY)
     assert stored is not None
     assert {stored.path} == files(out)
 
@@ -250,7 +250,7 @@ async def test_a_folder_on_the_device_below_a_mount_is_not_used(
         replaced(out)
         space = await sink.disk.space()
         with pytest.raises(OSError, match="was moved"):
-            await keep(sink, b"body")
+            await store_body(sink, b"body")
     assert space.displaced
     assert f"{out} was moved, removed or replaced: its file system is not mounted" in str(space.error)
     assert not files(out)
@@ -271,7 +271,7 @@ async def test_the_folder_below_an_unmounted_disk_is_not_used(tmp_path: Path) ->
             assert "its file system is not mounted any more" in str(space.error)
             mount(["mount", "-t", "tmpfs", "tmpfs", str(out)])
             assert str(out) == (await sink.disk.space()).reopened
-            stored = await keep(sink, b"body")
+            stored = await store_body(sink, b"body")
         assert stored is not None
         assert b"body" == (out / stored.path).read_bytes()
 

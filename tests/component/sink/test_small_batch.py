@@ -21,7 +21,7 @@ from fetchfleet.worker.sink.files.directory import Directory
 from fetchfleet.worker.sink.files.out_folder import THREADS
 from fetchfleet.worker.sink.files.sink import FileSink
 from fetchfleet.worker.sink.index_entry import StoredAt
-from tests.support.disks import ID, files, give, keep, mounted, opened, some_bytes
+from tests.support.disks import ID, files, mounted, opened, some_bytes, store_body, write_piece
 from tests.support.waiting import wait_until
 
 
@@ -35,7 +35,7 @@ def sink(tmp_path: Path) -> Iterator[FileSink]:
 def all_of(sink: FileSink, count: int) -> list[asyncio.Task[StoredAt | None]]:
     """Start to store that many bodies at once, each under its own name."""
     return [
-        asyncio.create_task(keep(sink, some_bytes(number), f"folder/{number}", place=number))
+        asyncio.create_task(store_body(sink, some_bytes(number), f"folder/{number}", place=number))
         for number in range(count)
     ]
 
@@ -141,7 +141,7 @@ async def test_on_a_slow_disk_bodies_are_stored_in_parallel(
 
     monkeypatch.setattr(Directory, "name", together_only)
     with opened(tmp_path / "out", BatchTimings(stuck_s=60.0, slow_s=-1.0, slow_turns=1)) as sink:
-        await keep(sink, b"x", "first")
+        await store_body(sink, b"x", "first")
         kept = await asyncio.gather(*all_of(sink, THREADS))
 
     assert all(kept)
@@ -152,7 +152,7 @@ async def test_an_error_of_one_body_in_a_batch_fails_only_that_body(sink: FileSi
     (sink.disk.path / "folder").mkdir()
     (sink.disk.path / "folder/2").symlink_to("nowhere")
     (sink.disk.path / "folder/3").write_bytes(b"theirs")
-    refused = asyncio.create_task(keep(sink, b"x", "folder/3", place=99, if_exists="fail"))
+    refused = asyncio.create_task(store_body(sink, b"x", "folder/3", place=99, if_exists="fail"))
     tasks = all_of(sink, 3)
 
     outcomes = await asyncio.gather(refused, *tasks, return_exceptions=True)
@@ -166,7 +166,7 @@ async def test_a_disk_that_fills_up_during_a_batch_keeps_the_bodies_that_fit(tmp
     """Each body is whole, or missing with an error."""
     with mounted(tmp_path / "out", "1m") as out, opened(out) as sink:
         body = some_bytes(100_000)
-        receiving = [keep(sink, body, f"folder/{number}", place=number) for number in range(20)]
+        receiving = [store_body(sink, body, f"folder/{number}", place=number) for number in range(20)]
 
         outcomes = await asyncio.gather(*receiving, return_exceptions=True)
 
@@ -202,7 +202,7 @@ async def test_the_lease_is_checked_again_after_a_body_is_written(sink: FileSink
     looks = iter([True, False])
 
     async with aclosing(sink.writer(entry, 1, Expected())) as part:
-        await give(part, b"x" * 1000)
+        await write_piece(part, b"x" * 1000)
         kept = await part.commit(lambda: next(looks))
 
     assert kept is None
@@ -306,7 +306,7 @@ async def test_missing_support_for_nameless_files_is_detected_once(
     monkeypatch.setattr(os, "open", knows_none)
 
     for number in range(3):
-        assert await keep(sink, some_bytes(number), f"folder/{number}")
+        assert await store_body(sink, some_bytes(number), f"folder/{number}")
 
     assert asked == ["."]
     assert files(sink.disk.path) == {"folder/0", "folder/1", "folder/2"}
@@ -318,7 +318,7 @@ async def test_without_proc_bodies_start_as_partial_files(
     """Naming a nameless file needs /proc/self/fd, which may be missing or not permitted."""
     monkeypatch.setattr(directory_module, "_OPEN_FILES", "/nowhere")
 
-    assert await keep(sink, b"x", "folder/a")
+    assert await store_body(sink, b"x", "folder/a")
 
     assert (sink.disk.path / "folder/a").read_bytes() == b"x"
     assert files(sink.disk.path) == {"folder/a"}
@@ -329,13 +329,15 @@ async def test_a_closed_sink_stores_no_body(sink: FileSink) -> None:
     sink.close()
 
     with pytest.raises(RuntimeError):
-        await keep(sink, b"x", "a")
+        await store_body(sink, b"x", "a")
 
 
 async def test_bodies_around_the_size_of_a_block_are_stored_whole(sink: FileSink) -> None:
     """A body smaller than a block is stored in a batch, a larger one by itself."""
     sizes = [0, 1, BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 1]
-    receiving = [keep(sink, some_bytes(size), str(size), place=place) for place, size in enumerate(sizes)]
+    receiving = [
+        store_body(sink, some_bytes(size), str(size), place=place) for place, size in enumerate(sizes)
+    ]
 
     kept = await asyncio.gather(*receiving)
 

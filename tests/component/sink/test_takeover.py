@@ -19,8 +19,8 @@ from fetchfleet.worker.sink.files import takeover
 from fetchfleet.worker.sink.files.directory import Directory
 from fetchfleet.worker.sink.files.sink import FileSink, FileWriter
 from fetchfleet.worker.sink.index_entry import StoredAt
-from tests.support.disks import give
-from tests.support.ranged import body_of
+from tests.support.disks import write_piece
+from tests.support.range_server import body_of
 from tests.support.waiting import wait_until
 
 ENTRY = Entry(id="0123456789abcdef-00000007", deadline_ms=0, fetch=Fetch(url="http://x/"))
@@ -63,7 +63,7 @@ async def half(sink: FileSink, size_bytes: int = HALF) -> int:
 async def write(part: FileWriter, body: bytes) -> None:
     """Write the bytes in pieces, as they come from a socket."""
     for at in range(0, len(body), 60_000):
-        await give(part, body[at : at + 60_000])
+        await write_piece(part, body[at : at + 60_000])
 
 
 async def rest(sink: FileSink, taken: takeover.TakenFile, at: int, **expected: Any) -> StoredAt | None:

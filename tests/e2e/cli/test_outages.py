@@ -75,7 +75,7 @@ async def test_commands_wait_for_redis_and_continue(tmp_path: Path) -> None:
     report = tmp_path / "report"
     with ExitStack() as stack:
         server = stack.enter_context(own_redis())
-        await wait_until(server.answers, "Redis")
+        await wait_until(server.responds, "Redis")
         where = ("--redis", server.url)
         async with (
             Origin.serving("127.0.0.198", sequence(*[ok()] * 5, held(go_on))) as origin,
@@ -93,12 +93,12 @@ async def test_commands_wait_for_redis_and_continue(tmp_path: Path) -> None:
             assert reading.process.stdout
             first = await asyncio.to_thread(reading.process.stdout.readline)
 
-            await asyncio.to_thread(server.stop)
+            await asyncio.to_thread(server.kill)
             following.process.send_signal(signal.SIGSTOP)
             begun = [Command(stack, "status", *where), Command(stack, "submit", tmp_path / "list", *where)]
             said = await asyncio.gather(*(command.says() for command in (reading, *begun)))
             server.start()
-            await wait_until(server.answers, "Redis", STARTS_S)
+            await wait_until(server.responds, "Redis", STARTS_S)
             following.process.send_signal(signal.SIGCONT)
             go_on.set()
             followed, read, *others = await asyncio.gather(
@@ -127,7 +127,7 @@ async def exits_with_3(command: Command) -> list[str]:
 async def again(server: OwnRedis) -> None:
     """Start the server again."""
     server.start()
-    await wait_until(server.answers, "Redis", STARTS_S)
+    await wait_until(server.responds, "Redis", STARTS_S)
 
 
 async def test_exit_3_names_the_command_that_continues(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ async def test_exit_3_names_the_command_that_continues(tmp_path: Path) -> None:
         async with Origin.serving("127.0.0.199", sequence(*[ok()] * 5, held(go_on))) as origin:
             listed = [origin.url(f"/{place}") for place in range(12)]
             (tmp_path / "list").write_text("\n".join(listed))
-            await asyncio.to_thread(server.stop)
+            await asyncio.to_thread(server.kill)
             submit = Command(stack, "submit", tmp_path / "list", "--redis", server.url, patience_s=0.2)
             complete = await exits_with_3(submit)
             await again(server)
@@ -150,7 +150,7 @@ async def test_exit_3_names_the_command_that_continues(tmp_path: Path) -> None:
             follow = Command(stack, *complete, "--report", report, patience_s=0.2)
             await wait_until(lambda: len(origin.requests) > 5, "the work", STARTS_S)
             await wait_until(lambda: reported(server, done.stdout.strip()), "the results", STARTS_S)
-            await asyncio.to_thread(server.stop)
+            await asyncio.to_thread(server.kill)
             *words, append_to, path = await exits_with_3(follow)
             cancel = Command(stack, "cancel", done.stdout.strip(), "--redis", server.url, patience_s=0.2)
             assert ["cancel", done.stdout.strip(), "--redis", server.url] == await exits_with_3(cancel)

@@ -12,8 +12,8 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.entry import PartialNote, parse_entry
 from fetchfleet.jobs.redis_connection import connect
 from fetchfleet.worker.lanes.parameters import LaneParameters
-from tests.support.named_workers import NamedWorkers, asker, named_workers, results_of
-from tests.support.ranged import Ranged, body_of, range_of
+from tests.support.named_workers import NamedWorkers, named_workers, results_of, worker_of
+from tests.support.range_server import RangedBody, body_of, range_of
 from tests.support.waiting import wait_until
 from tools.origin.server import Exchange, Origin
 
@@ -30,7 +30,7 @@ class Large:
     def __init__(self) -> None:
         self.body = body_of(1 << 20) * (SIZE >> 20)
         self.sha256 = hashlib.sha256(self.body).hexdigest()
-        self.served = Ranged(self.body)
+        self.served = RangedBody(self.body)
         self._halted = False
 
     async def __call__(self, x: Exchange) -> None:
@@ -62,9 +62,9 @@ async def noted(redis_url: str) -> PartialNote:
     return found
 
 
-def parts_of(hands: NamedWorkers) -> int:
+def parts_of(workers: NamedWorkers) -> int:
     """Return the size of the partial files on the workers' disk, in bytes."""
-    return sum((hands.out / name).stat().st_size for name in hands.parts())
+    return sum((workers.out / name).stat().st_size for name in workers.parts())
 
 
 @pytest.mark.parametrize("same_disk", [True, False], ids=["same-disk", "another-disk"])
@@ -79,18 +79,18 @@ async def test_after_kill_9_a_body_resumes_at_its_checkpoint(
     second = tmp_path / ("fleet" if same_disk else "elsewhere")
     async with Origin.serving(HOST, large) as origin:
         with (
-            named_workers(redis_url, tmp_path / "fleet", FETCHFLEET_LEASE_S="3") as hands,
+            named_workers(redis_url, tmp_path / "fleet", FETCHFLEET_LEASE_S="3") as workers,
             named_workers(redis_url, second, FETCHFLEET_LEASE_S="3") as others,
         ):
-            await hands.start_all("one")
+            await workers.start_all("one")
             batch = await fleet.submit([origin.url()])
             note = await noted(redis_url)
-            hands.members["one"].kill()
+            workers.members["one"].kill()
             await others.start_all("two")
             [result] = (await results_of(fleet, batch.id)).values()
             stored = hashlib.sha256((others.out / str(result.path)).read_bytes()).hexdigest()
             left = others.parts()
-        asked = [(asker(seen), range_of(seen)) for seen in origin.requests]
+        asked = [(worker_of(seen), range_of(seen)) for seen in origin.requests]
 
     assert CHECKPOINT_BYTES <= note.offset_bytes <= STOPS_AT
     assert [("one", None), ("two", f"bytes={note.offset_bytes}-" if same_disk else None)] == asked
@@ -107,17 +107,17 @@ async def test_after_sigterm_a_body_resumes_where_it_stopped(
     """The stop counts as an interruption and costs no attempt."""
     large = Large()
     async with Origin.serving(HOST, large) as origin:
-        with named_workers(redis_url, tmp_path / "fleet", FETCHFLEET_GRACE_S="0.2") as hands:
-            [one] = await hands.start_all("one")
+        with named_workers(redis_url, tmp_path / "fleet", FETCHFLEET_GRACE_S="0.2") as workers:
+            [one] = await workers.start_all("one")
             batch = await fleet.submit([origin.url()])
             # All but the block that is still in memory.
-            await wait_until(lambda: parts_of(hands) > STOPS_AT - (1 << 20), "most of the body", BEFORE_S)
+            await wait_until(lambda: parts_of(workers) > STOPS_AT - (1 << 20), "most of the body", BEFORE_S)
             ended_with = await one.terminated()
-            kept_bytes = parts_of(hands)
-            await hands.start_all("two")
+            kept_bytes = parts_of(workers)
+            await workers.start_all("two")
             [result] = (await results_of(fleet, batch.id)).values()
-            left = hands.parts()
-        asked = [(asker(seen), range_of(seen)) for seen in origin.requests]
+            left = workers.parts()
+        asked = [(worker_of(seen), range_of(seen)) for seen in origin.requests]
 
     assert 0 == ended_with
     assert STOPS_AT - (1 << 20) < kept_bytes <= STOPS_AT

@@ -12,7 +12,7 @@ import redis
 from fetchfleet.jobs.redis_connection import MAX_SOCKET_BYTES, connect
 from fetchfleet.worker.local import embedded_redis
 from fetchfleet.worker.local.embedded_redis import EmbeddedRedis, EmbeddedRedisError, find_server
-from tests.support import left_behind
+from tests.support import leaks
 from tests.support.waiting import wait_until
 
 
@@ -22,7 +22,7 @@ def test_the_embedded_redis_ends_with_its_block_and_keeps_its_data(tmp_path: Pat
         client.set("kept", "yes")
         socket = Path(server.url.removeprefix("unix://"))
     assert not socket.parent.exists()
-    assert {} == {pid: name for pid, name in left_behind.children().items() if str(tmp_path) in name}
+    assert {} == {pid: name for pid, name in leaks.children().items() if str(tmp_path) in name}
 
     with EmbeddedRedis(tmp_path) as server, redis.Redis.from_url(server.url) as client:
         assert b"yes" == client.get("kept")
@@ -99,7 +99,7 @@ def test_a_frozen_redis_is_killed(tmp_path: Path) -> None:
         pid = server._server.pid
         server._server.send_signal(signal.SIGSTOP)
 
-    assert pid not in left_behind.children()
+    assert pid not in leaks.children()
 
 
 async def works_with(temporary: Path, state: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

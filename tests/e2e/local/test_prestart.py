@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fetchfleet import Fleet, Outcome
 from fetchfleet.worker.local.process import MAX_QUICK_ENDS, WorkersError, at_work, prestarted
-from tests.support import left_behind
+from tests.support import leaks
 from tests.support.waiting import wait_until
 from tests.support.workers import LOOPBACK
 from tools.origin.behaviours import ok
@@ -84,9 +84,9 @@ def test_unused_prestarted_workers_end_with_the_block() -> None:
     """As for a list with a bad line: they never get an order."""
     with prestarted(2) as processes:
         pids = {process.process.pid for process in processes}
-        assert pids <= left_behind.children().keys()
+        assert pids <= leaks.children().keys()
 
-    assert set() == pids & left_behind.children().keys()
+    assert set() == pids & leaks.children().keys()
 
 
 async def test_a_prestarted_worker_exits_0_when_its_pipe_is_closed() -> None:

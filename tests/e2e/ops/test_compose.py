@@ -15,7 +15,7 @@ from fetchfleet.worker.inspect.registration import name_of
 from fetchfleet.worker.policy.egress import Egress
 from tests.support import compose
 from tests.support.compose import Project, docker
-from tests.support.containers import docker_trouble
+from tests.support.containers import container_error
 from tests.support.waiting import wait_until
 from tools.demo import hosts
 
@@ -58,9 +58,9 @@ def test_compose_accepts_the_file_with_and_without_the_demo() -> None:
 
     assert 0 == project.run("config", "--quiet").returncode
     assert 0 == project.run(*demo, "config", "--quiet").returncode
-    assert {"redis", "worker"} <= set(project.said("config", "--services").split())
+    assert {"redis", "worker"} <= set(project.output("config", "--services").split())
     assert {"redis", "worker", "demo-hosts", "producer"} == set(
-        project.said(*demo, "config", "--services").split()
+        project.output(*demo, "config", "--services").split()
     )
 
 
@@ -68,7 +68,7 @@ def test_compose_accepts_the_file_with_and_without_the_demo() -> None:
 def test_the_users_file_is_loaded_and_workers_connect_as_its_user_worker() -> None:
     """With compose.users.yml on top of docker-compose.yml."""
     users = ("--file", str(compose.ROOT / "ops" / "compose.users.yml"))
-    config = Project("fetchfleet", DEMO_ENV).said(*users, "config")
+    config = Project("fetchfleet", DEMO_ENV).output(*users, "config")
 
     assert "--aclfile" in config
     assert "redis://worker:only-a-demo@redis:6379/0" in config
@@ -92,16 +92,16 @@ def trial(tmp_path: Path) -> Iterator[Project]:
         pytest.skip(f"{TRIAL_VARIABLE} is not 1; the trial builds images and takes a minute or two")
     if compose.command() is None:
         pytest.skip("neither docker compose nor docker-compose")
-    if trouble := docker_trouble():
+    if trouble := container_error():
         pytest.skip(f"no container can be run: {trouble}")
     env_file = tmp_path / "env"
     env_file.write_text(TRIAL_ENV)
     project = Project("fetchfleet-trial", env_file)
     try:
-        project.said("--profile", "demo", "up", "--detach", "--build", "--scale", "worker=3")
+        project.output("--profile", "demo", "up", "--detach", "--build", "--scale", "worker=3")
         yield project
     finally:
-        project.said("--profile", "demo", "down", "--volumes", "--rmi", "local", "--timeout", "5")
+        project.output("--profile", "demo", "down", "--volumes", "--rmi", "local", "--timeout", "5")
 
 
 @pytest.mark.timeout(900)
@@ -122,11 +122,11 @@ async def test_one_of_three_workers_is_killed_and_every_result_arrives_once(
         "the survivors to be healthy",
         60,
     )
-    trial.said("stop", "worker")
-    logs = trial.said("logs", "--no-color", "worker")
+    trial.output("stop", "worker")
+    logs = trial.output("logs", "--no-color", "worker")
 
     assert "true" == was_running
-    assert "0" == ended_with.strip(), trial.said("logs", "--no-color", "producer")
+    assert "0" == ended_with.strip(), trial.output("logs", "--no-color", "producer")
     assert len(list(hosts.fetches(dict.fromkeys(hosts.BEHAVIOURS, "")))) == len(results)
     assert len(results) == len({result["id"] for result in results})
     assert [] == [result for result in results if result["outcome"] != result["meta"]["expect"]]
@@ -139,9 +139,9 @@ async def test_one_of_three_workers_is_killed_and_every_result_arrives_once(
 def at_work_on(project: Project, lane: str) -> str:
     """Return the short ID of the container whose worker has claims in the lane, "" if there is none."""
     ask = ("exec", "-T", "redis", "redis-cli")
-    if project.said(*ask, "hlen", keys.claimed(lane)).strip() == "0":
+    if project.output(*ask, "hlen", keys.claimed(lane)).strip() == "0":
         return ""
-    owner = project.said(*ask, "hget", keys.lane(lane), "owner").strip()
+    owner = project.output(*ask, "hget", keys.lane(lane), "owner").strip()
     return name_of(owner).rpartition("-")[0]
 
 

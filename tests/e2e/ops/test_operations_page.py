@@ -115,17 +115,17 @@ async def paths_in(client: Redis) -> list[bytes]:
 async def test_a_backup_is_restored_by_the_commands_of_the_page(machine: Machine, server: OwnRedis) -> None:
     """Fetches submitted before the snapshot are back, later ones are gone, and AOF is on again."""
     backup, restore = blocks_of("Backup")
-    await wait_until(server.answers, "Redis")
+    await wait_until(server.responds, "Redis")
     async with connect(server.url) as client, Fleet(server.url) as fleet:
         batch = await fleet.submit([f"http://a.example/{place}" for place in range(100)])
         before = await paths_in(client)
         await machine.run(backup)
         await fleet.submit(["http://a.example/lost"])
-    server.stop()
+    server.kill()
     await machine.run(restore)
     assert not server.socket.exists()
     server.start("--dir", str(machine.folder / "redis"))
-    await wait_until(server.answers, "Redis again")
+    await wait_until(server.responds, "Redis again")
     async with connect(server.url) as client, Fleet(server.url) as fleet:
         after = await paths_in(client)
         counts = await fleet.batch(batch.id).counts()

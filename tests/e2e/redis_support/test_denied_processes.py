@@ -5,7 +5,7 @@ import pytest
 from tests.support import guarded_redis
 from tests.support.workers import fetchfleet
 
-WHY_NOT = guarded_redis.why_unguarded()
+WHY_NOT = guarded_redis.acl_skip_reason()
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")
 
 

@@ -20,8 +20,8 @@ from tools.origin.server import Origin
 NAMED, UNNAMED = "127.0.0.173", "127.0.0.174"
 
 WHY_NOT = (
-    guarded_redis.why_unguarded()
-    or guarded_redis.why_no_tls()
+    guarded_redis.acl_skip_reason()
+    or guarded_redis.tls_skip_reason()
     or (None if HAS_OPENSSL else "needs the openssl command")
 )
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")

@@ -160,7 +160,7 @@ async def test_liveness_passes_in_a_redis_outage_and_fails_for_a_frozen_process(
         return (await health("--ready"))[0] == 0
 
     with own_redis() as server:
-        await wait_until(server.answers, "Redis")
+        await wait_until(server.responds, "Redis")
         with named_workers(server.url, tmp_path / "fleet", QUICK_POLICY) as hands:
             worker = hands.start(name)
             await wait_until(is_ready, "the worker", every_s=0.2)

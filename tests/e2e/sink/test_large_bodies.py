@@ -13,7 +13,7 @@ import pytest
 
 from fetchfleet import Fetch, Fleet, Outcome
 from fetchfleet.worker.policy.model import LanePolicy
-from tests.support.ranged import body_of
+from tests.support.range_server import body_of
 from tests.support.waiting import wait_until
 from tests.support.workers import QUICK_POLICY, workers
 from tools.origin.server import Behaviour, Exchange, Header, Origin

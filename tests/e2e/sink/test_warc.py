@@ -12,7 +12,7 @@ from fetchfleet.jobs import keys
 from tests.support.named_workers import NamedWorkers, named_workers, results_of
 from tests.support.tiny_server import tiny_server
 from tests.support.waiting import wait_until
-from tests.support.warc import Found, read, segments
+from tests.support.warc import WarcRecord, read, segments
 from tests.support.workers import QUICK_POLICY, fetchfleet
 from tools.origin.static_server import serve_folder
 
@@ -27,17 +27,17 @@ def body_of(n: int) -> bytes:
     return hashlib.sha256(str(n).encode()).digest() * (n % 40)
 
 
-async def closed(hands: NamedWorkers) -> dict[str, dict[int, Found]]:
+async def closed(workers: NamedWorkers) -> dict[str, dict[int, WarcRecord]]:
     """Stop all workers, and return the records of each segment by their offset."""
-    for name in hands.alive():
-        assert await hands.members[name].terminated() == 0
-    found = segments(hands.out)
-    assert set(found) == hands.files(), "a segment is still open"
-    assert not hands.parts()
+    for name in workers.alive():
+        assert await workers.members[name].terminated() == 0
+    found = segments(workers.out)
+    assert set(found) == workers.files(), "a segment is still open"
+    assert not workers.parts()
     return {path: {record.offset: record for record in read(each)} for path, each in found.items()}
 
 
-def check(results: dict[str, Result], archive: dict[str, dict[int, Found]]) -> None:
+def check(results: dict[str, Result], archive: dict[str, dict[int, WarcRecord]]) -> None:
     """Assert that each result is stored once, and that its record begins at its offset."""
     for url, result in results.items():
         assert result.outcome is Outcome.STORED, result
@@ -60,13 +60,13 @@ async def test_two_workers_archive_a_third_party_server(redis_url: str, fleet: F
         (site / str(n)).write_bytes(body_of(n))
     with (
         serve_folder(site, HOSTS) as server,
-        named_workers(redis_url, tmp_path / "fleet", POLICY, FETCHFLEET_SINK="warc") as hands,
+        named_workers(redis_url, tmp_path / "fleet", POLICY, FETCHFLEET_SINK="warc") as workers,
     ):
-        await hands.start_all("one", "two")
+        await workers.start_all("one", "two")
         urls = {f"{server.base_urls[n % len(HOSTS)]}/{n}": n for n in range(FILES)}
         batch = await fleet.submit(list(urls))
         results = await results_of(fleet, batch.id)
-        archive = await closed(hands)
+        archive = await closed(workers)
 
     check(results, archive)
     for url, result in results.items():
@@ -85,9 +85,9 @@ async def test_after_a_kill_every_result_has_its_record(
     environment = {"FETCHFLEET_SINK": "warc", "FETCHFLEET_LEASE_S": "1"}
     with (
         tiny_server(HOSTS) as bases,
-        named_workers(redis_url, tmp_path / "fleet", policy, **environment) as hands,
+        named_workers(redis_url, tmp_path / "fleet", policy, **environment) as workers,
     ):
-        await hands.start_all("one", "two")
+        await workers.start_all("one", "two")
         batch = await fleet.submit([f"{bases[n % len(HOSTS)]}/{n}" for n in range(THROUGH_KILLS)])
         for name, count in (("one", THROUGH_KILLS // 10), ("two", THROUGH_KILLS // 3)):
 
@@ -95,10 +95,10 @@ async def test_after_a_kill_every_result_has_its_record(
                 return int(await redis.xlen(keys.ALL_RESULTS)) >= count
 
             await wait_until(enough, "some results", 60, 0.01)
-            hands.members[name].kill()
-            hands.start(name)
+            workers.members[name].kill()
+            workers.start(name)
         results = await results_of(fleet, batch.id)
-        archive = await closed(hands)
+        archive = await closed(workers)
 
     assert len(results) == THROUGH_KILLS
     check(results, archive)

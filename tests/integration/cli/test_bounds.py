@@ -28,11 +28,11 @@ def test_a_number_out_of_range_is_refused_and_one_in_redis_stops_no_command(redi
     asyncio.run(enqueue_for_hosts_of_foreign_state(redis_url))
     commands = Commands(redis_url)
     refusals = [
-        commands.asks("policy", "set", "a.example", "rate_per_s=1e-300"),
-        commands.asks("results", "0" * 16, "--after", f"{10**30}-0"),
-        commands.asks("results", "0" * 16, "--after", f"{1 << 64}-0"),
-        commands.asks("dead", "show", "²-0"),
-        commands.asks("batches", "--limit", f"{10**20}"),
+        commands.invoke("policy", "set", "a.example", "rate_per_s=1e-300"),
+        commands.invoke("results", "0" * 16, "--after", f"{10**30}-0"),
+        commands.invoke("results", "0" * 16, "--after", f"{1 << 64}-0"),
+        commands.invoke("dead", "show", "²-0"),
+        commands.invoke("batches", "--limit", f"{10**20}"),
     ]
 
     async def set_by_an_older_version() -> None:
@@ -41,27 +41,27 @@ def test_a_number_out_of_range_is_refused_and_one_in_redis_stops_no_command(redi
             await redis.hset(keys.POLICY, "c.example", '{"attempts":0}')  # type: ignore[misc]
 
     asyncio.run(set_by_an_older_version())
-    explained = commands.reads("explain", "a.example")
-    far = commands.does("explain", "b.example")
+    explained = commands.json("explain", "a.example")
+    far = commands.run("explain", "b.example")
     shown = [
-        commands.does(*words) for words in (["status"], ["policy", "show", "a.example"], ["policy", "show"])
+        commands.run(*words) for words in (["status"], ["policy", "show", "a.example"], ["policy", "show"])
     ]
-    paused = commands.does("pause", "a.example")
-    other = commands.asks("policy", "set", "b.example", "burst=2")
-    commands.does("policy", "unset", "a.example", "rate_per_s")
-    commands.does("policy", "unset", "c.example", "attempts")
-    commands.does("policy", "set", "b.example", "burst=2")
+    paused = commands.run("pause", "a.example")
+    other = commands.invoke("policy", "set", "b.example", "burst=2")
+    commands.run("policy", "unset", "a.example", "rate_per_s")
+    commands.run("policy", "unset", "c.example", "attempts")
+    commands.run("policy", "set", "b.example", "burst=2")
 
-    assert [refused.code for refused in refusals] == [2] * 5
-    assert "rate_per_s: must be 0 or between 0.00001 and 100000, got 1e-300" in refusals[0].text
-    assert ["is no position" in refused.text for refused in refusals[1:4]] == [True] * 3
+    assert [refused.exit_code for refused in refusals] == [2] * 5
+    assert "rate_per_s: must be 0 or between 0.00001 and 100000, got 1e-300" in refusals[0].output
+    assert ["is no position" in refused.output for refused in refusals[1:4]] == [True] * 3
     assert "rate_per_s" in " ".join(explained["policy"]["notes"])
     assert explained["policy"]["sources"]["burst"]["source"] == "default"
     assert "b.example: cooling until" in far
     assert all(shown)
     assert "is paused" in paused
-    assert (other.code, "rate_per_s" in other.text or "attempts" in other.text) == (2, True)
-    assert commands.reads("explain", "a.example")["policy"]["sources"]["burst"]["source"] == "override"
+    assert (other.exit_code, "rate_per_s" in other.output or "attempts" in other.output) == (2, True)
+    assert commands.json("explain", "a.example")["policy"]["sources"]["burst"]["source"] == "override"
 
 
 @pytest.mark.parametrize(
@@ -91,11 +91,11 @@ def test_no_number_in_redis_stops_a_command(redis_url: str, number: str, score: 
 
     asyncio.run(fill())
     commands = Commands(redis_url)
-    said = [
-        commands.asks(*words, *as_json)
+    results = [
+        commands.invoke(*words, *as_json)
         for words in (["status"], ["batches"], ["results", BATCH], ["explain", "a.example"], ["pause"])
         for as_json in ([], ["--json"])
     ]
     asyncio.run(clear())
 
-    assert [one.code for one in said] == [0] * 10
+    assert [one.exit_code for one in results] == [0] * 10

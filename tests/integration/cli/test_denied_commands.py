@@ -14,7 +14,7 @@ from fetchfleet.worker.redis_support.permissions import ROLES, needed_for
 from tests.support import guarded_redis
 from tests.support.guarded_redis import GuardedRedis
 
-WHY_NOT = guarded_redis.why_unguarded()
+WHY_NOT = guarded_redis.acl_skip_reason()
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")
 
 BATCH = "0123456789abcdef"
@@ -69,7 +69,7 @@ def guarded() -> Iterator[GuardedRedis]:
         yield server
 
 
-def said_as(guarded: GuardedRedis, user: str, *arguments: str) -> str:
+def output_as(guarded: GuardedRedis, user: str, *arguments: str) -> str:
     """Return the output of the command, run as that user."""
     environment = {"FETCHFLEET_REDIS_URL": guarded.url(user)}
     ended = CliRunner().invoke(app, arguments, env=environment)
@@ -83,8 +83,8 @@ def test_a_denied_command_names_the_user_that_may_and_that_user_is_not_denied(
 ) -> None:
     """Run as every other user of ops/users.acl. The message also names what the user may do."""
     needed = needed_for(command)
-    said = {user: said_as(guarded, user, *COMMANDS[command]) for user in ROLES}
-    denied = {user: text for user, text in said.items() if "docs/security.md" in text}
+    outputs = {user: output_as(guarded, user, *COMMANDS[command]) for user in ROLES}
+    denied = {user: text for user, text in outputs.items() if "docs/security.md" in text}
 
     assert needed not in denied, denied
     assert {"pusher", "reader"} <= denied.keys()
@@ -100,10 +100,10 @@ def test_a_command_that_a_producer_may_not_run_needs_the_operator(
     guarded: GuardedRedis, command: str
 ) -> None:
     """The denied Redis command is named."""
-    said = said_as(guarded, "producer", *COMMANDS[command])
+    output = output_as(guarded, "producer", *COMMANDS[command])
 
-    assert re.match(rf"{command}: the Redis user producer (may not run [a-z]+|is refused: )", said), said
-    assert "The user operator of ops/users.acl may" in said
+    assert re.match(rf"{command}: the Redis user producer (may not run [a-z]+|is refused: )", output), output
+    assert "The user operator of ops/users.acl may" in output
 
 
 def test_every_user_of_the_file_and_of_the_page_has_a_description() -> None:

@@ -87,9 +87,11 @@ def test_no_command_prints_an_unsafe_character_that_redis_holds(redis_url: str) 
     commands += [["policy", "set", HOST, "rate_per_s=x\x9b"], ["results", HOSTILE], ["explain", HOSTILE]]
     commands += [["results", BATCH, "--outcome", HOSTILE], [HOSTILE], ["status", f"--{HOSTILE}"]]
     commander = Commands(redis_url)
-    said = {" ".join(words): commander.prints(*words) for words in commands}
+    outputs = {" ".join(words): commander.terminal_output(*words) for words in commands}
     asyncio.run(clear(redis_url))
 
-    assert {words: text for words, text in said.items() if UNSAFE.search(text.replace("\n", ""))} == {}
-    assert "\\u202e" in said["status"]
-    assert json.loads(said[f"results {BATCH} --reveal --json"].splitlines()[0]) == msgspec.to_builtins(RESULT)
+    assert {words: text for words, text in outputs.items() if UNSAFE.search(text.replace("\n", ""))} == {}
+    assert "\\u202e" in outputs["status"]
+    assert json.loads(outputs[f"results {BATCH} --reveal --json"].splitlines()[0]) == msgspec.to_builtins(
+        RESULT
+    )

@@ -41,9 +41,9 @@ async def set_up(redis_url: str, workers: dict[str, Policy]) -> None:
 
 def test_explain_and_policy_show_use_the_workers_policy_and_name_its_sources(commands: Commands) -> None:
     """Its concurrency, its file, and the keys set at run time."""
-    commands.does("policy", "set", "a.example", "attempts=2")
-    explained, shown = commands.reads("explain", "a.example"), commands.reads("policy", "show", "a.example")
-    text, table = commands.does("explain", "a.example"), commands.does("policy", "show", "a.example")
+    commands.run("policy", "set", "a.example", "attempts=2")
+    explained, shown = commands.json("explain", "a.example"), commands.json("policy", "show", "a.example")
+    text, table = commands.run("explain", "a.example"), commands.run("policy", "show", "a.example")
 
     assert 2 == explained["concurrency"] == shown["concurrency"]
     assert explained["policy"] == shown["policy"]
@@ -62,21 +62,21 @@ def test_explain_and_policy_show_use_the_workers_policy_and_name_its_sources(com
 
 def test_a_pause_of_the_workers_file_is_seen_and_lifted(commands: Commands) -> None:
     """The file is not on this machine."""
-    explained = commands.reads("explain", "b.example")
-    refused = commands.asks("resume", "b.example")
-    commands.does("resume", "b.example", "--except")
+    explained = commands.json("explain", "b.example")
+    refused = commands.invoke("resume", "b.example")
+    commands.run("resume", "b.example", "--except")
 
     assert "paused" == explained["state"]
-    assert (2, True) == (refused.code, "the workers' policy file pauses b.example" in refused.text)
-    assert "idle" == commands.reads("explain", "b.example")["state"]
+    assert (2, True) == (refused.exit_code, "the workers' policy file pauses b.example" in refused.output)
+    assert "idle" == commands.json("explain", "b.example")["state"]
 
 
 def test_workers_that_differ_are_named_by_every_command(commands: Commands, redis_url: str) -> None:
     """With the values that differ for the host."""
     asyncio.run(set_up(redis_url, {"worker-3": OTHER}))
-    explained, table = commands.does("explain", "a.example"), commands.does("policy", "show", "a.example")
-    status = commands.does("status")
-    policies = {worker["id"]: worker["policy"] for worker in commands.reads("status")["workers"]}
+    explained, table = commands.run("explain", "a.example"), commands.run("policy", "show", "a.example")
+    status = commands.run("status")
+    policies = {worker["id"]: worker["policy"] for worker in commands.json("status")["workers"]}
 
     for text in (explained, table):
         assert "differ in their policy files: 01234567 on worker-1, worker-2; fedcba98 on worker-3" in text
@@ -88,9 +88,9 @@ def test_workers_that_differ_are_named_by_every_command(commands: Commands, redi
 def test_without_workers_the_defaults_are_assumed_with_a_notice(redis_url: str) -> None:
     """By explain and by policy show, as text and as JSON."""
     commands = Commands(redis_url)
-    said = [commands.does(*command, "a.example") for command in (("explain",), ("policy", "show"))]
-    read = commands.reads("explain", "a.example")["policy"]
+    outputs = [commands.run(*command, "a.example") for command in (("explain",), ("policy", "show"))]
+    read = commands.json("explain", "a.example")["policy"]
 
-    assert all("the built-in defaults are assumed" in text for text in said)
+    assert all("the built-in defaults are assumed" in text for text in outputs)
     assert ("assumed", {}) == (read["origin"], read["workers"])
-    assert "every value is the default" in said[0]
+    assert "every value is the default" in outputs[0]

@@ -36,13 +36,13 @@ def park(data: sync_redis.Redis, lane: str, gate: GateState) -> None:
 def test_reset_names_the_state_that_it_clears(operator: Commands, data: sync_redis.Redis) -> None:
     """A URL stands for its host. A pause stays, and the output names the command that ends it."""
     park(data, HOST, BROKEN)
-    operator.does("pause", "default")
-    said = operator.does("reset", f"http://{HOST}:9000/")
-    read = operator.reads("reset", HOST)
+    operator.run("pause", "default")
+    output = operator.run("reset", f"http://{HOST}:9000/")
+    read = operator.json("reset", HOST)
 
-    assert f"{HOST}: reset once a worker takes the lane: breaker, cool-down" in said
-    assert "fetchfleet resume default" in said
-    assert "no worker is running" in said
+    assert f"{HOST}: reset once a worker takes the lane: breaker, cool-down" in output
+    assert "fetchfleet resume default" in output
+    assert "no worker is running" in output
     assert {
         "lane": HOST,
         "reset": ["breaker", "cool_down"],
@@ -58,10 +58,10 @@ def test_a_pattern_resets_every_host_below_it(operator: Commands, data: sync_red
     park(data, "a.cdn.net", BROKEN)
     park(data, "b.cdn.net", GateState())
     park(data, "c.org", BROKEN)
-    said = operator.does("reset", "*.cdn.net")
+    output = operator.run("reset", "*.cdn.net")
 
-    assert "a.cdn.net: reset" in said
-    assert "2 hosts reset, 1 of which had something to forget" in said
+    assert "a.cdn.net: reset" in output
+    assert "2 hosts reset, 1 of which had something to forget" in output
     assert not data.hexists(keys.lane("c.org"), "reset")
 
 
@@ -69,10 +69,10 @@ def test_reset_of_an_unknown_host_is_an_error(operator: Commands, data: sync_red
     """A mistyped one gets a suggestion."""
     data.hset(keys.lane("img.example.com"), "state", "scheduled")
     data.zadd(keys.ATTENTION, {"img.example.com": 1})
-    said = operator.asks("reset", "imgs.example.com")
+    refused = operator.invoke("reset", "imgs.example.com")
     data.delete(keys.lane("img.example.com"), keys.ATTENTION)
 
-    assert 1 == said.code
-    assert "no fetch has ever gone to imgs.example.com" in said.text
-    assert "did you mean img.example.com?" in said.text
+    assert 1 == refused.exit_code
+    assert "no fetch has ever gone to imgs.example.com" in refused.output
+    assert "did you mean img.example.com?" in refused.output
     assert not data.exists(keys.lane("imgs.example.com"))

@@ -21,7 +21,7 @@ from tests.support import guarded_redis
 from tests.support.commands import Commands
 from tests.support.guarded_redis import GuardedRedis
 
-WHY_NOT = guarded_redis.why_unguarded()
+WHY_NOT = guarded_redis.acl_skip_reason()
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")
 
 
@@ -63,11 +63,11 @@ def test_a_pusher_submits_and_reads(guarded: GuardedRedis, tmp_path: Path) -> No
     file = tmp_path / "urls.txt"
     file.write_text("http://a.example/1\nhttp://a.example/2\n")
     pusher = Commands(guarded.url("pusher"))
-    batch = pusher.does("submit", str(file), "--via", "inbox").split()[-1]
-    read = pusher.does("results", batch, "--via", "inbox")
-    other = pusher.asks("results", "0123456789abcdef", "--via", "inbox")
-    limited = pusher.asks("submit", str(file), "--via", "inbox", "--max-backlog", "1")
-    nowhere = pusher.asks("submit", str(file), "--via", "mail")
+    batch = pusher.run("submit", str(file), "--via", "inbox").split()[-1]
+    read = pusher.run("results", batch, "--via", "inbox")
+    other = pusher.invoke("results", "0123456789abcdef", "--via", "inbox")
+    limited = pusher.invoke("submit", str(file), "--via", "inbox", "--max-backlog", "1")
+    nowhere = pusher.invoke("submit", str(file), "--via", "mail")
     assert set() == guarded.refused()
     with sync_redis.Redis.from_url(guarded.admin_url) as admin:
         total = admin.hget(keys.batch(batch), "total")
@@ -75,6 +75,6 @@ def test_a_pusher_submits_and_reads(guarded: GuardedRedis, tmp_path: Path) -> No
     assert batch.startswith(inbox_prefix("pusher"))
     assert b"2" == total
     assert "to go on from here" in read
-    assert (2, True) == (other.code, "begin with" in other.text)
-    assert (2, True) == (limited.code, "--max-backlog" in limited.text)
-    assert (2, True) == (nowhere.code, "choose lanes or inbox" in nowhere.text)
+    assert (2, True) == (other.exit_code, "begin with" in other.output)
+    assert (2, True) == (limited.exit_code, "--max-backlog" in limited.output)
+    assert (2, True) == (nowhere.exit_code, "choose lanes or inbox" in nowhere.output)

@@ -27,7 +27,7 @@ from fetchfleet.worker.observability.log import get_logger
 from fetchfleet.worker.redis_support.health import RedisErrorReporter
 from fetchfleet.worker.redis_support.key_repair import KeyRepair
 from fetchfleet.worker.util import aio
-from tests.support.calls import as_taken, take_messages
+from tests.support.inbox import as_taken, take_messages
 from tests.support.lanes import BATCH_ID, LANE, LaneHold, ask, paths, url, waiting
 from tests.support.waiting import wait_until
 

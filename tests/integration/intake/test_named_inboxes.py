@@ -22,7 +22,7 @@ from fetchfleet.worker.intake.inbox import InboxReader, InboxTimings
 from fetchfleet.worker.observability.log import get_logger
 from fetchfleet.worker.redis_support.health import RedisErrorReporter
 from fetchfleet.worker.util import aio
-from tests.support.calls import as_taken, take_messages
+from tests.support.inbox import as_taken, take_messages
 from tests.support.lanes import BATCH_ID, LaneHold, ask, paths, url, waiting
 from tests.support.waiting import wait_until
 

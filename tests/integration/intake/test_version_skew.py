@@ -17,7 +17,7 @@ from fetchfleet.worker.intake.inbox import InboxReader, InboxTimings
 from fetchfleet.worker.intake.inbox_orders import read_all
 from fetchfleet.worker.observability.log import get_logger
 from fetchfleet.worker.redis_support.health import RedisErrorReporter
-from tests.support.calls import as_taken, take_messages
+from tests.support.inbox import as_taken, take_messages
 from tests.support.lanes import ask, paths, url, waiting
 
 Open = Callable[..., InboxReader]

@@ -69,11 +69,11 @@ async def test_every_result_of_every_batch_is_in_the_stream_once(fleet: Fleet, r
     """Also after repeated settlements."""
     batches = [await finished(fleet, redis, count) for count in (3, 1, 5)]
     batch = await fleet.submit([url("/twice")])
-    stay = await LaneHold.begin(redis)
-    (element,) = (await stay.claim()).serialized
+    hold = await LaneHold.begin(redis)
+    (element,) = (await hold.claim()).serialized
     for _ in range(2):
-        await stay.settle(stored(element))
-    await stay.release()
+        await hold.settle(stored(element))
+    await hold.release()
     expected = [of for each in (*batches, batch) for of in await results(redis, each)]
 
     assert expected == await stream(redis)
@@ -109,9 +109,9 @@ async def test_results_of_a_dead_consumer_are_claimed_by_another(fleet: Fleet, r
 async def test_the_stream_can_be_disabled(fleet: Fleet, redis: Redis) -> None:
     """The batch has its results nevertheless."""
     batch = await fleet.submit([url("/x")])
-    stay = await LaneHold.begin(redis)
-    stay._settler = Settler(redis, lambda _: None, for_all=False)
-    await stay.finish()
+    hold = await LaneHold.begin(redis)
+    hold._settler = Settler(redis, lambda _: None, for_all=False)
+    await hold.finish()
 
     assert [1, 0] == [len(await results(redis, batch)), await redis.exists(keys.ALL_RESULTS)]
 

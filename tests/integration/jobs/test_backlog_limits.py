@@ -51,11 +51,11 @@ def urls(count: int, lane: str = LANE) -> list[str]:
     return [url(f"/{place}", lane) for place in range(count)]
 
 
-async def settle(redis: Redis, count: int, stay: LaneHold | None = None) -> LaneHold:
+async def settle(redis: Redis, count: int, hold: LaneHold | None = None) -> LaneHold:
     """Settle that many fetches of the lane."""
-    stay = stay or await LaneHold.begin(redis)
-    await stay.settle(*(stored(element) for element in (await stay.claim(count)).serialized))
-    return stay
+    hold = hold or await LaneHold.begin(redis)
+    await hold.settle(*(stored(element) for element in (await hold.claim(count)).serialized))
+    return hold
 
 
 # Raise
@@ -116,13 +116,13 @@ async def test_an_interrupted_iterator_continues_under_its_id(redis_url: str, re
     async with Fleet(redis_url, max_backlog=CHUNK) as limited:
         with pytest.raises(FleetFullError):
             await limited.submit(iter(urls(2 * CHUNK)), batch_id=BATCH_ID)
-        stay = await settle(redis, CHUNK)
+        hold = await settle(redis, CHUNK)
         batch = await limited.submit(iter(urls(2 * CHUNK)), batch_id=BATCH_ID)
-        await settle(redis, CHUNK, stay)
+        await settle(redis, CHUNK, hold)
         counts = await batch.counts()
 
     assert (2 * CHUNK, True) == (counts.stored, counts.ended)
-    await stay.release()
+    await hold.release()
 
 
 @pytest.mark.parametrize("limits", [{"max_backlog": 2}, {"max_lane_backlog": 2}], ids=str)
@@ -141,9 +141,9 @@ async def test_a_list_above_the_limit_is_accepted_by_an_empty_fleet(
 async def test_claimed_and_postponed_fetches_count(redis_url: str, fleet: Fleet, redis: Redis) -> None:
     """Every fetch without a result counts, in any place."""
     await fleet.submit(urls(3))
-    stay = await LaneHold.begin(redis)
-    _, two, three = (await stay.claim()).serialized
-    await stay.settle(stored(two), retried(three, 3600))
+    hold = await LaneHold.begin(redis)
+    _, two, three = (await hold.claim()).serialized
+    await hold.settle(stored(two), retried(three, 3600))
     async with Fleet(redis_url, max_backlog=2) as limited:
         with pytest.raises(FleetFullError, match="holds 2 "):
             await limited.submit(urls(1))
@@ -190,14 +190,14 @@ async def test_a_waiting_submit_continues_as_fetches_are_settled(
         submitting = asyncio.create_task(limited.submit(kind(urls(3 * CHUNK)), when_full="wait"))
         await waits(submitting, asked)
         assert CHUNK == await backlog(redis)
-        stay = await settle(redis, 1)
+        hold = await settle(redis, 1)
         await wait_until(lambda: _has(redis, 2 * CHUNK - 1), "the second chunk")
         await waits(submitting, asked)
-        await settle(redis, CHUNK, stay)
+        await settle(redis, CHUNK, hold)
         batch = await submitting
         assert 3 * CHUNK == (await batch.counts()).total
         assert (await batch.counts()).sealed
-    await stay.finish()
+    await hold.finish()
 
 
 async def _has(redis: Redis, count: int) -> bool:
@@ -213,13 +213,13 @@ async def test_a_chunk_larger_than_the_limit_waits_for_an_empty_fleet(
         await limited.submit(urls(2))
         submitting = asyncio.create_task(limited.submit(urls(CHUNK), when_full="wait"))
         await waits(submitting, asked)
-        stay = await settle(redis, 1)
+        hold = await settle(redis, 1)
         await waits(submitting, asked)
-        await settle(redis, 1, stay)
+        await settle(redis, 1, hold)
         await submitting
 
     assert CHUNK == await backlog(redis)
-    await stay.finish()
+    await hold.finish()
 
 
 async def test_a_waiting_submit_ends_when_its_batch_is_cancelled(
@@ -312,11 +312,11 @@ async def test_an_undo_keeps_earlier_fetches(
 
 async def test_an_undo_keeps_started_fetches(redis: Redis, full: Callable[..., Submitter]) -> None:
     """The error has their number. They end as a complete batch, and the rest may be submitted again."""
-    stays: list[LaneHold] = []
+    holds: list[LaneHold] = []
 
     async def begin() -> None:
-        stays.append(await LaneHold.begin(redis))
-        await stays[0].claim(2)
+        holds.append(await LaneHold.begin(redis))
+        await holds[0].claim(2)
 
     submitter = full(after=2, meanwhile=begin)
     items = [*urls(3 * CHUNK), *urls(CHUNK, OTHER)]
@@ -330,7 +330,7 @@ async def test_an_undo_keeps_started_fetches(redis: Redis, full: Callable[..., S
     with pytest.raises(BatchExistsError):
         await submitter.submit(items, batch_id=BATCH_ID)
     assert len(items) == (await submitter.submit(items)).count
-    await stays[0].release()
+    await holds[0].release()
     assert ["/0", "/1", *(f"/{place}" for place in range(3 * CHUNK))] == await (
         await LaneHold.begin(redis)
     ).finish()
@@ -340,17 +340,17 @@ async def test_a_batch_without_its_rest_ends_with_its_started_fetches(
     fleet: Fleet, redis: Redis, full: Callable[..., Submitter]
 ) -> None:
     """A waiting producer does not wait for ever."""
-    stays: list[LaneHold] = []
+    holds: list[LaneHold] = []
 
     async def begin() -> None:
-        stays.append(await LaneHold.begin(redis))
-        await settle(redis, 1, stays[0])
-        await stays[0].claim(1)
+        holds.append(await LaneHold.begin(redis))
+        await settle(redis, 1, holds[0])
+        await holds[0].claim(1)
 
     with pytest.raises(RedisFullError) as caught:
         await full(after=1, meanwhile=begin).submit(urls(2 * CHUNK))
     await with_room(redis)
-    await stays[0].release()
+    await holds[0].release()
     assert ["/1"] == await (await LaneHold.begin(redis)).finish()
 
     counts = await fleet.batch(caught.value.batch_id).counts()

@@ -195,13 +195,13 @@ async def test_results_are_read_as_they_arrive(fleet: Fleet, redis: Redis) -> No
             seen.append(result.url)  # noqa: PERF401 - seen while it grows
 
     reader = asyncio.create_task(reading())
-    stay = await LaneHold.begin(redis)
-    for element in (await stay.claim()).serialized:
+    hold = await LaneHold.begin(redis)
+    for element in (await hold.claim()).serialized:
         so_far = len(seen)
-        await stay.settle(stored(element))
+        await hold.settle(stored(element))
         await wait_until(lambda: len(seen) == so_far + 1, "the result")  # noqa: B023 - awaited here
     await reader
-    await stay.release()
+    await hold.release()
     assert seen == urls(3)
 
 
@@ -235,14 +235,14 @@ async def test_a_position_outlives_trimmed_results(fleet: Fleet, redis: Redis, s
 async def test_a_reader_at_the_end_waits_for_more(fleet: Fleet, redis: Redis) -> None:
     """Its position is that of the last result, not of the last read."""
     batch = await fleet.submit(urls(2))
-    stay = await LaneHold.begin(redis)
-    one, two = (await stay.claim()).serialized
-    await stay.settle(stored(one))
+    hold = await LaneHold.begin(redis)
+    one, two = (await hold.claim()).serialized
+    await hold.settle(stored(one))
     first = batch.results()
     assert url("/0") == (await anext(first)).url
     following = asyncio.create_task(read_after(batch, first.position))
-    await stay.settle(stored(two))
-    await stay.release()
+    await hold.settle(stored(two))
+    await hold.release()
 
     assert [url("/1")] == await following
 
@@ -257,12 +257,12 @@ async def test_a_reader_without_follow_stops_at_the_present_end(
     """Even if the batch has not ended, or there is no result yet."""
     batch = await fleet.submit(urls(9))
     assert [] == [of async for of in batch.results(follow=False)]
-    stay = await LaneHold.begin(redis)
-    await stay.settle(*(stored(element) for element in (await stay.claim(4)).serialized))
+    hold = await LaneHold.begin(redis)
+    await hold.settle(*(stored(element) for element in (await hold.claim(4)).serialized))
     reader = batch.results(follow=False)
     assert urls(9)[:4] == [of.url async for of in reader]
-    await stay.settle(*(stored(element) for element in (await stay.claim()).serialized))
-    await stay.release()
+    await hold.settle(*(stored(element) for element in (await hold.claim()).serialized))
+    await hold.release()
 
     later = batch.results(after=reader.position, follow=False)
     assert urls(9)[4:] == [of.url async for of in later]
@@ -272,13 +272,13 @@ async def test_wait_returns_the_counts_of_an_ended_batch(fleet: Fleet, redis: Re
     """Once every fetch has its result."""
     batch = await fleet.submit(urls(2))
     waiter = asyncio.create_task(batch.wait())
-    stay = await LaneHold.begin(redis)
-    one, two = (await stay.claim()).serialized
-    await stay.settle(stored(one))
+    hold = await LaneHold.begin(redis)
+    one, two = (await hold.claim()).serialized
+    await hold.settle(stored(one))
     assert not waiter.done()
-    await stay.settle(stored(two))
+    await hold.settle(stored(two))
     counts = await waiter
-    await stay.release()
+    await hold.release()
     assert (counts.total, counts.stored, counts.done, counts.bytes) == (2, 2, 2, 6)
 
 

@@ -42,16 +42,16 @@ async def fail(
 
 async def fail_all(redis: Redis, reason: Reason = Reason.HTTP_STATUS, lane: str = LANE) -> None:
     """Fail everything that waits in the lane."""
-    stay = await LaneHold.begin(redis, name=lane)
-    for element in (await stay.claim(10_000)).serialized:
+    hold = await LaneHold.begin(redis, name=lane)
+    for element in (await hold.claim(10_000)).serialized:
         of = parse_entry(element)
         result = Result(id=of.id, url=of.fetch.url, outcome=Outcome.FAILED, reason=reason, worker="test")
         settlements = [
             settler.failed(result, f"note of {of.fetch.url}"),
             settler.finished(result, lambda: None),
         ]
-        await stay.settle(*settlements)
-    await stay.release()
+        await hold.settle(*settlements)
+    await hold.release()
 
 
 async def letters(fleet: Fleet, **which: Any) -> list[DeadLetter]:
@@ -81,9 +81,9 @@ async def test_a_stored_fetch_is_no_letter(fleet: Fleet, redis: Redis) -> None:
     await (await LaneHold.begin(redis)).finish()
     batch = await fleet.submit([url("/y")])
     await batch.cancel()
-    stay = await LaneHold.begin(redis)
-    await stay.withdraw(batch)
-    await stay.release()
+    hold = await LaneHold.begin(redis)
+    await hold.withdraw(batch)
+    await hold.release()
 
     assert [] == await letters(fleet)
 
@@ -368,12 +368,12 @@ async def test_the_number_of_letters_is_bounded(
 async def test_a_failure_settled_twice_is_one_letter(fleet: Fleet, redis: Redis) -> None:
     """A settlement whose reply was lost has no effect the second time, and its letter neither."""
     await fleet.submit([url("/x"), url("/y")])
-    stay = await LaneHold.begin(redis)
-    one, two = (await stay.claim()).serialized
+    hold = await LaneHold.begin(redis)
+    one, two = (await hold.claim()).serialized
     of = parse_entry(one)
     result = Result(id=of.id, url=of.fetch.url, outcome=Outcome.FAILED, reason=Reason.TLS, worker="test")
     for _ in range(2):
-        await stay.settle(settler.failed(result, ""), settler.finished(result, lambda: None), stored(two))
-    await stay.release()
+        await hold.settle(settler.failed(result, ""), settler.finished(result, lambda: None), stored(two))
+    await hold.release()
 
     assert [of.id] == [letter.id for letter in await letters(fleet)]

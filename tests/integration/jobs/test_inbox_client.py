@@ -37,7 +37,7 @@ from tests.support.guarded_redis import GuardedRedis, Refusal
 from tests.support.lanes import LaneHold, paths, url, waiting
 from tests.support.waiting import wait_until
 
-WHY_NOT = guarded_redis.why_unguarded()
+WHY_NOT = guarded_redis.acl_skip_reason()
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")
 
 PUSHER = "pusher"

@@ -14,7 +14,7 @@ from fetchfleet.jobs.client import submit as submit_module
 from fetchfleet.jobs.client.submit import Submitter
 from fetchfleet.jobs.contract.ids import fetch_id
 from fetchfleet.jobs.scripts import submission
-from tests.support.cut_line import Lost, cut_line
+from tests.support.cut_proxy import Lost, cut_proxy
 from tests.support.lanes import BATCH_ID, LaneHold, ask, paths, results, stored, url, waiting
 
 MOST_MESSAGES = 40
@@ -41,7 +41,7 @@ async def at_every_message(
     for at in range(1, MOST_MESSAGES):
         await redis.flushall()
         said: list[str] = []
-        async with cut_line(redis_url, lost, at) as line, Fleet(line.url, warn=said.append) as fleet:
+        async with cut_proxy(redis_url, lost, at) as line, Fleet(line.url, warn=said.append) as fleet:
             await scene(fleet)
             was_cut = line.was_cut
         assert len(said) <= 2
@@ -177,7 +177,7 @@ async def test_an_iterator_is_consumed_once(redis: Redis, redis_url: str) -> Non
             yield one
             await asyncio.sleep(0)
 
-    async with cut_line(redis_url, Lost.REPLY, 4) as line, Fleet(line.url, warn=print) as fleet:
+    async with cut_proxy(redis_url, Lost.REPLY, 4) as line, Fleet(line.url, warn=print) as fleet:
         batch = await fleet.submit(items())
         assert line.was_cut
         assert 7 == made == (await batch.counts()).total

@@ -30,7 +30,7 @@ Fault = Callable[[OwnRedis, Redis], AsyncFault]
 
 async def _killed(server: OwnRedis, _: Redis) -> AsyncFault:
     """Kill Redis, then start it from its append-only file."""
-    await asyncio.to_thread(server.stop)
+    await asyncio.to_thread(server.kill)
     yield
     server.start()
 
@@ -78,7 +78,7 @@ async def _busy(server: OwnRedis, admin: Redis) -> AsyncFault:
 async def _loading(server: OwnRedis, admin: Redis) -> AsyncFault:
     """Restart Redis with slow loading."""
     await admin.mset({f"filler:{n}": os.urandom(2048) for n in range(150)})
-    await asyncio.to_thread(server.stop)
+    await asyncio.to_thread(server.kill)
     server.start("--key-load-delay", "20000", "--loading-process-events-interval-bytes", "1024")
     yield
     reader, writer = await asyncio.open_unix_connection(server.socket)
@@ -142,7 +142,7 @@ async def all_of(server: OwnRedis, fleet: Fleet, fault: Fault, said: list[str]) 
         assert not cancelling.done()
         assert fault in READS_GO_ON or not (counting.done() or listing.done())
         assert await anext(steps, "over") == "over"
-        await wait_until(server.answers, "Redis again", PATIENCE_S)
+        await wait_until(server.responds, "Redis again", PATIENCE_S)
         await wait_until(lambda: reconnected(admin), "the connection")
         await hold.settle(*(stored(one) for one in (await hold.claim()).serialized))
         await hold.release()
@@ -171,7 +171,7 @@ async def reconnected(client: Redis) -> bool:
 async def test_every_call_waits_for_redis_and_continues(server: OwnRedis, fault: Fault) -> None:
     """A submit within its items, a reader, a wait, counts, a cancel and a list of batches."""
     said: list[str] = []
-    await wait_until(server.answers, "Redis")
+    await wait_until(server.responds, "Redis")
     async with Fleet(server.url, redis_patience_s=PATIENCE_S, warn=said.append) as fleet:
         await all_of(server, fleet, fault, said)
 
@@ -182,7 +182,7 @@ async def test_every_call_waits_for_redis_and_continues(server: OwnRedis, fault:
 @pytest.mark.parametrize("fault", [_killed, _frozen, _read_only], ids=lambda fault: fault.__name__[1:])
 async def test_the_error_names_the_batch_and_the_place(server: OwnRedis, fault: Fault) -> None:
     """After the patience. The reader itself can continue later, and so can another from its position."""
-    await wait_until(server.answers, "Redis")
+    await wait_until(server.responds, "Redis")
     async with (
         Fleet(server.url, redis_patience_s=0.3, warn=list[str]().append) as fleet,
         Redis.from_url(server.url) as admin,
@@ -202,7 +202,7 @@ async def test_the_error_names_the_batch_and_the_place(server: OwnRedis, fault: 
                 await anext(reader)
             assert (batch.id, reader.position) == (of_a_reader.value.batch_id, of_a_reader.value.position)
         assert await anext(steps, "over") == "over"
-        await wait_until(server.answers, "Redis again")
+        await wait_until(server.responds, "Redis again")
         await wait_until(lambda: reconnected(admin), "the connection")
         await hold.finish()
         after = batch.results(after=reader.position)
@@ -219,7 +219,7 @@ async def test_the_error_names_the_batch_and_the_place(server: OwnRedis, fault: 
 async def test_a_denial_is_raised_at_once(server: OwnRedis) -> None:
     """A denied command, a wrong password, a missing database, a key of another type."""
     said: list[str] = []
-    await wait_until(server.answers, "Redis")
+    await wait_until(server.responds, "Redis")
     async with Redis.from_url(server.url) as admin:
         await admin.flushall()
         await ask(admin, "ACL", "SETUSER", "u", "on", ">pw", "~*", "&*", "+@all", "-hmget", "-evalsha")
@@ -253,7 +253,7 @@ async def test_a_suspended_process_continues(server: OwnRedis) -> None:
         "            print(result.url, flush=True)\n"
         "asyncio.run(main())\n"
     )
-    await wait_until(server.answers, "Redis")
+    await wait_until(server.responds, "Redis")
     async with Fleet(server.url) as fleet, Redis.from_url(server.url) as admin:
         await admin.flushall()
         batch = await fleet.submit([url(f"/{number}") for number in range(3)])

@@ -6,8 +6,8 @@ from redis.exceptions import ResponseError
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.scripts import runner
-from tests.support.calls import ADOPT, STALE, SWEEP, WRONG
 from tests.support.lanes import LANE, ask, attention_ms, lapse, now_ms
+from tests.support.script_calls import ADOPT, RECLAIM, STALE, WRONG_TYPE
 
 
 @pytest.mark.parametrize("script", runner.scripts())
@@ -36,20 +36,20 @@ async def test_run_needs_one_round_trip_for_a_known_script(redis: Redis) -> None
 async def test_run_many_sends_forgotten_scripts_again(redis: Redis) -> None:
     """Redis knew none of the scripts, and every call gets its reply."""
     await redis.script_flush()
-    assert await runner.run_many(redis, [ADOPT, SWEEP, ADOPT]) == [STALE, [], STALE]
+    assert await runner.run_many(redis, [ADOPT, RECLAIM, ADOPT]) == [STALE, [], STALE]
 
 
 async def test_run_many_keeps_the_order_when_only_some_are_forgotten(redis: Redis) -> None:
     """Each reply has the position of its call."""
     await redis.script_flush()
-    await runner.run(redis, *SWEEP)
-    assert await runner.run_many(redis, [SWEEP, ADOPT, SWEEP]) == [[], STALE, []]
+    await runner.run(redis, *RECLAIM)
+    assert await runner.run_many(redis, [RECLAIM, ADOPT, RECLAIM]) == [[], STALE, []]
 
 
 async def test_run_many_returns_a_refused_call_as_an_exception(redis: Redis) -> None:
     """The other calls keep their replies."""
     await lapse(redis)
-    first, wrong, last = await runner.run_many(redis, [ADOPT, WRONG, SWEEP])
+    first, wrong, last = await runner.run_many(redis, [ADOPT, WRONG_TYPE, RECLAIM])
     assert (first, last) == (STALE, [])
     assert isinstance(wrong, ResponseError)
 
@@ -59,7 +59,7 @@ async def test_scripts_read_the_time_from_redis(redis: Redis) -> None:
     before_ms = await now_ms(redis)
     await ask(redis, "HSET", keys.lane(LANE), "state", "scheduled")
     await lapse(redis)
-    await runner.run(redis, *SWEEP)
+    await runner.run(redis, *RECLAIM)
     due_ms = await attention_ms(redis)
     assert due_ms is not None
     assert before_ms <= due_ms - 1000 <= await now_ms(redis)

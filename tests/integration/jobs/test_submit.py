@@ -221,20 +221,20 @@ async def test_a_lane_that_is_due_is_not_woken_again(fleet: Fleet, redis: Redis)
 async def test_a_held_lane_is_not_woken(fleet: Fleet, redis: Redis) -> None:
     """Its owner finds the new fetch itself."""
     await fleet.submit([url("/1")])
-    stay = await LaneHold.begin(redis)
+    hold = await LaneHold.begin(redis)
     await fleet.submit([url("/2")])
     assert await state(redis) == "held"
     assert len(await notifications(redis)) == 1
-    assert await stay.finish() == ["/1", "/2"]
+    assert await hold.finish() == ["/1", "/2"]
 
 
 async def test_a_lane_that_waits_for_a_retry_is_woken(fleet: Fleet, redis: Redis) -> None:
     """A lane that is due later, without a cool-down, has work now."""
     await fleet.submit([url("/1")])
-    stay = await LaneHold.begin(redis)
-    (element,) = (await stay.claim()).serialized
-    await stay.settle(retried(element, 3600))
-    await stay.release()
+    hold = await LaneHold.begin(redis)
+    (element,) = (await hold.claim()).serialized
+    await hold.settle(retried(element, 3600))
+    await hold.release()
     before = await generation(redis)
     await fleet.submit([url("/2")])
     assert await generation(redis) > before
@@ -255,11 +255,11 @@ async def test_a_lane_in_a_cool_down_is_not_woken(fleet: Fleet, redis: Redis) ->
 async def test_an_idle_lane_in_a_cool_down_is_scheduled_for_its_end(fleet: Fleet, redis: Redis) -> None:
     """A fetch submitted meanwhile waits until then."""
     await fleet.submit([url("/1")])
-    stay = await LaneHold.begin(redis)
+    hold = await LaneHold.begin(redis)
     until_ms = await now_ms(redis) + HOUR_MS
-    (element,) = (await stay.claim()).serialized
-    await stay.transfer(element, OTHER)
-    assert await stay.release(shut_until_ms=until_ms) is None
+    (element,) = (await hold.claim()).serialized
+    await hold.transfer(element, OTHER)
+    assert await hold.release(shut_until_ms=until_ms) is None
     await fleet.submit([url("/2")])
     assert int((await fields(redis))["due_ms"]) == until_ms
     hand_off = (await notifications(redis))[keys.notification_job_id(LANE, await generation(redis))]

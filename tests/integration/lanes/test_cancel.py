@@ -62,10 +62,10 @@ async def due_in_ms(redis: Redis, lane: str = LANE) -> int:
 async def everywhere(fleet: Fleet, redis: Redis) -> tuple[Batch, Batch]:
     """Return two batches, each with fetches in every queue of a lane that is not held."""
     one, two = [await fleet.submit([url(f"/{name}-back"), url(f"/{name}-retry")]) for name in ("one", "two")]
-    stay = await LaneHold.begin(redis)
-    elements = (await stay.claim()).serialized
-    await stay.settle(*(retried(of, 3600) for of in elements if "retry" in paths([of])[0]))
-    await stay.release()
+    hold = await LaneHold.begin(redis)
+    elements = (await hold.claim()).serialized
+    await hold.settle(*(retried(of, 3600) for of in elements if "retry" in paths([of])[0]))
+    await hold.release()
     for priority in Priority:
         for place in range(3):
             for batch, name in ((one, "one"), (two, "two")):
@@ -119,13 +119,13 @@ async def test_a_lane_that_is_due_is_woken_once(fleet: Fleet, redis: Redis) -> N
 async def test_the_owner_of_a_held_lane_is_notified(fleet: Fleet, redis: Redis) -> None:
     """Its token stays valid, and the counter that all workers watch increases."""
     batch = await fleet.submit([url("/x")])
-    stay = await LaneHold.begin(redis)
+    hold = await LaneHold.begin(redis)
     before = int(await redis.get(keys.CANCELS) or 0)
     await batch.cancel()
 
     assert int(await redis.get(keys.CANCELS) or 0) > before
-    assert {LANE: {batch.id}, OTHER: set()} == (await stay.store.cancelled([LANE, OTHER])).by_lane
-    assert await stay.renew()
+    assert {LANE: {batch.id}, OTHER: set()} == (await hold.store.cancelled([LANE, OTHER])).by_lane
+    assert await hold.renew()
 
 
 async def test_only_lanes_of_the_batch_are_notified(fleet: Fleet, redis: Redis) -> None:
@@ -150,10 +150,10 @@ async def test_an_idle_lane_stays_idle(fleet: Fleet, redis: Redis) -> None:
 async def test_a_lane_released_with_cancelled_fetches_is_due_at_once(fleet: Fleet, redis: Redis) -> None:
     """Its owner was not notified yet. The next one is, although the lane is closed."""
     batch = await fleet.submit([url("/x")])
-    stay = await LaneHold.begin(redis)
-    await stay.claim()
+    hold = await LaneHold.begin(redis)
+    await hold.claim()
     await batch.cancel()
-    wake = await stay.release(shut_until_ms=await now_ms(redis) + HOUR_MS)
+    wake = await hold.release(shut_until_ms=await now_ms(redis) + HOUR_MS)
 
     assert wake
     assert 0 == wake.due_in_ms
@@ -163,11 +163,11 @@ async def test_a_lane_released_with_cancelled_fetches_is_due_at_once(fleet: Flee
 async def test_a_lane_released_empty_drops_the_batch(fleet: Fleet, redis: Redis) -> None:
     """Its last fetch had its result before its owner was notified."""
     batch = await fleet.submit([url("/x")])
-    stay = await LaneHold.begin(redis)
-    (element,) = (await stay.claim()).serialized
+    hold = await LaneHold.begin(redis)
+    (element,) = (await hold.claim()).serialized
     await batch.cancel()
-    await stay.settle(stored(element))
-    await stay.release()
+    await hold.settle(stored(element))
+    await hold.release()
 
     assert ("idle", set()) == (await state(redis), await flagged(redis))
     assert (1, 0) == ((await batch.counts()).stored, (await batch.counts()).cancelled)
@@ -181,21 +181,21 @@ async def test_a_batch_is_withdrawn_and_other_fetches_keep_their_order(fleet: Fl
     one, two = await everywhere(fleet, redis)
     before = {where: paths(await waiting(redis, where)) for where in LISTS}
     await one.cancel()
-    stay = await LaneHold.begin(redis)
-    withdrawn = await stay.withdraw(one)
+    hold = await LaneHold.begin(redis)
+    withdrawn = await hold.withdraw(one)
 
     assert 11 == len(withdrawn)
     for where in LISTS:
         left = [path for path in before[where] if path.startswith("/two")]
         assert left == paths(await waiting(redis, where))
     assert ["/two-retry"] == paths(list(await later(redis)))
-    assert [] == await stay.withdrawn(one)
+    assert [] == await hold.withdrawn(one)
     assert set() == await flagged(redis)
     counts = await one.counts()
     assert (11, 11, True) == (counts.total, counts.cancelled, counts.ended)
     assert 11 == len({of.id for of in await results(redis, one)}) == await backlog(redis)
     assert 0 == (await two.counts()).done
-    await stay.release()
+    await hold.release()
 
 
 async def test_a_large_queue_is_searched_in_pieces(fleet: Fleet, redis: Redis) -> None:
@@ -211,13 +211,13 @@ async def test_a_large_queue_is_searched_in_pieces(fleet: Fleet, redis: Redis) -
     await redis.delete(keys.waiting_at(LANE, "normal"))
     for at in range(0, len(elements), 1000):
         await ask(redis, "RPUSH", keys.waiting_at(LANE, "normal"), *elements[at : at + 1000])
-    stay = await LaneHold.begin(redis)
+    hold = await LaneHold.begin(redis)
 
     found: list[bytes] = []
     offset: int | None = 0
     while offset is not None:
         kind = Removal(RemovalKind.BATCH, batches[0])
-        stretch = await stay.store.withdraw(LANE, stay.held.token, kind, "normal", offset)
+        stretch = await hold.store.withdraw(LANE, hold.held.token, kind, "normal", offset)
         found += stretch.serialized
         offset = stretch.go_on
 
@@ -225,7 +225,7 @@ async def test_a_large_queue_is_searched_in_pieces(fleet: Fleet, redis: Redis) -
     assert elements[1::2] == await waiting(redis)
     assert count == len(await claimed(redis))
     await ask(redis, "DEL", keys.claimed(LANE), keys.waiting_at(LANE, "normal"))
-    await stay.release()
+    await hold.release()
 
 
 @pytest.mark.parametrize("count", [999, 1000, 1001, 2000])
@@ -234,9 +234,9 @@ async def test_a_piece_may_end_anywhere(fleet: Fleet, redis: Redis, count: int) 
     batch = await fleet.submit([url(f"/{place}") for place in range(count)])
     await fleet.submit([url("/other")])
     await batch.cancel()
-    stay = await LaneHold.begin(redis)
+    hold = await LaneHold.begin(redis)
 
-    assert count == len(await stay.withdraw(batch))
+    assert count == len(await hold.withdraw(batch))
     assert ["/other"] == paths(await waiting(redis))
     assert (await batch.counts()).ended
 
@@ -245,16 +245,16 @@ async def test_a_withdrawal_whose_reply_was_lost_is_found(fleet: Fleet, redis: R
     """Its claims are named before the lane drops the batch."""
     batch = await fleet.submit([url("/1"), url("/2")])
     await batch.cancel()
-    stay = await LaneHold.begin(redis)
-    await stay.store.withdraw(LANE, stay.held.token, Removal(RemovalKind.BATCH, batch.id), "normal", 0)
-    left = await stay.withdrawn(batch)
+    hold = await LaneHold.begin(redis)
+    await hold.store.withdraw(LANE, hold.held.token, Removal(RemovalKind.BATCH, batch.id), "normal", 0)
+    left = await hold.withdrawn(batch)
 
     assert ["/1", "/2"] == sorted(paths(left))
     assert {batch.id} == await flagged(redis)
-    await stay.settle(*(ended(element, Outcome.CANCELLED) for element in left))
-    assert [] == await stay.withdrawn(batch)
+    await hold.settle(*(ended(element, Outcome.CANCELLED) for element in left))
+    assert [] == await hold.withdrawn(batch)
     assert set() == await flagged(redis)
-    await stay.release()
+    await hold.release()
 
 
 async def test_only_the_owner_withdraws(fleet: Fleet, redis: Redis) -> None:
@@ -297,17 +297,17 @@ async def test_fetches_withdrawn_by_a_dead_owner_are_ended_by_the_next(fleet: Fl
 async def test_earlier_results_stay(fleet: Fleet, redis: Redis) -> None:
     """The counters add up, and each fetch has one result."""
     batch = await fleet.submit([url(f"/{place}") for place in range(4)])
-    stay = await LaneHold.begin(redis)
-    await stay.settle(*(stored(element) for element in (await stay.claim(2)).serialized))
+    hold = await LaneHold.begin(redis)
+    await hold.settle(*(stored(element) for element in (await hold.claim(2)).serialized))
     counts = await batch.cancel()
     assert (4, 2, 0, False) == (counts.total, counts.stored, counts.cancelled, counts.ended)
-    await stay.withdraw(batch)
+    await hold.withdraw(batch)
 
     counts = await batch.counts()
     assert (4, 2, 2, True) == (counts.total, counts.stored, counts.cancelled, counts.ended)
     outcomes = [of.outcome for of in await results(redis, batch)]
     assert [Outcome.STORED, Outcome.STORED, Outcome.CANCELLED, Outcome.CANCELLED] == outcomes
-    await stay.release()
+    await hold.release()
 
 
 async def test_cancelling_twice_is_cancelling_once(fleet: Fleet, redis: Redis) -> None:
@@ -371,13 +371,13 @@ async def test_a_batch_cancelled_while_it_is_submitted_ends(
 
     with pytest.raises(BatchCancelledError):
         await fleet.submit(made(), batch_id=BATCH_ID)
-    stay = await LaneHold.begin(redis)
+    hold = await LaneHold.begin(redis)
     batch = fleet.batch(BATCH_ID)
-    assert 4 == len(await stay.withdraw(batch))
+    assert 4 == len(await hold.withdraw(batch))
     counts = await batch.counts()
     assert (4, 4, True) == (counts.total, counts.cancelled, counts.ended)
     assert 4 == len([of async for of in batch.results()])
-    await stay.release()
+    await hold.release()
 
 
 async def test_a_batch_of_many_lanes_is_cancelled_in_each(fleet: Fleet, redis: Redis) -> None:
@@ -394,13 +394,13 @@ async def test_racing_cancels_and_submits_lose_nothing(fleet: Fleet, redis: Redi
     batch = await fleet.submit([url("/first")], batch_id=BATCH_ID)
     submits = [fleet.submit([url("/first"), url(f"/{n}")], batch_id=BATCH_ID) for n in range(5)]
     await asyncio.gather(*submits, batch.cancel(), return_exceptions=True)
-    stay = await LaneHold.begin(redis)
-    await stay.withdraw(batch)
+    hold = await LaneHold.begin(redis)
+    await hold.withdraw(batch)
 
     counts = await batch.counts()
     assert (counts.total, True) == (counts.cancelled, counts.ended)
     assert 0 == await backlog(redis)
-    assert await stay.release() is None
+    assert await hold.release() is None
 
 
 # Where a redirect leads
@@ -409,25 +409,25 @@ async def test_racing_cancels_and_submits_lose_nothing(fleet: Fleet, redis: Redi
 async def test_a_cancelled_fetch_is_not_handed_to_another_lane(fleet: Fleet, redis: Redis) -> None:
     """It stays claimed, to be ended there."""
     batch = await fleet.submit([url("/x")])
-    stay = await LaneHold.begin(redis)
-    (element,) = (await stay.claim()).serialized
+    hold = await LaneHold.begin(redis)
+    (element,) = (await hold.claim()).serialized
     await batch.cancel()
 
-    assert isinstance(await stay.transfer(element, OTHER), BatchCancelled)
+    assert isinstance(await hold.transfer(element, OTHER), BatchCancelled)
     assert [element] == await claimed(redis)
     assert await state(redis, OTHER) is None
-    await stay.settle(ended(element, Outcome.CANCELLED))
+    await hold.settle(ended(element, Outcome.CANCELLED))
     assert (await batch.counts()).ended
-    await stay.release()
+    await hold.release()
 
 
 async def test_a_fetch_transferred_before_is_cancelled_in_its_new_lane(fleet: Fleet, redis: Redis) -> None:
     """The new lane belongs to the batch from then on."""
     batch = await fleet.submit([url("/x")])
-    stay = await LaneHold.begin(redis)
-    (element,) = (await stay.claim()).serialized
-    await stay.transfer(element, OTHER)
-    await stay.release()
+    hold = await LaneHold.begin(redis)
+    (element,) = (await hold.claim()).serialized
+    await hold.transfer(element, OTHER)
+    await hold.release()
     await batch.cancel()
 
     other = await LaneHold.begin(redis, name=OTHER)

@@ -24,9 +24,9 @@ def store(redis: Redis) -> LaneStore:
 async def left(fleet: Fleet, redis: Redis, needs: str = NEEDS, shut_until_ms: int = 0) -> int | None:
     """Leave a lane with two claimed fetches to other workers; return when it is due."""
     await fleet.submit([url("/0"), url("/1")])
-    stay = await LaneHold.begin(redis)
-    await stay.claim()
-    due = await stay.release(needs=needs, shut_until_ms=shut_until_ms)
+    hold = await LaneHold.begin(redis)
+    await hold.claim()
+    due = await hold.release(needs=needs, shut_until_ms=shut_until_ms)
     return due.due_in_ms if due else None
 
 

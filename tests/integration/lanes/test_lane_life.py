@@ -60,8 +60,8 @@ async def generation(redis: Redis, lane: str = LANE) -> int:
 async def with_claimed(fleet: Fleet, redis: Redis, count: int = 1) -> tuple[LaneHold, list[bytes]]:
     """Return a held lane with that many claimed fetches."""
     await fleet.submit([url(f"/{i}") for i in range(count)])
-    stay = await LaneHold.begin(redis)
-    return stay, (await stay.claim(count)).serialized
+    hold = await LaneHold.begin(redis)
+    return hold, (await hold.claim(count)).serialized
 
 
 async def test_a_lane_passes_through_all_its_states(redis_url: str, redis: Redis) -> None:
@@ -88,9 +88,9 @@ async def test_tokens_grow(fleet: Fleet, redis: Redis) -> None:
     tokens = []
     for lane in (LANE, OTHER, LANE):
         await fleet.submit([url("/x", lane)])
-        stay = await LaneHold.begin(redis, name=lane)
-        tokens.append(stay.held.token)
-        await stay.finish()
+        hold = await LaneHold.begin(redis, name=lane)
+        tokens.append(hold.held.token)
+        await hold.finish()
     assert tokens == sorted(set(tokens))
 
 
@@ -192,9 +192,9 @@ async def test_a_look_finds_the_due_lanes(fleet: Fleet, redis: Redis, store: Lan
     await fleet.submit([url("/x")])
     for name in ("held.example", "cooling.example"):
         await fleet.submit([url("/x", name)])
-        stay = await LaneHold.begin(redis, name=name)
+        hold = await LaneHold.begin(redis, name=name)
         if name == "cooling.example":
-            await stay.release(shut_until_ms=await now_ms(redis) + HOUR_MS)
+            await hold.release(shut_until_ms=await now_ms(redis) + HOUR_MS)
     await fleet.submit([url("/x", OTHER)])
     await redis.zadd(keys.ATTENTION, {LANE: 1, OTHER: 2})  # they may have come in the same millisecond
 
@@ -245,9 +245,9 @@ async def test_workers_that_are_expected_have_their_share(
 
 async def test_the_gate_outlives_its_owner(fleet: Fleet, redis: Redis) -> None:
     """The learned state of the host is returned with the next acquisition, also after idle time."""
-    stay, (element,) = await with_claimed(fleet, redis)
-    await stay.settle(stored(element))
-    assert await stay.release(gate=GATE) is None
+    hold, (element,) = await with_claimed(fleet, redis)
+    await hold.settle(stored(element))
+    assert await hold.release(gate=GATE) is None
     await fleet.submit([url("/2")])
     assert (await LaneHold.begin(redis)).held.gate == GATE
 
@@ -258,14 +258,14 @@ async def test_the_gate_outlives_its_owner(fleet: Fleet, redis: Redis) -> None:
 async def test_claims_are_served_in_order(fleet: Fleet, redis: Redis) -> None:
     """Due retries, then returned fetches, then by priority, each first in, first out."""
     await fleet.submit([url("/retry"), url("/back1"), url("/back2")])
-    stay = await LaneHold.begin(redis)
-    retry, *_ = (await stay.claim(3)).serialized
-    await stay.settle(retried(retry, 0))
-    await stay.release()
+    hold = await LaneHold.begin(redis)
+    retry, *_ = (await hold.claim(3)).serialized
+    await hold.settle(retried(retry, 0))
+    await hold.release()
     for priority in (Priority.LOW, Priority.NORMAL, Priority.HIGH):
         await fleet.submit([Fetch(url=url(f"/{priority}{i}"), priority=priority) for i in (1, 2)])
-    stay = await LaneHold.begin(redis)
-    order = [path for _ in range(9) for path in paths((await stay.claim(1)).serialized)]
+    hold = await LaneHold.begin(redis)
+    order = [path for _ in range(9) for path in paths((await hold.claim(1)).serialized)]
     waiting_order = ["/high1", "/high2", "/normal1", "/normal2", "/low1", "/low2"]
     assert order == ["/retry", "/back1", "/back2", *waiting_order]
 
@@ -274,8 +274,8 @@ async def test_one_claim_crosses_all_queues(fleet: Fleet, redis: Redis) -> None:
     """A claim returns as many as requested, in the order of many small ones."""
     for priority in (Priority.LOW, Priority.NORMAL, Priority.HIGH):
         await fleet.submit([Fetch(url=url(f"/{priority}"), priority=priority)])
-    stay = await LaneHold.begin(redis)
-    claim = await stay.claim(2)
+    hold = await LaneHold.begin(redis)
+    claim = await hold.claim(2)
     assert paths(claim.serialized) == ["/high", "/normal"]
     assert (claim.waiting, claim.next_retry_ms) == (1, None)
     assert await claimed(redis) == sorted(claim.serialized)
@@ -283,16 +283,16 @@ async def test_one_claim_crosses_all_queues(fleet: Fleet, redis: Redis) -> None:
 
 async def test_a_claim_from_an_empty_lane_is_empty(fleet: Fleet, redis: Redis) -> None:
     """It is not a refusal."""
-    stay, _ = await with_claimed(fleet, redis)
-    claim = await stay.claim()
+    hold, _ = await with_claimed(fleet, redis)
+    claim = await hold.claim()
     assert (claim.serialized, claim.waiting, claim.next_retry_ms) == ([], 0, None)
 
 
 async def test_a_claim_returns_the_time_of_the_next_retry(fleet: Fleet, redis: Redis) -> None:
     """A retry that is not due stays."""
-    stay, (element,) = await with_claimed(fleet, redis)
-    await stay.settle(retried(element, 3600))
-    claim = await stay.claim()
+    hold, (element,) = await with_claimed(fleet, redis)
+    await hold.settle(retried(element, 3600))
+    claim = await hold.claim()
     assert claim.serialized == []
     assert claim.next_retry_ms is not None
     assert HOUR_MS - 60_000 < claim.next_retry_ms <= HOUR_MS
@@ -312,9 +312,9 @@ async def test_expired_fetches_are_found_anywhere(redis: Redis, fleet: Fleet) ->
     live = [serialize_entry(entry(place, deadline_ms=NEVER_MS - place)) for place in (7, 8, 9)]
     await put(redis, live[0], late[0], live[1], late[1], where="normal")
     await redis.zadd(keys.later(LANE), {live[2]: 1, late[2]: 9e12})
-    stay = await LaneHold.begin(redis)
-    found = await stay.take_out(EXPIRED)
-    retry = await stay.take_out(EXPIRED, "later")
+    hold = await LaneHold.begin(redis)
+    found = await hold.scan_queue(EXPIRED)
+    retry = await hold.scan_queue(EXPIRED, "later")
     assert (["/0", "/1"], None, NEVER_MS - 8) == (paths(found.serialized), found.go_on, found.earliest_ms)
     assert (["/2"], None, NEVER_MS - 9) == (paths(retry.serialized), retry.go_on, retry.earliest_ms)
     assert ["/7", "/8"] == paths(await waiting(redis, "normal"))
@@ -327,12 +327,12 @@ async def test_a_queue_is_searched_in_pieces(redis: Redis, fleet: Fleet) -> None
     await fleet.submit([Fetch(url=url("/live"), priority=Priority.LOW)])
     late = {1, 2, 5, 6}
     await put(redis, *(serialize_entry(entry(i, deadline_ms=1 if i in late else NEVER_MS)) for i in range(8)))
-    stay = await LaneHold.begin(redis)
-    stay.store = LaneStore(redis, "owner", LEASE_MS, stretch=3)
+    hold = await LaneHold.begin(redis)
+    hold.store = LaneStore(redis, "owner", LEASE_MS, stretch=3)
     offsets, found, offset = [], [], 0
     while offset is not None:
         offsets.append(offset)
-        stretch = await stay.take_out(EXPIRED, offset=offset)
+        stretch = await hold.scan_queue(EXPIRED, offset=offset)
         found += paths(stretch.serialized)
         offset = stretch.go_on  # type: ignore[assignment]
     assert [0, 1, 3] == offsets
@@ -344,29 +344,29 @@ async def test_a_queue_is_searched_in_pieces(redis: Redis, fleet: Fleet) -> None
 
 Use = Callable[[LaneHold, bytes], Awaitable[Any]]
 USES: dict[str, Use] = {
-    "claim": lambda stay, _: stay.claim(),
-    "withdraw": lambda stay, _: stay.take_out(ALL),
-    "adopt": lambda stay, element: stay.adopt(interrupted(element)),
-    "transfer": lambda stay, element: stay.transfer(element, OTHER),
-    "release": lambda stay, element: stay.release(interrupted(element), gate=GATE),
+    "claim": lambda hold, _: hold.claim(),
+    "withdraw": lambda hold, _: hold.scan_queue(ALL),
+    "adopt": lambda hold, element: hold.adopt(interrupted(element)),
+    "transfer": lambda hold, element: hold.transfer(element, OTHER),
+    "release": lambda hold, element: hold.release(interrupted(element), gate=GATE),
 }
 
 
-async def rescued(redis: Redis, stay: LaneHold) -> None:
+async def rescued(redis: Redis, hold: LaneHold) -> None:
     """Let the lease lapse; no worker holds the lane."""
     await lapse(redis)
     await reclaim(redis)
 
 
-async def taken_by_another(redis: Redis, stay: LaneHold) -> None:
+async def taken_by_another(redis: Redis, hold: LaneHold) -> None:
     """Let the lease lapse and another worker acquire the lane."""
-    await rescued(redis, stay)
+    await rescued(redis, hold)
     await LaneHold.begin(redis, "rival")
 
 
-async def taken_again_by_itself(redis: Redis, stay: LaneHold) -> None:
+async def taken_again_by_itself(redis: Redis, hold: LaneHold) -> None:
     """Let the same worker acquire the lane a second time."""
-    await rescued(redis, stay)
+    await rescued(redis, hold)
     await LaneHold.begin(redis, "owner")
 
 
@@ -378,37 +378,37 @@ LOSSES = pytest.mark.parametrize("lost", [rescued, taken_by_another, taken_again
 @pytest.mark.parametrize("use", USES)
 async def test_a_stale_owner_is_refused(fleet: Fleet, redis: Redis, lost: Loss, use: str) -> None:
     """It can change nothing in the lane."""
-    stay, (element,) = await with_claimed(fleet, redis)
+    hold, (element,) = await with_claimed(fleet, redis)
     await fleet.submit([url("/waiting")])
-    await lost(redis, stay)
+    await lost(redis, hold)
     before = await everything(redis)
     with pytest.raises(LaneLostError):
-        await USES[use](stay, element)
+        await USES[use](hold, element)
     assert await everything(redis) == before
 
 
 @LOSSES
 async def test_a_stale_owner_can_neither_settle_nor_renew(fleet: Fleet, redis: Redis, lost: Loss) -> None:
     """Calls for many lanes return the lost ones."""
-    stay, (element,) = await with_claimed(fleet, redis)
-    await lost(redis, stay)
-    stay.lane.gate = GATE
+    hold, (element,) = await with_claimed(fleet, redis)
+    await lost(redis, hold)
+    hold.lane.gate = GATE
     before = await everything(redis)
-    assert await stay.settle(stored(element)) == []
-    assert await stay.settle(retried(element, 0)) == []
-    assert not await stay.renew()
+    assert await hold.settle(stored(element)) == []
+    assert await hold.settle(retried(element, 0)) == []
+    assert not await hold.renew()
     assert await everything(redis) == before
 
 
 @pytest.mark.parametrize("use", USES)
 async def test_the_token_of_a_released_lane_is_refused(fleet: Fleet, redis: Redis, use: str) -> None:
     """An idle lane has no valid token."""
-    stay, (element,) = await with_claimed(fleet, redis)
-    await stay.settle(stored(element))
-    await stay.release()
+    hold, (element,) = await with_claimed(fleet, redis)
+    await hold.settle(stored(element))
+    await hold.release()
     before = await everything(redis)
     with pytest.raises(LaneLostError):
-        await USES[use](stay, element)
+        await USES[use](hold, element)
     assert await everything(redis) == before
 
 
@@ -416,19 +416,19 @@ async def test_one_call_renews_the_lanes_that_are_still_held(fleet: Fleet, redis
     """Each lane has its own reply, in order, and only held ones get a longer lease."""
     lanes = [LANE, OTHER, "c.example"]
     await fleet.submit([url("/x", lane) for lane in lanes])
-    stays = [await LaneHold.begin(redis, name=lane) for lane in lanes]
+    holds = [await LaneHold.begin(redis, name=lane) for lane in lanes]
     for lane in lanes:
         await redis.zadd(keys.ATTENTION, {lane: 1})
-    tokens = [stay.held.token for stay in stays]
-    now, kept = await stays[0].store.renew([(LANE, tokens[0]), (OTHER, tokens[0]), (lanes[2], tokens[2])])
+    tokens = [hold.held.token for hold in holds]
+    now, kept = await holds[0].store.renew([(LANE, tokens[0]), (OTHER, tokens[0]), (lanes[2], tokens[2])])
     assert kept == [True, False, True]
     assert [await attention_ms(redis, lane) for lane in lanes] == [now + LEASE_MS, 1, now + LEASE_MS]
 
 
 async def test_adopted_fetches_have_their_new_ledgers(fleet: Fleet, redis: Redis) -> None:
     """After the death of this owner too, the next one finds the cost of the first death."""
-    stay, (one, two) = await with_claimed(fleet, redis, 2)
-    await stay.adopt(interrupted(one))
+    hold, (one, two) = await with_claimed(fleet, redis, 2)
+    await hold.adopt(interrupted(one))
     assert await claimed(redis) == [interrupted(one), two]
 
 
@@ -437,9 +437,9 @@ async def test_adopted_fetches_have_their_new_ledgers(fleet: Fleet, redis: Redis
 
 async def test_an_empty_lane_becomes_idle(fleet: Fleet, redis: Redis) -> None:
     """It has no owner, needs no attention, and keeps the state of its host for some time."""
-    stay, (element,) = await with_claimed(fleet, redis)
-    await stay.settle(stored(element))
-    assert await stay.release(gate=GATE, why="cool-down") is None
+    hold, (element,) = await with_claimed(fleet, redis)
+    await hold.settle(stored(element))
+    assert await hold.release(gate=GATE, why="cool-down") is None
     hash_ = await fields(redis)
     assert hash_["state"] == "idle"
     assert hash_["why"] == "cool-down"
@@ -471,9 +471,9 @@ async def test_a_lane_with_waiting_fetches_is_due_now(fleet: Fleet, redis: Redis
 
 async def test_a_lane_with_only_retries_is_due_at_the_next_one(fleet: Fleet, redis: Redis) -> None:
     """No worker looks at it before."""
-    stay, (one, two) = await with_claimed(fleet, redis, 2)
-    await stay.settle(retried(one, 7200), retried(two, 3600))
-    wake = await stay.release()
+    hold, (one, two) = await with_claimed(fleet, redis, 2)
+    await hold.settle(retried(one, 7200), retried(two, 3600))
+    wake = await hold.release()
     assert wake is not None
     assert HOUR_MS - 60_000 < wake.due_in_ms <= HOUR_MS
     assert int((await fields(redis))["due_ms"]) == min((await later(redis)).values())
@@ -481,19 +481,19 @@ async def test_a_lane_with_only_retries_is_due_at_the_next_one(fleet: Fleet, red
 
 async def test_a_retry_that_is_due_makes_the_lane_due_now(fleet: Fleet, redis: Redis) -> None:
     """A due time in the past is no negative wait."""
-    stay, (element,) = await with_claimed(fleet, redis)
-    await stay.settle(retried(element, 0))
+    hold, (element,) = await with_claimed(fleet, redis)
+    await hold.settle(retried(element, 0))
     await redis.zadd(keys.later(LANE), dict.fromkeys(await later(redis), 1))
-    wake = await stay.release()
+    wake = await hold.release()
     assert wake is not None
     assert wake.due_in_ms == 0
 
 
 async def test_a_closed_lane_is_due_when_it_opens(fleet: Fleet, redis: Redis) -> None:
     """A host in a cool-down occupies no slot until then."""
-    stay, _ = await with_claimed(fleet, redis)
+    hold, _ = await with_claimed(fleet, redis)
     until_ms = await now_ms(redis) + HOUR_MS
-    await stay.release(shut_until_ms=until_ms, why="cool-down")
+    await hold.release(shut_until_ms=until_ms, why="cool-down")
     hash_ = await fields(redis)
     assert (hash_["due_ms"], hash_["shut_until_ms"]) == (str(until_ms), str(until_ms))
     assert hash_["why"] == "cool-down"
@@ -505,28 +505,28 @@ async def test_a_closed_lane_with_a_retry_is_due_at_the_later_of_both(
     fleet: Fleet, redis: Redis, retry_in_s: int
 ) -> None:
     """Cool-down and back-off are both kept."""
-    stay, (element,) = await with_claimed(fleet, redis)
-    await stay.settle(retried(element, retry_in_s))
+    hold, (element,) = await with_claimed(fleet, redis)
+    await hold.settle(retried(element, retry_in_s))
     until_ms = await now_ms(redis) + HOUR_MS
-    await stay.release(shut_until_ms=until_ms)
+    await hold.release(shut_until_ms=until_ms)
     (retry_ms,) = (await later(redis)).values()
     assert int((await fields(redis))["due_ms"]) == max(until_ms, retry_ms)
 
 
 async def test_a_closed_lane_is_due_at_its_first_deadline(fleet: Fleet, redis: Redis) -> None:
     """A fetch ends at its deadline without a request. A later one in the queue may be the first."""
-    stay, _ = await with_claimed(fleet, redis)
+    hold, _ = await with_claimed(fleet, redis)
     before_ms = await now_ms(redis)
     await fleet.submit([Fetch(url=url("/1"), deadline_s=700), Fetch(url=url("/2"), deadline_s=600)])
-    await stay.release(shut_until_ms=await now_ms(redis) + HOUR_MS)
+    await hold.release(shut_until_ms=await now_ms(redis) + HOUR_MS)
     assert before_ms + 600_000 <= int((await fields(redis))["due_ms"]) < before_ms + 650_000
 
 
 async def test_a_searched_lane_has_its_first_deadline(fleet: Fleet, redis: Redis) -> None:
     """It counts waiting fetches, and those that arrived during the search."""
     await fleet.submit([Fetch(url=url("/1"), deadline_s=60)])
-    stay = await LaneHold.begin(redis)
-    store, name, token = stay.store, stay.lane.name, stay.held.token
+    hold = await LaneHold.begin(redis)
+    store, name, token = hold.store, hold.lane.name, hold.held.token
     await store.note_earliest(name, token, None)
     assert None is (await store.overview(name)).earliest_ms
     await store.note_earliest(name, token, NEVER_MS)
@@ -538,10 +538,10 @@ async def test_a_searched_lane_has_its_first_deadline(fleet: Fleet, redis: Redis
 
 async def test_claimed_fetches_return_to_the_front(fleet: Fleet, redis: Redis) -> None:
     """In order, before fetches that were returned earlier and before waiting ones."""
-    stay, _ = await with_claimed(fleet, redis, 12)
+    hold, _ = await with_claimed(fleet, redis, 12)
     await put(redis, serialize_entry(entry(99)), where="returned")
     await fleet.submit([Fetch(url=url("/waiting"), priority=Priority.HIGH)])
-    await stay.release()
+    await hold.release()
     assert await claimed(redis) == []
     order = paths((await (await LaneHold.begin(redis)).claim()).serialized)
     assert order == [*(f"/{i}" for i in range(12)), "/99", "/waiting"]
@@ -549,16 +549,16 @@ async def test_claimed_fetches_return_to_the_front(fleet: Fleet, redis: Redis) -
 
 async def test_changed_ledgers_are_returned(fleet: Fleet, redis: Redis) -> None:
     """The cost of an interruption is kept. Other fetches are returned unchanged."""
-    stay, (one, two) = await with_claimed(fleet, redis, 2)
-    await stay.release(interrupted(two))
+    hold, (one, two) = await with_claimed(fleet, redis, 2)
+    await hold.release(interrupted(two))
     assert await waiting(redis, "returned") == [one, interrupted(two)]
 
 
 async def test_the_ledger_of_an_unclaimed_fetch_is_ignored(fleet: Fleet, redis: Redis) -> None:
     """A settled fetch does not return."""
-    stay, (element,) = await with_claimed(fleet, redis)
-    await stay.settle(stored(element))
-    assert await stay.release(interrupted(element)) is None
+    hold, (element,) = await with_claimed(fleet, redis)
+    await hold.settle(stored(element))
+    assert await hold.release(interrupted(element)) is None
     assert await waiting(redis, "returned") == []
 
 
@@ -567,50 +567,50 @@ async def test_the_ledger_of_an_unclaimed_fetch_is_ignored(fleet: Fleet, redis: 
 
 async def test_a_transfer_wakes_the_other_lane(fleet: Fleet, redis: Redis) -> None:
     """The fetch waits in the lane of the redirect's target, which is scheduled."""
-    stay, (element,) = await with_claimed(fleet, redis)
-    wake = await stay.transfer(interrupted(element), OTHER, "high")
+    hold, (element,) = await with_claimed(fleet, redis)
+    wake = await hold.transfer(interrupted(element), OTHER, "high")
     assert wake == (OTHER, await generation(redis, OTHER), 0)
     assert await waiting(redis, "high", OTHER) == [interrupted(element)]
     assert await claimed(redis) == []
-    assert await stay.release() is None
+    assert await hold.release() is None
 
 
 async def test_a_transfer_sent_twice_moves_once(fleet: Fleet, redis: Redis) -> None:
     """A call whose reply was lost may be repeated."""
-    stay, (element,) = await with_claimed(fleet, redis)
-    await stay.transfer(element, OTHER)
+    hold, (element,) = await with_claimed(fleet, redis)
+    await hold.transfer(element, OTHER)
     before = await everything(redis)
-    assert await stay.transfer(element, OTHER) is None
+    assert await hold.transfer(element, OTHER) is None
     assert await everything(redis) == before
 
 
 async def test_a_transfer_to_a_held_lane_wakes_no_worker(fleet: Fleet, redis: Redis) -> None:
     """Its owner finds the fetch itself."""
-    stay, (element,) = await with_claimed(fleet, redis)
+    hold, (element,) = await with_claimed(fleet, redis)
     await fleet.submit([url("/there", OTHER)])
     there = await LaneHold.begin(redis, "rival", OTHER)
-    assert await stay.transfer(element, OTHER) is None
+    assert await hold.transfer(element, OTHER) is None
     assert paths((await there.claim()).serialized) == ["/there", "/0"]
 
 
 async def test_a_transfer_to_the_same_lane_loses_nothing(fleet: Fleet, redis: Redis) -> None:
     """The fetch goes to the end of its own lane."""
-    stay, (one, two) = await with_claimed(fleet, redis, 2)
-    assert await stay.transfer(one, LANE) is None
+    hold, (one, two) = await with_claimed(fleet, redis, 2)
+    assert await hold.transfer(one, LANE) is None
     assert await state(redis) == "held"
-    assert (await stay.claim()).serialized == [one]
+    assert (await hold.claim()).serialized == [one]
     assert parse_entry(two).id in {parse_entry(element).id for element in await claimed(redis)}
 
 
 async def test_a_claim_under_a_foreign_id_is_settled_like_any_other_later(fleet: Fleet, redis: Redis) -> None:
     """No owner can settle it: it waits until the lane is released, and then for its turn."""
-    stay, (element,) = await with_claimed(fleet, redis)
+    hold, (element,) = await with_claimed(fleet, redis)
     stray, batch = serialize_entry(entry(9)), BATCH_ID
     await ask(redis, "HSET", keys.claimed(LANE), "x", stray, "y", b"garbage")
     await ask(redis, "SADD", keys.cancelled(LANE), batch)
 
-    assert (await stay.store.claims(LANE, stay.held.token)).serialized == [element]
-    assert (await stay.store.withdrawn(LANE, stay.held.token, {batch})).serialized == []
+    assert (await hold.store.claims(LANE, hold.held.token)).serialized == [element]
+    assert (await hold.store.withdrawn(LANE, hold.held.token, {batch})).serialized == []
     await ask(redis, "HSET", keys.lane(LANE), "state", "scheduled", "due_ms", 1)
     after = await LaneHold.begin(redis, "after")
     assert after.held.orphans.serialized == [element]

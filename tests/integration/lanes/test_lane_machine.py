@@ -48,11 +48,11 @@ from tests.support.lanes import (
     handed_back,
     interrupted,
     later,
-    noted,
     open_in,
     reclaim,
     results,
     retried,
+    start_marked,
     state,
     stored,
     url,
@@ -101,7 +101,7 @@ class LaneMachine(RuleBasedStateMachine):
         self.fleet = Fleet(redis_url)
         self.batches: list[Batch] = []
         self.cancelled: dict[str, Batch] = {}
-        self.stays: dict[str, LaneHold] = {}
+        self.holds: dict[str, LaneHold] = {}
         self.hands: dict[str, list[bytes]] = {"a": [], "b": []}
         self.set_back_s = 0
         self.sent: list[tuple[LaneHold, list[Settlement]]] = []
@@ -133,11 +133,11 @@ class LaneMachine(RuleBasedStateMachine):
         """Acquire the lane without its notification."""
         self.run(self._take(owner, count=count, looked=True))
 
-    @precondition(lambda self: self.stays)
+    @precondition(lambda self: self.holds)
     @rule(owner=OWNERS, count=COUNTS)
     def claim(self, owner: str, count: int) -> None:
         """Claim more, as a worker."""
-        if owner in self.stays:
+        if owner in self.holds:
             self.run(self._claim(owner, count))
 
     @rule(owner=OWNERS)
@@ -145,18 +145,18 @@ class LaneMachine(RuleBasedStateMachine):
         """Lose the reply to a notification: the lane is held, and its owner does not know."""
         self.run(self._take_unheard(owner))
 
-    @precondition(lambda self: self.stays)
+    @precondition(lambda self: self.holds)
     @rule(owner=OWNERS, count=COUNTS)
     def claim_unheard(self, owner: str, count: int) -> None:
         """Lose the reply to a claim."""
-        if owner in self.stays:
+        if owner in self.holds:
             self.run(self._claim_unheard(owner, count))
 
-    @precondition(lambda self: self.stays)
+    @precondition(lambda self: self.holds)
     @rule(owner=OWNERS)
     def find_unheard(self, owner: str) -> None:
         """Read the claims of a worker."""
-        if owner in self.stays:
+        if owner in self.holds:
             self.run(self._find_unheard(owner))
 
     @precondition(lambda self: any(self.hands.values()))
@@ -172,11 +172,11 @@ class LaneMachine(RuleBasedStateMachine):
         """Repeat an old settlement whose reply was lost."""
         self.run(self._settle_again(place))
 
-    @precondition(lambda self: self.stays)
+    @precondition(lambda self: self.holds)
     @rule(owner=OWNERS)
     def crash(self, owner: str) -> None:
         """End a worker with all its claims."""
-        self.stays.pop(owner, None)
+        self.holds.pop(owner, None)
         self.hands[owner] = []
 
     @rule(by_s=JUMPS_S)
@@ -192,18 +192,18 @@ class LaneMachine(RuleBasedStateMachine):
         if self.hands[owner]:
             self.run(self._settle(owner, count, how, leave=leave))
 
-    @precondition(lambda self: self.stays)
+    @precondition(lambda self: self.holds)
     @rule(owner=OWNERS, shut=st.booleans(), changed=st.booleans())
     def release(self, owner: str, *, shut: bool, changed: bool) -> None:
         """Release the lane with its claims."""
-        if owner in self.stays:
+        if owner in self.holds:
             self.run(self._release(owner, shut=shut, changed=changed))
 
-    @precondition(lambda self: self.stays)
+    @precondition(lambda self: self.holds)
     @rule(owner=OWNERS)
     def renew(self, owner: str) -> None:
         """Renew the lease."""
-        if owner in self.stays:
+        if owner in self.holds:
             self.run(self._renew(owner))
 
     @precondition(lambda self: any(self.hands.values()))
@@ -218,11 +218,11 @@ class LaneMachine(RuleBasedStateMachine):
         """Cancel a batch, perhaps for the second time, perhaps too late."""
         self.run(self._cancel(self.batches[place % len(self.batches)]))
 
-    @precondition(lambda self: self.stays)
+    @precondition(lambda self: self.holds)
     @rule(owner=OWNERS)
     def withdraw(self, owner: str) -> None:
         """Withdraw cancelled batches and end their fetches."""
-        if owner in self.stays:
+        if owner in self.holds:
             self.run(self._withdraw(owner))
 
     @rule()
@@ -294,8 +294,8 @@ class LaneMachine(RuleBasedStateMachine):
             assert isinstance(held, AcquiredLane)
             assert sorted(held.orphans.serialized) == orphans
             assert held.cancelled == await self._flagged()
-            assert all(held.token > stay.held.token for stay in self.stays.values())
-            self.stays[owner] = LaneHold(self.redis, LaneStore(self.redis, owner, LEASE_MS), LANE, held)
+            assert all(held.token > hold.held.token for hold in self.holds.values())
+            self.holds[owner] = LaneHold(self.redis, LaneStore(self.redis, owner, LEASE_MS), LANE, held)
             first = held.claim.serialized if held.claim else []
             if not count or orphans or held.cancelled:
                 assert held.claim is None
@@ -312,14 +312,14 @@ class LaneMachine(RuleBasedStateMachine):
         await LaneStore(self.redis, owner, LEASE_MS).acquire(LANE, int(hash_["generation"]))
 
     async def _claim_unheard(self, owner: str, count: int) -> None:
-        work = self.stays[owner].claim(count)
+        work = self.holds[owner].claim(count)
         if await self._ours(owner):
             await work
         else:
             await self._refused(work)
 
     async def _find_unheard(self, owner: str) -> None:
-        work = self.stays[owner].store.claims(LANE, self.stays[owner].held.token)
+        work = self.holds[owner].store.claims(LANE, self.holds[owner].held.token)
         if await self._ours(owner):
             self.hands[owner] = (await work).serialized
             assert sorted(self.hands[owner]) == await claimed(self.redis)
@@ -330,7 +330,7 @@ class LaneMachine(RuleBasedStateMachine):
         elements, kept = self.hands[owner][:count], self.hands[owner][count:]
         ours = await self._ours(owner)
         before = await everything(self.redis)
-        assert bool(await self.stays[owner].settle(*(noted(element) for element in elements))) is ours
+        assert bool(await self.holds[owner].settle(*(start_marked(element) for element in elements))) is ours
         if ours:
             begun = {id_of(element) for element in elements}
             self.hands[owner] = [*kept, *(e for e in await claimed(self.redis) if id_of(e) in begun)]
@@ -338,9 +338,9 @@ class LaneMachine(RuleBasedStateMachine):
             assert await everything(self.redis) == before
 
     async def _settle_again(self, place: int) -> None:
-        stay, settlements = self.sent[place % len(self.sent)]
+        hold, settlements = self.sent[place % len(self.sent)]
         done = await self._done()
-        await stay.settle(*settlements)
+        await hold.settle(*settlements)
         assert await self._done() == done
         for owner, hands in self.hands.items():
             still = {id_of(element) for element in await claimed(self.redis)}
@@ -351,7 +351,7 @@ class LaneMachine(RuleBasedStateMachine):
 
     async def _ours(self, owner: str) -> bool:
         hash_ = await fields(self.redis)
-        token = self.stays[owner].held.token
+        token = self.holds[owner].held.token
         return (hash_["state"], hash_.get("token")) == ("held", str(token))
 
     async def _refused(self, work: Coroutine[Any, Any, object]) -> None:
@@ -361,7 +361,7 @@ class LaneMachine(RuleBasedStateMachine):
         assert await everything(self.redis) == before
 
     async def _claim(self, owner: str, count: int) -> None:
-        work = self.stays[owner].claim(count)
+        work = self.holds[owner].claim(count)
         if not await self._ours(owner):
             await self._refused(work)
             return
@@ -383,8 +383,8 @@ class LaneMachine(RuleBasedStateMachine):
         ours = await self._ours(owner)
         before = await everything(self.redis)
         settlements = [SETTLEMENTS[how](element) for element in elements]
-        self.sent.append((self.stays[owner], settlements))
-        reply = await self.stays[owner].settle(*settlements, leave=leave)
+        self.sent.append((self.holds[owner], settlements))
+        reply = await self.holds[owner].settle(*settlements, leave=leave)
         assert bool(reply) is ours
         assert (await everything(self.redis) != before) is ours
         if ours:
@@ -392,13 +392,13 @@ class LaneMachine(RuleBasedStateMachine):
             assert (reply[-1] == b"left") is (leave and empty)
             assert (await state(self.redis) == "idle") is (leave and empty)
         after = await everything(self.redis)
-        assert await self.stays[owner].settle(*settlements, leave=leave) != [] or not ours
+        assert await self.holds[owner].settle(*settlements, leave=leave) != [] or not ours
         assert await everything(self.redis) == after
 
     async def _release(self, owner: str, *, shut: bool, changed: bool) -> None:
         shut_until_ms = await shifted_clock.now_ms(self.redis) + HOUR_MS if shut else 0
         ledgers = [interrupted(element) for element in self.hands[owner]] if changed else []
-        work = self.stays[owner].release(*ledgers, shut_until_ms=shut_until_ms)
+        work = self.holds[owner].release(*ledgers, shut_until_ms=shut_until_ms)
         if not await self._ours(owner):
             await self._refused(work)
             return
@@ -414,17 +414,17 @@ class LaneMachine(RuleBasedStateMachine):
     async def _transfer(self, owner: str, count: int) -> None:
         elements = self.hands[owner][:count]
         if not await self._ours(owner):
-            await self._refused(self.stays[owner].transfer(elements[0], OTHER))
+            await self._refused(self.holds[owner].transfer(elements[0], OTHER))
             return
         for element in elements:
-            stays = batch_of(id_of(element)) in self.cancelled
-            moved = await self.stays[owner].transfer(element, OTHER)
-            assert isinstance(moved, BatchCancelled) is stays
-            assert (element in await claimed(self.redis)) is stays
-            if not stays:
+            holds = batch_of(id_of(element)) in self.cancelled
+            moved = await self.holds[owner].transfer(element, OTHER)
+            assert isinstance(moved, BatchCancelled) is holds
+            assert (element in await claimed(self.redis)) is holds
+            if not holds:
                 self.hands[owner].remove(element)
             before = await everything(self.redis)
-            await self.stays[owner].transfer(element, OTHER)
+            await self.holds[owner].transfer(element, OTHER)
             assert await everything(self.redis) == before
 
     async def _cancel(self, batch: Batch) -> None:
@@ -439,24 +439,24 @@ class LaneMachine(RuleBasedStateMachine):
 
     async def _withdraw(self, owner: str) -> None:
         batches = [self.cancelled[of] for of in await self._flagged()]
-        stay = self.stays[owner]
+        hold = self.holds[owner]
         if not await self._ours(owner):
             if batches:
-                await self._refused(stay.withdraw(*batches))
+                await self._refused(hold.withdraw(*batches))
             return
         others = [element for element in await self._in_lane(LANE) if self._is_of(element, batches) is False]
-        await self._end_cancelled(stay, batches, self.hands[owner])
+        await self._end_cancelled(hold, batches, self.hands[owner])
         self.hands[owner] = [element for element in self.hands[owner] if not self._is_of(element, batches)]
         assert await self._in_lane(LANE) == others
         assert await self._flagged() == set()
 
-    async def _end_cancelled(self, stay: LaneHold, batches: list[Batch], hands: list[bytes]) -> None:
+    async def _end_cancelled(self, hold: LaneHold, batches: list[Batch], hands: list[bytes]) -> None:
         ours = [element for element in hands if self._is_of(element, batches)]
-        await stay.settle(*(ended(element, Outcome.CANCELLED) for element in ours))
-        await stay.withdraw(*batches)
-        unheard = await stay.withdrawn(*batches) if batches else []
-        await stay.settle(*(ended(element, Outcome.CANCELLED) for element in unheard))
-        assert not unheard or await stay.withdrawn(*batches) == []
+        await hold.settle(*(ended(element, Outcome.CANCELLED) for element in ours))
+        await hold.withdraw(*batches)
+        unheard = await hold.withdrawn(*batches) if batches else []
+        await hold.settle(*(ended(element, Outcome.CANCELLED) for element in unheard))
+        assert not unheard or await hold.withdrawn(*batches) == []
 
     def _is_of(self, element: bytes, batches: list[Batch]) -> bool:
         return batch_of(id_of(element)) in {batch.id for batch in batches}
@@ -470,7 +470,7 @@ class LaneMachine(RuleBasedStateMachine):
 
     async def _renew(self, owner: str) -> None:
         ours = await self._ours(owner)
-        assert await self.stays[owner].renew() is ours
+        assert await self.holds[owner].renew() is ours
 
     async def _rescue(self, *, lapsed: bool) -> None:
         hash_ = await fields(self.redis)
@@ -543,11 +543,11 @@ class LaneMachine(RuleBasedStateMachine):
             await self._rescue(lapsed=True)
         for lane in (LANE, OTHER):
             if await state(self.redis, lane) == "scheduled":
-                stay = await LaneHold.begin(self.redis, "last", lane)
-                orphans = stay.held.orphans.serialized
-                await self._end_cancelled(stay, [self.cancelled[of] for of in stay.held.cancelled], orphans)
-                await stay.settle(*(stored(element) for element in orphans))
-                await stay.finish(count=1000)
+                hold = await LaneHold.begin(self.redis, "last", lane)
+                orphans = hold.held.orphans.serialized
+                await self._end_cancelled(hold, [self.cancelled[of] for of in hold.held.cancelled], orphans)
+                await hold.settle(*(stored(element) for element in orphans))
+                await hold.finish(count=1000)
             assert await state(self.redis, lane) in {"idle", None}
         await self._check_places()
         for batch in self.batches:
@@ -565,6 +565,6 @@ def test_i02_a_lane_never_loses_a_fetch_and_ends_none_twice(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two workers, one lane, crashes, lost replies and clock jumps in any order: one place, one result."""
-    shifted_clock.shiftable(monkeypatch)
+    shifted_clock.install(monkeypatch)
     machine: Any = partial(LaneMachine, redis_url)
     run_state_machine_as_test(machine, settings=SETTINGS)

@@ -24,17 +24,17 @@ async def test_an_oversized_element_becomes_a_short_dead_letter(fleet: Fleet, re
     await fleet.submit([url("/1"), url("/2")])
     await put(redis, LARGE, where="returned")
     await redis.zadd(keys.later(LANE), {LARGE: 1})
-    stay = await LaneHold.begin(redis)
-    claim = await stay.claim(1)
+    hold = await LaneHold.begin(redis)
+    claim = await hold.claim(1)
     assert (paths(claim.serialized), claim.too_large, claim.waiting) == (["/1"], 3, 1)
     assert await later(redis) == {}
 
     await put(redis, LARGE)
-    found = await stay.take_out(ALL)
+    found = await hold.scan_queue(ALL)
     assert (paths(found.serialized), found.go_on, found.too_large) == (["/2"], None, 1)
 
     await ask(redis, "HSET", keys.claimed(LANE), "large", LARGE)
-    claims = await stay.store.claims(LANE, stay.held.token)
+    claims = await hold.store.claims(LANE, hold.held.token)
     assert (sorted(paths(claims.serialized)), claims.too_large) == (["/1", "/2"], 1)
     await ask(redis, "HSET", keys.claimed(LANE), "large", LARGE)
     await lapse(redis)
@@ -54,19 +54,19 @@ async def test_the_bytes_of_a_claim_are_bounded_and_the_rest_keeps_its_order(
     body = "x" * (1 << 20)
     count = CLAIM_BYTES // len(body) + 3
     await fleet.submit([Fetch(url=url(f"/{place}"), method="POST", body=body) for place in range(count)])
-    stay = await LaneHold.begin(redis)
+    hold = await LaneHold.begin(redis)
     before = paths(await waiting(redis))
-    first = await stay.claim()
+    first = await hold.claim()
     assert sum(map(len, first.serialized)) <= CLAIM_BYTES
     assert first.waiting == count - len(first.serialized)
     assert [*paths(first.serialized), *paths(await waiting(redis))] == before
-    rest = await stay.claim()
+    rest = await hold.claim()
     assert paths([*first.serialized, *rest.serialized]) == before
-    await stay.release()
-    stay = await LaneHold.begin(redis)
+    await hold.release()
+    hold = await LaneHold.begin(redis)
     found, offset = list[bytes](), 0
     while offset is not None:
-        taken = await stay.take_out(ALL, "returned", offset)
+        taken = await hold.scan_queue(ALL, "returned", offset)
         assert sum(map(len, taken.serialized)) <= CLAIM_BYTES
         found += taken.serialized
         offset = taken.go_on  # type: ignore[assignment]

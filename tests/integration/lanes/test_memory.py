@@ -70,7 +70,7 @@ async def test_i13_a_short_fetch_takes_little_beyond_its_json(fleet: Fleet, redi
 async def test_i13_a_trimming_reader_keeps_the_results_of_a_batch_short(fleet: Fleet, redis: Redis) -> None:
     """With any number of results, only unread ones are in Redis."""
     batch = await fleet.submit([url("/x") for _ in range(COUNT)])
-    stay = await LaneHold.begin(redis)
+    hold = await LaneHold.begin(redis)
     seen = 0
 
     async def read() -> None:
@@ -81,8 +81,8 @@ async def test_i13_a_trimming_reader_keeps_the_results_of_a_batch_short(fleet: F
     reading = asyncio.create_task(read())
     settled, largest = 0, 0
     try:
-        while elements := (await stay.claim(AT_ONCE)).serialized:
-            await stay.settle(*(stored(element) for element in elements))
+        while elements := (await hold.claim(AT_ONCE)).serialized:
+            await hold.settle(*(stored(element) for element in elements))
             settled += len(elements)
             most = settled - seen + 2 * READ_COUNT  # what is read in one go is trimmed when it was yielded
             assert await redis.xlen(keys.results(batch.id)) <= most
@@ -94,4 +94,4 @@ async def test_i13_a_trimming_reader_keeps_the_results_of_a_batch_short(fleet: F
     assert seen == COUNT
     assert largest <= MOST_BYTES
     assert await redis.xlen(keys.results(batch.id)) == 0
-    assert await stay.release() is None
+    assert await hold.release() is None

@@ -87,13 +87,13 @@ async def test_submit_records_each_fetch_with_its_deadline(fleet: Fleet, redis: 
 async def test_a_claim_returns_the_values_of_the_record(fleet: Fleet, redis: Redis) -> None:
     """A number for each fetch of the batch, and the reason for others."""
     batch = await fleet.submit([url("/1"), url("/2")])
-    stay = await LaneHold.begin(redis)
-    one, two = (await stay.claim(2)).serialized
-    await stay.settle(stored(one))
+    hold = await LaneHold.begin(redis)
+    one, two = (await hold.claim(2)).serialized
+    await hold.settle(stored(one))
     of_nobody = serialize_entry(msgspec.structs.replace(parse_entry(two), id=fetch_id(BATCH_ID[::-1], 0)))
     await put(redis, one, of_nobody, copy_of(two, place=0xFFFFFFFF), b"\xff" * 60)
-    assert (await stay.claim()).records == [ENDED, UNKNOWN_BATCH, ENDED, UNKNOWN_BATCH]
-    claims = await stay.store.claims(LANE, stay.held.token)
+    assert (await hold.claim()).records == [ENDED, UNKNOWN_BATCH, ENDED, UNKNOWN_BATCH]
+    claims = await hold.store.claims(LANE, hold.held.token)
     records = dict(zip(claims.serialized, claims.records, strict=True))
     assert records[two] == record_of(parse_entry(two))
     assert batch.id
@@ -114,10 +114,10 @@ async def test_a_differing_copy_does_not_match_the_record(
 ) -> None:
     """In any field of the fetch, or the deadline."""
     await fleet.submit([url("/1")])
-    stay = await LaneHold.begin(redis)
+    hold = await LaneHold.begin(redis)
     (element,) = await ask(redis, "LRANGE", keys.waiting_at(LANE, "normal"), 0, -1)
     await ask(redis, "LSET", keys.waiting_at(LANE, "normal"), 0, copy_of(element, **changed))
-    claim = await stay.claim()
+    claim = await hold.claim()
     assert claim.records != [record_of(parse_entry(claim.serialized[0]))]
     assert claim.records == [record_of(parse_entry(element))]
 
@@ -125,12 +125,12 @@ async def test_a_differing_copy_does_not_match_the_record(
 async def test_counters_of_an_entry_are_not_in_the_record(fleet: Fleet, redis: Redis) -> None:
     """An entry after an attempt is the same fetch."""
     await fleet.submit([url("/1")])
-    stay = await LaneHold.begin(redis)
-    (element,) = (await stay.claim()).serialized
+    hold = await LaneHold.begin(redis)
+    (element,) = (await hold.claim()).serialized
     again = copy_of(element, attempts=3, throttles=2, last=Reason.READ)
-    await stay.release(again)
-    stay = await LaneHold.begin(redis)
-    claim = await stay.claim()
+    await hold.release(again)
+    hold = await LaneHold.begin(redis)
+    claim = await hold.claim()
     assert (claim.serialized, claim.records) == ([again], [record_of(parse_entry(element))])
 
 
@@ -148,7 +148,7 @@ async def test_orphans_and_withdrawn_fetches_are_checked_too(fleet: Fleet, redis
     orphans = dict(zip(*second.held.orphans[:2], strict=True))
     assert orphans == {one: record_of(parse_entry(one)), foreign: ENDED}
     await ask(redis, "HDEL", keys.claimed(LANE), foreign[:25])
-    found = await second.take_out(ALL)
+    found = await second.scan_queue(ALL)
     assert found.records == [record_of(parse_entry(found.serialized[0])), ENDED]
     left = await second.store.withdrawn(LANE, second.held.token, {batch.id})
     assert sorted(left.records) == sorted(
@@ -193,10 +193,10 @@ async def test_the_fetches_of_an_ended_batch_count_as_ended(
 
     async def late() -> AsyncIterator[str]:
         yield url("/late")
-        stay = await LaneHold.begin(redis)
-        elements.extend((await stay.claim()).serialized)
-        await stay.settle(*map(stored, elements))
-        await stay.release()
+        hold = await LaneHold.begin(redis)
+        elements.extend((await hold.claim()).serialized)
+        await hold.settle(*map(stored, elements))
+        await hold.release()
 
     elements: list[bytes] = []
     monkeypatch.setattr("fetchfleet.jobs.client.submit.CHUNK_FETCHES", 1)
@@ -205,8 +205,8 @@ async def test_the_fetches_of_an_ended_batch_count_as_ended(
     assert not await redis.exists(keys.record(batch.id))
     await fleet.submit([url("/x")])
     await put(redis, *elements)
-    stay = await LaneHold.begin(redis)
-    assert (await stay.claim()).records[1:] == [ENDED]
+    hold = await LaneHold.begin(redis)
+    assert (await hold.claim()).records[1:] == [ENDED]
 
 
 async def test_an_undone_fetch_counts_as_ended(fleet: Fleet, redis: Redis) -> None:
@@ -223,11 +223,11 @@ async def test_an_undone_fetch_counts_as_ended(fleet: Fleet, redis: Redis) -> No
         batch = await fleet.submit([url("/1"), url("/2")])
     taken_ms = int(await ask(redis, "HGET", keys.batch(batch.id), "taken_ms"))
     back = {"groups": sent[0]["groups"], "keyed": [], "taken_ms": taken_ms}
-    stay = await LaneHold.begin(redis)
-    (one,) = (await stay.claim(1)).serialized
+    hold = await LaneHold.begin(redis)
+    (one,) = (await hold.claim(1)).serialized
     assert await submission.undo(redis, batch_id=batch.id, **back) == 1  # type: ignore[arg-type]
     assert await record(redis, batch, 2) == [record_of(parse_entry(one)), 0]
-    await stay.settle(stored(one))
+    await hold.settle(stored(one))
     assert not await redis.exists(keys.record(batch.id))
 
 
@@ -235,8 +235,8 @@ async def test_a_record_has_several_strings(fleet: Fleet, redis: Redis) -> None:
     """A batch may have more fetches than one string has room for."""
     far = keys.RECORD_SEGMENT_PLACES + 2
     batch = await fleet.submit([url("/1")])
-    stay = await LaneHold.begin(redis)
-    (one,) = (await stay.claim(1)).serialized
+    hold = await LaneHold.begin(redis)
+    (one,) = (await hold.claim(1)).serialized
     second = copy_of(one, place=far)
     await ask(
         redis, "BITFIELD", keys.record(batch.id, far), "SET", "u48", "#2", record_of(parse_entry(second))
@@ -244,9 +244,9 @@ async def test_a_record_has_several_strings(fleet: Fleet, redis: Redis) -> None:
     await redis.pexpire(keys.record(batch.id, far), 60_000)
     await ask(redis, "HINCRBY", keys.batch(batch.id), "total", 1)
     await put(redis, second, copy_of(one, place=far + 1))
-    claim = await stay.claim()
+    claim = await hold.claim()
     assert claim.records == [record_of(parse_entry(second)), ENDED]
-    assert await stay.settle(stored(one), stored(second))
+    assert await hold.settle(stored(one), stored(second))
     assert (await batch.counts()).ended
     assert await ask(redis, "BITFIELD_RO", keys.record(batch.id, far), "GET", "u48", "#2") == [0]
 
@@ -261,19 +261,19 @@ async def test_a_lost_record_or_batch_loses_no_fetch(fleet: Fleet, redis: Redis,
         await redis.delete(keys.record(batch.id))
     if what == "of another type":
         await redis.lpush(keys.record(batch.id), "x")  # type: ignore[misc]
-    stay = await LaneHold.begin(redis)
-    claim = await stay.claim()
+    hold = await LaneHold.begin(redis)
+    claim = await hold.claim()
     entries = [parse_entry(element) for element in claim.serialized]
     assert claim.records == (
         [record_of(entry) for entry in entries] if what == "its batch lost" else [UNRECORDED] * 2
     )
     await redis.delete(*([keys.record(batch.id)] if what == "of another type" else []), "none")
-    await stay.settle(stored(claim.serialized[0]))
+    await hold.settle(stored(claim.serialized[0]))
     if what == "its batch lost":  # what ended before is still known
         await put(redis, claim.serialized[0])
-        assert (await stay.claim()).records == [ENDED]
+        assert (await hold.claim()).records == [ENDED]
         await ask(redis, "HDEL", keys.claimed(LANE), claim.serialized[0][:25])
-    await stay.settle(stored(claim.serialized[1]))
+    await hold.settle(stored(claim.serialized[1]))
     assert len(await results(redis, batch)) == 2
     await redis.delete(keys.record(batch.id))
 
@@ -285,12 +285,12 @@ async def test_a_batch_of_an_older_producer_is_served_as_before(fleet: Fleet, re
     """It has no record, and its claims are not compared."""
     batch = await older(fleet, [url("/1")])
     assert not await redis.exists(keys.record(batch.id))
-    stay = await LaneHold.begin(redis)
-    claim = await stay.claim()
+    hold = await LaneHold.begin(redis)
+    claim = await hold.claim()
     assert claim.records == [UNRECORDED]
-    await stay.settle(stored(claim.serialized[0]))
+    await hold.settle(stored(claim.serialized[0]))
     assert (await batch.counts()).ended
-    await stay.release()
+    await hold.release()
 
 
 @pytest.mark.parametrize("first", ["older", "newer"])
@@ -310,14 +310,14 @@ async def test_a_batch_of_an_older_and_a_newer_producer_is_served_as_before(
         patch.setattr(submission, "submit", submit)
         patch.setattr("fetchfleet.jobs.client.submit.CHUNK_FETCHES", 1)
         batch = await fleet.submit([url("/1"), url("/2")])
-    stay = await LaneHold.begin(redis)
-    claim = await stay.claim()
+    hold = await LaneHold.begin(redis)
+    claim = await hold.claim()
     for element, found in zip(claim.serialized, claim.records, strict=True):
         assert found in {UNRECORDED, record_of(parse_entry(element))}
-    await stay.settle(*map(stored, claim.serialized))
+    await hold.settle(*map(stored, claim.serialized))
     assert len(await results(redis, batch)) == 2
     assert (await batch.counts()).ended
-    await stay.release()
+    await hold.release()
 
 
 async def older(fleet: Fleet, urls: list[str]) -> Batch:
@@ -335,11 +335,11 @@ async def older(fleet: Fleet, urls: list[str]) -> Batch:
 async def test_a_foreign_element_writes_nothing_into_a_record(fleet: Fleet, redis: Redis) -> None:
     """A place far beyond the batch allocates no memory, and an invalid batch ID creates no key."""
     await fleet.submit([url("/1")])
-    stay = await LaneHold.begin(redis)
-    (one,) = (await stay.claim()).serialized
+    hold = await LaneHold.begin(redis)
+    (one,) = (await hold.claim()).serialized
     before = set(await everything(redis))
     await put(redis, copy_of(one, place=0xFFFFFFFF), b"\x00*:" * 20, b"f" * 400)
-    await stay.claim()
+    await hold.claim()
     assert set(await everything(redis)) - before <= set()
     assert await redis.strlen(keys.record(parse_entry(one).batch_id)) == 6
     assert (await fields(redis))["state"] == "held"

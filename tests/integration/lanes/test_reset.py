@@ -28,10 +28,10 @@ async def test_a_scheduled_lane_and_its_retries_are_due_at_once(
     monkeypatch.setattr("fetchfleet.jobs.scripts.host_control.RETRIES_AT_ONCE", 2)
     monkeypatch.setattr("fetchfleet.worker.lanes.reset.RETRIES_AT_ONCE", 2)
     await fleet.submit([url(f"/{i}") for i in range(5)])
-    stay = await LaneHold.begin(redis)
+    hold = await LaneHold.begin(redis)
     gate = await broken(redis)
-    await stay.settle(*(retried(entry, 3600) for entry in (await stay.claim()).serialized))
-    await stay.release(shut_until_ms=gate.open_until_ms, why="breaker", gate=gate)
+    await hold.settle(*(retried(entry, 3600) for entry in (await hold.claim()).serialized))
+    await hold.release(shut_until_ms=gate.open_until_ms, why="breaker", gate=gate)
     before = await fields(redis)
 
     [done] = await reset(redis, fleet.notify, [LANE], BY)
@@ -48,25 +48,25 @@ async def test_a_scheduled_lane_and_its_retries_are_due_at_once(
     explained = await explain_lane(redis, Policy(), LANE)
     assert "breaker" not in explained.state
 
-    stay = await LaneHold.begin(redis)
-    assert BY == stay.held.reset_by
-    assert 5 == len((await stay.claim()).serialized)
-    await stay.release()
+    hold = await LaneHold.begin(redis)
+    assert BY == hold.held.reset_by
+    assert 5 == len((await hold.claim()).serialized)
+    await hold.release()
     assert "" == (await LaneHold.begin(redis)).held.reset_by
 
 
 async def test_an_idle_lane_is_open_for_its_next_fetch(fleet: Fleet, redis: Redis) -> None:
     """It was released while its breaker was open, with the end of that in Redis."""
     await fleet.submit([url("/1")])
-    stay = await LaneHold.begin(redis)
-    await stay.finish()
+    hold = await LaneHold.begin(redis)
+    await hold.finish()
     gate = await broken(redis)
     await fleet.submit([url("/2")])
-    stay = await LaneHold.begin(redis)
-    await stay.claim()
+    hold = await LaneHold.begin(redis)
+    await hold.claim()
     batch = await fleet.submit([url("/3")])
     await batch.cancel()
-    await stay.finish()
+    await hold.finish()
     await redis.hset(keys.lane(LANE), "shut_until_ms", str(gate.open_until_ms))  # type: ignore[misc]
 
     await reset(redis, fleet.notify, [LANE], BY)
@@ -78,7 +78,7 @@ async def test_an_idle_lane_is_open_for_its_next_fetch(fleet: Fleet, redis: Redi
 async def test_a_held_lane_is_reset_by_its_owner_or_the_next_one(fleet: Fleet, redis: Redis) -> None:
     """An owner that releases it before it hears of the reset does not shut it again."""
     await fleet.submit([url("/1"), url("/2")])
-    stay = await LaneHold.begin(redis)
+    hold = await LaneHold.begin(redis)
     resets = int(await redis.get(keys.RESETS) or 0)
     [done] = await reset(redis, fleet.notify, [LANE], BY)
     assert (True, True) == (done.held, done.pending)
@@ -87,14 +87,14 @@ async def test_a_held_lane_is_reset_by_its_owner_or_the_next_one(fleet: Fleet, r
     assert done.pending
 
     gate = await broken(redis)
-    await stay.release(shut_until_ms=gate.open_until_ms, why="breaker", gate=gate)
+    await hold.release(shut_until_ms=gate.open_until_ms, why="breaker", gate=gate)
     assert int((await fields(redis))["due_ms"]) <= await now_ms(redis)
-    stay = await LaneHold.begin(redis)
-    assert (BY, Breaker.OPEN) == (stay.held.reset_by, stay.held.gate.breaker)
+    hold = await LaneHold.begin(redis)
+    assert (BY, Breaker.OPEN) == (hold.held.reset_by, hold.held.gate.breaker)
 
     await reset(redis, fleet.notify, [LANE], BY)
-    assert [BY] == await stay.store.take_resets([LANE])
-    assert [""] == await stay.store.take_resets([LANE])
+    assert [BY] == await hold.store.take_resets([LANE])
+    assert [""] == await hold.store.take_resets([LANE])
     await await_applied(redis, [done], 0, 0)
     assert not done.pending
 
@@ -124,11 +124,11 @@ async def test_retries_that_reach_redis_after_the_reset_are_made_due_too(
 ) -> None:
     """They were in flight. The owner makes them due, and revives no ended one."""
     await fleet.submit([url(f"/{i}") for i in range(5)])
-    stay = await LaneHold.begin(redis)
+    hold = await LaneHold.begin(redis)
     await reset(redis, fleet.notify, [LANE], BY)
-    await stay.settle(*(retried(entry, 3600) for entry in (await stay.claim()).serialized))
-    monkeypatch.setattr(stay.store, "_stretch", 2)
-    await stay.store.make_retries_due(LANE, await now_ms(redis))
+    await hold.settle(*(retried(entry, 3600) for entry in (await hold.claim()).serialized))
+    monkeypatch.setattr(hold.store, "_stretch", 2)
+    await hold.store.make_retries_due(LANE, await now_ms(redis))
 
     due = await later(redis)
     assert 5 == len(due)

@@ -69,8 +69,8 @@ GARBAGE = {
 async def begun(fleet: Fleet, redis: Redis, count: int = 1) -> tuple[Batch, LaneHold, list[bytes]]:
     """Return a batch with every fetch claimed."""
     batch = await fleet.submit([url(f"/{i}") for i in range(count)])
-    stay = await LaneHold.begin(redis)
-    return batch, stay, (await stay.claim(count)).serialized
+    hold = await LaneHold.begin(redis)
+    return batch, hold, (await hold.claim(count)).serialized
 
 
 async def ttl_ms(redis: Redis, batch: Batch) -> list[int]:
@@ -100,8 +100,8 @@ async def seal(redis: Redis, batch: Batch) -> None:
 
 async def test_a_settled_fetch_has_its_result(fleet: Fleet, redis: Redis) -> None:
     """It is no longer claimed, and its result is in the stream of its batch."""
-    batch, stay, (one, two) = await begun(fleet, redis, 2)
-    assert await stay.settle(stored(one))
+    batch, hold, (one, two) = await begun(fleet, redis, 2)
+    assert await hold.settle(stored(one))
     (result,) = await results(redis, batch)
     assert (result.id, result.outcome) == (parse_entry(one).id, Outcome.STORED)
     assert await claimed(redis) == [two]
@@ -109,16 +109,16 @@ async def test_a_settled_fetch_has_its_result(fleet: Fleet, redis: Redis) -> Non
 
 async def test_a_reply_holds_the_time_of_redis(fleet: Fleet, redis: Redis) -> None:
     """It sets the clock of the owner."""
-    _, stay, (element,) = await begun(fleet, redis)
+    _, hold, (element,) = await begun(fleet, redis)
     before_ms = await now_ms(redis)
-    (now,) = await stay.settle(stored(element))
+    (now,) = await hold.settle(stored(element))
     assert before_ms <= now <= await now_ms(redis)
 
 
 async def test_a_settlement_sent_twice_counts_once(fleet: Fleet, redis: Redis) -> None:
     """After a lost reply it may be repeated: one result, counters once."""
-    batch, stay, elements = await begun(fleet, redis, 3)
-    call = stay.settlement(*(stored(element) for element in elements[:2]))
+    batch, hold, elements = await begun(fleet, redis, 3)
+    call = hold.settlement(*(stored(element) for element in elements[:2]))
     assert await runner.run(redis, *call)
     before = await everything(redis)
     assert await runner.run(redis, *call)
@@ -128,20 +128,20 @@ async def test_a_settlement_sent_twice_counts_once(fleet: Fleet, redis: Redis) -
 
 async def test_two_results_for_one_fetch_are_one(fleet: Fleet, redis: Redis) -> None:
     """The first result counts, also within one call."""
-    batch, stay, (element,) = await begun(fleet, redis)
-    await stay.settle(stored(element), ended(element, Outcome.FAILED, reason=Reason.INTERNAL))
+    batch, hold, (element,) = await begun(fleet, redis)
+    await hold.settle(stored(element), ended(element, Outcome.FAILED, reason=Reason.INTERNAL))
     assert [result.outcome for result in await results(redis, batch)] == [Outcome.STORED]
     assert (await batch.counts()).done == 1
 
 
 async def test_every_outcome_is_counted(fleet: Fleet, redis: Redis) -> None:
     """The counters of a batch add up, over outcomes and bytes."""
-    batch, stay, elements = await begun(fleet, redis, 5)
+    batch, hold, elements = await begun(fleet, redis, 5)
     outcomes = [Outcome.STORED, Outcome.STORED, Outcome.UNCHANGED, Outcome.FAILED, Outcome.CANCELLED]
     sizes = [5, 1 << 40, None, None, None]
     settlements = [ended(*each) for each in zip(elements, outcomes, sizes, strict=True)]
-    await stay.settle(*settlements[:2])
-    await stay.settle(*settlements[2:])
+    await hold.settle(*settlements[:2])
+    await hold.settle(*settlements[2:])
     counts = await batch.counts()
     assert (counts.stored, counts.unchanged, counts.failed, counts.cancelled) == (2, 1, 1, 1)
     assert counts.bytes == 5 + (1 << 40)
@@ -151,9 +151,9 @@ async def test_every_outcome_is_counted(fleet: Fleet, redis: Redis) -> None:
 async def test_one_call_settles_many_batches(fleet: Fleet, redis: Redis) -> None:
     """Each result goes to its own batch, in any order."""
     batches = [await fleet.submit([url(f"/{i}a"), url(f"/{i}b")]) for i in range(3)]
-    stay = await LaneHold.begin(redis)
-    elements = (await stay.claim()).serialized
-    await stay.settle(*(stored(element) for element in reversed(elements)))
+    hold = await LaneHold.begin(redis)
+    elements = (await hold.claim()).serialized
+    await hold.settle(*(stored(element) for element in reversed(elements)))
     for i, batch in enumerate(batches):
         assert [result.url for result in await results(redis, batch)] == [url(f"/{i}b"), url(f"/{i}a")]
         assert (await batch.counts()).ended
@@ -161,20 +161,20 @@ async def test_one_call_settles_many_batches(fleet: Fleet, redis: Redis) -> None
 
 async def test_a_batch_lives_longer_while_fetches_are_open(fleet: Fleet, redis: Redis) -> None:
     """The last result starts the time after which a batch expires."""
-    batch, stay, (one, two) = await begun(fleet, redis, 2)
-    await stay.settle(stored(one))
+    batch, hold, (one, two) = await begun(fleet, redis, 2)
+    await hold.settle(stored(one))
     for ttl in await ttl_ms(redis, batch):
         assert keys.RESULTS_TTL_MS < ttl <= keys.UNFINISHED_TTL_MS
-    await stay.settle(stored(two))
+    await hold.settle(stored(two))
     for ttl in await ttl_ms(redis, batch):
         assert 0 < ttl <= keys.RESULTS_TTL_MS
 
 
 async def test_a_batch_that_is_still_being_submitted_has_not_ended(fleet: Fleet, redis: Redis) -> None:
     """Further fetches may follow."""
-    batch, stay, (element,) = await begun(fleet, redis)
+    batch, hold, (element,) = await begun(fleet, redis)
     await ask(redis, "HDEL", keys.batch(batch.id), "sealed")
-    await stay.settle(stored(element))
+    await hold.settle(stored(element))
     assert not (await batch.counts()).ended
     for ttl in await ttl_ms(redis, batch):
         assert ttl > keys.RESULTS_TTL_MS
@@ -185,9 +185,9 @@ async def test_a_batch_that_is_still_being_submitted_has_not_ended(fleet: Fleet,
 
 async def test_a_late_result_of_an_expired_batch_expires_too(fleet: Fleet, redis: Redis) -> None:
     """No key without a TTL remains in Redis."""
-    batch, stay, (element,) = await begun(fleet, redis)
+    batch, hold, (element,) = await begun(fleet, redis)
     await redis.delete(keys.batch(batch.id))
-    await stay.settle(stored(element))
+    await hold.settle(stored(element))
     for ttl in await ttl_ms(redis, batch):
         assert ttl > 0
 
@@ -197,30 +197,30 @@ async def test_a_late_result_of_an_expired_batch_expires_too(fleet: Fleet, redis
 
 async def test_a_retry_waits_for_its_time(fleet: Fleet, redis: Redis) -> None:
     """It is in `later`, due by Redis's clock, with its new ledger, and cannot be claimed."""
-    batch, stay, (element,) = await begun(fleet, redis)
-    (now,) = await stay.settle(retried(element, 3600))
+    batch, hold, (element,) = await begun(fleet, redis)
+    (now,) = await hold.settle(retried(element, 3600))
     ((waits, due_ms),) = (await later(redis)).items()
     assert due_ms == now + HOUR_MS
     assert parse_entry(waits).attempts == 1
     assert await claimed(redis) == []
-    assert (await stay.claim()).serialized == []
+    assert (await hold.claim()).serialized == []
     assert await results(redis, batch) == []
 
 
 async def test_a_due_retry_is_claimed_first(fleet: Fleet, redis: Redis) -> None:
     """Before all other fetches."""
-    _, stay, (one, _two) = await begun(fleet, redis, 2)
-    await stay.settle(retried(one, 3600))
+    _, hold, (one, _two) = await begun(fleet, redis, 2)
+    await hold.settle(retried(one, 3600))
     (waits,) = await later(redis)
     await redis.zadd(keys.later(LANE), {waits: 1})
-    assert (await stay.claim()).serialized == [waits]
+    assert (await hold.claim()).serialized == [waits]
     assert await later(redis) == {}
 
 
 async def test_a_retry_sent_twice_waits_once(fleet: Fleet, redis: Redis) -> None:
     """Its due time is the first one."""
-    _, stay, (element,) = await begun(fleet, redis)
-    call = stay.settlement(retried(element, 3600))
+    _, hold, (element,) = await begun(fleet, redis)
+    call = hold.settlement(retried(element, 3600))
     await runner.run(redis, *call)
     before = await everything(redis)
     await runner.run(redis, *call)
@@ -229,25 +229,25 @@ async def test_a_retry_sent_twice_waits_once(fleet: Fleet, redis: Redis) -> None
 
 async def test_a_retry_sent_again_after_its_claim_is_ignored(fleet: Fleet, redis: Redis) -> None:
     """A lost reply must not take the next attempt from its owner."""
-    batch, stay, (element,) = await begun(fleet, redis)
-    call = stay.settlement(retried(element, 0))
+    batch, hold, (element,) = await begun(fleet, redis)
+    call = hold.settlement(retried(element, 0))
     await runner.run(redis, *call)
-    (again,) = (await stay.claim()).serialized
+    (again,) = (await hold.claim()).serialized
     await runner.run(redis, *call)
     assert await claimed(redis) == [again]
     assert await later(redis) == {}
-    await stay.settle(stored(again))
+    await hold.settle(stored(again))
     assert (await batch.counts()).ended
 
 
 async def test_a_fetch_may_be_retried_many_times(fleet: Fleet, redis: Redis) -> None:
     """Each attempt's ledger is kept, and the last one ends it."""
-    batch, stay, (element,) = await begun(fleet, redis)
+    batch, hold, (element,) = await begun(fleet, redis)
     for _ in range(5):
-        await stay.settle(retried(element, 0))
-        (element,) = (await stay.claim()).serialized
+        await hold.settle(retried(element, 0))
+        (element,) = (await hold.claim()).serialized
     assert parse_entry(element).attempts == 5
-    await stay.settle(stored(element))
+    await hold.settle(stored(element))
     assert len(await results(redis, batch)) == 1
 
 
@@ -256,8 +256,8 @@ async def test_a_fetch_may_be_retried_many_times(fleet: Fleet, redis: Redis) -> 
 
 async def test_a_returned_fetch_waits_unchanged(fleet: Fleet, redis: Redis) -> None:
     """It is in `later` as it was claimed, due by Redis's clock, and no longer claimed."""
-    batch, stay, (one, two) = await begun(fleet, redis, 2)
-    (now,) = await stay.settle(handed_back(one))
+    batch, hold, (one, two) = await begun(fleet, redis, 2)
+    (now,) = await hold.settle(handed_back(one))
     assert await later(redis) == {one: now + HOUR_MS}
     assert await claimed(redis) == [two]
     assert await results(redis, batch) == []
@@ -265,39 +265,39 @@ async def test_a_returned_fetch_waits_unchanged(fleet: Fleet, redis: Redis) -> N
 
 async def test_an_unclaimed_fetch_cannot_be_returned(fleet: Fleet, redis: Redis) -> None:
     """After its result, or after an earlier return."""
-    _, stay, (one, two) = await begun(fleet, redis, 2)
-    await stay.settle(stored(one), handed_back(two))
+    _, hold, (one, two) = await begun(fleet, redis, 2)
+    await hold.settle(stored(one), handed_back(two))
     before = await everything(redis)
-    await stay.settle(handed_back(one), handed_back(two))
+    await hold.settle(handed_back(one), handed_back(two))
     assert await everything(redis) == before
 
 
 async def test_a_started_fetch_stays_claimed_with_its_new_ledger(fleet: Fleet, redis: Redis) -> None:
     """The next owner after a crash finds the ledger written before the start."""
-    _, stay, (one, two) = await begun(fleet, redis, 2)
-    await stay.settle(begins(interrupted(one)))
+    _, hold, (one, two) = await begun(fleet, redis, 2)
+    await hold.settle(begins(interrupted(one)))
     assert await claimed(redis) == [interrupted(one), two]
     await lapse(redis)
     await reclaim(redis)
     heir = await LaneHold.begin(redis, "heir")
     assert sorted(heir.held.orphans.serialized) == [interrupted(one), two]
-    assert await stay.settle(begins(two)) == []
+    assert await hold.settle(begins(two)) == []
 
 
 async def test_an_unclaimed_fetch_cannot_be_started(fleet: Fleet, redis: Redis) -> None:
     """An ended or waiting fetch does not become claimed."""
-    _, stay, (one, two) = await begun(fleet, redis, 2)
-    await stay.settle(stored(one), handed_back(two))
+    _, hold, (one, two) = await begun(fleet, redis, 2)
+    await hold.settle(stored(one), handed_back(two))
     before = await everything(redis)
-    await stay.settle(begins(one), begins(two))
+    await hold.settle(begins(one), begins(two))
     assert await everything(redis) == before
 
 
 async def test_a_started_fetch_may_end_in_the_same_call(fleet: Fleet, redis: Redis) -> None:
     """Settlements apply in order. A dead letter has the last claimed element."""
-    batch, stay, (one, two) = await begun(fleet, redis, 2)
+    batch, hold, (one, two) = await begun(fleet, redis, 2)
     buried = settler.buried(two[:25], Reason.INTERNAL, "note", lambda: None)
-    await stay.settle(begins(interrupted(one)), stored(one), begins(interrupted(two)), buried, stored(two))
+    await hold.settle(begins(interrupted(one)), stored(one), begins(interrupted(two)), buried, stored(two))
     assert await claimed(redis) == []
     assert await letters(redis) == [("note", interrupted(two))]
     assert (await batch.counts()).stored == 2
@@ -305,15 +305,15 @@ async def test_a_started_fetch_may_end_in_the_same_call(fleet: Fleet, redis: Red
 
 async def test_thousands_are_claimed_and_settled_in_one_call(fleet: Fleet, redis: Redis) -> None:
     """Lua's stack is smaller than that."""
-    batch, stay, elements = await begun(fleet, redis, 9000)
+    batch, hold, elements = await begun(fleet, redis, 9000)
     assert len(elements) == 9000
-    await stay.settle(*(retried(element, 0) for element in elements))
-    again = (await stay.claim(9000)).serialized
+    await hold.settle(*(retried(element, 0) for element in elements))
+    again = (await hold.claim(9000)).serialized
     assert len(again) == 9000
-    await stay.settle(*(begins(element) for element in again))
-    assert await stay.settle(*(stored(element) for element in again))
+    await hold.settle(*(begins(element) for element in again))
+    assert await hold.settle(*(stored(element) for element in again))
     assert await batch.counts() == Counts(total=9000, sealed=True, stored=9000, bytes=27_000)
-    assert await stay.release() is None
+    assert await hold.release() is None
 
 
 # The gate
@@ -321,12 +321,12 @@ async def test_thousands_are_claimed_and_settled_in_one_call(fleet: Fleet, redis
 
 async def test_the_gate_is_saved_with_a_settlement(fleet: Fleet, redis: Redis) -> None:
     """The learned state of the host outlives a crash. An unchanged gate is not written."""
-    _, stay, (one, two) = await begun(fleet, redis, 2)
-    stay.lane.gate = GATE
-    await stay.settle(stored(one))
+    _, hold, (one, two) = await begun(fleet, redis, 2)
+    hold.lane.gate = GATE
+    await hold.settle(stored(one))
     assert from_json((await fields(redis))["gate"].encode()) == GATE
     await ask(redis, "HSET", keys.lane(LANE), "gate", "mark")
-    await stay.settle(stored(two))
+    await hold.settle(stored(two))
     assert (await fields(redis))["gate"] == "mark"
 
 
@@ -339,18 +339,18 @@ async def test_garbage_is_claimed_and_becomes_a_dead_letter(fleet: Fleet, redis:
     garbage = GARBAGE[name]
     await fleet.submit([url("/good")])
     await put(redis, garbage, where="high")
-    stay = await LaneHold.begin(redis)
-    bad, good = (await stay.claim()).serialized
+    hold = await LaneHold.begin(redis)
+    bad, good = (await hold.claim()).serialized
     assert bad == garbage
     with pytest.raises(BadEntryError):
         parse_entry(bad)
     head = garbage[:25]
-    await stay.settle(
+    await hold.settle(
         settler.buried(head, Reason.INVALID, "no entry", lambda: None), settler.dropped(head), stored(good)
     )
     assert await letters(redis) == [("no entry", garbage)]
     assert await claimed(redis) == []
-    assert await stay.release() is None
+    assert await hold.release() is None
     assert await state(redis) == "idle"
 
 
@@ -359,21 +359,21 @@ async def test_garbage_survives_a_crash_and_a_closed_lane(fleet: Fleet, redis: R
     """It is returned and found again like any element, also by a search for deadlines."""
     await fleet.submit([url("/good")])
     await put(redis, GARBAGE[name], where="high")
-    stay = await LaneHold.begin(redis)
-    await stay.claim(1)
-    assert await stay.release(shut_until_ms=await now_ms(redis) + HOUR_MS)
+    hold = await LaneHold.begin(redis)
+    await hold.claim(1)
+    assert await hold.release(shut_until_ms=await now_ms(redis) + HOUR_MS)
     assert await waiting(redis, "returned") == [GARBAGE[name]]
     await ask(redis, "HSET", keys.lane(LANE), "due_ms", 1)
-    stay = await LaneHold.begin(redis)
-    assert set((await stay.take_out(EXPIRED, "returned")).serialized) <= {GARBAGE[name]}
+    hold = await LaneHold.begin(redis)
+    assert set((await hold.scan_queue(EXPIRED, "returned")).serialized) <= {GARBAGE[name]}
 
 
 async def test_a_broken_entry_ends_its_fetch(fleet: Fleet, redis: Redis) -> None:
     """With a readable ID, the batch gets a result and the dead letters a copy."""
-    batch, stay, (element,) = await begun(fleet, redis)
+    batch, hold, (element,) = await begun(fleet, redis)
     broken = element[:60]
     await ask(redis, "HSET", keys.claimed(LANE), broken[:25], broken)
-    await stay.settle(
+    await hold.settle(
         settler.buried(broken[:25], Reason.INVALID, "no entry", lambda: None),
         ended(element, Outcome.FAILED, reason=Reason.INVALID),
     )
@@ -385,9 +385,9 @@ async def test_a_dead_letter_sent_twice_is_written_once(fleet: Fleet, redis: Red
     """An unclaimed element is not copied again."""
     await fleet.submit([url("/good")])
     await put(redis, b"garbage", where="high")
-    stay = await LaneHold.begin(redis)
-    await stay.claim(1)
-    call = stay.settlement(
+    hold = await LaneHold.begin(redis)
+    await hold.claim(1)
+    call = hold.settlement(
         settler.buried(b"garbage", Reason.INVALID, "no entry", lambda: None), settler.dropped(b"garbage")
     )
     await runner.run(redis, *call)
@@ -401,16 +401,16 @@ async def test_garbage_that_begins_alike_is_not_lost(fleet: Fleet, redis: Redis)
     assert pickles[0][:25] == pickles[1][:25]
     await fleet.submit([url("/good")])
     await put(redis, *pickles, where="high")
-    stay = await LaneHold.begin(redis)
+    hold = await LaneHold.begin(redis)
     for _ in range(3):
-        for element in (await stay.claim()).serialized:
+        for element in (await hold.claim()).serialized:
             if element in pickles:
                 head = element[:25]
-                await stay.settle(
+                await hold.settle(
                     settler.buried(head, Reason.INVALID, "no entry", lambda: None), settler.dropped(head)
                 )
             else:
-                await stay.settle(stored(element))
+                await hold.settle(stored(element))
     assert sorted(element for _, element in await letters(redis)) == sorted(pickles)
 
 
@@ -437,15 +437,15 @@ async def running(redis: Redis) -> AsyncIterator[Running]:
 
 async def test_the_settler_reports_a_written_settlement(fleet: Fleet, redis: Redis, running: Running) -> None:
     """`done` is called once, and the lane has no more to settle."""
-    batch, stay, (element,) = await begun(fleet, redis)
-    stay.lane.hold(parse_entry(element))
+    batch, hold, (element,) = await begun(fleet, redis)
+    hold.lane.hold(parse_entry(element))
     told: list[str] = []
     settlement = stored(element)._replace(done=lambda: told.append("done"))
-    running.settler.add(stay.lane, settlement)
+    running.settler.add(hold.lane, settlement)
     assert running.settler.count == 1
-    await running.settler.flushed(stay.lane)
+    await running.settler.flushed(hold.lane)
     assert told == ["done"]
-    assert stay.lane.entries == {}
+    assert hold.lane.entries == {}
     assert running.settler.count == 0
     assert (await batch.counts()).ended
 
@@ -454,39 +454,39 @@ async def test_the_settler_settles_many_lanes_together(fleet: Fleet, redis: Redi
     """The refusal of one lane does not affect the others."""
     lanes = [LANE, "b.example"]
     batch = await fleet.submit([url("/x", lane) for lane in lanes])
-    stays = [await LaneHold.begin(redis, name=lane) for lane in lanes]
-    elements = [(await stay.claim()).serialized[0] for stay in stays]
+    holds = [await LaneHold.begin(redis, name=lane) for lane in lanes]
+    elements = [(await hold.claim()).serialized[0] for hold in holds]
     await ask(redis, "HSET", keys.lane(LANE), "token", 0)
-    for stay, element in zip(stays, elements, strict=True):
-        running.settler.add(stay.lane, stored(element))
-    await running.settler.flushed(stays[1].lane)
-    assert [stay.lane.lost for stay in stays] == [True, False]
+    for hold, element in zip(holds, elements, strict=True):
+        running.settler.add(hold.lane, stored(element))
+    await running.settler.flushed(holds[1].lane)
+    assert [hold.lane.lost for hold in holds] == [True, False]
     assert [result.url for result in await results(redis, batch)] == [url("/x", "b.example")]
     assert running.settler.count == 0
 
 
 async def test_the_settler_saves_a_gate_alone(fleet: Fleet, redis: Redis, running: Running) -> None:
     """A cool-down is written without a settlement."""
-    _, stay, _ = await begun(fleet, redis)
-    stay.lane.gate = GATE
-    running.settler.save_gate(stay.lane)
-    await running.settler.flushed(stay.lane)
+    _, hold, _ = await begun(fleet, redis)
+    hold.lane.gate = GATE
+    running.settler.save_gate(hold.lane)
+    await running.settler.flushed(hold.lane)
     assert from_json((await fields(redis))["gate"].encode()) == GATE
 
 
 async def test_the_settler_repeats_until_redis_accepts(fleet: Fleet, redis: Redis, running: Running) -> None:
     """A full Redis gets the result when it has room, and half of it is never written."""
-    batch, stay, (element,) = await begun(fleet, redis)
-    stay.lane.gate = GATE
+    batch, hold, (element,) = await begun(fleet, redis)
+    hold.lane.gate = GATE
     before = await everything(redis)
     await redis.config_set("maxmemory", 1)
     try:
-        running.settler.add(stay.lane, stored(element))
+        running.settler.add(hold.lane, stored(element))
         await wait_until(lambda: running.troubles, "the refusal")
         assert await everything(redis) == before
     finally:
         await redis.config_set("maxmemory", 0)
-    await running.settler.flushed(stay.lane)
+    await running.settler.flushed(hold.lane)
     assert "maxmemory" in str(running.troubles[0])
     assert len(await results(redis, batch)) == 1
     assert from_json((await fields(redis))["gate"].encode()) == GATE
@@ -496,10 +496,10 @@ async def test_the_settler_reaches_a_redis_that_forgot_the_scripts(
     fleet: Fleet, redis: Redis, running: Running
 ) -> None:
     """As after a failover."""
-    batch, stay, (element,) = await begun(fleet, redis)
+    batch, hold, (element,) = await begun(fleet, redis)
     await redis.script_flush()
-    running.settler.add(stay.lane, stored(element))
-    await running.settler.flushed(stay.lane)
+    running.settler.add(hold.lane, stored(element))
+    await running.settler.flushed(hold.lane)
     assert (await batch.counts()).ended
     assert running.troubles == []
 
@@ -513,19 +513,19 @@ def endless(running: "Running") -> None:
 @pytest.fixture
 async def busy(fleet: Fleet, redis: Redis) -> AsyncIterator[tuple[Batch, LaneHold, list[bytes]]]:
     """Return four claimed fetches, and four in flight."""
-    batch, stay, elements = await begun(fleet, redis, 4)
+    batch, hold, elements = await begun(fleet, redis, 4)
     for number in range(4):
-        stay.lane.in_flight[str(number)] = asyncio.create_task(asyncio.sleep(3600))
-    yield batch, stay, elements
-    await aio.end(*stay.lane.in_flight.values())
+        hold.lane.in_flight[str(number)] = asyncio.create_task(asyncio.sleep(3600))
+    yield batch, hold, elements
+    await aio.end(*hold.lane.in_flight.values())
 
 
 async def test_a_single_settlement_is_written_at_once(
     fleet: Fleet, redis: Redis, running: Running, endless: None
 ) -> None:
     """No other fetch is in flight that could be written with it."""
-    batch, stay, (element,) = await begun(fleet, redis)
-    running.settler.add(stay.lane, stored(element))
+    batch, hold, (element,) = await begun(fleet, redis)
+    running.settler.add(hold.lane, stored(element))
     await wait_until(lambda: running.settler.finished, "its result")
     assert len(await results(redis, batch)) == 1
 
@@ -534,9 +534,9 @@ async def test_settlements_are_gathered_while_fetches_are_in_flight(
     busy: tuple[Batch, LaneHold, list[bytes]], redis: Redis, running: Running, endless: None
 ) -> None:
     """All four are written by one call, once no other is expected."""
-    batch, stay, elements = busy
+    batch, hold, elements = busy
     for element in elements:
-        running.settler.add(stay.lane, stored(element))
+        running.settler.add(hold.lane, stored(element))
         await asyncio.sleep(0)
     await wait_until(lambda: running.settler.finished, "their results")
     assert len(await results(redis, batch)) == 4
@@ -548,26 +548,26 @@ async def test_a_settlement_with_a_waiter_is_written_at_once(
     busy: tuple[Batch, LaneHold, list[bytes]], redis: Redis, running: Running, endless: None, who: str
 ) -> None:
     """With any number of fetches in flight."""
-    _, stay, (element, other, *_) = busy
-    running.settler.add(stay.lane, stored(element))
+    _, hold, (element, other, *_) = busy
+    running.settler.add(hold.lane, stored(element))
     told = asyncio.Event()
     match who:
         case "a fetch":
-            running.settler.add(stay.lane, settler.started(parse_entry(other), told.set))
+            running.settler.add(hold.lane, settler.started(parse_entry(other), told.set))
             await told.wait()
         case "a lane that leaves":
-            await running.settler.flushed(stay.lane)
+            await running.settler.flushed(hold.lane)
         case _:
-            await running.settler.caught_up(stay.lane)
+            await running.settler.caught_up(hold.lane)
     assert running.settler.count == 0
 
 
 async def test_a_full_redis_still_accepts_results(fleet: Fleet, redis: Redis) -> None:
     """A settlement does not stop halfway: an unclaimed fetch has its result."""
-    batch, stay, elements = await begun(fleet, redis, 3)
+    batch, hold, elements = await begun(fleet, redis, 3)
     await redis.config_set("maxmemory", 1)
     try:
-        reply: Any = await stay.settle(*(stored(element) for element in elements))
+        reply: Any = await hold.settle(*(stored(element) for element in elements))
     finally:
         await redis.config_set("maxmemory", 0)
     assert reply
@@ -579,8 +579,8 @@ async def test_an_entry_of_an_unknown_batch_is_settled(fleet: Fleet, redis: Redi
     """Its fetch ends, and its keys expire."""
     await fleet.submit([url("/good")])
     await put(redis, serialize_entry(entry(5)))
-    stay = await LaneHold.begin(redis)
-    assert await stay.finish() == ["/good", "/5"]
+    hold = await LaneHold.begin(redis)
+    assert await hold.finish() == ["/good", "/5"]
     assert await state(redis) == "idle"
 
 
@@ -588,21 +588,21 @@ async def test_an_overtaken_checkpoint_is_not_written(
     fleet: Fleet, redis: Redis, running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A checkpoint and the end of its attempt are sent twice. In between, the next attempt is claimed."""
-    _, stay, (element,) = await begun(fleet, redis)
+    _, hold, (element,) = await begun(fleet, redis)
     run_many, again = runner.run_many, retried(element, 0)
     lost: list[bytes] = []
 
     async def reply_lost_once(*call: Any) -> Any:
         monkeypatch.setattr(runner, "run_many", run_many)
         await run_many(*call)
-        lost.extend((await stay.claim()).serialized)
+        lost.extend((await hold.claim()).serialized)
         raise ConnectionError
 
     monkeypatch.setattr(runner, "run_many", reply_lost_once)
     part = PartialNote(token=1, offset_bytes=1, of="")
-    running.settler.add(stay.lane, settler.rewritten(replace(parse_entry(element), part=part)))
-    running.settler.add(stay.lane, again)
-    await running.settler.flushed(stay.lane)
+    running.settler.add(hold.lane, settler.rewritten(replace(parse_entry(element), part=part)))
+    running.settler.add(hold.lane, again)
+    await running.settler.flushed(hold.lane)
 
     assert lost
     assert await claimed(redis) == lost

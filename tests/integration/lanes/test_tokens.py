@@ -64,10 +64,10 @@ async def test_a_serial_a_little_ahead_of_the_clock_is_kept(fleet: Fleet, redis:
     ahead = await now_ms(redis) * 1000 + YEAR_US // 2
     await redis.set(keys.SERIAL, ahead)
     await fleet.submit([url("/1")])
-    stay = await LaneHold.begin(redis)
-    assert stay.held.token == ahead + 2
+    hold = await LaneHold.begin(redis)
+    assert hold.held.token == ahead + 2
     assert await KeyRepair(redis, LEASE_MS, lambda _: None, get_logger()).quarantine(keys.FIXED) == []
-    await stay.release()
+    await hold.release()
 
 
 @pytest.mark.parametrize("count", [-(10**17), LIMIT, 10**17])
@@ -86,11 +86,11 @@ async def test_counters_of_other_programs_stop_nothing(
 ) -> None:
     """A chunk is accepted and a fetch is settled, with a counter that is no number."""
     batch = await fleet.submit(url(f"/{number}") for number in range(2))
-    stay = await LaneHold.begin(redis)
+    hold = await LaneHold.begin(redis)
     await ask(redis, "HSET", keys.lane(LANE) if name == "open" else keys.batch(batch.id), name, value)
     await fleet.submit([url("/more")])
-    for element in (await stay.claim()).serialized:
-        assert await stay.settle(stored(element))
+    for element in (await hold.claim()).serialized:
+        assert await hold.settle(stored(element))
     assert await redis.xlen(keys.ALL_RESULTS) == 3
-    await stay.release()
+    await hold.release()
     assert (await fields(redis))["state"] == "idle"

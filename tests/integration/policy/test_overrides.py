@@ -39,10 +39,10 @@ async def test_a_change_moves_a_table_to_the_canonical_name_of_its_host(fleet: F
 async def test_a_paused_lane_is_checked_when_it_gets_a_fetch(fleet: Fleet, redis: Redis) -> None:
     """Its release records the end of its closure, which applies only while a fetch waits."""
     batch = await fleet.submit([url("/1")])
-    stay = await LaneHold.begin(redis)
+    hold = await LaneHold.begin(redis)
     await batch.cancel()
-    await stay.withdraw(batch)
-    await stay.release(shut_until_ms=await now_ms(redis) + 600_000, why="paused")
+    await hold.withdraw(batch)
+    await hold.release(shut_until_ms=await now_ms(redis) + 600_000, why="paused")
     assert "idle" == await state(redis)
 
     await fleet.submit([url("/2")])

@@ -26,11 +26,11 @@ from fetchfleet.worker.policy.file import Policy
 from fetchfleet.worker.redis_support import drains
 from tests.support import guarded_redis, redis
 from tests.support.guarded_redis import (
-    PRODUCERS_SCRIPTS,
+    PRODUCER_SCRIPTS,
     GuardedRedis,
-    Ran,
     Refusal,
-    count_scripts,
+    ScriptsByUser,
+    record_scripts,
     submit_more_than_fits,
 )
 from tests.support.lanes import (
@@ -47,7 +47,7 @@ from tests.support.lanes import (
     url,
 )
 
-WHY_NOT = guarded_redis.why_unguarded()
+WHY_NOT = guarded_redis.acl_skip_reason()
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")
 
 
@@ -73,9 +73,9 @@ async def admin(guarded: GuardedRedis) -> AsyncIterator[Redis]:
 
 
 @pytest.fixture
-def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
+def ran(monkeypatch: pytest.MonkeyPatch) -> ScriptsByUser:
     """Return the scripts that each user has run."""
-    return count_scripts(monkeypatch)
+    return record_scripts(monkeypatch)
 
 
 async def begin(worker: Redis, admin: Redis) -> LaneHold:
@@ -96,7 +96,7 @@ def test_redis_refuses_the_file_until_passwords_are_in_it(tmp_path: Path) -> Non
 
 
 async def test_a_producer_may_submit_follow_and_cancel(
-    guarded: GuardedRedis, admin: Redis, worker: Redis, ran: Ran
+    guarded: GuardedRedis, admin: Redis, worker: Redis, ran: ScriptsByUser
 ) -> None:
     """In every way, with every script of these."""
     async with Fleet(guarded.url("producer"), max_backlog=2000, max_lane_backlog=2000) as fleet:
@@ -112,19 +112,19 @@ async def test_a_producer_may_submit_follow_and_cancel(
         with pytest.raises(FleetFullError):
             await fleet.submit([url(f"/{i}") for i in range(2000)])
 
-        stay = await begin(worker, admin)
-        one, two = (await stay.claim(2)).serialized
-        await stay.settle(stored(one), retried(two, 3600))
+        hold = await begin(worker, admin)
+        one, two = (await hold.claim(2)).serialized
+        await hold.settle(stored(one), retried(two, 3600))
         assert [url("/1")] == [result.url async for result in listed.results(follow=False)]
         assert 3 == len(await fleet.batches())
         assert 1 == (await listed.counts()).stored
         await named.cancel()
-        await stay.finish(2000)
+        await hold.finish(2000)
         assert "scheduled" == await state(admin)
         await listed.cancel()
         await submit_more_than_fits(guarded.url("producer"), admin)
 
-    assert ran["producer"] == PRODUCERS_SCRIPTS
+    assert ran["producer"] == PRODUCER_SCRIPTS
     assert set() == guarded.refused()
 
 
@@ -209,11 +209,11 @@ async def test_an_operator_may_inspect_everything_and_retry_dead_letters(
         await worker.set(keys.worker("w"), b"{}", px=keys.WORKER_TTL_MS)
         await worker.zadd(keys.WORKERS, {"w": 1})
         assert [LANE] == [lane.name for lane in (await snapshot(client)).lanes]
-        stay = await begin(worker, admin)
-        one, two = (await stay.claim()).serialized
+        hold = await begin(worker, admin)
+        one, two = (await hold.claim()).serialized
         dead = settler.buried(parse_entry(two).id, Reason.DNS, "", lambda: None)
-        await stay.settle(stored(one), dead, ended(two, Outcome.FAILED, reason=Reason.DNS))
-        await stay.release()
+        await hold.settle(stored(one), dead, ended(two, Outcome.FAILED, reason=Reason.DNS))
+        await hold.release()
         assert 2 == len([result async for result in batch.results(trim=True)])
         assert 0 == await admin.xlen(keys.results(batch.id))
         assert 1 == (await fleet.dead.retry()).fetches

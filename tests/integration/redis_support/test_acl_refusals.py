@@ -12,7 +12,7 @@ from tests.support import forgeries, guarded_redis
 from tests.support.guarded_redis import GuardedRedis
 from tests.support.lanes import BATCH_ID, LANE, ask, url
 
-WHY_NOT = guarded_redis.why_unguarded()
+WHY_NOT = guarded_redis.acl_skip_reason()
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")
 
 OTHERS_KEYS = [

@@ -18,10 +18,10 @@ from fetchfleet.worker.cli.app import app
 from fetchfleet.worker.errors import BAD_USE
 from fetchfleet.worker.redis_support import acl
 from tests.support import guarded_redis
-from tests.support.dry_run import ServerCommand, allowed, server_commands
-from tests.support.guarded_redis import OPERATORS_SCRIPTS, PRODUCERS_SCRIPTS, ROOT, WORKERS_SCRIPTS
+from tests.support.acl_dry_run import ServerCommand, allowed, server_commands
+from tests.support.guarded_redis import OPERATOR_SCRIPTS, PRODUCER_SCRIPTS, ROOT, WORKER_SCRIPTS
 
-WHY_NOT = guarded_redis.why_unguarded()
+WHY_NOT = guarded_redis.acl_skip_reason()
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")
 
 USERS = [role.name for role in acl.ROLES]
@@ -73,12 +73,12 @@ OF_THE_UNTRUSTED = {
     },
 }
 CALLERS = {
-    "producer": (PRODUCERS_SCRIPTS, ("jobs/client",)),
+    "producer": (PRODUCER_SCRIPTS, ("jobs/client",)),
     "operator": (
-        OPERATORS_SCRIPTS,
+        OPERATOR_SCRIPTS,
         ("jobs", "worker/inspect", "worker/cli", "worker/lanes", "worker/policy"),
     ),
-    "worker": (WORKERS_SCRIPTS, ("jobs", "worker")),
+    "worker": (WORKER_SCRIPTS, ("jobs", "worker")),
 }
 """The scripts of each user, and the folders of the code that runs as it."""
 ALWAYS = {"eval", "evalsha", "script|load", "exec", "unwatch"}

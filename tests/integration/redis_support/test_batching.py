@@ -10,8 +10,8 @@ from redis.exceptions import ResponseError
 from fetchfleet.jobs.scripts import runner
 from fetchfleet.jobs.scripts.runner import Call
 from fetchfleet.worker.redis_support.batching import ScriptBatcher
-from tests.support.calls import ADOPT, STALE, SWEEP, WRONG
 from tests.support.lanes import attention_ms, lapse
+from tests.support.script_calls import ADOPT, RECLAIM, STALE, WRONG_TYPE
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ async def test_calls_of_one_loop_iteration_share_a_round_trip(redis: Redis, trip
     batcher = ScriptBatcher(redis)
     await lapse(redis)
 
-    adopted, scheduled = await asyncio.gather(batcher.run(*ADOPT), batcher.run(*SWEEP))
+    adopted, scheduled = await asyncio.gather(batcher.run(*ADOPT), batcher.run(*RECLAIM))
     assert (adopted, scheduled) == (STALE, [])
     assert await batcher.run(*ADOPT) == STALE
 
@@ -45,10 +45,10 @@ async def test_a_refusal_reaches_its_own_caller_only(redis: Redis) -> None:
     batcher = ScriptBatcher(redis)
     await lapse(redis)
 
-    found = await asyncio.gather(batcher.run(*WRONG), batcher.run(*ADOPT), return_exceptions=True)
+    found = await asyncio.gather(batcher.run(*WRONG_TYPE), batcher.run(*ADOPT), return_exceptions=True)
 
     assert [type(one) for one in found] == [ResponseError, int]
-    await batcher.run(*SWEEP)
+    await batcher.run(*RECLAIM)
 
 
 async def test_a_connection_error_reaches_every_caller() -> None:
@@ -66,7 +66,7 @@ async def test_a_cancelled_caller_stops_neither_its_call_nor_others(redis: Redis
     """Its call may still have its effect, as any call that was sent."""
     await lapse(redis)
     batcher = ScriptBatcher(redis)
-    gives_up = asyncio.create_task(batcher.run(*SWEEP))
+    gives_up = asyncio.create_task(batcher.run(*RECLAIM))
     stays = asyncio.create_task(batcher.run(*ADOPT))
     await asyncio.sleep(0)
     gives_up.cancel()

@@ -233,8 +233,8 @@ async def test_only_cancelled_batches_are_cancelled_in_a_lane(fleet: Fleet, redi
     await batch.cancel()
     ids = [f"{i:016x}" for i in range(MANY)]
     await redis.sadd(keys.cancelled(LANE), *ids, other.id, "no id", b"\xff", "x" * 5000)  # type: ignore[misc]
-    stay = await LaneHold.begin(redis)
-    assert stay.held.cancelled == {batch.id}
+    hold = await LaneHold.begin(redis)
+    assert hold.held.cancelled == {batch.id}
     assert await redis.scard(keys.cancelled(LANE)) == 1  # type: ignore[misc]
 
 
@@ -254,11 +254,11 @@ async def test_fetches_are_served_with_any_values_in_the_hash_of_their_lane(
 ) -> None:
     """After a submit and a sweep at the latest, with everything in the lane."""
     await fleet.submit([url("/x")])
-    stay = await LaneHold.begin(redis, "owner") if while_held else None
+    hold = await LaneHold.begin(redis, "owner") if while_held else None
     await ask(redis, "HSET", keys.lane(LANE), field, value)
     await fleet.submit([url("/y")])
-    if stay is not None and await stay.renew():
-        await stay.release(shut_until_ms=await now_ms(redis) + 1000)
+    if hold is not None and await hold.renew():
+        await hold.release(shut_until_ms=await now_ms(redis) + 1000)
     await lapse(redis)
     reclaimed, refused = await reclaim_overdue(redis)
     assert [LANE] == [due.lane for due, _ in reclaimed]
@@ -320,11 +320,11 @@ async def test_a_held_lane_without_a_place_in_the_schedule_gets_one_with_the_nex
 async def test_a_retry_with_an_impossible_time_is_due_now(fleet: Fleet, redis: Redis, score: str) -> None:
     """Once the lane is released."""
     await fleet.submit([url("/x")])
-    stay = await LaneHold.begin(redis)
-    (element,) = (await stay.claim()).serialized
+    hold = await LaneHold.begin(redis)
+    (element,) = (await hold.claim()).serialized
     await ask(redis, "HDEL", keys.claimed(LANE), element[:FETCH_ID_CHARS])
     await ask(redis, "ZADD", keys.later(LANE), score, element)
-    due = await stay.release()
+    due = await hold.release()
     assert due is not None
     assert due.due_in_ms == 0
     assert await (await LaneHold.begin(redis)).finish() == ["/x"]

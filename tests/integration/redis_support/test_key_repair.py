@@ -13,7 +13,7 @@ from fetchfleet.worker.observability.log import get_logger
 from fetchfleet.worker.redis_support.health import RedisErrorReporter
 from fetchfleet.worker.redis_support.key_repair import KeyRepair, is_key_conflict
 from fetchfleet.worker.scheduler.sweep import reclaim_overdue
-from tests.support.foreign import TYPES, another, plant
+from tests.support.conflicting_keys import TYPES, other_type, plant_value
 from tests.support.lanes import (
     BATCH_ID,
     LANE,
@@ -57,7 +57,7 @@ async def test_i26_every_type_at_every_key_is_put_aside(
 ) -> None:
     """With a dead letter and a line for each, and the key free again. A value of the right type stays."""
     for kind, (key, wanted) in itertools.product(TYPES, EVERY.items()):
-        await plant(redis, key, kind, canary)
+        await plant_value(redis, key, kind, canary)
         with capture_logs() as lines:
             await foreign.quarantine(EVERY)
         found = [line for line in lines if line["event"] == "redis.foreign" and line["key"] == key]
@@ -89,7 +89,7 @@ async def test_i26_fetches_whose_lane_was_overwritten_run(
     """The lane is created again with all its waiting fetches, and none is counted twice."""
     batch = await fleet.submit([url("/1"), url("/2"), url("/3")])
     await (await LaneHold.begin(redis)).claim(1)
-    await plant(redis, keys.lane(LANE), "string", canary)
+    await plant_value(redis, keys.lane(LANE), "string", canary)
     await lapse(redis)
     reclaimed, broken = await reclaim_overdue(redis)
     assert reclaimed == []
@@ -99,9 +99,9 @@ async def test_i26_fetches_whose_lane_was_overwritten_run(
     assert (await open_in(redis), await backlog(redis)) == (3, 3)
     ((wake, _),) = await reclaim(redis)
     assert wake.lane == LANE
-    stay = await LaneHold.begin(redis, "heir")
-    assert paths(stay.held.orphans.serialized) == ["/1"]
-    await stay.release()
+    hold = await LaneHold.begin(redis, "heir")
+    assert paths(hold.held.orphans.serialized) == ["/1"]
+    await hold.release()
     assert await (await LaneHold.begin(redis, "last")).finish() == ["/1", "/2", "/3"]
     assert (await batch.counts()).ended
     assert await state(redis) == "idle"
@@ -113,8 +113,8 @@ async def test_i26_the_list_of_lanes_and_the_backlog_are_rebuilt(
     """From the lanes themselves."""
     await fleet.submit([url("/1"), url("/2", "b.example")])
     await LaneHold.begin(redis)
-    await plant(redis, keys.ATTENTION, "stream", canary)
-    await plant(redis, keys.BACKLOG, "hash", canary)
+    await plant_value(redis, keys.ATTENTION, "stream", canary)
+    await plant_value(redis, keys.BACKLOG, "hash", canary)
     assert len(await foreign.quarantine(keys.FIXED)) == 2
     assert await attention_ms(redis) is not None
     assert await attention_ms(redis, "b.example") is not None
@@ -135,9 +135,9 @@ async def test_i26_a_foreign_value_for_one_lane_costs_no_other_its_lease(
 ) -> None:
     """All leases are renewed in one call, which succeeds for the others."""
     await fleet.submit([url("/1"), url("/2", "b.example")])
-    stays = [await LaneHold.begin(redis), await LaneHold.begin(redis, name="b.example")]
-    await plant(redis, keys.lane(LANE), "list", canary)
-    _, kept = await stays[0].store.renew([(stay.lane.name, stay.held.token) for stay in stays])
+    holds = [await LaneHold.begin(redis), await LaneHold.begin(redis, name="b.example")]
+    await plant_value(redis, keys.lane(LANE), "list", canary)
+    _, kept = await holds[0].store.renew([(hold.lane.name, hold.held.token) for hold in holds])
     assert kept == [False, True]
     await redis.flushall()
 
@@ -149,15 +149,15 @@ async def test_i26_a_claim_that_meets_a_foreign_value_loses_nothing(
     """It checks every queue before it claims. After the repair it returns the other fetches."""
     others = [name for name in ("returned", "high", "normal", "low") if name != where]
     await fleet.submit([url("/1")])
-    stay = await LaneHold.begin(redis)
+    hold = await LaneHold.begin(redis)
     elements = await ask(redis, "LRANGE", keys.waiting_at(LANE, "normal"), 0, -1)
     await redis.delete(keys.waiting_at(LANE, "normal"))
     await put(redis, *elements, where=others[0])
-    await plant(redis, keys.waiting_at(LANE, where), "zset", canary)
+    await plant_value(redis, keys.waiting_at(LANE, where), "zset", canary)
     with pytest.raises(Exception, match="WRONGTYPE") as raised:
-        await stay.claim()
+        await hold.claim()
     assert await foreign.repair(raised.value, LANE)
-    assert await stay.finish() == ["/1"]
+    assert await hold.finish() == ["/1"]
 
 
 @pytest.mark.parametrize("turn", range(5))
@@ -171,7 +171,7 @@ async def test_i26_a_producer_that_meets_a_foreign_value_gets_an_error_and_enque
     mine |= {key: keys.FIXED[key] for key in fixed}
     mine |= {keys.lane(LANE): "hash", keys.waiting_at(LANE, "normal"): "list"}
     for key, wanted in mine.items():
-        await plant(redis, key, another(wanted, turn), canary)
+        await plant_value(redis, key, other_type(wanted, turn), canary)
         before = await redis.keys("*")
         with pytest.raises(KeyTypeConflictError, match="RENAME or DEL") as raised:
             await fleet.submit([{"url": url("/1"), "key": "k"}], batch_id=BATCH_ID)

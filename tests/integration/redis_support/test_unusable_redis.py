@@ -63,7 +63,7 @@ async def test_in_cluster_mode_workers_producers_and_commands_end_at_once() -> N
 async def test_a_replica_is_refused_with_the_address_of_its_primary() -> None:
     """It may become a primary, so a process manager may try again."""
     with own_redis("--replicaof", "127.0.0.1 1") as server:
-        await wait_until(server.answers, "Redis")
+        await wait_until(server.responds, "Redis")
         with pytest.raises(
             CommandError, match=r"replica: give the URL of the primary, 127\.0\.0\.1:1"
         ) as refused:
@@ -76,7 +76,7 @@ async def test_a_replica_is_refused_with_the_address_of_its_primary() -> None:
 async def test_a_redis_without_a_needed_command_is_refused(command: str) -> None:
     """The command was renamed: without EVALSHA no script can run."""
     with own_redis("--rename-command", command, "") as server:
-        await wait_until(server.answers, "Redis")
+        await wait_until(server.responds, "Redis")
         async with connect(server.url) as redis:
             with startup_permissions():
                 await await_usable_redis(redis, server.url, structlog.get_logger())

@@ -39,9 +39,9 @@ async def lose(redis: Redis) -> None:
 async def test_lost_fetches_end_once_as_deadline(fleet: Fleet, redis: Redis, lost: LostFetches) -> None:
     """Earlier results stay. Counts and streams are correct, and the batch ends."""
     batch = await fleet.submit([Fetch(url=url(f"/{number}"), deadline_s=60) for number in range(4)])
-    stay = await LaneHold.begin(redis)
-    await stay.settle(*map(stored, (await stay.claim(1)).serialized))
-    await stay.release()
+    hold = await LaneHold.begin(redis)
+    await hold.settle(*map(stored, (await hold.claim(1)).serialized))
+    await hold.release()
     await lose(redis)
     await lost.end(await now_ms(redis))
     assert len(await results(redis, batch)) == 1

@@ -130,11 +130,11 @@ async def test_a_holder_whose_lease_lapsed_keeps_the_lane_until_it_is_rescued(
 ) -> None:
     """A late renewal before the sweep loses nothing."""
     await fleet.submit([url("/x")])
-    stay = await LaneHold.begin(redis)
+    hold = await LaneHold.begin(redis)
     await lapse(redis)
-    assert await stay.renew()
+    assert await hold.renew()
     assert await reclaim(redis) == []
-    assert await stay.finish() == ["/x"]
+    assert await hold.finish() == ["/x"]
 
 
 async def test_a_lane_under_a_lease_is_left_alone(fleet: Fleet, redis: Redis, store: LaneStore) -> None:

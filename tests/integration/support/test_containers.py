@@ -5,15 +5,15 @@ from collections.abc import Iterator
 import pytest
 
 from fetchfleet.jobs.redis_connection import connect
-from tests.support.containers import docker_trouble, redis_in_container
+from tests.support.containers import container_error, redis_in_container
 from tests.support.lanes import run_lane_lifecycle
 
 
 @pytest.fixture
 def container_url() -> Iterator[str]:
     """Start a Redis in a container of this test; skip with the reason if that is impossible."""
-    if trouble := docker_trouble():
-        pytest.skip(f"no container can be run: {trouble}")
+    if trouble := container_error():
+        pytest.skip(f"no container can run: {trouble}")
     with redis_in_container() as url:
         yield url
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fetchfleet.worker.http.exchange import FIRST_COUNTS, MUST_AGREE, UNUSABLE, value_of
-from tests.support.answers import answer_of
+from tests.support.canned_responses import answer_of
 
 
 @pytest.mark.parametrize("name", sorted(FIRST_COUNTS))

@@ -46,7 +46,7 @@ def test_the_command_prints_the_file_and_refuses_other_files(tmp_path: Path) -> 
     other.write_text("")
     commands = Commands("redis://127.0.0.1:1")
 
-    assert acl.renewed(EARLIER) == commands.does("acl", "--keep", str(file))
+    assert acl.renewed(EARLIER) == commands.run("acl", "--keep", str(file))
     assert EARLIER == file.read_text()
     for wrong in ([str(other)], [str(tmp_path / "none")], [str(file), "--template"]):
-        assert 2 == commands.asks("acl", "--keep", *wrong).code
+        assert 2 == commands.invoke("acl", "--keep", *wrong).exit_code

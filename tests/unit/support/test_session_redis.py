@@ -4,33 +4,33 @@ import pytest
 
 from tests.support.session_redis import Choice, ChoiceError, choose, refuse_to_share
 
-NO_ENGINE = "nobody answers at /var/run/docker.sock"
+NO_ENGINE = "no connection to /var/run/docker.sock"
 
 
-def no_trouble() -> None:
+def no_error() -> None:
     """Simulate a machine that can run containers."""
 
 
-def trouble() -> str:
+def error() -> str:
     """Simulate a machine that cannot run containers."""
     return NO_ENGINE
 
 
 def never_asked() -> str:
     """Fail if the engine of the machine is used."""
-    raise AssertionError("Docker was asked although nobody wants it")
+    raise AssertionError("Docker was contacted although FETCHFLEET_TEST_REDIS does not need it")
 
 
 def test_unset_a_container_is_preferred_and_without_an_engine_it_is_embedded() -> None:
     """The header names the choice and the reason."""
-    assert "container" == choose("", no_trouble).kind
-    assert "embedded" == choose("", trouble).kind
-    assert f"embedded, because no container can be run: {NO_ENGINE}" == str(choose("", trouble))
+    assert "container" == choose("", no_error).kind
+    assert "embedded" == choose("", error).kind
+    assert f"embedded, because no container can run: {NO_ENGINE}" == str(choose("", error))
 
 
 def test_the_requested_redis_is_used() -> None:
     """The container engine is not contacted without need."""
-    assert "container" == choose("container", no_trouble).kind
+    assert "container" == choose("container", no_error).kind
     assert "embedded" == choose("embedded", never_asked).kind
 
 
@@ -43,7 +43,7 @@ def test_a_url_is_used_unchanged(url: str) -> None:
 def test_an_explicitly_requested_container_that_cannot_run_is_an_error() -> None:
     """Its tests are not skipped."""
     with pytest.raises(ChoiceError, match=NO_ENGINE):
-        choose("container", trouble)
+        choose("container", error)
 
 
 @pytest.mark.parametrize("asked", ["docker", "http://:hunter2@h", "redis:/:hunter2@h"])
@@ -65,6 +65,6 @@ def test_an_existing_redis_serves_one_process() -> None:
 
 def test_the_header_shows_no_password() -> None:
     """It is in every CI log."""
-    said = str(choose("rediss://user:hunter2@h:1/0", never_asked))
+    header = str(choose("rediss://user:hunter2@h:1/0", never_asked))
 
-    assert "rediss://h:1/0, because FETCHFLEET_TEST_REDIS names it" == said
+    assert "rediss://h:1/0, because FETCHFLEET_TEST_REDIS names it" == header

@@ -1,4 +1,4 @@
-"""Find leaks of a test: processes, asyncio tasks, open sockets and files, temporary files."""
+"""Find resources that a test leaks: processes, asyncio tasks, open sockets and files, temporary files."""
 
 import asyncio
 import gc
@@ -10,18 +10,21 @@ from contextlib import suppress
 from pathlib import Path
 
 RUNTIME_DESCRIPTORS = ("pipe:", "anon_inode:", "/dev/", "/proc/")
-"""Descriptors that Python, the event loop and multiprocessing keep open."""
+"""Targets of descriptors that Python, the event loop and multiprocessing keep open."""
 
-PYTESTS = "pytest-of-"
+PYTEST_PREFIX = "pytest-of-"
 
 
 def processes() -> set[int]:
-    """Return the pids of all processes of the machine."""
+    """Return the PIDs of all processes of the machine."""
     return {int(name) for name in os.listdir("/proc") if name.isdecimal()}  # noqa: PTH208 it is fast
 
 
 def children(apart_from: Collection[int] = ()) -> dict[int, str]:
-    """Return the child processes by pid, zombies included, without Python's resource tracker."""
+    """Return the command line of each child process by PID, zombies included.
+
+    Python's resource tracker is left out.
+    """
     found = {}
     for pid in processes().difference(apart_from):
         with suppress(OSError):
@@ -35,7 +38,7 @@ def children(apart_from: Collection[int] = ()) -> dict[int, str]:
 
 
 def _parent_of(pid: int) -> int:
-    with open(f"/proc/{pid}/stat", "rb", buffering=0) as stat:  # noqa: PTH123 each test reads some
+    with open(f"/proc/{pid}/stat", "rb", buffering=0) as stat:  # noqa: PTH123 faster
         return int(stat.read().rpartition(b")")[2].split()[1])
 
 
@@ -52,14 +55,14 @@ class OpenResources:
         self._temporary = _temporary()
 
     def since(self) -> list[str]:
-        """Return what was opened since the snapshot and is still open; sockets by inode number."""
-        left = self._more()
-        if left:
-            gc.collect()  # what only this closes is reported by its ResourceWarning
-            left = self._more()
-        return left
+        """Return the sockets (by inode number) and files opened since the snapshot and still open."""
+        leaked = self._opened_since()
+        if leaked:
+            gc.collect()  # a resource that the collector closes raises a ResourceWarning of its own
+            leaked = self._opened_since()
+        return leaked
 
-    def _more(self) -> list[str]:
+    def _opened_since(self) -> list[str]:
         return sorted((_open_descriptors() - self._open).elements()) + sorted(_temporary() - self._temporary)
 
 
@@ -67,13 +70,13 @@ def _open_descriptors() -> Counter[str]:
     found: Counter[str] = Counter()
     for number in os.listdir("/proc/self/fd"):  # noqa: PTH208 it is fast
         with suppress(OSError):
-            what = os.readlink(f"/proc/self/fd/{number}")  # noqa: PTH115 it is fast
-            if not what.startswith(RUNTIME_DESCRIPTORS):
-                found[what] += 1
+            target = os.readlink(f"/proc/self/fd/{number}")  # noqa: PTH115 it is fast
+            if not target.startswith(RUNTIME_DESCRIPTORS):
+                found[target] += 1
     return found
 
 
 def _temporary() -> set[str]:
     """Return the files in the test run's temporary folder, without those of pytest."""
     folder = tempfile.gettempdir()
-    return {f"{folder}/{name}" for name in os.listdir(folder) if not name.startswith(PYTESTS)}  # noqa: PTH208
+    return {f"{folder}/{name}" for name in os.listdir(folder) if not name.startswith(PYTEST_PREFIX)}  # noqa: PTH208

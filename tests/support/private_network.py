@@ -1,7 +1,7 @@
-"""A worker in its own network namespace with a packet counter. Run under `unshare -n`.
+"""Run a worker in its own network namespace and count its packets. Run this under `unshare -n`.
 
-Every address is routed to loopback, so that a packet to any address is sent and counted. Prints, as JSON, the
-results of the fetches and the number of packets to each address and port.
+Every address is routed to loopback, so that a packet to any address is sent and counted. The module prints
+the results of the fetches and the number of packets to each address and port, as JSON.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from fetchfleet.jobs.redis_connection import connect
 from fetchfleet.worker.observability import log
 from fetchfleet.worker.policy.egress import Egress
 from fetchfleet.worker.runtime.timings import WorkerTimings
-from tests.support.nameserver import at, nameserver
+from tests.support.nameserver import addresses, nameserver
 from tests.support.waiting import wait_until
 from tests.unit.policy.test_egress import REFUSED, SMOKESCREEN
 from tools.one_worker import OneWorker
@@ -55,7 +55,7 @@ class Packets:
 
     @contextmanager
     def counted(self) -> Iterator["Packets"]:
-        """Count packets for the length of a block."""
+        """Count the packets that are sent during the block."""
         loop = asyncio.get_running_loop()
         loop.add_reader(self._tap, self._read)
         try:
@@ -68,9 +68,9 @@ class Packets:
         with suppress(BlockingIOError):
             while True:
                 packet, (_, _, kind, *_) = self._tap.recvfrom(128)
-                to = _destination(packet)
-                if kind == socket.PACKET_OUTGOING and to:
-                    self.sent[to] += 1
+                destination = _destination(packet)
+                if kind == socket.PACKET_OUTGOING and destination:
+                    self.sent[destination] += 1
 
 
 def _destination(packet: bytes) -> str | None:
@@ -90,19 +90,19 @@ def _host(address: str) -> str:
 
 async def _redirect(exchange: Exchange) -> None:
     """Redirect to the address in the path; close each connection."""
-    _, _, to = exchange.request.target.partition("/to/")
-    where = [("Location", f"http://{to}/")] if to else []
-    await exchange.respond(302 if to else 200, [*where, ("Connection", "close")], b"ok")
+    _, _, address = exchange.request.target.partition("/to/")
+    location = [("Location", f"http://{address}/")] if address else []
+    await exchange.respond(302 if address else 200, [*location, ("Connection", "close")], b"ok")
 
 
 def _allowed() -> list[str]:
-    """Return allowed URLs: public addresses, a port of the policy, and a name at its first resolution."""
+    """Return allowed URLs: public addresses, a port opened by the policy, and a name before its rebinding."""
     opened = f"http://{OPENED}:{OPENED_PORT}/"
     return [f"http://{PUBLIC}/", f"http://{_host(PUBLIC_6)}/", opened, "http://rebound.example/"]
 
 
 def _urls() -> dict[str, list[str]]:
-    """Return forbidden URLs, by the way in which they reach a forbidden address."""
+    """Return forbidden URLs by the means with which they reach a forbidden address."""
     return {
         "literal": [f"http://{_host(address)}/" for address in DIALLABLE],
         "name": [f"http://name{number}.example/" for number in range(len(DIALLABLE))],
@@ -113,8 +113,8 @@ def _urls() -> dict[str, list[str]]:
     }
 
 
-async def _trial(redis_url: str, out: Path) -> dict[str, Any]:
-    await wait_until(lambda: _answers(redis_url), "Redis")
+async def _run(redis_url: str, out: Path) -> dict[str, Any]:
+    await wait_until(lambda: _responds(redis_url), "Redis")
     async with (
         nameserver(NAMESERVER) as names,
         Origin.serving(PUBLIC, o.OK, 80) as public,
@@ -122,17 +122,17 @@ async def _trial(redis_url: str, out: Path) -> dict[str, Any]:
         Origin.serving(OPENED, o.OK, OPENED_PORT),
     ):
         for number, address in enumerate(DIALLABLE):
-            names.says[f"name{number}.example"] = [at(address)]
-            names.says[f"mixed{number}.example"] = [at(PUBLIC, address), at(address, PUBLIC)]
-        names.says["rebound.example"] = [at(PUBLIC)]
+            names.replies[f"name{number}.example"] = [addresses(address)]
+            names.replies[f"mixed{number}.example"] = [addresses(PUBLIC, address), addresses(address, PUBLIC)]
+        names.replies["rebound.example"] = [addresses(PUBLIC)]
         public.behaviour = _redirect
         hosts = {OPENED: {"ports": [OPENED_PORT]}}
-        how: dict[str, Any] = {"nameservers": names.address, "timings": WorkerTimings(poll_delay_s=0.02)}
-        worker = OneWorker(redis_url, out, allow_net="", hosts=hosts, **how)
+        settings: dict[str, Any] = {"nameservers": names.address, "timings": WorkerTimings(poll_delay_s=0.02)}
+        worker = OneWorker(redis_url, out, allow_net="", hosts=hosts, **settings)
         with Packets().counted() as packets:
             async with worker:
                 stored = await worker.results(_allowed())
-                names.says["rebound.example"] = [at("169.254.169.254")]
+                names.replies["rebound.example"] = [addresses("169.254.169.254")]
                 refused = {way: await worker.results(urls) for way, urls in _urls().items()}
             sent = dict(packets.sent)
             await _dial("10.0.0.1")
@@ -145,7 +145,7 @@ async def _trial(redis_url: str, out: Path) -> dict[str, Any]:
     }
 
 
-async def _answers(redis_url: str) -> bool:
+async def _responds(redis_url: str) -> bool:
     try:
         async with connect(redis_url) as redis:
             return bool(await redis.ping())
@@ -154,7 +154,7 @@ async def _answers(redis_url: str) -> bool:
 
 
 async def _dial(address: str) -> None:
-    """Connect without the guard, to check that the counter sees it."""
+    """Connect without the egress guard, to show that the counter works."""
     with suppress(OSError), socket.socket() as dialling:
         dialling.setblocking(False)  # noqa: FBT003
         dialling.connect((address, 80))
@@ -168,4 +168,4 @@ if __name__ == "__main__":
     for arguments in ROUTES:
         subprocess.run(["ip", *arguments.split()], check=True)
     log.configure()
-    print(json.dumps(asyncio.run(_trial(sys.argv[1], Path(sys.argv[2])))))  # noqa: T201
+    print(json.dumps(asyncio.run(_run(sys.argv[1], Path(sys.argv[2])))))  # noqa: T201

@@ -13,28 +13,38 @@ _WORDS_BEHIND_KEYS = {
     **dict.fromkeys(("zmpop", "bzmpop"), ("min",)),
     **dict.fromkeys(("eval", "evalsha", "eval_ro", "evalsha_ro", "fcall", "fcall_ro"), ()),
 }
-"""Commands that say how many keys they name."""
+"""Commands with an argument for the number of keys; the words that follow the keys."""
 
-_WORD_BEFORE_NUMBER = {"blmpop", "bzmpop", "eval", "evalsha", "eval_ro", "evalsha_ro", "fcall", "fcall_ro"}
+_WORD_BEFORE_NUMBER_OF_KEYS = {
+    "blmpop",
+    "bzmpop",
+    "eval",
+    "evalsha",
+    "eval_ro",
+    "evalsha_ro",
+    "fcall",
+    "fcall_ro",
+}
 
 
 class ServerCommand(NamedTuple):
-    """A command or subcommand. flags: readonly, write and others."""
+    """A command or subcommand, as COMMAND describes it."""
 
     name: str
     arity: int
     flags: frozenset[str]
+    """`readonly`, `write` and others."""
     first_key: int
     last_key: int
     step: int
 
     @property
     def takes_keys(self) -> bool:
-        """Return whether it names keys."""
+        """True if the command names keys."""
         return self.first_key > 0 or "movablekeys" in self.flags
 
     def on(self, key: str) -> list[str]:
-        """Return the words of a call whose keys are all this one."""
+        """Return the words of a call that names this key in the place of every key."""
         words = self.name.split("|")
         match self.name:
             case "xread":
@@ -44,7 +54,7 @@ class ServerCommand(NamedTuple):
             case "zunionstore" | "zinterstore" | "zdiffstore":
                 return [*words, key, "1", key]
             case name if name in _WORDS_BEHIND_KEYS:
-                before = ["0"] if name in _WORD_BEFORE_NUMBER else []
+                before = ["0"] if name in _WORD_BEFORE_NUMBER_OF_KEYS else []
                 return [*words, *before, "1", key, *_WORDS_BEHIND_KEYS[name]]
         words += ["0"] * (max(abs(self.arity), self.first_key + 1) - len(words))
         if self.first_key:
@@ -55,7 +65,7 @@ class ServerCommand(NamedTuple):
 
 
 def server_commands(admin: "redis.Redis") -> list[ServerCommand]:
-    """Return every command of the server; of a command with subcommands, those."""
+    """Return every command of the server; the subcommands instead of a command that has them."""
     found = admin.execute_command("COMMAND")  # type: ignore[no-untyped-call]
     return list(itertools.chain.from_iterable(_parts(info) for info in found.values()))
 

@@ -1,4 +1,4 @@
-"""A port whose connections time out: the kernel drops new ones, as an unreachable host would."""
+"""A port whose connection attempts time out, like those to an unreachable host."""
 
 import socket
 from collections.abc import Iterator
@@ -8,13 +8,16 @@ FILLERS = 8
 
 
 @contextmanager
-def deaf(host: str, port: int) -> Iterator[None]:
-    """Let connections to the port hang for the length of a block: its accept queue stays full."""
+def unreachable_port(host: str, port: int) -> Iterator[None]:
+    """Make connections to the port hang for the length of a block.
+
+    The accept queue stays full, so the kernel drops every SYN.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with ExitStack() as stack:
-        listening = stack.enter_context(socket.socket(family))
-        listening.bind((host, port))
-        listening.listen(0)
+        listener = stack.enter_context(socket.socket(family))
+        listener.bind((host, port))
+        listener.listen(0)
         for _ in range(FILLERS):
             filler = stack.enter_context(socket.socket(family))
             filler.setblocking(False)  # noqa: FBT003

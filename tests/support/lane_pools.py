@@ -1,4 +1,4 @@
-"""A lane's connections without an engine: requests in, responses out."""
+"""Exchanges on the connection pool of a lane, without an engine."""
 
 import ssl
 from collections.abc import AsyncIterator
@@ -20,11 +20,11 @@ from fetchfleet.worker.http.wire import Header
 from fetchfleet.worker.policy.egress import Egress
 from fetchfleet.worker.policy.model import Timeouts
 
-PATIENT = Timeouts(connect_s=10, read_s=10, write_s=10, pool_s=10, total_s=10)
+LONG_TIMEOUTS = Timeouts(connect_s=10, read_s=10, write_s=10, pool_s=10, total_s=10)
 
 
 def dialler_to(host: str, stats: ConnectionStats) -> Dialler:
-    """Return what dials the host, at whatever port."""
+    """Return a dialler that is allowed to connect to the host, at any port."""
     return Dialler(GuardedNetwork(Egress.parse(host), Resolver(), RedisAddresses(None, 0)), host, (), stats)
 
 
@@ -37,10 +37,10 @@ async def lane_pool(
     max_idle: int = 100,
     **how: Any,
 ) -> AsyncIterator[LanePool]:
-    """Open the pool of a host for the length of a block."""
+    """Yield the pool of a host; close it at the end of the block."""
     stats = stats or ConnectionStats()
 
-    def tls(http2: bool) -> ssl.SSLContext:  # noqa: FBT001 the pool's
+    def tls(http2: bool) -> ssl.SSLContext:  # noqa: FBT001 the pool passes it by position
         trusting = ssl.create_default_context(cafile=cafile)
         trusting.set_alpn_protocols(["h2", "http/1.1"] if http2 else ["http/1.1"])
         return trusting
@@ -59,7 +59,10 @@ def request_to(
     headers: tuple[Header, ...] = (),
     **timeouts: float,
 ) -> Request:
-    """Return a request with its Host and its Content-Length. timeouts: other than PATIENT's."""
+    """Return a request with Host and, if it has content, Content-Length.
+
+    timeouts: fields that replace those of LONG_TIMEOUTS.
+    """
     parts = urlsplit(url)
     if isinstance(content, bytes):
         content = Blocks(content)
@@ -72,30 +75,30 @@ def request_to(
         target=(parts.path + ("?" + parts.query if parts.query else "")).encode() or b"/",
         headers=((b"Host", parts.netloc.encode()), *framing, *headers),
         content=content,
-        timeouts=replace(PATIENT, **timeouts),
+        timeouts=replace(LONG_TIMEOUTS, **timeouts),
         trace=Trace(),
     )
 
 
 @asynccontextmanager
-async def asking(pool: LanePool, url: str, *args: Any, **how: Any) -> AsyncIterator[Response]:
-    """Make an exchange, from the head of its response to the end of the block."""
-    response = await pool.exchange(request_to(url, *args, **how))
+async def exchange(pool: LanePool, url: str, *args: Any, **request: Any) -> AsyncIterator[Response]:
+    """Send a request; yield the response, and close it at the end of the block."""
+    response = await pool.exchange(request_to(url, *args, **request))
     try:
         yield response
     finally:
         response.close()
 
 
-async def rest_of(response: Response) -> bytes:
-    """Read the body to its end."""
+async def read_all(response: Response) -> bytes:
+    """Return the rest of the body."""
     pieces = []
     while piece := await response.read():
         pieces.append(piece)
     return b"".join(pieces)
 
 
-async def fetch(pool: LanePool, url: str, *args: Any, **how: Any) -> bytes:
-    """Return the whole body of a response."""
-    async with asking(pool, url, *args, **how) as response:
-        return await rest_of(response)
+async def fetch(pool: LanePool, url: str, *args: Any, **request: Any) -> bytes:
+    """Send a request; return the whole body of the response."""
+    async with exchange(pool, url, *args, **request) as response:
+        return await read_all(response)

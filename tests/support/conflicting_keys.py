@@ -1,4 +1,4 @@
-"""Conflicting values for Redis keys: every type, with a pickle that reveals whether it is loaded."""
+"""Values of the wrong type for Redis keys, with a pickle that reveals whether it is loaded."""
 
 import pickle
 from pathlib import Path
@@ -20,7 +20,7 @@ class Canary:
         return Path.touch, (self.path,)
 
 
-async def plant(redis: Redis, key: str, kind: str, canary: Path) -> None:
+async def plant_value(redis: Redis, key: str, kind: str, canary: Path) -> None:
     """Replace the key by a value of this type."""
     text = pickle.dumps(Canary(canary))
     commands: dict[str, tuple[str | bytes, ...]] = {
@@ -35,7 +35,7 @@ async def plant(redis: Redis, key: str, kind: str, canary: Path) -> None:
     await ask(redis, *commands[kind])
 
 
-def another(kind: str, turn: int) -> str:
-    """Return a type that differs from the kind; five turns give each of them."""
+def other_type(kind: str, turn: int) -> str:
+    """Return a type other than `kind`; turns 0 to 4 give each of the five."""
     others = [name for name in TYPES if name != kind]
     return others[turn % len(others)]

@@ -5,7 +5,7 @@ import socket
 import tempfile
 from pathlib import Path
 
-from tests.support.left_behind import OpenResources
+from tests.support.leaks import OpenResources
 
 
 def test_an_open_socket_an_open_file_and_a_temporary_file_are_reported(tmp_path: Path) -> None:

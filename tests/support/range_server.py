@@ -1,4 +1,4 @@
-"""A host that serves ranges correctly or incorrectly, and truncates bodies on demand."""
+"""Behaviours of an origin that serves ranges, correctly or not, and truncates bodies."""
 
 import hashlib
 import re
@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable
 
 from tools.origin.server import Exchange, Header, Origin, Seen
 
-Twisted = tuple[int, list[Header], bytes]
+RangeResponse = tuple[int, list[Header], bytes]
 """Status, header fields without Content-Length, and content."""
 
-_FROM = re.compile(r"bytes=([0-9]+)-")
+_OPEN_RANGE = re.compile(r"bytes=([0-9]+)-")
 
 
 def body_of(size_bytes: int) -> bytes:
-    """Return a body in which all blocks differ, so that a misplaced one is detected."""
+    """Return a body in which all blocks differ, so that a misplaced block is detected."""
     words = (size_bytes + 31) // 32
     return b"".join(hashlib.sha256(number.to_bytes(8)).digest() for number in range(words))[:size_bytes]
 
@@ -23,31 +23,30 @@ def range_of(seen: Seen) -> str | None:
     return Origin.header(seen, "Range")
 
 
-class Ranged:
-    """A body with ranges (RFC 9110 §14) while its validator matches If-Range.
-
-    breaks: the nth response ends after breaks[n] bytes, by `ends`; later ones are whole. twist: makes the
-    response to a range from its start and the total length, whatever If-Range says.
-    """
+class RangedBody:
+    """Serve a body, and ranges of it (RFC 9110 §14) while the validator matches If-Range."""
 
     def __init__(
         self,
         body: bytes,
         headers: Iterable[Header] = (("ETag", '"one"'),),
         breaks: Iterable[int] = (),
-        twist: Callable[[int, int], Twisted] | None = None,
+        respond_to_range: Callable[[int, int], RangeResponse] | None = None,
         ends: Callable[[Exchange], None] = Exchange.close,
     ) -> None:
         self.body = body
         self.headers = list(headers)
         self.breaks = list(breaks)
-        self.twist = twist
+        """The nth response ends after breaks[n] bytes, by `ends`. Later responses are complete."""
+        self.respond_to_range = respond_to_range
+        """Makes the response to a range from its start and the total length, whatever If-Range says."""
         self.ends = ends
         self.sent_bytes: list[int] = []
+        """The size of each response's content, in bytes, truncated or not."""
 
     async def __call__(self, x: Exchange) -> None:
-        """Send one response, whole or truncated."""
-        status, headers, content = self._answer(x)
+        """Send one response, complete or truncated."""
+        status, headers, content = self._response(x)
         self.sent_bytes.append(len(content))
         length = ("Content-Length", str(len(content)))
         at = self.breaks.pop(0) if self.breaks else len(content)
@@ -57,20 +56,22 @@ class Ranged:
         if at < len(content):
             self.ends(x)
 
-    def _answer(self, x: Exchange) -> Twisted:
+    def _response(self, x: Exchange) -> RangeResponse:
         start, total = self._start(x), len(self.body)
         if start is None:
             return 200, self.headers, self.body
-        if self.twist is not None:
-            return self.twist(start, total)
+        if self.respond_to_range is not None:
+            return self.respond_to_range(start, total)
         if start >= total:
             return 416, [("Content-Range", f"bytes */{total}"), *self.headers], b""
         content_range = ("Content-Range", f"bytes {start}-{total - 1}/{total}")
         return 206, [content_range, *self.headers], self.body[start:]
 
     def _start(self, x: Exchange) -> int | None:
-        found = _FROM.fullmatch(range_of(x.request) or "")
+        found = _OPEN_RANGE.fullmatch(range_of(x.request) or "")
         current = {value for name, value in self.headers if name in {"ETag", "Last-Modified"}}
-        if found is None or (self.twist is None and Origin.header(x.request, "If-Range") not in current):
+        if found is None or (
+            self.respond_to_range is None and Origin.header(x.request, "If-Range") not in current
+        ):
             return None
         return int(found[1])

@@ -1,4 +1,4 @@
-"""Answers without a host."""
+"""Responses without a host or a connection."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from fetchfleet.worker.policy.model import Timeouts
 
 
 @dataclass
-class Said:
-    """A response that is there from the beginning."""
+class CannedResponse:
+    """A complete response without a body."""
 
     headers: Sequence[Header] = ()
     status: int = 200
@@ -25,11 +25,11 @@ class Said:
         self.by_name: Mapping[bytes, bytes] = by_name(self.headers)
 
     async def read(self) -> bytes:
-        """No body."""
+        """Return the end of the body."""
         return b""
 
-    async def receive(self, room: Room) -> bytes:  # noqa: ARG002 nothing comes
-        """No body."""
+    async def receive(self, room: Room) -> bytes:  # noqa: ARG002 there is no body to receive
+        """Return the end of the body."""
         return b""
 
     def close(self) -> None:
@@ -37,7 +37,7 @@ class Said:
 
 
 def answer_of(*fields: Header, status: int = 200, method: str = "GET") -> Answer:
-    """The answer of a host that sent these fields."""
+    """Return the answer to a request for http://a.example/, with these header fields."""
     request = Request(
         method=method,
         scheme="http",
@@ -49,4 +49,4 @@ def answer_of(*fields: Header, status: int = 200, method: str = "GET") -> Answer
         timeouts=Timeouts(connect_s=1, read_s=1, write_s=1, pool_s=1, total_s=1),
         trace=Trace(),
     )
-    return Answer("http://a.example/", request, Said(fields, status))
+    return Answer("http://a.example/", request, CannedResponse(fields, status))
