@@ -72,6 +72,13 @@ local function must_be(kind, key)
   return exists
 end
 
+-- Returns what the function returns for one of many lanes, or its error: the others go on.
+local function alone(work, ...)
+  local is_done, found = pcall(work, ...)
+  if is_done then return found end
+  return {err = type(found) == 'table' and found.err or found}
+end
+
 -- Returns whether the bytes are UTF-8. Sequences are replaced by a character, so that no rest can join another.
 local SEQUENCES = {
   '[\194-\223][\128-\191]', '\224[\160-\191][\128-\191]', '[\225-\236\238\239][\128-\191][\128-\191]',
@@ -117,22 +124,25 @@ local function is_absurd(count)
   return not count or count ~= count or count < -YEAR_US or count > clock_us() + YEAR_US
 end
 
--- Returns a number greater than any before it in this lane. It follows the clock in µs: after a restart that lost
--- the last writes, Redis must not give out a token a second time. A serial that another program set is not used;
--- a worker moves it away (quarantine.lua).
-local function next_serial(serial_key, lane_key)
-  local lane, after = redis.call('HMGET', lane_key, 'generation', 'token'), 0
-  for i = 1, 2 do
-    if number(lane[i]) < MOST / 2 then after = math.max(after, number(lane[i])) end
-  end
+-- Returns the next serial. It follows the clock in µs: after a restart that lost the last writes, Redis must not give
+-- out a token a second time. A serial that another program set is not used; a worker moves it away (quarantine.lua).
+local function next_serial(serial_key)
   local clock, last = clock_us(), tonumber(redis.call('GET', serial_key) or 0) or 0
-  if not is_absurd(last) then clock = redis.call('INCRBY', serial_key, int(math.max(1, clock - last))) end
-  return math.max(clock, after + 1)
+  if is_absurd(last) then return clock end
+  return redis.call('INCRBY', serial_key, int(math.max(1, clock - last)))
+end
+
+-- Returns a number greater than any before it in a lane of that generation and token: the serial, if it is.
+local function above(serial, generation, token)
+  for _, text in ipairs({generation or '', token or ''}) do
+    if number(text) < MOST / 2 then serial = math.max(serial, number(text) + 1) end
+  end
+  return serial
 end
 
 -- Makes the lane due at due_ms under a new generation; notifications of older generations become stale.
 local function schedule(lane_key, attention_key, serial_key, name, due_ms, grace_ms)
-  local generation = next_serial(serial_key, lane_key)
+  local generation = above(next_serial(serial_key), unpack(redis.call('HMGET', lane_key, 'generation', 'token')))
   redis.call('HSET', lane_key, 'state', 'scheduled', 'generation', int(generation), 'due_ms', int(due_ms))
   redis.call('HDEL', lane_key, 'owner', 'token')
   redis.call('PERSIST', lane_key)
@@ -348,25 +358,18 @@ local function count_open(lane_key, backlog_key, by)
   if backlog_key then count_in_fleet(backlog_key, by) end
 end
 
--- held → idle: gives an empty lane back. Corrects the count of open fetches, in case another program removed entries.
-local function make_idle(lane_key, attention_key, backlog_key, name, gate_ttl_ms)
-  local left = redis.call('HMGET', lane_key, 'open', 'estimated')
-  count_open(lane_key, not left[2] and backlog_key, -number(left[1]))
-  redis.call('HSET', lane_key, 'state', 'idle')
-  redis.call('HDEL', lane_key, 'owner', 'token', 'earliest_ms', 'estimated')
-  redis.call('PEXPIRE', lane_key, gate_ttl_ms)
-  redis.call('ZREM', attention_key, name)
-end
-
 -- Moves fetches from the queues of a lane to its claimed hash: due retries first, then returned fetches, then by priority.
--- keys: lane, claimed, later, returned, high, normal, low. Returns what claim.lua returns. It claims fewer fetches than it
--- is to if these have more than CLAIM_BYTES, and at least one. Every key is read before the first write.
+-- keys: lane, claimed, later, returned, high, normal, low. only_normal: the other queues, and the claimed hash, are empty.
+-- Returns what claim.lua returns, with the entries in place of their records. It claims fewer fetches than it is to if these
+-- have more than CLAIM_BYTES, and at least one. Every key is read before the first write.
 -- The number of commands depends on the number of batches, and hardly on that of fetches.
-local function claim_waiting(keys, want, now)
-  local claimed_before = redis.call('HLEN', keys[2])
-  local next_retry = redis.call('ZRANGE', keys[3], 0, 0, 'WITHSCORES')[2]
-  local lengths = {}
-  for i = 4, 7 do lengths[i] = redis.call('LLEN', keys[i]) end
+local function claim_waiting(keys, want, now, only_normal)
+  local claimed_before, next_retry, lengths = 0, nil, {[4] = 0, [5] = 0, [6] = redis.call('LLEN', keys[6]), [7] = 0}
+  if not only_normal then
+    claimed_before = redis.call('HLEN', keys[2])
+    next_retry = redis.call('ZRANGE', keys[3], 0, 0, 'WITHSCORES')[2]
+    for _, i in ipairs({4, 5, 7}) do lengths[i] = redis.call('LLEN', keys[i]) end
+  end
   local AT_ONCE = 16 -- elements may be large until they were looked at
   local got, bytes, too_large, is_full = {}, 0, 0, false
   -- Returns whether the element leaves its queue: into the claim, or to the dead letters.
@@ -423,5 +426,5 @@ local function claim_waiting(keys, want, now)
   end
   in_slices(#fields_of_mine, function(first, last) redis.call('HSET', keys[2], unpack(fields_of_mine, first, last)) end)
   local retry_in = next_retry and math.max(0, tonumber(next_retry) - now) or -1
-  return {now, mine, waiting, retry_in, records_of(mine), too_large}
+  return {now, mine, waiting, retry_in, mine, too_large}
 end

@@ -6,4 +6,6 @@
 -- the record of its batch says (records_of), how many elements were too large and are dead letters}; {} if the token
 -- is stale.
 if not fenced(KEYS[1], ARGV[1]) then return {} end
-return claim_waiting(KEYS, tonumber(ARGV[2]), now_ms())
+local claim = claim_waiting(KEYS, tonumber(ARGV[2]), now_ms())
+claim[5] = records_of(claim[2])
+return claim

@@ -38,7 +38,13 @@ for i = 4, 7 do waits = waits or redis.call('EXISTS', KEYS[i]) == 1 end
 
 if not waits and not next_retry then
   redis.call('DEL', KEYS[11])
-  make_idle(KEYS[1], KEYS[8], KEYS[10], name, ARGV[6])
+  -- Another program may have removed entries: what is counted and not there is not open.
+  local left = redis.call('HMGET', KEYS[1], 'open', 'estimated')
+  if not left[2] and number(left[1]) ~= 0 then count_in_fleet(KEYS[10], -number(left[1])) end
+  redis.call('HSET', KEYS[1], 'state', 'idle', 'open', 0)
+  redis.call('HDEL', KEYS[1], 'owner', 'token', 'earliest_ms', 'estimated')
+  redis.call('PEXPIRE', KEYS[1], ARGV[6])
+  redis.call('ZREM', KEYS[8], name)
   -- A pause may end while the lane is idle. The next fetch makes the lane due, and the worker looks again.
   if why == 'paused' then redis.call('HSET', KEYS[1], 'shut_until_ms', 0, 'why', '') end
   return {1}

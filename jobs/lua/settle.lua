@@ -1,206 +1,257 @@
--- Ends or postpones claimed fetches. It is safe to send again: a fetch that is no longer claimed is skipped. A fetch
--- that the record of its batch no longer has becomes a dead letter. So each fetch gets exactly one result.
+-- Ends or postpones claimed fetches of many lanes. It is safe to send again: a fetch that is no longer claimed is skipped. A
+-- fetch that the record of its batch no longer has becomes a dead letter. So each fetch gets exactly one result.
 -- Called by jobs/scripts/settlement.py, settle_call.
--- It can give the lane back in the same call, if it is open, and empty once the changes are made.
--- KEYS: lane, claimed, later, dead, results of all batches, backlog, then for each batch: batch, results;
---       to give the lane back, then attention, its cancelled batches, returned, high, normal, low
--- ARGV: token, the gate's state ('' if unchanged), finished TTL ms, unfinished TTL ms, dead length,
---       lane name, '1' to add results to the stream of all batches too, gate TTL ms to give the lane back ('' to keep it),
---       then for each fetch its id and one of
+-- It can give a lane back in the same call, if it is open, and empty once the changes are made.
+-- KEYS: dead, results of all batches, backlog, attention, then for each batch: batch, results;
+--       then for each lane: lane, claimed, later; to give it back, then its cancelled batches, returned, high, normal, low
+-- ARGV: finished TTL ms, unfinished TTL ms, dead length, '1' to add results to the stream of all batches too, gate TTL ms,
+--       how many batches, then for each lane: name, token, the gate's state ('' if unchanged), '1' to give it back,
+--       how many arguments follow, and for each fetch its id and one of
 --       'done', number of its batch (from 1), outcome, bytes, result: store the result
 --       'again', ms from now, serialized entry: queue the entry for another attempt
 --       'back', ms from now: queue the entry as it is claimed
 --       'begun', serialized entry: keep the fetch claimed, as this entry
 --       'dead', reason, note: copy the entry to the dead letters; 'done' or 'drop' follows
 --       'drop': forget the claim
--- Returns {now, id of each fetch that had ended before …, 'left' if the lane is idle now}; {} if the token is stale.
+-- Returns for each lane {now, id of each fetch that had ended before …, 'left' if the lane is idle now}; {} if the token is
+-- stale; an error, if a key that it needs has a foreign value. Then the lane is as it was.
 -- Apart from the results, the number of commands does not depend on the number of fetches. Every key is checked
 -- before the first write.
-local lane = redis.call('HMGET', KEYS[1], 'state', 'token', 'open', 'reset', 'left')
-local now = now_ms()
--- Sent again: the lane was given back, after all of it was settled.
-if lane[1] == 'idle' and lane[5] == ARGV[1] then return {now, 'left'} end
-if lane[1] ~= 'held' or lane[2] ~= ARGV[1] then return {} end
-
+local COMMON_KEYS, LANE_KEYS, KEYS_TO_LEAVE, COMMON_ARGS, LANE_ARGS = 4, 3, 5, 6, 5
 local ARG_COUNTS = {done = 6, again = 4, back = 3, begun = 3, dead = 4, drop = 2}
-local ids = {}
-local at = 9
-while at <= #ARGV do
-  ids[#ids + 1] = ARGV[at]
-  at = at + ARG_COUNTS[ARGV[at + 1]]
-end
-local claimed = {} -- id → serialized entry, after the changes so far
-for i, entry in ipairs(values_of(KEYS[2], ids)) do claimed[ids[i]] = entry or nil end
+local HAD_ENDED = 'the fetch had ended: the record of its batch does not have it'
+local dead_key, all_results_key, backlog_key, attention_key = unpack(KEYS, 1, COMMON_KEYS)
+local finished_ttl, unfinished_ttl, dead_length, gate_ttl = ARGV[1], ARGV[2], ARGV[3], ARGV[5]
+local to_all_results, batch_count = ARGV[4] == '1', tonumber(ARGV[6])
+local now = now_ms()
 
-local letters, postponed, gone, begun = {}, {}, {}, {}
+local right = {} -- keys that were checked
+local function must_be_once(kind, key)
+  if not right[key] then must_be(kind, key) end
+  right[key] = true
+end
+
 local batches = {} -- batch number → its key, counts, and the strings of its record to write
-local results = {} -- each with its id, batch, outcome, bytes, text and claimed entry
-local no_longer = {} -- id → whether the fetch had ended
-
-local function drop_claim(id)
-  claimed[id] = nil
-  gone[#gone + 1] = id
+local function batch_with(number_of_batch)
+  local batch = batches[number_of_batch]
+  if batch then return batch end
+  local first = COMMON_KEYS - 1 + 2 * number_of_batch
+  must_be('stream', KEYS[first + 1])
+  local before = redis.call('HMGET', KEYS[first], 'sealed', 'total', 'done', 'recorded', 'chunks', 'recorded_done')
+  batch = {key = KEYS[first], results_key = KEYS[first + 1], before = before, records = {}, done = 0, counts = {bytes = 0}}
+  batch.recorded = has_record(before[4], before[5])
+  batches[number_of_batch] = batch
+  return batch
 end
 
-local function postpone(id, ms, entry)
-  drop_claim(id)
-  postponed[#postponed + 1] = int(now + ms)
-  postponed[#postponed + 1] = entry
+local function record_with(batch, key)
+  local record, before = batch.records[key], batch.before
+  if record then return record end
+  record = {exists = must_be('string', key), sets = {}, results = {}}
+  local has_ended = before[1] == '1' and number(before[3]) >= number(before[2])
+  -- A record that is gone although its batch goes on is lost, and so is a batch without a total.
+  record.counts = record.exists and (batch.recorded or not before[2]) or batch.recorded and has_ended
+  batch.records[key] = record
+  return record
+end
+
+local function drop_claim(lane, id)
+  lane.claimed[id] = nil
+  lane.gone[#lane.gone + 1] = id
+end
+
+local function postpone(lane, id, ms, entry)
+  drop_claim(lane, id)
+  lane.postponed[#lane.postponed + 1] = int(now + ms)
+  lane.postponed[#lane.postponed + 1] = entry
 end
 
 local actions = {}
-local HAD_ENDED = 'the fetch had ended: the record of its batch does not have it'
 
-function actions.done(id, number_of_batch, outcome, bytes, text)
-  local batch = batches[number_of_batch]
-  if not batch then
-    local first = 5 + 2 * number_of_batch
-    batch = {key = KEYS[first], results_key = KEYS[first + 1], records = {}, done = 0, bytes = 0, counts = {}}
-    batches[number_of_batch] = batch
-  end
-  local _, key, place = recorded_at(id)
-  local record = batch.records[key]
-  if not record then
-    record = {sets = {}, results = {}}
-    batch.records[key] = record
-  end
-  local result = {id = id, batch = batch, outcome = outcome, bytes = bytes, text = text, entry = claimed[id]}
-  drop_claim(id)
-  batch.counts[outcome] = 0
-  results[#results + 1] = result
-  record.results[#record.results + 1] = result
-  local sets = record.sets
-  local count = #sets
-  sets[count + 1], sets[count + 2], sets[count + 3], sets[count + 4] = 'SET', 'u48', place, 0
+function actions.done(lane, id, number_of_batch, outcome, bytes, text)
+  local _, record_key, place = recorded_at(id)
+  local batch = batch_with(number_of_batch)
+  lane.results[#lane.results + 1] = {
+    id = id, lane = lane, batch = batch, record = record_with(batch, record_key), place = place,
+    outcome = outcome, bytes = bytes, text = text, entry = lane.claimed[id],
+  }
+  drop_claim(lane, id)
 end
 
 -- If the claimed entry equals the postponed one, this settlement was applied before and the fetch was claimed
 -- again since. The new claim stays.
-function actions.again(id, ms, entry)
-  if claimed[id] ~= entry then postpone(id, ms, entry) end
+function actions.again(lane, id, ms, entry)
+  if lane.claimed[id] ~= entry then postpone(lane, id, ms, entry) end
 end
 
-function actions.back(id, ms)
-  postpone(id, ms, claimed[id])
+function actions.back(lane, id, ms)
+  postpone(lane, id, ms, lane.claimed[id])
 end
 
-function actions.begun(id, entry)
-  claimed[id] = entry
-  begun[id] = true
+function actions.begun(lane, id, entry)
+  lane.claimed[id] = entry
+  lane.begun[id] = true
 end
 
-function actions.dead(id, reason, note)
-  letters[#letters + 1] = {reason, note, id, claimed[id]}
+function actions.dead(lane, id, reason, note)
+  lane.letters[#lane.letters + 1] = {reason, note, id, lane.claimed[id]}
 end
 
 actions.drop = drop_claim
 
-at = 9
-while at <= #ARGV do
-  local id, action = ARGV[at], ARGV[at + 1]
-  if claimed[id] then actions[action](id, ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5]) end
-  at = at + ARG_COUNTS[action]
+-- Reads what the changes to a lane need, and checks its keys. Returns its reply so far; lane.is_held if it is to be written.
+local function plan(lane)
+  local found = redis.call('HMGET', lane.key, 'state', 'token', 'open', 'reset', 'left', 'estimated')
+  -- Sent again: the lane was given back, after all of it was settled.
+  if found[1] == 'idle' and found[5] == lane.token then return {now, 'left'} end
+  if found[1] ~= 'held' or found[2] ~= lane.token then return {} end
+  lane.open, lane.is_reset, lane.is_estimated = number(found[3]), found[4], found[6]
+
+  local ids, at = {}, lane.first
+  while at <= lane.last do
+    ids[#ids + 1] = ARGV[at]
+    at = at + ARG_COUNTS[ARGV[at + 1]]
+  end
+  lane.claimed = {} -- id → serialized entry, after the changes so far
+  for i, entry in ipairs(#ids > 0 and values_of(lane.claimed_key, ids) or {}) do lane.claimed[ids[i]] = entry or nil end
+  lane.letters, lane.postponed, lane.gone, lane.begun, lane.results = {}, {}, {}, {}, {}
+  at = lane.first
+  while at <= lane.last do
+    local id, action = ARGV[at], ARGV[at + 1]
+    if lane.claimed[id] then actions[action](lane, id, ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5]) end
+    at = at + ARG_COUNTS[action]
+  end
+  if #lane.letters > 0 then must_be_once('stream', dead_key) end
+  if #lane.postponed > 0 then must_be('zset', lane.later_key) end
+  if #lane.results > 0 and to_all_results then must_be_once('stream', all_results_key) end
+  if lane.leaves then must_be_once('zset', attention_key) end
+  lane.is_held = true
+  return {now}
 end
 
-if #letters > 0 then must_be('stream', KEYS[4]) end
-if #postponed > 0 then must_be('zset', KEYS[3]) end
-if #results > 0 and ARGV[7] == '1' then must_be('stream', KEYS[5]) end
-for _, batch in pairs(batches) do
-  must_be('stream', batch.results_key)
-  local fields = {'sealed', 'total', 'done', 'recorded', 'chunks', 'recorded_done', 'bytes'}
-  for outcome in pairs(batch.counts) do fields[#fields + 1] = outcome end
-  local before = redis.call('HMGET', batch.key, unpack(fields))
-  batch.fields, batch.before = fields, before
-  batch.recorded = has_record(before[4], before[5])
-  local has_ended = before[1] == '1' and number(before[3]) >= number(before[2])
-  for key, record in pairs(batch.records) do
-    record.exists = must_be('string', key)
-    -- A record that is gone although its batch goes on is lost, and so is a batch without a total.
-    record.counts = record.exists and (batch.recorded or not before[2]) or batch.recorded and has_ended
+local replies, lanes, results = {}, {}, {}
+local at, key_at = COMMON_ARGS + 1, COMMON_KEYS + 2 * batch_count + 1
+while at <= #ARGV do
+  local lane = {name = ARGV[at], token = ARGV[at + 1], gate = ARGV[at + 2], leaves = ARGV[at + 3] == '1', done = 0}
+  lane.key, lane.claimed_key, lane.later_key = KEYS[key_at], KEYS[key_at + 1], KEYS[key_at + 2]
+  lane.keys_at, lane.first, lane.last = key_at, at + LANE_ARGS, at + LANE_ARGS - 1 + ARGV[at + 4]
+  lane.reply = alone(plan, lane)
+  replies[#replies + 1] = lane.reply
+  if lane.is_held then
+    lanes[#lanes + 1] = lane
+    for _, result in ipairs(lane.results) do
+      local record = result.record
+      local sets, count = record.sets, #record.sets
+      results[#results + 1] = result
+      record.results[#record.results + 1] = result
+      sets[count + 1], sets[count + 2], sets[count + 3], sets[count + 4] = 'SET', 'u48', result.place, 0
+    end
   end
+  at, key_at = lane.last + 1, key_at + LANE_KEYS + (lane.leaves and KEYS_TO_LEAVE or 0)
 end
 
 -- If Redis is out of memory it refuses the script at its first write, if that adds memory, so nothing is written.
--- A script whose first write frees memory may complete.
-if ARGV[2] ~= '' then redis.call('HSET', KEYS[1], 'gate', ARGV[2]) end
-in_slices(#gone, function(first, last) redis.call('HDEL', KEYS[2], unpack(gone, first, last)) end)
-local reply, done = {now}, 0
+-- A script whose first write frees memory may complete. So the first write is that of a gate, if one has changed.
+local with_gate
+for _, lane in ipairs(lanes) do with_gate = with_gate or (lane.gate ~= '' and lane) end
+if with_gate then redis.call('HSET', with_gate.key, 'gate', with_gate.gate) end
+for _, lane in ipairs(lanes) do
+  in_slices(#lane.gone, function(first, last) redis.call('HDEL', lane.claimed_key, unpack(lane.gone, first, last)) end)
+end
+local no_longer, done = {}, 0 -- ids of fetches that had ended
 for _, batch in pairs(batches) do
   for key, record in pairs(batch.records) do
     in_slices(#record.results, function(first, last)
       local old = record.exists and redis.call('BITFIELD', key, unpack(record.sets, 4 * first - 3, 4 * last)) or {}
       for i = first, last do
         local result = record.results[i]
+        local lane, counts = result.lane, batch.counts
         if record.counts and (old[i - first + 1] or 0) == 0 then
           no_longer[result.id] = true
-          reply[#reply + 1] = result.id
+          lane.reply[#lane.reply + 1] = result.id
         else
-          batch.done = batch.done + 1
-          batch.bytes = batch.bytes + result.bytes
-          batch.counts[result.outcome] = batch.counts[result.outcome] + 1
+          lane.done, batch.done = lane.done + 1, batch.done + 1
+          counts.bytes, counts[result.outcome] = counts.bytes + result.bytes, (counts[result.outcome] or 0) + 1
         end
       end
     end)
   end
   done = done + batch.done
 end
-for _, letter in ipairs(letters) do
-  if not no_longer[letter[3]] then
-    redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[5], '*', 'door', 'lane', 'reason', letter[1], 'note', letter[2],
-      'lane', ARGV[6], 'id', letter[3], 'element', letter[4])
+
+local function bury(lane, reason, note, id, entry)
+  return redis.pcall('XADD', dead_key, 'MAXLEN', '~', dead_length, '*', 'door', 'lane', 'reason', reason, 'note', note,
+    'lane', lane.name, 'id', id, 'element', entry)
+end
+
+for _, lane in ipairs(lanes) do
+  for _, letter in ipairs(lane.letters) do
+    if not no_longer[letter[3]] then bury(lane, unpack(letter)) end
   end
 end
-local still = {}
-for id in pairs(begun) do
-  if claimed[id] then
-    still[#still + 1] = id
-    still[#still + 1] = claimed[id]
-  end
-end
-in_slices(#still, function(first, last) redis.call('HSET', KEYS[2], unpack(still, first, last)) end)
-in_slices(#postponed, function(first, last) redis.call('ZADD', KEYS[3], unpack(postponed, first, last)) end)
 for _, result in ipairs(results) do
   if no_longer[result.id] then
-    redis.pcall('XADD', KEYS[4], 'MAXLEN', '~', ARGV[5], '*', 'door', 'lane', 'reason', 'invalid', 'note', HAD_ENDED,
-      'lane', ARGV[6], 'id', result.id, 'element', result.entry)
+    bury(result.lane, 'invalid', HAD_ENDED, result.id, result.entry)
   else
     redis.call('XADD', result.batch.results_key, '*', 'r', result.text)
-    if ARGV[7] == '1' then redis.call('XADD', KEYS[5], '*', 'r', result.text) end
+    if to_all_results then redis.call('XADD', all_results_key, '*', 'r', result.text) end
   end
 end
+
+local function count_in_batch(batch)
+  local before, counted = batch.before, {}
+  for field, by in pairs(batch.counts) do
+    if by > 0 then counted[#counted + 1] = field end
+  end
+  local now_done = number(before[3]) + batch.done
+  local changed = {'done', int(now_done)}
+  if batch.recorded then changed[3], changed[4] = 'recorded_done', int(number(before[6]) + batch.done) end
+  for i, value in ipairs(redis.call('HMGET', batch.key, unpack(counted))) do
+    changed[#changed + 1] = counted[i]
+    changed[#changed + 1] = int(number(value) + batch.counts[counted[i]])
+  end
+  redis.call('HSET', batch.key, unpack(changed))
+  local ended = before[1] == '1' and now_done >= number(before[2])
+  if ended then drop_record(batch.key, number(before[2])) end
+  redis.call('PEXPIRE', batch.key, ended and finished_ttl or unfinished_ttl)
+  redis.call('PEXPIRE', batch.results_key, ended and finished_ttl or unfinished_ttl)
+end
+
 for _, batch in pairs(batches) do
-  local before = batch.before
-  if batch.done > 0 then
-    local now_done = number(before[3]) + batch.done
-    local changed = {'done', int(now_done)}
-    if batch.recorded then
-      changed[3], changed[4] = 'recorded_done', int(number(before[6]) + batch.done)
+  if batch.done > 0 then count_in_batch(batch) end
+end
+
+local left = {} -- names of lanes that are idle now
+for _, lane in ipairs(lanes) do
+  local still, open, fields = {}, lane.open - lane.done, {}
+  for id in pairs(lane.begun) do
+    if lane.claimed[id] then
+      still[#still + 1] = id
+      still[#still + 1] = lane.claimed[id]
     end
-    batch.counts.bytes = batch.bytes
-    for i = 7, #batch.fields do
-      local by = batch.counts[batch.fields[i]]
-      if by > 0 then
-        changed[#changed + 1] = batch.fields[i]
-        changed[#changed + 1] = int(number(before[i]) + by)
-      end
-    end
-    redis.call('HSET', batch.key, unpack(changed))
-    local ended = before[1] == '1' and now_done >= number(before[2])
-    if ended then drop_record(batch.key, number(before[2])) end
-    redis.call('PEXPIRE', batch.key, ended and ARGV[3] or ARGV[4])
-    redis.call('PEXPIRE', batch.results_key, ended and ARGV[3] or ARGV[4])
+  end
+  in_slices(#still, function(first, last) redis.call('HSET', lane.claimed_key, unpack(still, first, last)) end)
+  in_slices(#lane.postponed, function(first, last)
+    redis.call('ZADD', lane.later_key, unpack(lane.postponed, first, last))
+  end)
+  -- A reset by an operator is for the owner.
+  local may_leave = lane.leaves and not lane.is_reset and #still == 0
+  local rest = may_leave and {unpack(KEYS, lane.keys_at + LANE_KEYS, lane.keys_at + LANE_KEYS + KEYS_TO_LEAVE - 1)}
+  local is_left = rest and redis.call('EXISTS', lane.claimed_key, lane.later_key, unpack(rest)) == 0
+  if is_left then
+    -- Another program may have removed entries: what is counted and not there is not open.
+    if not lane.is_estimated then done = done + open end
+    open, left[#left + 1], lane.reply[#lane.reply + 1] = 0, lane.name, 'left'
+    fields = {'state', 'idle', 'left', lane.token, 'shut_until_ms', 0, 'why', ''}
+  end
+  if lane.gate ~= '' then fields[#fields + 1], fields[#fields + 2] = 'gate', lane.gate end
+  if open ~= lane.open then fields[#fields + 1], fields[#fields + 2] = 'open', int(open) end
+  if #fields > 0 then redis.call('HSET', lane.key, unpack(fields)) end
+  if is_left then
+    redis.call('HDEL', lane.key, 'owner', 'token', 'earliest_ms', 'estimated')
+    redis.call('PEXPIRE', lane.key, gate_ttl)
   end
 end
-if done > 0 then
-  redis.call('HSET', KEYS[1], 'open', int(number(lane[3]) - done))
-  count_in_fleet(KEYS[6], -done)
-end
-if ARGV[8] ~= '' and not lane[4] then -- an operator's reset is for the owner
-  local first = #KEYS - 5
-  if redis.call('EXISTS', KEYS[2], KEYS[3], unpack(KEYS, first + 1)) == 0 then
-    redis.call('HSET', KEYS[1], 'shut_until_ms', 0, 'why', '', 'left', ARGV[1])
-    make_idle(KEYS[1], KEYS[first], KEYS[6], ARGV[6], ARGV[8])
-    reply[#reply + 1] = 'left'
-  end
-end
-return reply
+in_slices(#left, function(first, last) redis.call('ZREM', attention_key, unpack(left, first, last)) end)
+if done ~= 0 then count_in_fleet(backlog_key, -done) end
+return replies

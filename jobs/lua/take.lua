@@ -1,62 +1,102 @@
--- scheduled → held: gives the lane to a worker, under a new token and a lease, and claims its first fetches.
+-- scheduled → held: gives lanes to a worker, each under a new token and a lease, and claims their first fetches.
 -- Called by jobs/scripts/lanes.py, take_call.
--- KEYS: lane, claimed, attention, serial, workers, its cancelled batches, the policy's version, deaths, handed,
---       later, returned, high, normal, low
--- ARGV: lane name, generation ('' for any), owner, lease ms, how many lanes the owner holds (-1 to take the lane
---       whatever its share is), after how many ms without a heartbeat a worker is dead,
+-- KEYS: attention, serial, workers, the policy's version, deaths, handed,
+--       then for each lane: lane, normal, claimed, its cancelled batches, later, returned, high, low
+-- ARGV: owner, lease ms, how many lanes the owner holds (-1 to take lanes whatever its share is; those before a lane in this
+--       call count as held), after how many ms without a heartbeat a worker is dead,
 --       within how many ms a held or due lane needs attention; lanes that cool down longer are not shared out,
---       for how many ms a death counts, '1' if the lane is left to workers like this one, whether it is due or not,
---       the most fetches to claim (0 for none)
--- Returns one of
+--       for how many ms a death counts, '1' if the lanes are left to workers like this one, whether they are due or not,
+--       then for each lane: name, generation ('' for any), the most fetches to claim (0 for none)
+-- Returns for each lane one of
 --   {'taken', token, now, gate, policy version, 1 if batches are cancelled in it, how many workers apart from the last owner
 --   died lately (0 without claims), the operator who has reset the lane since ('' for none), {claim of the last
 --   owner, which died …}, {what the record of each claim's batch says …}, how many
 --   claims were too large and are dead letters, what claim.lua returns, or {} if nothing was claimed: the owner has
---   more to see to first, or the host may be closed};
+--   more to see to first, the host may be closed, or the lanes before have enough};
 --   {'early', ms until due};
 --   {'enough'} if the owner has its share of the lanes, so another worker should take this one;
---   {'stale'} if the notification has an old generation.
-local EARLY_ALLOWED_MS, OWNER_CHARS = 50, 300
-local lane = redis.call('HMGET', KEYS[1], 'state', 'generation', 'due_ms', 'gate', 'reset', 'needs', 'shut_until_ms')
-if ARGV[9] == '1' then redis.call('HDEL', KEYS[9], ARGV[1]) end
-if lane[1] ~= 'scheduled' or (ARGV[2] ~= '' and lane[2] ~= ARGV[2]) then return {'stale'} end
-local now = now_ms()
-local early = number(lane[3]) - now
-if early > EARLY_ALLOWED_MS and early <= LONGEST_WAIT_MS and not (ARGV[9] == '1' and lane[6]) then return {'early', early} end
-
+--   {'stale'} if the notification has an old generation;
+--   an error, if a key of the lane has a foreign value.
+local EARLY_ALLOWED_MS, OWNER_CHARS, MOST_GATE_BYTES = 50, 300, 256 * 1024
+local COMMON_KEYS, LANE_KEYS, COMMON_ARGS, LANE_ARGS = 6, 8, 7, 3
+local now, is_handed = now_ms(), ARGV[7] == '1'
 -- A heartbeat that is to come is another program's: it would count for ever.
-local workers = math.max(1, redis.call('ZCOUNT', KEYS[5], int(now - ARGV[6]), int(now + ARGV[6])))
-local busy = redis.call('ZCOUNT', KEYS[3], '-inf', int(now + ARGV[7]))
-if tonumber(ARGV[5]) >= math.ceil(busy / workers) then return {'enough'} end
+local workers = math.max(1, redis.call('ZCOUNT', KEYS[3], int(now - ARGV[4]), int(now + ARGV[4])))
+local share = math.ceil(redis.call('ZCOUNT', KEYS[1], '-inf', int(now + ARGV[5])) / workers)
+local policy_version = redis.call('GET', KEYS[4]) or ''
+local serial, leases, claimed, claimed_bytes = nil, {}, {}, 0
 
-local policy_version, cancelled = redis.call('GET', KEYS[7]) or '', redis.call('EXISTS', KEYS[6])
-local orphans, too_large = claimed_entries(KEYS[2], KEYS[1])
-local other_deaths = 0
-if #orphans > 0 then
-  local dead = redis.call('HGET', KEYS[1], 'last_owner') or ''
-  local since = now - ARGV[8]
-  local own = number(redis.call('ZSCORE', KEYS[8], dead)) > since and 1 or 0
-  other_deaths = math.max(0, redis.call('ZCOUNT', KEYS[8], '(' .. int(since), int(now)) - own)
+local function other_deaths(lane_key)
+  local dead = redis.call('HGET', lane_key, 'last_owner') or ''
+  local since = now - ARGV[6]
+  local own = number(redis.call('ZSCORE', KEYS[5], dead)) > since and 1 or 0
+  return math.max(0, redis.call('ZCOUNT', KEYS[5], '(' .. int(since), int(now)) - own)
 end
-local token = next_serial(KEYS[4], KEYS[1])
-redis.call('HSET', KEYS[1], 'state', 'held', 'owner', ARGV[3], 'token', int(token))
-if #orphans > 0 then redis.call('HDEL', KEYS[1], 'last_owner') end
-if lane[5] then redis.call('HDEL', KEYS[1], 'reset') end
-if lane[6] then
-  redis.call('HDEL', KEYS[1], 'needs')
-  redis.call('HDEL', KEYS[9], ARGV[1])
+
+-- Claims the first fetches of a lane that is held now. A key with a foreign value fails before its first write. The
+-- owner's own claim reports it.
+local function first_claim(keys, most, only_normal)
+  local queues = {keys[1], keys[3], keys[5], keys[6], keys[7], keys[2], keys[8]}
+  local is_done, claim = pcall(claim_waiting, queues, most, now, only_normal)
+  if not is_done then return {} end
+  for _, entry in ipairs(claim[2]) do
+    claimed[#claimed + 1] = entry
+    claimed_bytes = claimed_bytes + #entry
+  end
+  return claim
 end
-redis.call('ZADD', KEYS[3], int(now + ARGV[4]), ARGV[1])
-local MOST_GATE_BYTES = 256 * 1024
-local gate = lane[4] and #lane[4] <= MOST_GATE_BYTES and lane[4] or '' -- a larger one is not ours
-local claim = {}
-local is_plain = #orphans + too_large + cancelled == 0 and not lane[5] and not string.find(gate, '"breaker"', 1, true)
-if tonumber(ARGV[10]) > 0 and is_plain and number(lane[7]) <= now then
-  -- A key with a foreign value fails before its first write. The owner's own claim reports it.
-  local is_done, found = pcall(claim_waiting, {KEYS[1], KEYS[2], unpack(KEYS, 10)}, tonumber(ARGV[10]), now)
-  if is_done then claim = found end
+
+local function take(keys, held, name, generation, most)
+  local lane = redis.call('HMGET', keys[1], 'state', 'generation', 'due_ms', 'gate', 'reset', 'needs', 'shut_until_ms', 'token')
+  if is_handed then redis.call('HDEL', KEYS[6], name) end
+  if lane[1] ~= 'scheduled' or (generation ~= '' and lane[2] ~= generation) then return {'stale'} end
+  local early = number(lane[3]) - now
+  if early > EARLY_ALLOWED_MS and early <= LONGEST_WAIT_MS and not (is_handed and lane[6]) then return {'early', early} end
+  if held >= share then return {'enough'} end
+
+  local cancelled, orphans, too_large, deaths = 0, {}, 0, 0
+  local only_normal = redis.call('EXISTS', unpack(keys, 3)) == 0
+  if not only_normal then
+    cancelled = redis.call('EXISTS', keys[4])
+    orphans, too_large = claimed_entries(keys[3], keys[1])
+    deaths = #orphans > 0 and other_deaths(keys[1]) or 0
+  end
+  serial = serial or next_serial(KEYS[2])
+  local token = above(serial, lane[2], lane[8])
+  redis.call('HSET', keys[1], 'state', 'held', 'owner', ARGV[1], 'token', int(token))
+  if #orphans > 0 then redis.call('HDEL', keys[1], 'last_owner') end
+  if lane[5] then redis.call('HDEL', keys[1], 'reset') end
+  if lane[6] then
+    redis.call('HDEL', keys[1], 'needs')
+    redis.call('HDEL', KEYS[6], name)
+  end
+  leases[#leases + 1] = int(now + ARGV[2])
+  leases[#leases + 1] = name
+
+  local gate = lane[4] and #lane[4] <= MOST_GATE_BYTES and lane[4] or '' -- a larger one is not ours
+  local is_plain = #orphans + too_large + cancelled == 0 and not lane[5] and not string.find(gate, '"breaker"', 1, true)
+  local claims = most > 0 and claimed_bytes < CLAIM_BYTES and is_plain and number(lane[7]) <= now
+  return {
+    'taken', token, now, gate, policy_version, cancelled, deaths, string.sub(lane[5] or '', 1, OWNER_CHARS), orphans,
+    records_of(orphans), too_large, claims and first_claim(keys, most, only_normal) or {},
+  }
 end
-return {
-  'taken', token, now, gate, policy_version, cancelled, other_deaths, string.sub(lane[5] or '', 1, OWNER_CHARS), orphans,
-  records_of(orphans), too_large, claim,
-}
+
+local replies = {}
+for i = 1, (#KEYS - COMMON_KEYS) / LANE_KEYS do
+  local first_key, first_arg = COMMON_KEYS + LANE_KEYS * (i - 1) + 1, COMMON_ARGS + LANE_ARGS * (i - 1) + 1
+  local keys = {unpack(KEYS, first_key, first_key + LANE_KEYS - 1)}
+  local held = tonumber(ARGV[3]) < 0 and -1 or ARGV[3] + i - 1
+  replies[i] = alone(take, keys, held, ARGV[first_arg], ARGV[first_arg + 1], tonumber(ARGV[first_arg + 2]))
+end
+in_slices(#leases, function(first, last) redis.call('ZADD', KEYS[1], unpack(leases, first, last)) end)
+local records, at = records_of(claimed), 0
+for _, reply in ipairs(replies) do
+  local claim = reply[12]
+  if claim and claim[2] then
+    claim[5] = {}
+    for place in ipairs(claim[2]) do claim[5][place] = records[at + place] end
+    at = at + #claim[2]
+  end
+end
+return replies

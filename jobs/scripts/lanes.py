@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.ids import batch_of
@@ -87,39 +88,19 @@ TakeReply = TakenLane | Early | Enough | None
 """The reply of take.lua; None if the notification is stale."""
 
 
-def take_call(
-    *,
-    lane: str,
-    generation: int | None,
-    owner: str,
-    lease_ms: int,
-    held: int | None,
-    handed: bool = False,
-    count: int = 0,
-) -> Call:
-    """Take a scheduled lane under a new token and a lease, and claim up to `count` of its fetches.
+class Wanted(NamedTuple):
+    """A lane to take. generation: of its notification; None takes any. most: the most fetches to claim."""
 
-    generation: of the notification; None takes any. held: how many lanes the owner has, to compare with its
-    share; None takes it whatever the share is. handed: another worker has left it: it need not be due.
-    """
-    return Call(
-        "take",
-        [
-            *(keys.lane(lane), keys.claimed(lane), keys.ATTENTION, keys.SERIAL, keys.WORKERS),
-            *(keys.cancelled(lane), keys.POLICY_VERSION, keys.DEATHS, keys.HANDED),
-            *(keys.later(lane), *keys.waiting(lane)),
-        ],
-        [
-            *(lane, _ANY_GENERATION if generation is None else generation, owner, lease_ms),
-            *(_NO_SHARE_LIMIT if held is None else held, keys.WORKER_TTL_MS, busy_within_ms(lease_ms)),
-            *(keys.DEATHS_WINDOW_MS, int(handed), count),
-        ],
-    )
+    lane: str
+    generation: int | None
+    most: int
 
 
-def take_reply(reply: Any) -> TakeReply:
-    """Decode the reply to `take_call`."""
+def _take_reply(reply: Any) -> TakeReply | Exception:
+    """Decode the reply of take.lua for one lane."""
     match reply:
+        case ResponseError():
+            return runner.named(reply)
         case [b"taken", token, now_ms, gate, policy_version, cancelled, deaths, reset_by, *orphans, claim]:
             return TakenLane(
                 *(token, now_ms, gate, policy_version, bool(cancelled), deaths, reset_by),
@@ -133,33 +114,30 @@ def take_reply(reply: Any) -> TakeReply:
             return None
 
 
-async def take_many(
-    redis: Redis,
-    lanes: Sequence[tuple[str, int]],
-    *,
-    owner: str,
-    lease_ms: int,
-    held: int | None,
-    handed: bool = False,
-) -> list[TakeReply | Exception]:
-    """Take scheduled lanes in one round trip, each counted as held by those after it.
+def take_call(
+    lanes: Sequence[Wanted], *, owner: str, lease_ms: int, held: int | None, handed: bool = False
+) -> Call:
+    """Take scheduled lanes, each under a new token and a lease, and claim their first fetches.
 
-    lanes: with the count of each. handed: see `take_call`. A refusal of Redis is returned as an exception.
+    held: how many lanes the owner has, to compare with its share; None takes them whatever the share is.
+    handed: another worker has left them: they need not be due.
     """
-    calls = [
-        take_call(
-            lane=lane,
-            generation=None,
-            owner=owner,
-            lease_ms=lease_ms,
-            held=None if held is None else held + i,
-            handed=handed,
-            count=count,
-        )
-        for i, (lane, count) in enumerate(lanes)
-    ]
-    replies = await runner.run_many(redis, calls)
-    return [reply if isinstance(reply, Exception) else take_reply(reply) for reply in replies]
+    names = [keys.ATTENTION, keys.SERIAL, keys.WORKERS, keys.POLICY_VERSION, keys.DEATHS, keys.HANDED]
+    args: list[Arg] = [owner, lease_ms, _NO_SHARE_LIMIT if held is None else held]
+    args += [keys.WORKER_TTL_MS, busy_within_ms(lease_ms), keys.DEATHS_WINDOW_MS, int(handed)]
+    for lane, generation, most in lanes:
+        returned, high, normal, low = keys.waiting(lane)
+        names += [keys.lane(lane), normal, keys.claimed(lane), keys.cancelled(lane)]
+        names += [keys.later(lane), returned, high, low]
+        args += [lane, _ANY_GENERATION if generation is None else generation, most]
+    return Call("take", names, args)
+
+
+def take_replies(reply: Any, count: int) -> list[TakeReply | Exception]:
+    """Decode the reply to `take_call` for `count` lanes; a refusal of Redis is an exception for each."""
+    if isinstance(reply, Exception):
+        return [reply] * count
+    return [_take_reply(one) for one in reply]
 
 
 def claim_call(*, lane: str, token: int, count: int) -> Call:

@@ -96,7 +96,7 @@ async def run(redis: Redis, script: str, keys: Sequence[str], args: Sequence[Arg
         except NoScriptError:
             return await redis.eval(source_of(script), len(keys), *keys, *args)  # type: ignore[misc, arg-type]
     except ResponseError as error:
-        raise _named(error) from None
+        raise named(error) from None
 
 
 async def run_many(redis: Redis, calls: Sequence[Call]) -> list[Any]:
@@ -109,10 +109,10 @@ async def run_many(redis: Redis, calls: Sequence[Call]) -> list[Any]:
         again = await _pipelined(redis, [calls[i] for i in unknown])
         for i, reply in zip(unknown, again, strict=True):
             replies[i] = reply
-    return [_named(reply) if isinstance(reply, ResponseError) else reply for reply in replies]
+    return [named(reply) if isinstance(reply, ResponseError) else reply for reply in replies]
 
 
-def _named(error: ResponseError) -> ResponseError:
+def named(error: ResponseError) -> ResponseError:
     """Return the specific exception for an error that a script met: Redis before 7 reports a general one."""
     text = str(error)
     if "OOM command not allowed" in text:

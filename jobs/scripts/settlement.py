@@ -1,18 +1,22 @@
-"""settle.lua: ends or postpones the claimed fetches of a lane.
+"""settle.lua: ends or postpones the claimed fetches of lanes.
 
 Sending the same settlement again is safe: a fetch that is no longer claimed is skipped.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.ids import batch_of
 from fetchfleet.jobs.scripts import runner
 from fetchfleet.jobs.scripts.runner import Arg, Call
+
+CHANGES_A_CALL = 500
+"""How many lanes and changes one script call has, before those of the lane that exceeds it."""
 
 
 class ChangeKind(StrEnum):
@@ -71,37 +75,39 @@ def drop(fetch_id: bytes) -> Change:
     return Change(fetch_id, ChangeKind.DROP, ())
 
 
-def settle_call(
-    *,
-    lane: str,
-    token: int,
-    gate: bytes | None,
-    changes: Iterable[Change],
-    to_all_results: bool,
-    leave: bool = False,
-) -> Call:
-    """Write changes to a held lane.
+class LaneChanges(NamedTuple):
+    """The changes to a held lane. gate: the gate's state as JSON, None if unchanged."""
 
-    gate: the gate's state as JSON, None if unchanged. to_all_results: add results to the stream of all
-    batches too. leave: give the lane back, which is open, if it is empty then.
-    """
-    args: list[Arg] = [
-        *(token, gate or b"", keys.RESULTS_TTL_MS, keys.UNFINISHED_TTL_MS),
-        *(keys.DEAD_LENGTH, lane, int(to_all_results), keys.GATE_TTL_MS if leave else ""),
-    ]
+    lane: str
+    token: int
+    gate: bytes | None
+    changes: Sequence[Change]
+    leave: bool = False
+    """Give the lane back, which is open, if it is empty then."""
+
+
+def settle_call(lanes: Iterable[LaneChanges], *, to_all_results: bool) -> Call:
+    """Write changes to held lanes. to_all_results: add results to the stream of all batches too."""
     batches: dict[str, int] = {}
-    for change in changes:
-        args += (change.fetch_id, change.kind)
-        if change.batch_id is not None:
-            args.append(batches.setdefault(change.batch_id, len(batches) + 1))
-        args += change.args
-    names = [keys.lane(lane), keys.claimed(lane), keys.later(lane)]
-    names += [keys.DEAD, keys.ALL_RESULTS, keys.BACKLOG]
+    lane_names: list[str] = []
+    lane_args: list[Arg] = []
+    for lane, token, gate, changes, leave in lanes:
+        args: list[Arg] = []
+        for change in changes:
+            args += (change.fetch_id, change.kind)
+            if change.batch_id is not None:
+                args.append(batches.setdefault(change.batch_id, len(batches) + 1))
+            args += change.args
+        lane_names += (keys.lane(lane), keys.claimed(lane), keys.later(lane))
+        if leave:
+            lane_names += (keys.cancelled(lane), *keys.waiting(lane))
+        lane_args += (lane, token, gate or b"", int(leave), len(args), *args)
+    names = [keys.DEAD, keys.ALL_RESULTS, keys.BACKLOG, keys.ATTENTION]
     for batch_id in batches:
-        names += [keys.batch(batch_id), keys.results(batch_id)]
-    if leave:
-        names += [keys.ATTENTION, keys.cancelled(lane), *keys.waiting(lane)]
-    return Call("settle", names, args)
+        names += (keys.batch(batch_id), keys.results(batch_id))
+    ttls = (keys.RESULTS_TTL_MS, keys.UNFINISHED_TTL_MS)
+    common = (*ttls, keys.DEAD_LENGTH, int(to_all_results), keys.GATE_TTL_MS, len(batches))
+    return Call("settle", names + lane_names, [*common, *lane_args])
 
 
 class Settled(NamedTuple):
@@ -113,18 +119,43 @@ class Settled(NamedTuple):
     """True if the lane was given back."""
 
 
-def settle_reply(reply: Any) -> Settled | None:
-    """Decode the reply to `settle_call`; None if the token is stale."""
+def _settled(reply: Any) -> Settled | Exception | None:
+    """Decode the reply of settle.lua for one lane; None if the token is stale."""
+    if isinstance(reply, ResponseError):
+        return runner.named(reply)
     if not reply:
         return None
     left = reply[-1] == b"left"
     return Settled(reply[0], reply[1 : len(reply) - left], left)
 
 
-async def settle_many(redis: Redis, calls: Sequence[Call]) -> list[Settled | Exception | None]:
-    """Send the settlements of many lanes in one round trip.
+async def settle_many(
+    redis: Redis, lanes: Sequence[LaneChanges], *, to_all_results: bool
+) -> list[Settled | Exception | None]:
+    """Send the changes to many lanes in one round trip; a refusal of Redis is returned as an exception.
 
-    A call that Redis refuses is returned as an exception.
+    Some share a script call. Each lane is fenced, and refused, alone.
     """
-    replies = await runner.run_many(redis, calls)
-    return [reply if isinstance(reply, Exception) else settle_reply(reply) for reply in replies]
+    parts = [*_parts(lanes)]
+    calls = [settle_call(part, to_all_results=to_all_results) for part in parts]
+    found: list[Settled | Exception | None] = []
+    for part, reply in zip(parts, await runner.run_many(redis, calls), strict=True):
+        if isinstance(reply, Exception):
+            found += [reply] * len(part)
+        else:
+            found += map(_settled, reply)
+    return found
+
+
+def _parts(lanes: Iterable[LaneChanges]) -> Iterator[list[LaneChanges]]:
+    """Yield the lanes in lists, each for a call that does not keep Redis from others for long."""
+    part: list[LaneChanges] = []
+    count = 0
+    for lane in lanes:
+        part.append(lane)
+        count += 1 + len(lane.changes)
+        if count >= CHANGES_A_CALL:
+            yield part
+            part, count = [], 0
+    if part:
+        yield part

@@ -13,7 +13,7 @@ from fetchfleet.jobs.contract.entry import Entry, parse_entry, serialize_entry
 from fetchfleet.jobs.contract.ids import FETCH_ID_CHARS, fetch_id
 from fetchfleet.jobs.contract.model import decode_result
 from fetchfleet.jobs.notifications import LaneNotification
-from fetchfleet.jobs.scripts import runner
+from fetchfleet.jobs.scripts import runner, settlement
 from fetchfleet.jobs.scripts.lanes import Claim, ReclaimedLane, RemovalKind, Withdrawal
 from fetchfleet.worker.gate.state import GateState, to_json
 from fetchfleet.worker.lanes import settler
@@ -226,12 +226,14 @@ class LaneHold:
 
     def settlement(self, *settlements: Settlement, leave: bool = False) -> runner.Call:
         """Return the call that writes the settlements. leave: release the lane if it is then empty."""
-        return self._settler._call(self.lane, settlements, leave=leave)
+        changes = self._settler._changes(self.lane, settlements, leave=leave)
+        return settlement.settle_call([changes], to_all_results=True)
 
     async def settle(self, *settlements: Settlement, leave: bool = False) -> Any:
         """Write the settlements; return the reply, [] if the token is stale."""
         call = self.settlement(*settlements, leave=leave)
-        return await runner.run(self.redis, call.script, call.keys, call.args)
+        (reply,) = await runner.run(self.redis, call.script, call.keys, call.args)
+        return reply
 
     async def release(
         self,

@@ -22,7 +22,6 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.entry import Entry, serialize_entry
 from fetchfleet.jobs.contract.model import Outcome, Reason, Result, encode
 from fetchfleet.jobs.scripts import settlement as scripts
-from fetchfleet.jobs.scripts.runner import Call
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.lanes.log_events import FinishedLine, write_finished
 from fetchfleet.worker.lanes.parameters import LaneParameters
@@ -210,8 +209,9 @@ class Settler:
         self, batch: dict[Lane, list[Settlement]], leaving: dict[Lane, asyncio.Future[bool]]
     ) -> None:
         """Send the settlements of each lane until Redis has answered for all of them."""
-        calls = {
-            lane: self._call(lane, settlements, leave=lane in leaving) for lane, settlements in batch.items()
+        unwritten = {
+            lane: self._changes(lane, settlements, leave=lane in leaving)
+            for lane, settlements in batch.items()
         }
 
         def report(state: RetryCallState) -> None:
@@ -225,21 +225,25 @@ class Settler:
             before_sleep=report,
         ):
             with attempt:
-                replies = await scripts.settle_many(self._redis, list(calls.values()))
+                replies = await scripts.settle_many(
+                    self._redis, list(unwritten.values()), to_all_results=self._for_all
+                )
                 unanswered: list[Exception] = []
-                for lane, reply in zip(list(calls), replies, strict=True):
+                for lane, reply in zip(list(unwritten), replies, strict=True):
                     if isinstance(reply, Exception) and await self._may_pass(lane, batch[lane], reply):
                         unanswered.append(reply)
                     else:
-                        del calls[lane]
+                        del unwritten[lane]
                         self._settled(lane, batch[lane], reply)
                         if lane in leaving and not leaving[lane].done():  # its waiter may be cancelled
                             leaving[lane].set_result(lane.released)
                 if unanswered:
                     raise unanswered[0]
 
-    def _call(self, lane: Lane, settlements: Iterable[Settlement], *, leave: bool = False) -> Call:
-        """Build the call for a lane, without rewritten entries of fetches that end in the same call.
+    def _changes(
+        self, lane: Lane, settlements: Iterable[Settlement], *, leave: bool = False
+    ) -> scripts.LaneChanges:
+        """Return the changes to a lane, without rewritten entries of fetches that end in the same call.
 
         If such an entry is sent again after a lost reply, it would overwrite an entry that was claimed since.
         """
@@ -247,14 +251,8 @@ class Settler:
         if not all(item.ends for item in items):
             ending = {item.change.fetch_id for item in items if item.ends}
             items = [item for item in items if item.ends or item.change.fetch_id not in ending]
-        return scripts.settle_call(
-            lane=lane.name,
-            token=lane.token,
-            gate=None if lane.gate_is_saved else lane.gate_to_save(),
-            changes=[item.change for item in items],
-            to_all_results=self._for_all,
-            leave=leave,
-        )
+        gate = None if lane.gate_is_saved else lane.gate_to_save()
+        return scripts.LaneChanges(lane.name, lane.token, gate, [item.change for item in items], leave)
 
     async def _may_pass(self, lane: Lane, settlements: Iterable[Settlement], error: Exception) -> bool:
         """Return whether to send the settlements again.

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.notifications import GRACE_MS, LaneNotification
@@ -153,35 +154,36 @@ class LaneStore:
 
         held: how many lanes the owner has, to compare with its share of the fleet's; None acquires it anyway.
         """
-        call = scripts.take_call(
-            lane=lane,
-            generation=generation,
-            owner=self._owner,
-            lease_ms=self._lease_ms,
-            held=held,
-            count=count,
-        )
-        return await self._acquired(lane, scripts.take_reply(await self._batcher.run(*call)))
+        found = await self._take([scripts.Wanted(lane, generation, count)], held)
+        if isinstance(found[0], Exception):
+            raise found[0]
+        return found[0]
 
     async def acquire_many(
         self, lanes: Sequence[str], held: int | None, *, handed: bool = False, counts: Sequence[int] = ()
     ) -> list[AcquireResult | Exception]:
-        """Acquire the lanes that are due, in one round trip; a refusal of Redis comes as an exception.
+        """Acquire the lanes that are due, in one call; a refusal of Redis comes as an exception.
 
         counts: how many fetches to claim in each. handed: acquire those that another worker has left to
         workers like this one, before they are due.
         """
-        replies = await scripts.take_many(
-            self._redis,
-            list(zip(lanes, counts or [0] * len(lanes), strict=True)),
-            owner=self._owner,
-            lease_ms=self._lease_ms,
-            held=held,
-            handed=handed,
-        )
+        counted = zip(lanes, counts or [0] * len(lanes), strict=True)
+        wanted = [scripts.Wanted(lane, None, count) for lane, count in counted]
+        return await self._take(wanted, held, handed=handed)
+
+    async def _take(
+        self, wanted: Sequence[scripts.Wanted], held: int | None, *, handed: bool = False
+    ) -> list[AcquireResult | Exception]:
+        """Acquire lanes in one call; held and handed as above."""
+        call = scripts.take_call(wanted, owner=self._owner, lease_ms=self._lease_ms, held=held, handed=handed)
+        try:
+            reply = await self._batcher.run(*call)
+        except ResponseError as error:
+            reply = error
+        replies = scripts.take_replies(reply, len(wanted))
         return [
             reply if isinstance(reply, Exception) else await self._acquired(lane, reply)
-            for lane, reply in zip(lanes, replies, strict=True)
+            for (lane, _, _), reply in zip(wanted, replies, strict=True)
         ]
 
     async def _acquired(self, lane: str, reply: TakeReply) -> AcquireResult:

@@ -465,6 +465,28 @@ async def test_the_settler_settles_many_lanes_together(fleet: Fleet, redis: Redi
     assert running.settler.count == 0
 
 
+async def test_a_foreign_value_refuses_only_the_lanes_that_need_its_key(
+    fleet: Fleet, redis: Redis, running: Running
+) -> None:
+    """Of three lanes, one has it in place of its retries, and one in place of the stream of its batch."""
+    hosts = ["good.example", "retries.example", "stream.example"]
+    batch, _, other = [await fleet.submit([url("/x", host)]) for host in hosts]
+    stays = [await LaneHold.begin(redis, name=host) for host in hosts]
+    good, again, refused = [(await stay.claim()).serialized[0] for stay in stays]
+    await ask(redis, "SET", keys.later(hosts[1]), "foreign")
+    await ask(redis, "SET", keys.results(other.id), "foreign")
+
+    for stay, change in zip(stays, (stored(good), retried(again, 1), stored(refused)), strict=True):
+        running.settler.add(stay.lane, change)
+    await running.settler.flushed(stays[0].lane)
+
+    assert [stay.lane.lost for stay in stays] == [False, True, True]
+    assert [result.url for result in await results(redis, batch)] == [url("/x", hosts[0])]
+    assert await ask(redis, "HVALS", keys.claimed(hosts[1])) == [again]
+    assert await ask(redis, "HVALS", keys.claimed(hosts[2])) == [refused]
+    await redis.delete(keys.later(hosts[1]), keys.results(other.id))
+
+
 async def test_the_settler_saves_a_gate_alone(fleet: Fleet, redis: Redis, running: Running) -> None:
     """A cool-down is written without a settlement."""
     _, hold, _ = await begun(fleet, redis)

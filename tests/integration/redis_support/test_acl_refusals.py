@@ -114,7 +114,7 @@ async def test_forbidden_commands_of_each_user_are_denied(guarded: GuardedRedis,
             try:
                 await ask(client, *command)
             except ResponseError as error:
-                if not isinstance(runner._named(error), NoPermissionError):
+                if not isinstance(runner.named(error), NoPermissionError):
                     done.append((command, error))
             else:
                 done.append((command, None))
