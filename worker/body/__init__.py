@@ -1,4 +1,4 @@
-"""A response body on its way to the sink: decoded, compared with digests, split into lines, timed.
+"""A response body on its way to the sink: decoded, verified, split into lines, timed.
 
-`pipeline` is the entrance. It enters the other modules only for bodies that need them.
+`pipeline` is the entry point. It uses the other modules only for bodies that need them.
 """

@@ -1,7 +1,7 @@
 """Decodes content codings (RFC 9110 §8.4) in bounded steps. Pure.
 
-A coded body must reach its end: one that stops in the middle of a stream, or continues after the last one,
-is an error. An empty body is whole in every coding. A body that exceeds the allowed ratio is stopped at once.
+A coded body must be complete: one that stops within a stream, or continues after the last one, is an error.
+An empty body is complete in every coding. Decoding stops as soon as the allowed ratio is exceeded.
 """
 
 import zlib
@@ -13,43 +13,44 @@ import brotli
 from fetchfleet.worker.util import zstd
 
 STEP_BYTES = 128 * 1024
-"""Bytes that a decoder returns at a time, at most."""
+"""The most bytes that a decoder returns at a time."""
 
 SLICE_BYTES = 8 * 1024
-"""Bytes fed to a decoder at a time: it copies what it leaves over at the end of a member."""
+"""The most bytes fed to a decoder at a time, because it copies the input after the end of a member."""
 
 FREE_STREAMS = 1000
+"""Members or frames that any body may have."""
 STREAM_BYTES = 32
-"""Coded bytes that each member or frame beyond the free ones needs, on average. Each costs a decoder, even an
-empty one, which a limit on the decoded bytes would not notice."""
+"""Coded bytes that each further member or frame needs, on average. Each costs a new decoder even if it is
+empty, so a limit on the decoded bytes does not suffice."""
 
 MAX_CODINGS = 2
 FREE_BYTES = 1 << 20
-"""Decoded bytes that any body may have: short repetitive bodies exceed every ratio."""
+"""Decoded bytes that any body may have, because short repetitive bodies exceed every ratio."""
 
 ZSTD_WINDOW_LOG_MAX = 23
-"""8 MiB, the most that an encoder may require of a receiver (RFC 9659 §3)."""
+"""8 MiB, the largest window that a recipient must support (RFC 9659 §3)."""
 
 ACCEPT_ENCODING = "gzip, deflate, br, zstd"
 
 SMALL_WINDOWS = "gzip, deflate"
-"""The codings whose decoders need 32 KiB each."""
+"""The codings whose decoders need only 32 KiB each."""
 
 
 class CodingError(Exception):
-    """A body cannot be decoded; the message says why."""
+    """A body cannot be decoded. The message becomes the note of the result."""
 
 
 class UnknownCodingError(CodingError):
-    """The body has a coding that is not supported, or too many of them."""
+    """The body has an unsupported coding, or too many codings."""
 
 
 class CorruptError(CodingError):
-    """The bytes do not match the coding that the response names."""
+    """The bytes are not valid in the coding that the response names."""
 
 
 class CutShortError(CodingError):
-    """The coded body ends before its own end."""
+    """The coded body is truncated."""
 
 
 class InflatedError(CodingError):
@@ -60,9 +61,9 @@ class Decoder(Protocol):
     """Decodes one coding."""
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
-        """Decode a chunk into pieces of at most STEP_BYTES; the caller must exhaust it. Raises CorruptError.
+        """Yield the decoded chunk in pieces of at most STEP_BYTES. Raises CorruptError.
 
-        An empty piece marks the end of a member or frame.
+        The caller must exhaust the iterator. An empty piece marks the end of a member or frame.
         """
 
     def finish(self) -> None:
@@ -75,36 +76,37 @@ REGISTERED = frozenset(
         *("gzip", "pack200-gzip", "x-compress", "zstd"),
     }
 )
-"""IANA's HTTP Content Coding Registry, apart from aliases and from identity, which changes nothing."""
+"""The HTTP Content Coding Registry of IANA, without aliases and without identity, which changes nothing."""
 
 
 def names_of(content_encoding: str | None) -> tuple[str, ...]:
-    """Return the members of a Content-Encoding, in their order and by their usual names."""
+    """Return the members of a Content-Encoding field in lower case, with aliases replaced."""
     names = [name.strip().lower() for name in (content_encoding or "").split(",")]
     return tuple(_ALIASES.get(name, name) for name in names if name not in {"", "identity"})
 
 
 def codings_of(content_encoding: str | None) -> tuple[str, ...]:
-    """Return the codings of a body in the order in which they were applied, by their usual names.
+    """Return the registered codings of a Content-Encoding field, in the order in which they were applied.
 
-    A name that is not registered is no coding: hosts send charsets, media types and `none`.
+    Other names are ignored: hosts send charsets, media types and `none`.
     """
     return tuple(name for name in names_of(content_encoding) if name in REGISTERED)
 
 
 class DecoderChain:
-    """Decodes all codings of a body, the last one first.
-
-    max_ratio: limit for decoded bytes per coded byte beyond FREE_BYTES, after each step; 0 for no limit.
-    Raises UnknownCodingError.
-    """
+    """Decodes all codings of a body, the last one first."""
 
     def __init__(self, codings: tuple[str, ...], max_ratio: int = 0) -> None:
+        """Raise UnknownCodingError for an unsupported coding.
+
+        max_ratio: the most decoded bytes per coded byte, beyond FREE_BYTES, after each decoder; 0 for no
+        limit.
+        """
         if len(codings) > MAX_CODINGS:
-            raise UnknownCodingError(f"{len(codings)} content codings are more than {MAX_CODINGS}")
+            raise UnknownCodingError(f"{len(codings)} content codings; at most {MAX_CODINGS} are supported")
         for name in codings:
             if name not in _DECODERS:
-                raise UnknownCodingError(f"content coding {name[:40]!r} is none of {ACCEPT_ENCODING}")
+                raise UnknownCodingError(f"content coding {name[:40]!r} is not one of {ACCEPT_ENCODING}")
         self._decoders = [_DECODERS[name]() for name in reversed(codings)]
         self._decoded_bytes = [0] * len(codings)
         self._fed_bytes = 0
@@ -112,9 +114,9 @@ class DecoderChain:
         self._max_ratio = max_ratio
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
-        """Decode a chunk into pieces of at most STEP_BYTES; the caller must exhaust it.
+        """Yield the decoded chunk in pieces of at most STEP_BYTES; the caller must exhaust the iterator.
 
-        An empty piece has no bytes, but has taken its time. Raises CorruptError or InflatedError.
+        An empty piece stands for work without output. Raises CorruptError or InflatedError.
         """
         self._fed_bytes += len(chunk)
         yield from self._through(chunk, 0)
@@ -125,7 +127,7 @@ class DecoderChain:
             decoder.finish()
 
     def _through(self, chunk: bytes, at: int) -> Iterator[bytes]:
-        """Decode a chunk with the decoder of that index and those after it."""
+        """Decode a chunk with the decoders from index `at` on."""
         if at == len(self._decoders):
             yield chunk
             return
@@ -134,21 +136,21 @@ class DecoderChain:
                 if not piece:
                     self._streams += 1
                     if self._streams > FREE_STREAMS + self._fed_bytes // STREAM_BYTES:
-                        raise CorruptError(f"{self._fed_bytes} coded bytes hold {self._streams} streams")
+                        raise CorruptError(f"{self._fed_bytes} coded bytes have {self._streams} streams")
                     yield piece
                     continue
                 self._decoded_bytes[at] += len(piece)
-                most = max(FREE_BYTES, self._max_ratio * self._fed_bytes)
-                if self._max_ratio and self._decoded_bytes[at] > most:
-                    times = f"{self._max_ratio} times as many"
+                max_bytes = max(FREE_BYTES, self._max_ratio * self._fed_bytes)
+                if self._max_ratio and self._decoded_bytes[at] > max_bytes:
                     raise InflatedError(
-                        f"{self._fed_bytes} coded bytes have become more than {most}, {times}"
+                        f"{self._fed_bytes} coded bytes decode to more than {max_bytes} bytes"
+                        f" (max_decode_ratio {self._max_ratio})"
                     )
                 yield from self._through(piece, at + 1)
 
 
 class _Gzip:
-    """gzip (RFC 1952): all members, each checked by its CRC."""
+    """gzip (RFC 1952): all members, each verified by its CRC."""
 
     def __init__(self) -> None:
         self._member: zlib._Decompress | None = None
@@ -167,11 +169,11 @@ class _Gzip:
     def finish(self) -> None:
         """See Decoder."""
         if self._member is not None:
-            raise CutShortError("the gzip body ends before its end")
+            raise CutShortError("the gzip body is truncated")
 
 
 class _Deflate:
-    """deflate: in zlib's wrapping (RFC 9110 §8.4.1.2), or bare, as some hosts send it."""
+    """deflate: in the zlib format (RFC 9110 §8.4.1.2), or raw, as some hosts send it."""
 
     def __init__(self) -> None:
         self._head = b""
@@ -184,26 +186,26 @@ class _Deflate:
             if len(self._head) < 2:
                 return
             chunk, first, second = self._head, self._head[0], self._head[1]
-            # zlib's header (RFC 1950 §2.2); a bare stream begins so only if its padding is not 0.
+            # The zlib header (RFC 1950 §2.2). A raw stream begins like it only if its padding is not 0.
             is_zlib = first & 0x0F == 8 and (first * 256 + second) % 31 == 0
             self._stream = zlib.decompressobj(zlib.MAX_WBITS if is_zlib else -zlib.MAX_WBITS)
         if self._stream.eof and chunk:
-            raise CorruptError("deflate: something follows the end")
+            raise CorruptError("deflate: extra bytes after the end")
         yield from _inflated("deflate", self._stream, chunk)
         if self._stream.unused_data:
-            raise CorruptError("deflate: something follows the end")
+            raise CorruptError("deflate: extra bytes after the end")
 
     def finish(self) -> None:
         """See Decoder."""
         if self._head and (self._stream is None or not self._stream.eof):
-            raise CutShortError("the deflate body ends before its end")
+            raise CutShortError("the deflate body is truncated")
 
 
 class _Brotli:
     """br (RFC 7932)."""
 
     LIMIT_BYTES = STEP_BYTES // 2
-    """The library returns up to twice its limit."""
+    """Half a step, because the library returns up to twice its limit."""
 
     def __init__(self) -> None:
         self._stream = brotli.Decompressor()
@@ -215,7 +217,7 @@ class _Brotli:
         piece = self._process(chunk) if chunk else b""
         while piece:
             yield piece
-            # Even if it accepts more input, it may hold back output.
+            # The decoder may hold back output even if it accepts more input.
             piece = b"" if self._stream.is_finished() else self._process(b"")
 
     def _process(self, chunk: bytes) -> bytes:
@@ -228,15 +230,15 @@ class _Brotli:
     def finish(self) -> None:
         """See Decoder."""
         if self._began and not self._stream.is_finished():
-            raise CutShortError("the br body ends before its end")
+            raise CutShortError("the br body is truncated")
 
 
 class _Zstd:
-    """zstd (RFC 8878): all frames, each checked by its checksum if it has one."""
+    """zstd (RFC 8878): all frames, each verified by its checksum if it has one."""
 
     OPTIONS: ClassVar[dict[int, int]] = {zstd.DecompressionParameter.window_log_max: ZSTD_WINDOW_LOG_MAX}
     HEAD_BYTES = 8
-    """Every frame is longer. In a skippable one these bytes hold its length (§3.1.2)."""
+    """The header of a skippable frame: magic number and length (§3.1.2). No frame is shorter."""
 
     def __init__(self) -> None:
         self._frame: zstd.ZstdDecompressor | None = None
@@ -278,11 +280,11 @@ class _Zstd:
     def finish(self) -> None:
         """See Decoder."""
         if self._frame is not None or self._head or self._skip_bytes:
-            raise CutShortError("the zstd body ends before its end")
+            raise CutShortError("the zstd body is truncated")
 
 
 def _inflated(name: str, stream: "zlib._Decompress", chunk: bytes) -> Iterator[bytes]:
-    """Decompress the chunk in steps."""
+    """Yield the decompressed chunk in pieces of at most STEP_BYTES."""
     while True:
         try:
             piece = stream.decompress(chunk, STEP_BYTES)
@@ -291,7 +293,7 @@ def _inflated(name: str, stream: "zlib._Decompress", chunk: bytes) -> Iterator[b
         chunk = stream.unconsumed_tail
         if piece:
             yield piece
-        # After a full step zlib may hold back output although no input is left.
+        # After a full step, zlib may hold back output even without more input.
         if stream.eof or (not chunk and len(piece) < STEP_BYTES):
             return
 

@@ -1,33 +1,35 @@
-"""Reads the digests that a host sends with a body: Repr-Digest and Content-Digest (RFC 9530). Pure."""
+"""Parses the digests that a host sends with a body: Repr-Digest and Content-Digest (RFC 9530). Pure."""
 
 from collections.abc import Callable
 
 ALGORITHMS = {"sha-256": ("sha256", 32), "sha-512": ("sha512", 64)}
-"""The active algorithms of RFC 9530 §7.2: hashlib's name, and the size of a digest in bytes."""
+"""The active algorithms of RFC 9530 §7.2, with their names in hashlib and the size of a digest in bytes."""
 
 Digest = tuple[str, bytes]
+"""The name of the algorithm in hashlib, and the digest."""
 Header = Callable[[str], str | None]
 
 
-def digests_of(header: Header, *, whole: bool, resumed: bool = False) -> tuple[Digest, ...]:
-    """Return the digests that the body must have, without duplicates.
+def digests_of(header: Header, *, complete: bool, resumed: bool = False) -> tuple[Digest, ...]:
+    """Return the digests that the stored body must have, without duplicates.
 
-    whole: the content is the whole representation of a GET; otherwise Repr-Digest does not apply to it.
-    resumed: the content is the rest of a body, and Content-Digest applies to that rest alone.
+    complete: the content is the complete representation of a GET; otherwise Repr-Digest does not apply to it.
+    resumed: the content is the rest of a body. Repr-Digest then applies to the completed body, and
+    Content-Digest only to the rest, so it is ignored.
     """
-    found: list[Digest] = []
-    if whole or resumed:
-        found += _members(header("repr-digest"))
+    digests: list[Digest] = []
+    if complete or resumed:
+        digests += _members(header("repr-digest"))
     if not resumed:
-        found += _members(header("content-digest"))
-    return tuple(dict.fromkeys(found))
+        digests += _members(header("content-digest"))
+    return tuple(dict.fromkeys(digests))
 
 
 def _members(value: str | None) -> list[Digest]:
     """Return the supported digests of a Dictionary field; none if the field is malformed."""
     if value is None:
         return []
-    import http_sf  # noqa: PLC0415 many modules, and few hosts send the field
+    import http_sf  # noqa: PLC0415 loads many modules, and few hosts send the field
 
     try:
         members = http_sf.parse(value.encode("latin-1"), tltype="dictionary")
@@ -35,10 +37,10 @@ def _members(value: str | None) -> list[Digest]:
         return []
     if not isinstance(members, dict):
         return []
-    found: list[Digest] = []
+    digests: list[Digest] = []
     for name, (algorithm, size_bytes) in ALGORITHMS.items():
         item = members.get(name)
         digest = item[0] if isinstance(item, tuple) else None
         if isinstance(digest, bytes) and len(digest) == size_bytes:
-            found.append((algorithm, digest))
-    return found
+            digests.append((algorithm, digest))
+    return digests

@@ -1,7 +1,7 @@
 """Splits a body into JSON Lines (https://jsonlines.org) and checks each. Pure.
 
-A record is a JSON value on a line of its own. Blank lines are skipped. A line may end with CRLF, and the last
-line needs no end.
+Each record is a JSON value on one line. Blank lines are skipped. A line may end with CRLF. The last line may
+lack its line break.
 """
 
 import re
@@ -12,7 +12,7 @@ import msgspec
 SPACE = b" \t\r"
 
 MAX_NESTING = 800
-"""How deep a record may nest: less than any supported interpreter can parse, so that all agree."""
+"""The deepest nesting of a record. Every supported Python version can parse this depth, so all agree."""
 
 _STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
 
@@ -20,62 +20,63 @@ _check = msgspec.json.Decoder(msgspec.Raw).decode
 
 
 class BadLineError(Exception):
-    """A line is not JSON; `line` is its number, from 1, with blank lines counted."""
+    """A line is too long, nested too deeply, or not JSON."""
 
-    def __init__(self, line: int, what: str) -> None:
-        super().__init__(f"line {line}: {what}")
+    def __init__(self, line: int, fault: str) -> None:
+        super().__init__(f"line {line}: {fault}")
         self.line = line
+        """The number of the line, from 1, including blank lines."""
 
 
 class CutLineError(Exception):
-    """The last line is not JSON, and the body may be truncated."""
+    """The last line is invalid, and the body may be truncated."""
 
 
 class JsonLinesChecker:
-    """Checks the records of a body as it comes; `count` is their number so far.
-
-    A line longer than `max_line_bytes` is a bad line.
-    """
+    """Checks the records of a body while it is received."""
 
     def __init__(self, max_line_bytes: int) -> None:
+        """max_line_bytes: the longest line, without its line break."""
         self.count = 0
+        """The number of records so far."""
         self._lines = 0
         self._max_line_bytes = max_line_bytes
-        self._begun: list[bytes] = []
-        self._begun_bytes = 0
+        self._partial: list[bytes] = []
+        """The pieces of the current line, whose end has not been received."""
+        self._partial_bytes = 0
 
     def feed(self, block: bytes) -> None:
-        """Check the next bytes of the body, cut anywhere. Raises BadLineError."""
+        """Check the next bytes of the body, split anywhere. Raises BadLineError."""
         end = block.rfind(b"\n")
         if end >= 0:
             first = block.index(b"\n")
-            self._end_begun(block[:first])
+            self._end_line(block[:first])
             if first < end:
                 for line in block[first + 1 : end].split(b"\n"):
                     self._check_line(line)
             block = block[end + 1 :]
-        self._begun.append(block)
-        self._begun_bytes += len(block)
-        # One more byte may be the CR of a CRLF.
-        if self._begun_bytes > self._max_line_bytes + 1:
-            raise self._too_long()
+        self._partial.append(block)
+        self._partial_bytes += len(block)
+        # The last byte may be the CR of a CRLF.
+        if self._partial_bytes > self._max_line_bytes + 1:
+            raise self._too_long(self._lines + 1)
 
-    def finish(self, *, whole: bool = True) -> None:
+    def finish(self, *, complete: bool = True) -> None:
         """Check the last line. Raises BadLineError.
 
-        whole: the body is known to be complete. Otherwise a bad last line raises CutLineError.
+        complete: the body is known to be complete. Otherwise an invalid last line raises CutLineError.
         """
         try:
-            self._end_begun(b"")
+            self._end_line(b"")
         except BadLineError:
-            if whole:
+            if complete:
                 raise
-            raise CutLineError(f"the body ends in the middle of line {self._lines}") from None
+            raise CutLineError(f"the body ends within line {self._lines}") from None
 
-    def _end_begun(self, end: bytes) -> None:
-        """Check the line that has begun, with its end."""
-        line = b"".join((*self._begun, end))
-        self._begun, self._begun_bytes = [], 0
+    def _end_line(self, rest: bytes) -> None:
+        """Check the current line, given the rest of it."""
+        line = b"".join((*self._partial, rest))
+        self._partial, self._partial_bytes = [], 0
         self._check_line(line)
 
     def _check_line(self, line: bytes) -> None:
@@ -84,7 +85,7 @@ class JsonLinesChecker:
         if not record:
             return
         if len(line.removesuffix(b"\r")) > self._max_line_bytes:
-            raise self._too_long(0)
+            raise self._too_long(self._lines)
         if len(record) > MAX_NESTING and _is_nested_deeply(record):
             raise BadLineError(self._lines, f"is nested deeper than {MAX_NESTING} levels")
         try:
@@ -92,11 +93,11 @@ class JsonLinesChecker:
                 record.decode()
             _check(record)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise BadLineError(self._lines, f"is no JSON: {error}") from None
+            raise BadLineError(self._lines, f"is not JSON: {error}") from None
         self.count += 1
 
-    def _too_long(self, begun: int = 1) -> BadLineError:
-        return BadLineError(self._lines + begun, f"is longer than {self._max_line_bytes} bytes")
+    def _too_long(self, line: int) -> BadLineError:
+        return BadLineError(line, f"is longer than {self._max_line_bytes} bytes (max_line_bytes)")
 
 
 def _is_nested_deeply(record: bytes) -> bool:
@@ -116,7 +117,7 @@ def _is_nested_deeply(record: bytes) -> bool:
 
 
 def records_in(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the records of a checked body, without the white space around them."""
+    """Yield the records of a checked body, stripped of white space. Blank lines are skipped."""
     for line in lines:
         record = line.strip(b" \t\r\n")
         if record:

@@ -1,6 +1,6 @@
-"""Decides whether a body comes too slowly. Pure: bytes and waiting times are arguments.
+"""Decides whether a body arrives too slowly. Pure. Bytes and waiting times are arguments.
 
-Only time spent waiting for the host counts, so that a slow disk of the worker is not charged to it.
+Only the time spent waiting for the host counts, so a slow disk of the worker does not count against the host.
 """
 
 from typing import NamedTuple
@@ -10,20 +10,23 @@ class MinRate(NamedTuple):
     """The least average rate of a body in each window."""
 
     bytes_per_s: float
-    """0: no limit."""
+    """0 for no limit."""
     window_s: float
+    """The waiting time of a window."""
 
 
 class RateWindow(NamedTuple):
-    """The current window: bytes received, and the time spent waiting for them."""
+    """The current window."""
 
     size_bytes: int = 0
+    """The bytes received in it."""
     waited_s: float = 0.0
+    """The time spent waiting for them."""
 
 
 def after(window: RateWindow, rate: MinRate, size_bytes: int, waited_s: float) -> RateWindow | None:
-    """Return the window after more bytes; None if the body comes too slowly."""
-    seen = RateWindow(window.size_bytes + size_bytes, window.waited_s + waited_s)
-    if seen.waited_s < rate.window_s:
-        return seen
-    return None if seen.size_bytes < rate.bytes_per_s * seen.waited_s else RateWindow()
+    """Return the window after more bytes, or None if the body arrives too slowly."""
+    now = RateWindow(window.size_bytes + size_bytes, window.waited_s + waited_s)
+    if now.waited_s < rate.window_s:
+        return now
+    return None if now.size_bytes < rate.bytes_per_s * now.waited_s else RateWindow()

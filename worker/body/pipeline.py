@@ -1,4 +1,4 @@
-"""The body of a response on its way from the connection to the sink: decoded and checked, if asked for."""
+"""The body of a response on its way from the connection to the sink, decoded and checked if necessary."""
 
 import hashlib
 import re
@@ -34,24 +34,24 @@ from fetchfleet.worker.util.clock import mono_s
 from fetchfleet.worker.util.executors import CODING, run_in
 
 IN_PLACE_BYTES = 16 * 1024
-"""Up to this size a chunk is decoded or checked on the loop: a thread would cost more."""
+"""A chunk up to this size is decoded or checked on the event loop: the hop to a thread would cost more."""
 
 STEP_PIECES = 256
-"""Members and frames in one step: each takes time, even an empty one."""
+"""The most members and frames decoded in one step. Each takes time, even an empty one."""
 
 SLACK_BYTES = 64 * 1024
-"""A coding makes a body smaller, or larger by at most an eighth and this."""
+"""A coding enlarges a body by at most an eighth and this."""
 
 MAX_CODING_CHARS = 100
-"""Characters of a host's Content-Encoding in a result, at most."""
+"""The longest Content-Encoding of a host in a result or a note."""
 
 _UNPRINTABLE = re.compile(r"[^ -~]")
 
 LARGE_WINDOWS = frozenset({"br", "zstd"})
-"""Codings whose decoders hold megabytes while their body comes; those of gzip and deflate hold 32 KiB."""
+"""Codings whose decoders use megabytes; those of gzip and deflate use 32 KiB."""
 
 MAX_LARGE_DECODERS = 1
-"""With at most 18 MiB it fits beside everything else in a worker's first 100 MiB."""
+"""A large decoder uses up to 18 MiB. With one of them, a worker stays below 100 MiB."""
 
 
 class DecoderBudget:
@@ -69,30 +69,30 @@ class DecoderSlot:
 
     def __init__(self, budget: DecoderBudget) -> None:
         self._budget = budget
-        self._taken = False
+        self._held = False
 
-    def take(self) -> bool:
-        """Take a large decoder. True if one was free, or if the slot has one already."""
-        if not self._taken and self._budget.free:
+    def acquire(self) -> bool:
+        """Acquire a large decoder if one is free. Return whether the slot holds one."""
+        if not self._held and self._budget.free:
             self._budget.free -= 1
-            self._taken = True
-        return self._taken
+            self._held = True
+        return self._held
 
-    def give_back(self) -> None:
-        """Return the decoder to the budget; a second call does nothing."""
-        if self._taken:
+    def release(self) -> None:
+        """Return the decoder to the budget. A second call does nothing."""
+        if self._held:
             self._budget.free += 1
-            self._taken = False
+            self._held = False
 
 
 def with_accept_encoding(request: Hop, fetch: Fetch, slot: DecoderSlot) -> Hop:
-    """Return the request with the codings to offer; an Accept-Encoding of the caller stays.
+    """Return the request with an Accept-Encoding field, if the fetch wants decoding and does not set its own.
 
-    Takes a large decoder, if one is free, to offer the codings that need it.
+    br and zstd are offered if a large decoder can be acquired.
     """
     if not fetch.decode or any(name.lower() == "accept-encoding" for name, _ in request.headers):
         return request
-    offered = ACCEPT_ENCODING if slot.take() else SMALL_WINDOWS
+    offered = ACCEPT_ENCODING if slot.acquire() else SMALL_WINDOWS
     headers = (*request.headers, ("Accept-Encoding", offered))
     return msgspec.structs.replace(request, headers=headers)
 
@@ -102,9 +102,13 @@ Read = Callable[[], Awaitable[bytes]]
 
 
 class BodyPipeline:
-    """The body of one response, in the form that its fetch wants. Raises UnknownCodingError."""
+    """The body of one response, decoded and checked as its fetch demands."""
 
     def __init__(self, answer: Answer, fetch: Fetch, policy: LanePolicy, max_bytes: int = 0) -> None:
+        """Raise UnknownCodingError if the body cannot be decoded, or should be but `decode` is not set.
+
+        max_bytes: the size limit of the stored body; 0 for none.
+        """
         self._answer = answer
         coded_bytes = answer.length_bytes
         encoding = answer.header("content-encoding")
@@ -112,9 +116,8 @@ class BodyPipeline:
         coded = encoding and coded_bytes != 0 and answer.status != 204
         codings = codings_of(encoding) if coded else ()
         if codings and fetch.lines and not fetch.decode:
-            raise UnknownCodingError(
-                f"coded as {', '.join(codings)[:MAX_CODING_CHARS]}: lines need decode, too"
-            )
+            names = ", ".join(codings)[:MAX_CODING_CHARS]
+            raise UnknownCodingError(f"the body is coded as {names}; a fetch with lines must set decode too")
         read = answer.read
         if policy.min_rate_bytes_per_s:
             read = _PacedBody(read, MinRate(policy.min_rate_bytes_per_s, policy.min_rate_window_s)).read
@@ -129,24 +132,24 @@ class BodyPipeline:
             stored_as = tuple(name for name in stored_as if name not in codings)
         self._checker: JsonLinesChecker | None = None
         if fetch.lines:
-            # A body without one of these ends with its connection, which may break (RFC 9112 §6.3).
+            # A body without framing ends with its connection, so it may be truncated (RFC 9112 §6.3).
             framed = coded_bytes is not None or answer.header("transfer-encoding") is not None
             self._checker = JsonLinesChecker(policy.max_line_bytes)
-            read = _CheckedLines(read, self._checker, whole=framed or self._decoded is not None).read
+            read = _CheckedLines(read, self._checker, complete=framed or self._decoded is not None).read
         self.read = read
-        """Returns the next bytes to store; empty at the end.
+        """Return the next bytes to store; empty at the end.
 
         Raises CodingError, BadLineError, CutLineError, DigestMismatchError, OverlongBodyError, TooSlowError
         or TruncatedBodyError.
         """
         self._as_sent = read == answer.read
         self.coding = _UNPRINTABLE.sub("?", ", ".join(stored_as))[:MAX_CODING_CHARS] if stored_as else None
-        """The codings in which the body is stored, with names of Content-Encoding that are no coding."""
+        """The codings of the stored body, including unknown names of the Content-Encoding; None if none."""
         self.length_bytes = coded_bytes if self._decoded is None else None
         """Length of the body as stored; None if unknown."""
 
     async def receive(self, room: Room) -> bytes | memoryview:
-        """Return the next bytes to store, like `read`; they may have been received into the room."""
+        """Return the next bytes to store, like `read`, received into the room if they need no decoding."""
         return await (self._answer.receive(room) if self._as_sent else self.read())
 
     @property
@@ -156,35 +159,35 @@ class BodyPipeline:
 
     @property
     def coding_ended(self) -> bool:
-        """True if a coding has marked the end of the body."""
+        """True if the coding has confirmed the end of a body that is not empty."""
         return self._decoded is not None and self._decoded.ended
 
     @property
     def lines(self) -> int | None:
-        """Number of records so far; None if the fetch does not ask for lines."""
+        """The number of records so far; None if the fetch does not set `lines`."""
         return self._checker.count if self._checker is not None else None
 
     def may_decode(self, slot: DecoderSlot) -> bool:
-        """True if the slot has a large decoder or the body needs none. Otherwise return the decoder."""
+        """Return whether the slot holds the decoder that the body needs; release one that it does not need."""
         if not self._large_decoder:
-            slot.give_back()
-        return not self._large_decoder or slot.take()
+            slot.release()
+        return not self._large_decoder or slot.acquire()
 
-    def host_digests(self, *, whole: bool, resumed: bool) -> tuple[Digest, ...]:
+    def host_digests(self, *, complete: bool, resumed: bool) -> tuple[Digest, ...]:
         """Return the digests that the host sent for these bytes; see digests_of."""
         header = self._answer.header
         if header("repr-digest") is None and header("content-digest") is None:
             return ()
-        return digests_of(header, whole=whole, resumed=resumed)
+        return digests_of(header, complete=complete, resumed=resumed)
 
     def check_coded(self, digests: Iterable[Digest]) -> None:
-        """Compare the coded bytes, before they are decoded, with these digests."""
+        """Compare the coded bytes with these digests, at the end of the body. Call it before reading."""
         if self._decoded is not None:
             self._decoded.expect(digests)
 
 
 class _PacedBody:
-    """A body that must not come below a rate."""
+    """A body with a minimum rate. `read` raises TooSlowError."""
 
     def __init__(self, source: Read, rate: MinRate) -> None:
         self._source = source
@@ -197,13 +200,13 @@ class _PacedBody:
         window = after(self._window, self._rate, len(chunk), mono_s() - asked_s) if chunk else self._window
         if window is None:
             rate = self._rate
-            raise TooSlowError(f"less than {rate.bytes_per_s:g} bytes a second over {rate.window_s:g} s")
+            raise TooSlowError(f"less than {rate.bytes_per_s:g} bytes/s over {rate.window_s:g} s")
         self._window = window
         return chunk
 
 
 class _DecodedBody:
-    """A body whose codings are undone, step by step."""
+    """A body that is decoded in steps."""
 
     def __init__(self, source: Read, chain: DecoderChain, coded_bytes: int | None, max_bytes: int) -> None:
         self._source = source
@@ -212,16 +215,17 @@ class _DecodedBody:
         self._max_coded_bytes = max_bytes + max_bytes // 8 + SLACK_BYTES if max_bytes else 0
         self._received_bytes = 0
         self._pieces: Iterator[bytes] | None = None
-        """The rest of the chunk that came last."""
-        self._wanted: dict[str, bytes] = {}
+        """The decoded rest of the last chunk."""
+        self._expected: dict[str, bytes] = {}
+        """The digests of the coded bytes, by algorithm."""
         self._digests: dict[str, Any] = {}
         self.ended = False
-        """Whether a coding has marked the end of the body."""
+        """True if the coding has confirmed the end of a body that is not empty."""
 
     def expect(self, digests: Iterable[Digest]) -> None:
-        """Compare the coded bytes with these digests."""
-        self._wanted = dict(digests)
-        self._digests = {name: hashlib.new(name) for name in self._wanted}
+        """Compare the coded bytes with these digests at the end."""
+        self._expected = dict(digests)
+        self._digests = {name: hashlib.new(name) for name in self._expected}
 
     async def read(self) -> bytes:
         while True:
@@ -236,7 +240,7 @@ class _DecodedBody:
                     note = f"{self._received_bytes} coded bytes are more than {self._max_coded_bytes}"
                     raise OverlongBodyError(note)
                 self._pieces = self._decode(chunk)
-                in_place = len(chunk) <= IN_PLACE_BYTES  # even of a small chunk only the first step
+                in_place = len(chunk) <= IN_PLACE_BYTES  # for the first step only: it may decode to much
             pieces = self._pieces
             step, more = _step(pieces) if in_place else await run_in(CODING, _step, pieces)
             if not more:
@@ -252,21 +256,22 @@ class _DecodedBody:
     def _finish(self) -> None:
         # Content-Length counts coded bytes (RFC 9110 §8.6).
         if self._coded_bytes is not None and self._received_bytes != self._coded_bytes:
-            raise TruncatedBodyError(f"{self._received_bytes} of {self._coded_bytes} coded bytes came")
+            raise TruncatedBodyError(f"received {self._received_bytes} of {self._coded_bytes} coded bytes")
         self._chain.finish()
         self.ended = self._received_bytes > 0
         for name, digest in self._digests.items():
-            if digest.digest() != self._wanted[name]:
-                raise DigestMismatchError(f"its {name}, coded, is {digest.hexdigest()}")
+            if digest.digest() != self._expected[name]:
+                raise DigestMismatchError(f"the {name} of the coded body is {digest.hexdigest()}")
 
 
 class _CheckedLines:
-    """A body whose lines are checked. whole: only a whole body ends without an error of the connection."""
+    """A body whose lines are checked in blocks of about STEP_BYTES."""
 
-    def __init__(self, source: Read, checker: JsonLinesChecker, *, whole: bool) -> None:
+    def __init__(self, source: Read, checker: JsonLinesChecker, *, complete: bool) -> None:
+        """complete: the end of the source means that the body is complete."""
         self._source = source
         self._checker = checker
-        self._whole = whole
+        self._complete = complete
         self._block: list[bytes] = []
         self._block_bytes = 0
 
@@ -286,15 +291,15 @@ class _CheckedLines:
         return piece
 
     def _feed(self, block: list[bytes]) -> None:
-        self._checker.feed(b"".join(block))  # joined in the thread: many blocks may wait for one
+        self._checker.feed(b"".join(block))  # joined here, in the thread, to spare the event loop
 
     def _finish(self, block: list[bytes]) -> None:
         self._feed(block)
-        self._checker.finish(whole=self._whole)
+        self._checker.finish(complete=self._complete)
 
 
 def _step(pieces: Iterator[bytes]) -> tuple[bytes, bool]:
-    """Join pieces up to STEP_BYTES, or STEP_PIECES of them; returns whether there may be more."""
+    """Join pieces up to STEP_BYTES, or STEP_PIECES of them. Return them, and whether more may follow."""
     step: list[bytes] = []
     step_bytes = 0
     for piece in pieces:

@@ -65,7 +65,7 @@ async def test_a_bad_line_fails_the_fetch_and_is_named(
 
     assert (result.outcome, result.reason, result.bad_line) == (Outcome.FAILED, Reason.BAD_LINE, place)
     assert (result.attempts, len(origin.requests)) == (1, 1)
-    assert [f"line {place}: is no JSON" in letter.note for letter in letters] == [True]
+    assert [f"line {place}: is not JSON" in letter.note for letter in letters] == [True]
     assert any(f"line {place}: " in str(line.get("note")) for line in lines)
     assert not worker.files() | worker.parts()
 

@@ -25,12 +25,12 @@ def read(
     representation: str | None = None,
     content: str | None = None,
     *,
-    whole: bool = True,
+    complete: bool = True,
     resumed: bool = False,
 ) -> set[Digest]:
     """Return the digests that bind the body."""
     fields = {"repr-digest": representation, "content-digest": content}
-    return set(digests_of(fields.get, whole=whole, resumed=resumed))
+    return set(digests_of(fields.get, complete=complete, resumed=resumed))
 
 
 def test_an_example_of_the_rfc_is_read() -> None:
@@ -64,8 +64,8 @@ def test_only_sound_and_well_formed_digests_bind(value: str, found: set[Digest])
 def test_the_extent_of_a_digest_decides_if_it_binds() -> None:
     """For a resumed rest that of the whole, for a requested part that of the content."""
     assert read(text(SHA256), text(SHA512)) == {SHA256, SHA512}
-    assert read(text(SHA256), text(SHA512), whole=False, resumed=True) == {SHA256}
-    assert read(text(SHA256), text(SHA512), whole=False) == {SHA512}
+    assert read(text(SHA256), text(SHA512), complete=False, resumed=True) == {SHA256}
+    assert read(text(SHA256), text(SHA512), complete=False) == {SHA512}
 
 
 @given(st.text())

@@ -166,11 +166,11 @@ def test_an_endless_line_is_refused_while_it_arrives() -> None:
 @pytest.mark.parametrize("last", [b'{"a": ', b'{"a": 1}\n{'])
 def test_an_incomplete_last_line_is_bad_only_in_a_complete_body(last: bytes) -> None:
     """Without a marked end, the body counts as truncated."""
-    for whole, error in ((True, BadLineError), (False, CutLineError)):
+    for complete, error in ((True, BadLineError), (False, CutLineError)):
         records = JsonLinesChecker(1000)
         records.feed(last)
         with pytest.raises(error):
-            records.finish(whole=whole)
+            records.finish(complete=complete)
 
 
 def test_an_empty_body_has_no_records() -> None:

@@ -76,7 +76,7 @@ class SpecialCases:
         if self._resume is not None:
             self._resume.close()
         if self._decoder is not None:
-            self._decoder.give_back()
+            self._decoder.release()
 
     async def not_modified(self, answer: Answer, request: Hop) -> AttemptOutcome:
         """Return the outcome of a 304 to the request, as it was sent."""
@@ -103,7 +103,7 @@ class SpecialCases:
             )
         whole = answer.status in {200, 203} and request.method == "GET"
         rest_only = answer.status == 206 and resumed
-        digests = body.host_digests(whole=whole, resumed=rest_only) if answer.status != 416 else ()
+        digests = body.host_digests(complete=whole, resumed=rest_only) if answer.status != 416 else ()
         if body.decodes:  # length and digests of the host are those of the coded body (RFC 9530 §2, §3)
             body.check_coded(digests)
             expected = Expected(None, fetch.sha256, max_bytes)
