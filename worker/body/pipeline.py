@@ -168,7 +168,7 @@ class BodyPipeline:
         return self._checker.count if self._checker is not None else None
 
     def may_decode(self, slot: DecoderSlot) -> bool:
-        """Return whether the slot holds the decoder that the body needs; release one that it does not need."""
+        """Return whether the slot has the decoder that the body needs; release it if the body needs none."""
         if not self._large_decoder:
             slot.release()
         return not self._large_decoder or slot.acquire()

@@ -1,1 +1,1 @@
-"""Logging for every room: events, redaction, percentiles and rates; and the health that a worker tells."""
+"""Log events, redaction, percentiles and rates for every room, and the health endpoint of a worker."""

@@ -1,4 +1,4 @@
-"""The log events, and their output: JSON, or pretty on a terminal."""
+"""The log events and their output: JSON, or formatted for reading on a terminal."""
 
 import asyncio
 import logging
@@ -25,125 +25,130 @@ from fetchfleet.worker.util.clock import mono_s
 
 
 class Event(StrEnum):
-    """The closed list of events.
+    """The closed list of events. docs/operations.md lists their fields.
 
     A condition that lasts is logged at once, then once a minute (worker/observability/repeats.py).
     """
 
     FETCH_FINISHED = "fetch.finished"
-    """The result of a fetch is in Redis; exactly one line a fetch."""
+    """The result of a fetch is in Redis. Exactly one line for each fetch."""
     FETCH_RETRY = "fetch.retry"
-    """An attempt failed and the fetch waits for the next: wait_s, reason."""
+    """An attempt has ended and the fetch waits for the next: wait_s, reason."""
     FETCH_LOST = "fetch.lost"
-    """Fetches whose entries were lost in Redis ended after their deadlines: batch, fetches."""
+    """Fetches whose entries were lost or damaged in Redis ended after their deadlines: batch, fetches."""
     FETCH_EXCHANGE = "fetch.exchange"
-    """A request was answered: status, version, ms, whether the connection was reused; at level debug."""
+    """A response was received: status, version, ms, whether the connection was reused. Level debug."""
     FETCH_BUG = "fetch.bug"
-    """An internal error; the fetch goes on as after a failed attempt."""
+    """A bug. The fetch continues as after a failed attempt."""
     LANE_TAKEN = "lane.taken"
+    """The worker acquired a lane: token, orphans (claims of a dead owner)."""
     LANE_UNVERIFIED_TLS = "lane.unverified_tls"
-    """The policy says `verify = false`: no certificate of the host is verified. Logged when the lane is
-    acquired."""
+    """The policy of the acquired lane has `verify = false`, so no certificate of the host is verified."""
     LANE_COOLING = "lane.cooling"
-    """The host asked the client to back off, until_ms (Unix)."""
+    """The host asked the client to back off: until_ms (Unix), wait_s, incidents."""
     LANE_BREAKER_OPEN = "lane.breaker_open"
+    """The breaker opened: failures, until_ms (Unix)."""
     LANE_BREAKER_HALF_OPEN = "lane.breaker_half_open"
+    """A probe may start."""
     LANE_BREAKER_CLOSED = "lane.breaker_closed"
+    """The host recovered."""
     LANE_RESET = "lane.reset"
-    """An operator reset the lane: what of its host's state ended, and by whom."""
+    """An operator reset the lane: reset (the parts of the gate state that were cleared), by."""
     LANE_RELEASED = "lane.released"
-    """The lane was given back: whether fetches wait, why and until when (due_in_ms)."""
+    """The lane was released: more (whether fetches wait), why, due_in_ms."""
     LANE_YIELDED = "lane.yielded"
-    """The worker has more than its share of lanes and gives this one to another."""
+    """The worker releases the lane to another worker, because it holds more than its share."""
     LANE_LAPSED = "lane.lapsed"
-    """The lease ended by the worker's own clock, because Redis does not answer; the lane's work stops."""
+    """The lease ended by the clock of the worker, because Redis did not answer. The work was stopped."""
     LANE_LOST = "lane.lost"
-    """Another worker has the lane, which was not given back; the lane's work stops."""
+    """Another worker holds the lane. The work was stopped."""
     LANE_INVALID = "lane.invalid"
-    """An entry of the lane could not be read; it is a dead letter."""
+    """An element of the lane is not a fetch. It became a dead letter: why, error."""
     LANE_NEWER = "lane.newer"
-    """A fetch in the lane was written for newer workers and is left to them."""
+    """A fetch in the lane was written for newer workers and is left to them: id, error."""
     LANE_UNSERVED = "lane.unserved"
-    """A fetch in the lane needs what no live worker can do, and waits for one that can."""
+    """No live worker can do a fetch of the lane, so it waits: id, needs."""
     LANE_RESCUED = "lane.rescued"
-    """A sweep reclaimed a lane whose owner died or whose notification was lost."""
+    """The sweep reclaimed a lane whose owner died or whose notification was lost: owner."""
     LANE_DEAD = "lane.dead"
-    """The host stopped answering; the fetches that waited for it failed."""
+    """The host has been down for too long. Its waiting fetches failed: fetches, down_since_ms (Unix)."""
     LANE_ROBOTS = "lane.robots"
-    """An origin's robots.txt was requested; the status or the reason."""
+    """robots.txt of an origin was requested: status, or reason and note."""
     LANE_CANCELLED = "lane.cancelled"
-    """The fetches of cancelled batches in the lane have their results."""
+    """The fetches of cancelled batches in the lane have their results: batches, fetches."""
     INTAKE_TAKEN = "intake.taken"
-    """Messages of the inbox are enqueued."""
+    """Inbox messages were enqueued: batch, messages, refused."""
     INTAKE_REFUSED = "intake.refused"
-    """A message or an arq job was invalid; it is a dead letter."""
+    """A message or an arq job is invalid. It became a dead letter: door (inbox or arq), error."""
     INTAKE_NEWER = "intake.newer"
-    """Messages or arq jobs of an unsupported version wait for a newer worker."""
+    """Messages or arq jobs of an unsupported version wait for a newer worker: door, error."""
     INTAKE_FULL = "intake.full"
-    """The inbox waits: the backlog limit or Redis's memory is reached."""
+    """The inbox waits, because the backlog limit is reached or Redis is out of memory: error."""
     RESULTS_LAGGING = "results.lagging"
-    """Results that a consumer group has not read will soon be trimmed."""
+    """Results that a consumer group has not read will soon be trimmed: groups, results, most."""
     RESULTS_TRIMMED = "results.trimmed"
-    """Results that a consumer group has not acknowledged are trimmed."""
+    """Results that a consumer group has not acknowledged are trimmed: groups, results, most."""
     POLICY_CHANGED = "policy.changed"
-    """Policy tables set at run time are in force."""
+    """Policy tables set at run time are in force: tables."""
     POLICY_REFUSED = "policy.refused"
-    """The policy tables in Redis do not fit this worker's policy file; the previous ones stay in force."""
+    """The tables in Redis do not fit the policy file of this worker; the previous ones stay: error."""
     WORKER_STARTED = "worker.started"
+    """The worker is ready: instance, version, python, engine, sink, policy (digest), out, loop."""
     WORKER_NAME_TAKEN = "worker.name_taken"
-    """Other live workers have this worker's name (FETCHFLEET_WORKER_ID); at most once a minute."""
+    """Other live workers have the name of this worker (FETCHFLEET_WORKER_ID): instance, others."""
     WORKERS_DIFFER = "workers.differ"
-    """Live workers differ in their sink, in folder, egress rules or policy file: a fetch that some of them
-    cannot do waits for another."""
+    """Live workers have different settings. Fetches that some of them cannot do wait for the others."""
     WORKER_HEARTBEAT = "worker.heartbeat"
-    """Statistics, every ten seconds and at the end: connections, waits, loop lag, memory, open files."""
+    """Statistics of the worker, every ten seconds and at its end."""
     WORKER_DRAINING = "worker.draining"
-    """An operator drains the worker: it gives its lanes back and takes nothing in."""
+    """An operator drains the worker. It releases its lanes and takes no messages or jobs: lanes."""
     WORKER_DRAINED = "worker.drained"
-    """The drained worker holds no lane any more."""
+    """The drained worker has released its last lane."""
     WORKER_UNDRAINED = "worker.undrained"
-    """An operator has ended the drain: the worker takes lanes again."""
+    """An operator ended the drain. The worker acquires lanes again."""
     WORKER_STOPPING = "worker.stopping"
+    """Shutdown begins: lanes."""
     WORKER_STOPPED = "worker.stopped"
+    """Shutdown is complete."""
     WORKER_BUG = "worker.bug"
-    """An internal error ended one of the worker's own loops; it is started again."""
+    """A bug ended a loop of the worker. The loop is restarted: loop, error, trace."""
     REDIS_TROUBLE = "redis.trouble"
-    """Redis did not answer; the worker keeps what it holds and tries again."""
+    """A call to Redis failed. The worker keeps its lanes and tries again: error."""
     REDIS_BACK = "redis.back"
-    """Redis has answered every call for some seconds: how long the trouble lasted, and how many failed."""
+    """No call to Redis has failed for some seconds: lasted_s, failed (the number of failed calls)."""
     REDIS_REFUSAL = "redis.refusal"
-    """Redis rejects the worker's password or denies a command; the worker keeps trying."""
+    """Redis rejects the credentials or denies a command. The worker keeps trying: error."""
     REDIS_LOADING = "redis.loading"
-    """Redis is loading its data; the worker starts when that is done."""
+    """Redis is loading its data. The worker starts afterwards."""
     REDIS_FOREIGN = "redis.foreign"
-    """Another program wrote to one of the fleet's keys; the value is a dead letter."""
+    """Another program wrote to a key of the fleet. The value became a dead letter: key, found."""
     DISK_FULL = "disk.full"
-    """No space for bodies: the worker starts no fetch. Wanting: bytes, files, or writing if the disk is
-    read-only or refuses data (a quota, a failing disk)."""
+    """No space for bodies. The worker starts no fetch: wanting (bytes, files, or writing if the disk is
+    read-only or refuses data), free_bytes, free_files, error."""
     DISK_REFUSED = "disk.refused"
-    """Bodies cannot be stored although the disk is well: the worker lacks descriptors, memory or permissions.
-    It starts no fetch."""
+    """Bodies cannot be stored although the disk has space: the worker lacks descriptors, memory or
+    permissions, the disk does not answer, or the out folder was moved. Effect and fields as for disk.full."""
     DISK_REOPENED = "disk.reopened"
-    """The out folder was moved, removed or replaced; bodies go to the folder that has its path now."""
+    """The out folder was moved, removed or replaced. Bodies go to the folder that has its path now: out."""
     DISK_OK = "disk.ok"
-    """Bodies can be stored again: the worker starts fetches."""
+    """Bodies can be stored again: free_bytes, free_files."""
     DISK_IN_THE_WAY = "disk.in_the_way"
-    """A link, folder or file in the out folder blocks the path of a body; error names it."""
+    """A link, folder or file in the out folder blocks the path of a body: id, lane, error."""
     LIBRARY = "library"
-    """A warning of a library."""
+    """A warning of a library: library, message."""
 
 
-OF_EVERY_LINE = frozenset({"event", "level", "timestamp", "worker"})
-"""The fields that each line has."""
-ADDED_FIELDS = OF_EVERY_LINE - {"worker"}
-"""Those that structlog's chain adds."""
+COMMON_FIELDS = frozenset({"event", "level", "timestamp", "worker"})
+"""The fields of every line."""
+ADDED_FIELDS = COMMON_FIELDS - {"worker"}
+"""The common fields that the processors add to a line."""
 
 
 class LineWriter:
-    """Writes lines to a stream in their order: those of one iteration of the event loop together.
+    """Writes lines to a stream, in order. Lines of one iteration of the event loop are written together.
 
-    A line of level warning or above is written at once, and with it those before. Lines that the stream does
-    not take, as on a full disk, are lost.
+    A line of level warning or above is written at once, after the waiting ones. Lines that the stream does
+    not accept, as on a full disk, are lost.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -151,11 +156,11 @@ class LineWriter:
         self._lines: list[str] = []
         self._lock = threading.Lock()
         self._flushes_in: asyncio.AbstractEventLoop | None = None
-        """The event loop in whose next iteration the lines are written."""
-        weakref.finalize(self, _write, stream, self._lines)  # at exit too
+        """The event loop that will write the lines in its next iteration; None if no write is scheduled."""
+        weakref.finalize(self, _write, stream, self._lines)  # also called at exit
 
     def info(self, line: str) -> None:
-        """Write one line or several in the next iteration of the event loop, or at once if none runs here."""
+        """Write lines in the next iteration of the event loop, or at once outside of one."""
         self._lines.append(line)
         try:
             loop = asyncio.get_running_loop()
@@ -167,12 +172,12 @@ class LineWriter:
             loop.call_soon(self.flush)
 
     def warning(self, line: str) -> None:
-        """Write a line at once."""
+        """Write a line at once, after the waiting ones."""
         self._lines.append(line)
         self.flush()
 
     def flush(self) -> None:
-        """Write the lines that wait."""
+        """Write the waiting lines."""
         self._flushes_in = None
         with self._lock:
             _write(self._stream, self._lines)
@@ -182,7 +187,7 @@ class LineWriter:
 
 
 def _write(stream: TextIO, lines: list[str]) -> None:
-    """Write lines and remove them from the list, to which other threads may append meanwhile."""
+    """Write the lines and remove them from the list. Other threads may append to it meanwhile."""
     count = len(lines)
     if count == 0:
         return
@@ -194,7 +199,7 @@ def _write(stream: TextIO, lines: list[str]) -> None:
 
 
 class JsonLines:
-    """Encodes lines as JSON: the processor of structlog, and the short way of lines that are structs."""
+    """Encodes lines as JSON: a processor of structlog, and a faster path for lines that are structs."""
 
     def __init__(self, writer: LineWriter, level: int) -> None:
         self._writer = writer
@@ -203,17 +208,17 @@ class JsonLines:
         self._encode, self._encode_lines = encoder.encode, encoder.encode_lines
 
     def __call__(self, _: WrappedLogger, level: str, line: EventDict) -> str:
-        """Return the line with its level and its time."""
+        """Return the line as JSON, with its level and timestamp."""
         return safe_json(self._encode({**line, "level": level, "timestamp": timestamp()})).decode()
 
     def info(self, lines: Sequence[msgspec.Struct]) -> None:
-        """Write lines of level info, unless such lines are left out."""
+        """Write lines of level info, if that level is logged."""
         if self._has_info:
             self._writer.info(safe_json(self._encode_lines(lines)[:-1]).decode())
 
 
 def timestamp() -> str:
-    """Return the time in UTC as ISO 8601."""
+    """Return the current time in UTC as ISO 8601, with microseconds."""
     second, us = divmod(time.time_ns() // 1000, 1_000_000)
     return f"{_up_to_the_second(second)}.{us:06d}Z"
 
@@ -224,19 +229,20 @@ def _up_to_the_second(second: int) -> str:
 
 
 def configure(stream: TextIO = sys.stderr, *, pretty: bool | None = None, level: str = "info") -> None:
-    """Write every line from that level on to the stream, the libraries' warnings included.
+    """Configure structlog and logging to write to the stream from this level on.
 
-    pretty: for people instead of JSON; None: if the stream is a terminal.
+    Warnings of libraries are included. pretty: format for reading instead of JSON; None: if the stream is a
+    terminal.
     """
-    writer, least = LineWriter(stream), logging.getLevelNamesMapping()[level.upper()]
-    processors: list[Processor] = [JsonLines(writer, least)]
+    writer, min_level = LineWriter(stream), logging.getLevelNamesMapping()[level.upper()]
+    processors: list[Processor] = [JsonLines(writer, min_level)]
     if stream.isatty() if pretty is None else pretty:
         timestamps = structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False)
         renderer: Processor = structlog.dev.ConsoleRenderer(pad_event_to=20)
         processors = [structlog.processors.add_log_level, timestamps, _shown_fields, renderer]
     structlog.configure(
         processors=processors,
-        wrapper_class=structlog.make_filtering_bound_logger(least),
+        wrapper_class=structlog.make_filtering_bound_logger(min_level),
         logger_factory=lambda *_: writer,
         cache_logger_on_first_use=False,
     )
@@ -246,14 +252,14 @@ def configure(stream: TextIO = sys.stderr, *, pretty: bool | None = None, level:
 
 
 def _shown_fields(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
-    """Make the text of a line safe to show; the values of other types are shown by their `repr`, which is."""
+    """Make the texts of a line safe for a terminal. Other values are rendered by repr, which is safe."""
     return {name: shown(value) if isinstance(value, str) else value for name, value in line.items()}
 
 
 def write_info(event: Event, lines: Sequence[msgspec.Struct]) -> None:
-    """Write lines of level info that are structs: with the fields of every line, in the order of the class.
+    """Write structs as lines of level info. The structs have COMMON_FIELDS among their fields.
 
-    As JSON they are encoded together, not each through structlog's chain.
+    For JSON they are encoded together, without the processors of structlog.
     """
     first, *_ = structlog.get_config()["processors"]
     if isinstance(first, JsonLines):
@@ -261,18 +267,19 @@ def write_info(event: Event, lines: Sequence[msgspec.Struct]) -> None:
         return
     log = get_logger()
     for line in lines:
-        fields = {name: of for name, of in msgspec.structs.asdict(line).items() if of is not msgspec.UNSET}
-        log.info(event, **{name: of for name, of in fields.items() if name not in ADDED_FIELDS})
+        values = msgspec.structs.asdict(line).items()
+        fields = {name: value for name, value in values if value is not msgspec.UNSET}
+        log.info(event, **{name: value for name, value in fields.items() if name not in ADDED_FIELDS})
 
 
 def get_logger(**fields: Any) -> FilteringBoundLogger:
-    """Return a logger whose lines all carry the fields."""
+    """Return a logger that adds the fields to each line."""
     log: FilteringBoundLogger = structlog.get_logger(**fields).bind()
     return log
 
 
 class _LibraryHandler(logging.Handler):
-    """Logs the libraries' warnings as one event. Their INFO lines hold URLs with secrets and are dropped."""
+    """Logs warnings of libraries as one event. Their INFO lines contain URLs with secrets and are dropped."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -286,10 +293,10 @@ class _LibraryHandler(logging.Handler):
 
 
 def suppressed(left_out: int) -> dict[str, int]:
-    """Return the field that says how many lines of a lasting condition were not written, if any."""
+    """Return the field `suppressed` of a line: how many lines of its condition were left out; {} if none."""
     return {"suppressed": left_out} if left_out else {}
 
 
 def trace_fields(fetch: Fetch) -> dict[str, str]:
-    """Return the trace fields of every log line of a fetch; empty if it has no trace."""
+    """Return the field `trace_id` for the log lines of a fetch; {} if it has no trace."""
     return {} if fetch.traceparent is None else {"trace_id": trace_context.trace_id(fetch.traceparent)}

@@ -4,30 +4,30 @@ import math
 from collections import deque
 from collections.abc import Sequence
 
-MOST = 4096
-"""Older measurements are dropped beyond this number, which bounds memory."""
+MAX_SAMPLES = 4096
+"""The most measurements that are kept, which bounds memory. The oldest are dropped."""
 
 RATE_OVER_S = 5.0
 
 
 class Recent:
-    """The last MOST measurements."""
+    """The measurements since the last report, at most MAX_SAMPLES."""
 
     def __init__(self) -> None:
-        self._kept: deque[float] = deque(maxlen=MOST)
-        self.add = self._kept.append
+        self._samples: deque[float] = deque(maxlen=MAX_SAMPLES)
+        self.add = self._samples.append
 
-    def taken(self) -> list[float]:
-        """Return the measurements since the last call, in ascending order."""
-        taken = sorted(self._kept)
-        self._kept.clear()
-        return taken
+    def pop_sorted(self) -> list[float]:
+        """Remove all measurements and return them in ascending order."""
+        samples = sorted(self._samples)
+        self._samples.clear()
+        return samples
 
 
 def percentile(ordered: Sequence[float], share: float) -> float | None:
-    """Return the smallest measurement that at least this share (0 to 1) do not exceed; None if there is none.
+    """Return the percentile by nearest rank, which is one of the measurements; None without measurements.
 
-    By nearest rank, so the result is one of the measurements. ordered: ascending.
+    ordered: ascending. share: 0 to 1, such as 0.99.
     """
     if not ordered:
         return None
@@ -35,15 +35,15 @@ def percentile(ordered: Sequence[float], share: float) -> float | None:
 
 
 class Rate:
-    """The growth of a count per second over the last RATE_OVER_S seconds."""
+    """The growth of a count per second, over about the last RATE_OVER_S seconds."""
 
     def __init__(self) -> None:
-        self._seen: deque[tuple[float, int]] = deque()
+        self._samples: deque[tuple[float, int]] = deque()
 
     def add(self, at_s: float, count: int) -> float:
-        """Return the rate after the count was seen at at_s."""
-        self._seen.append((at_s, count))
-        while len(self._seen) > 2 and at_s - self._seen[0][0] > RATE_OVER_S:
-            self._seen.popleft()
-        (first_s, first), (last_s, last) = self._seen[0], self._seen[-1]
+        """Add the count at at_s (monotonic) and return the rate; 0.0 after the first call."""
+        self._samples.append((at_s, count))
+        while len(self._samples) > 2 and at_s - self._samples[0][0] > RATE_OVER_S:
+            self._samples.popleft()
+        (first_s, first), (last_s, last) = self._samples[0], self._samples[-1]
         return max(0.0, (last - first) / (last_s - first_s)) if last_s > first_s else 0.0

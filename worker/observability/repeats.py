@@ -1,30 +1,36 @@
-"""Conditions that last: how often a log line repeats them, and when one of them is over. Pure."""
+"""Rate-limits the log lines of lasting conditions, and decides when a trouble is over. Pure."""
 
 from collections.abc import Hashable
 from typing import NamedTuple
 
 EVERY_S = 60.0
-"""A condition that lasts is logged at once, then once in this time."""
+"""A condition that lasts is logged at once, then at this interval."""
 
-MOST_CONDITIONS = 4096
-"""The conditions distinguished in EVERY_S; those beyond count as one, which bounds memory and lines."""
+MAX_CONDITIONS = 4096
+"""The most conditions in EVERY_S. Further ones count as one condition, which bounds memory and lines."""
 
 BEYOND = "beyond"
+"""The condition that stands for those beyond MAX_CONDITIONS."""
 
 RECOVERY_S = 3.0
+"""The time without a failure after which a trouble is over."""
 MAX_RECOVERY_S = 60.0
+"""The longest such time, for troubles that recur."""
 
 
 class Repeats:
-    """The conditions that one component logs, such as the error of a call or the host of a lane."""
+    """The lasting conditions of one component, such as the errors of its calls."""
 
     def __init__(self) -> None:
         self._logged: dict[Hashable, tuple[float, int]] = {}
-        """When the last line of each condition was written, oldest first, and the reports left out since."""
+        """By condition, the time of its last line and the reports left out since. Oldest line first."""
 
     def admit(self, condition: Hashable, now_s: float) -> int | None:
-        """Return how many were left out since the condition's last line; None to leave out this one."""
-        if condition not in self._logged and len(self._logged) >= MOST_CONDITIONS:
+        """Decide whether to log a report of the condition.
+
+        Return the number of reports left out since its last line, or None to leave out this one.
+        """
+        if condition not in self._logged and len(self._logged) >= MAX_CONDITIONS:
             oldest = next(iter(self._logged))
             if now_s - self._logged[oldest][0] < EVERY_S:
                 condition = BEYOND
@@ -42,53 +48,56 @@ class Repeats:
         return left_out
 
     def forget(self) -> None:
-        """Log every condition at once when it is reported again: all of them are over."""
+        """End all conditions: the next report of each is logged at once."""
         self._logged.clear()
 
 
-class Ended(NamedTuple):
-    """A trouble that is over: from its first failure to the first success after the last one."""
+class EndedTrouble(NamedTuple):
+    """A trouble that is over."""
 
     lasted_s: float
+    """From the first failure to the first success after the last failure."""
     failed: int
-    """The calls that failed."""
+    """The number of failures."""
 
 
 class Trouble:
-    """Failures of one thing, which count as one trouble until none has come for a while.
+    """Groups failures into troubles. A trouble is over after recovery_s without a failure.
 
-    That while is recovery_s. It doubles, up to MAX_RECOVERY_S, with each trouble from the third on that
-    begins within MAX_RECOVERY_S of the one before.
+    recovery_s doubles, up to MAX_RECOVERY_S, with each trouble from the third in a row on. Troubles are in a
+    row if each begins within MAX_RECOVERY_S after the end of the one before.
     """
 
     def __init__(self, recovery_s: float = RECOVERY_S) -> None:
         self._began_s: float | None = None
-        self._well_s: float | None = None
+        """The first failure of the trouble; None without a trouble."""
+        self._succeeded_s: float | None = None
         """The first success since the last failure."""
         self._ended_s: float | None = None
+        """The end of the previous trouble."""
         self._failed = 0
-        self._least_recovery_s = self._recovery_s = recovery_s
+        self._min_recovery_s = self._recovery_s = recovery_s
         self._in_a_row = 0
 
     def failed(self, now_s: float) -> None:
-        """Count a failure."""
+        """Count a failure. It begins a trouble unless it is part of one."""
         if self._began_s is None:
-            again = self._ended_s is not None and now_s - self._ended_s < MAX_RECOVERY_S
-            self._in_a_row = self._in_a_row + 1 if again else 1
+            recurs = self._ended_s is not None and now_s - self._ended_s < MAX_RECOVERY_S
+            self._in_a_row = self._in_a_row + 1 if recurs else 1
             doublings = min(max(0, self._in_a_row - 2), 10)
-            self._recovery_s = min(self._least_recovery_s * 2**doublings, MAX_RECOVERY_S)
+            self._recovery_s = min(self._min_recovery_s * 2**doublings, MAX_RECOVERY_S)
             self._began_s, self._failed = now_s, 0
         self._failed += 1
-        self._well_s = None
+        self._succeeded_s = None
 
-    def succeeded(self, now_s: float) -> Ended | None:
-        """Note a success; return the trouble if that ends it."""
+    def succeeded(self, now_s: float) -> EndedTrouble | None:
+        """Note a success. Return the trouble if it is over now, else None."""
         if self._began_s is None:
             return None
-        if self._well_s is None:
-            self._well_s = now_s
-        if now_s - self._well_s < self._recovery_s:
+        if self._succeeded_s is None:
+            self._succeeded_s = now_s
+        if now_s - self._succeeded_s < self._recovery_s:
             return None
-        ended = Ended(self._well_s - self._began_s, self._failed)
+        ended = EndedTrouble(self._succeeded_s - self._began_s, self._failed)
         self._began_s, self._ended_s = None, now_s
         return ended

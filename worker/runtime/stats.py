@@ -58,7 +58,7 @@ class Stats:
 
     def log_line(self) -> None:
         """Log one line about the time since the last one."""
-        now_s, traffic, lag_s = mono_s(), self.traffic, self.lag_s.taken()
+        now_s, traffic, lag_s = mono_s(), self.traffic, self.lag_s.pop_sorted()
         counts = (traffic.opened, traffic.reused, traffic.closed)
         opened, reused, closed = (now - then for now, then in zip(counts, self._logged, strict=True))
         connections = {"opened": opened, "reused": reused, "closed": closed}
@@ -98,7 +98,7 @@ def open_files() -> int:
 
 
 def _spread(name: str, figures: Recent) -> dict[str, float | None]:
-    taken = figures.taken()
+    taken = figures.pop_sorted()
     return {f"{name}_p50_ms": _ms(percentile(taken, 0.5)), f"{name}_p99_ms": _ms(percentile(taken, 0.99))}
 
 

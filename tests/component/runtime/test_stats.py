@@ -94,7 +94,7 @@ async def test_stats_show_the_longest_lag_of_the_event_loop(worker: OneWorker, l
     loop.call_later(0.01, hold_up)
     await held_up.wait()
     lag_s = worker.runtime.stats.lag_s
-    await wait_until(lambda: any(figure > 0.2 for figure in lag_s._kept), "the lag to be seen")
+    await wait_until(lambda: any(figure > 0.2 for figure in lag_s._samples), "the lag to be seen")
     await worker.stop()
 
     assert beats(lines)[-1]["lag_max_ms"] > 200
@@ -118,7 +118,7 @@ async def test_a_cancelled_handshake_counts_its_connection_as_closed() -> None:
         await aio.end(shaking)
 
     assert (traffic.opened, traffic.closed) == (1, 1)
-    assert traffic.tls_s.taken() == []
+    assert traffic.tls_s.pop_sorted() == []
 
 
 @asynccontextmanager
@@ -164,7 +164,7 @@ async def test_a_tls_connection_counts_once_and_its_handshake_is_timed(tmp_path:
         response.close()
 
     assert (traffic.opened, traffic.closed) == (1, 1)
-    assert len(traffic.tcp_s.taken()) == len(traffic.tls_s.taken()) == 1
+    assert len(traffic.tcp_s.pop_sorted()) == len(traffic.tls_s.pop_sorted()) == 1
 
 
 def test_open_files_and_memory_are_those_of_this_process(tmp_path: Path) -> None:

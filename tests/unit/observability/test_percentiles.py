@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fetchfleet.worker.observability.percentiles import MOST, Recent, percentile
+from fetchfleet.worker.observability.percentiles import MAX_SAMPLES, Recent, percentile
 
 figures = st.lists(st.floats(0, 1e6), min_size=1, max_size=200).map(sorted)
 shares = st.floats(0, 1)
@@ -64,14 +64,14 @@ def test_measurements_are_returned_in_order_and_once(added: list[float]) -> None
     for figure in added:
         recent.add(figure)
 
-    assert sorted(added) == recent.taken()
-    assert [] == recent.taken()
+    assert sorted(added) == recent.pop_sorted()
+    assert [] == recent.pop_sorted()
 
 
 def test_the_last_measurements_are_kept() -> None:
     """Memory is bounded at any rate."""
     recent = Recent()
-    for figure in range(3 * MOST):
+    for figure in range(3 * MAX_SAMPLES):
         recent.add(figure)
 
-    assert list(range(2 * MOST, 3 * MOST)) == recent.taken()
+    assert list(range(2 * MAX_SAMPLES, 3 * MAX_SAMPLES)) == recent.pop_sorted()

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from fetchfleet.worker.observability.repeats import (
     EVERY_S,
+    MAX_CONDITIONS,
     MAX_RECOVERY_S,
-    MOST_CONDITIONS,
     RECOVERY_S,
-    Ended,
+    EndedTrouble,
     Repeats,
     Trouble,
 )
@@ -46,9 +46,9 @@ def test_each_condition_is_logged_at_once_then_once_a_minute_and_nothing_is_lost
 def test_a_flood_of_different_conditions_is_bounded() -> None:
     """Those above the bound count as one. The bound is free again later."""
     repeats = Repeats()
-    written = [place for place in range(3 * MOST_CONDITIONS) if repeats.admit(place, 0.0) is not None]
+    written = [place for place in range(3 * MAX_CONDITIONS) if repeats.admit(place, 0.0) is not None]
 
-    assert len(written) == MOST_CONDITIONS + 1
+    assert len(written) == MAX_CONDITIONS + 1
     assert repeats.admit("another", 1.0) is None
     assert repeats.admit("another", EVERY_S) == 0
 
@@ -72,7 +72,7 @@ def test_a_trouble_lasts_from_its_first_failure_to_the_first_success_after_the_l
     ended = trouble.succeeded(13.0 + RECOVERY_S)
 
     assert early == [None] * 3
-    assert ended == Ended(lasted_s=3.0, failed=3)
+    assert ended == EndedTrouble(lasted_s=3.0, failed=3)
     assert trouble.succeeded(20.0) is None
 
 
@@ -86,7 +86,7 @@ def test_a_success_between_failures_does_not_end_the_trouble() -> None:
     last = [trouble.succeeded(float(second)) for second in range(100, 110)]
 
     assert set(ended) == {None}
-    assert [found for found in last if found] == [Ended(lasted_s=99.5, failed=100)]
+    assert [found for found in last if found] == [EndedTrouble(lasted_s=99.5, failed=100)]
 
 
 @pytest.mark.parametrize("period_s", [1, 7, 15, 30])
@@ -110,4 +110,4 @@ def test_troubles_that_are_far_apart_each_end_soon() -> None:
     for start_s in (0.0, 1.0 + RECOVERY_S + MAX_RECOVERY_S, 1000.0):
         trouble.failed(start_s)
         trouble.succeeded(start_s + 1)
-        assert trouble.succeeded(start_s + 1 + RECOVERY_S) == Ended(lasted_s=1.0, failed=1)
+        assert trouble.succeeded(start_s + 1 + RECOVERY_S) == EndedTrouble(lasted_s=1.0, failed=1)
