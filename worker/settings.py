@@ -16,7 +16,8 @@ from fetchfleet.jobs.redis_connection import connection_pool, inbox_of
 from fetchfleet.worker.observability.redact import url as redacted_url
 from fetchfleet.worker.policy.egress import Egress
 from fetchfleet.worker.policy.file import NO_KEYS, Policy, parse_policy
-from fetchfleet.worker.policy.model import PolicyError
+from fetchfleet.worker.policy.model import PolicyError, PolicyFault
+from fetchfleet.worker.policy.names import DEFAULT
 from fetchfleet.worker.policy.published import digest_of_bytes
 
 HTTPX, DIRECT = "httpx", "direct"
@@ -150,8 +151,10 @@ def load_settings(flags: Mapping[str, Any], environment: Mapping[str, str]) -> S
             given["policy"] = read_policy(path and Path(path), keys)
         except OSError as error:
             errors.append(f"--policy {path}: {error.strerror}")
-        except (UnicodeDecodeError, PolicyError) as error:
-            errors += [_with_option(line, path, keys) for line in str(error).splitlines()]
+        except UnicodeDecodeError as error:
+            errors.append(f"--policy {path}: {error}")
+        except PolicyError as error:
+            errors += [_with_option(fault, path, keys) for fault in error.faults]
     for name in [name for name in _NUMBERS if name in given]:
         try:
             given[name] = _NUMBERS[name].type(given[name])
@@ -178,14 +181,14 @@ def read_policy(path: Path | None, default_keys: Mapping[str, Any] = NO_KEYS) ->
     return parse_policy(file.decode("utf-8"), digest_of_bytes(file + added), default_keys)
 
 
-def _with_option(fault: str, path: str | None, keys: Mapping[str, Any]) -> str:
-    """Return a fault of the policy with the option that it comes from."""
-    table, _, rest = fault.partition("] ")
-    if table == "[default":
-        for key in keys:
-            if rest.startswith(f"{key}:") or f"`{key}`" in rest or f"`$.{key}`" in rest:
-                return f"{OPTIONS_OF_KEYS.get(key) or '--set'}: {rest}"
-    return f"--policy {path}: {fault}" if path else f"--set: {fault}"
+def _with_option(fault: PolicyFault, path: str | None, option_keys: Mapping[str, Any]) -> str:
+    """Return the message of a fault of the policy, with the option that it comes from."""
+    for key in fault.keys if fault.table == DEFAULT else ():
+        if key in option_keys:
+            message = fault.message.removeprefix(f"[{DEFAULT}] ")
+            option = OPTIONS_OF_KEYS.get(key)
+            return f"{option}: {message.removeprefix(f'{key}: ')}" if option else f"--set: {message}"
+    return f"--policy {path}: {fault.message}" if path else f"--set: {fault.message}"
 
 
 def _faults(settings: Settings) -> Iterator[str]:

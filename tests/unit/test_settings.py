@@ -152,8 +152,8 @@ def test_keys_of_options_replace_those_of_the_policy_file(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("keys", "named"),
     [
-        ({"concurrency": 0}, "--concurrency: concurrency: must be between 1 and 1000, got 0"),
-        ({"rate_per_s": -1.0}, "--rate: rate_per_s: must be 0 or between 0.00001 and 100000, got -1.0"),
+        ({"concurrency": 0}, "--concurrency: must be between 1 and 1000, got 0"),
+        ({"rate_per_s": -1.0}, "--rate: must be 0 or between 0.00001 and 100000, got -1.0"),
         ({"attempts": "x"}, "--attempts: Expected `int`, got `str` - at `$.attempts`"),
         ({"rpbots": "obey"}, "--set: Object contains unknown field `rpbots`"),
         ({"client_cert": "x"}, "--set: client_cert: would be presented to every host"),
@@ -169,6 +169,18 @@ def test_a_bad_key_names_its_option(keys: dict[str, Any], named: str) -> None:
 
     assert len(faults) == 1
     assert named in faults[0]
+
+
+def test_a_key_of_an_option_that_contradicts_the_policy_file_names_the_option(tmp_path: Path) -> None:
+    """A fault of the file alone names the file."""
+    (tmp_path / "policy.toml").write_text("[default]\nretry_cap_s = 2\nburst = 0\n")
+    path = str(tmp_path / "policy.toml")
+
+    by_option, by_file = sorted(
+        faults_of({"policy": path, "policy_keys": {"retry_base_s": 3}}, {}), reverse=True
+    )
+    assert by_option == "--set: retry_cap_s: must be at least retry_base_s, 3, got 2"
+    assert by_file == f"--policy {path}: [default] burst: must be between 1 and 100000, got 0"
 
 
 def test_the_redis_password_is_in_no_rendering_of_the_settings() -> None:

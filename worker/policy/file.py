@@ -19,7 +19,7 @@ from types import MappingProxyType
 
 import msgspec
 
-from fetchfleet.worker.policy.model import LanePolicy, PolicyError
+from fetchfleet.worker.policy.model import LanePolicy, PolicyError, PolicyFault
 from fetchfleet.worker.policy.names import DEFAULT, covers, lane_named
 from fetchfleet.worker.policy.pauses import PAUSED, Overrides, PauseMark, Pauses, Table, pauses_of
 
@@ -138,51 +138,54 @@ def parse_policy(text: str, digest: str = "", default_keys: Table = NO_KEYS) -> 
     except ValueError as error:  # TOMLDecodeError, or a number of thousands of digits
         raise PolicyError(f"not TOML: {error}") from None
     unknown = sorted(document.keys() - {DEFAULT, "host"})
-    errors = [f'unknown table [{name}]; the tables are [default] and [host."NAME"]' for name in unknown]
+    faults: list[PolicyFault | str] = [
+        f'unknown table [{name}]; the tables are [default] and [host."NAME"]' for name in unknown
+    ]
     hosts = document.get("host", {})
     if not isinstance(hosts, dict):
-        errors.append('[host] must contain tables; write [host."NAME"]')
+        faults.append('[host] must contain tables; write [host."NAME"]')
         hosts = {}
     tables: dict[str, Table] = {}
     for name, table in hosts.items():
         try:
             lane = lane_named(name)
         except PolicyError as error:
-            errors.append(str(error))
+            faults += error.faults
             continue
         if lane in tables:
-            errors.append(f'[host."{name}"] defines {lane} a second time; merge the two tables')
-        errors += _faults(_where(name), table)
+            faults.append(f'[host."{name}"] defines {lane} a second time; merge the two tables')
+        faults += _faults(_where(name), table)
         tables[lane] = table
     default = document.get(DEFAULT, {})
     if isinstance(default, dict):
         default = {**default, **default_keys}
-    errors += _faults(DEFAULT, default)
-    if errors:
-        raise PolicyError("\n".join(errors))
+    faults += _faults(DEFAULT, default)
+    if faults:
+        raise PolicyError(*faults)
     return Policy(_lane_policy(DEFAULT, default), tables, default_table=default, digest=digest)
 
 
-def _faults(where: str, table: object) -> list[str]:
-    """Return every fault of a table. msgspec reports one, so the key at fault is removed to find the next."""
+def _faults(where: str, table: object) -> list[PolicyFault]:
+    """Return every fault of a table. msgspec reports one, so a key at fault is removed to find the next."""
     if not isinstance(table, dict):
-        return [f"[{where}] is not a table"]
-    faults: list[str] = []
+        return [PolicyFault(f"[{where}] is not a table", where)]
+    faults: list[PolicyFault] = []
     unchecked = dict(table)
-    while fault := _fault(where, unchecked):
-        faults.append(fault)
-        culprits = [
+    while message := _fault(where, unchecked):
+        keys = tuple(
             key
             for key in unchecked
-            if _fault(where, {k: v for k, v in unchecked.items() if k != key}) != fault
-        ]
-        if not culprits:
+            if _fault(where, {k: v for k, v in unchecked.items() if k != key}) != message
+        )
+        faults.append(PolicyFault(message, where, keys))
+        if not keys:
             break
-        del unchecked[culprits[0]]
+        del unchecked[keys[0]]
     return faults
 
 
 def _fault(where: str, table: Table) -> str | None:
+    """Return the message of the first fault of a table."""
     try:
         if where == DEFAULT:
             refused = [key for key in NOT_IN_DEFAULT if table.get(key)]

@@ -1,7 +1,7 @@
 """The policy of one host: every key, its default and its range. Pure."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -59,8 +59,25 @@ ROBOTS = ("ignore", "obey")
 DURABILITIES = ("none", "file", "full")
 
 
+class PolicyFault(NamedTuple):
+    """One fault of a policy."""
+
+    message: str
+    """It names the table, the key and the fault."""
+    table: str = ""
+    """The name of the table in a file; empty if the fault is in no table."""
+    keys: tuple[str, ...] = ()
+    """The keys of the table that cause it; several if they contradict each other."""
+
+
 class PolicyError(ValueError):
-    """A policy is invalid. The message names the table, the key and the fault."""
+    """A policy is invalid. The message has a line for each fault."""
+
+    faults: Sequence[PolicyFault]
+
+    def __init__(self, *faults: PolicyFault | str) -> None:
+        self.faults = [PolicyFault(fault) if isinstance(fault, str) else fault for fault in faults]
+        super().__init__("\n".join(fault.message for fault in self.faults))
 
 
 def _within(name: str, value: float, bounds: Bounds) -> None:
