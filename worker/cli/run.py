@@ -1,85 +1,25 @@
 """The commands that fetch: `run` is a fleet on this machine, `worker` one worker of a fleet."""
 
-import functools
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 
 from fetchfleet.worker.cli.options.headers import HeaderLines, parse_headers, with_headers
-from fetchfleet.worker.cli.options.policy_keys import POLICY_OPTIONS, policy_keys
 from fetchfleet.worker.cli.options.shared import (
     FileOrReport,
     LinesTo,
     OnlyFailed,
-    PolicyFile,
     RedisPatience,
     RedisUrl,
     Report,
     SkipInvalid,
 )
+from fetchfleet.worker.cli.options.worker_options import with_worker_options
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.local.process import prestarted, run_until_signal, worker_settings_from
-from fetchfleet.worker.settings import HTTPX, POLICY_KEYS, WARC
-
-STORAGE, NETWORK = "Storage", "Network"
-
-_WORKER_OPTIONS = {
-    "out": Annotated[
-        str | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Folder for bodies (FETCHFLEET_OUT). ./data by default.",
-            rich_help_panel=STORAGE,
-        ),
-    ],
-    "sink": Annotated[
-        str | None,
-        typer.Option(
-            metavar="files|warc",
-            help="files: one for each body; warc: WARC segments (FETCHFLEET_SINK).",
-            rich_help_panel=STORAGE,
-        ),
-    ],
-    "in_folder": Annotated[
-        str | None,
-        typer.Option(
-            "--in",
-            metavar="FOLDER",
-            help="Folder of the files that fetches upload (FETCHFLEET_IN).",
-            rich_help_panel=STORAGE,
-        ),
-    ],
-    "policy": PolicyFile,
-    "allow_net": Annotated[
-        str | None,
-        typer.Option(
-            metavar="NET[,NET]",
-            help="Networks that may be dialled although they are not public: CIDRs, private or loopback"
-            " (FETCHFLEET_ALLOW_NET).",
-            rich_help_panel=NETWORK,
-        ),
-    ],
-    "deny_net": Annotated[
-        str | None,
-        typer.Option(
-            metavar="NET[,NET]",
-            help="Networks that are never dialled (FETCHFLEET_DENY_NET).",
-            rich_help_panel=NETWORK,
-        ),
-    ],
-    "engine": Annotated[
-        str | None,
-        typer.Option(
-            metavar="httpx|direct",
-            help="HTTP client; direct is faster (FETCHFLEET_ENGINE).",
-            rich_help_panel=NETWORK,
-        ),
-    ],
-}
-"""The options of a process that fetches, by the names of the settings."""
+from fetchfleet.worker.settings import HTTPX, WARC
 
 Again = Annotated[
     bool, typer.Option("--again", help="Fetch FILE even if an earlier run fetched it into this folder.")
@@ -95,25 +35,6 @@ def register(app: typer.Typer) -> None:
     """Make the commands part of the app."""
     app.command(epilog=RUN_EXAMPLE)(run)
     app.command(epilog=WORKER_EXAMPLE)(worker)
-
-
-def with_worker_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options of a worker to a command, which receives them as one mapping, `flags`."""
-
-    @functools.wraps(command)
-    def wrapper(**given: Any) -> None:
-        flags = {name: given.pop(name) for name in _WORKER_OPTIONS}
-        keys = policy_keys({name: given.pop(name) for name in POLICY_OPTIONS})
-        command(flags={**flags, POLICY_KEYS: keys}, **given)
-
-    own = inspect.signature(command)
-    options = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
-        for name, option in {**_WORKER_OPTIONS, **POLICY_OPTIONS}.items()
-    ]
-    kept = [parameter for parameter in own.parameters.values() if parameter.name != "flags"]
-    wrapper.__signature__ = own.replace(parameters=[*kept, *options])  # type: ignore[attr-defined]
-    return wrapper
 
 
 @with_worker_options

@@ -7,13 +7,13 @@ import pytest
 
 from fetchfleet import Fetch
 from fetchfleet.worker.cli.options.headers import parse_headers, with_headers
-from fetchfleet.worker.cli.options.policy_keys import POLICY_OPTIONS, policy_keys
+from fetchfleet.worker.cli.options.worker_options import policy_keys
 from fetchfleet.worker.errors import CommandError
 from fetchfleet.worker.policy.model import PROFILES, LanePolicy, Range
 
 
 def keys(**given: Any) -> dict[str, Any]:
-    return policy_keys({**dict.fromkeys(POLICY_OPTIONS), **given})
+    return policy_keys(given)
 
 
 @pytest.mark.parametrize(
