@@ -35,6 +35,10 @@ RESPONSE_TIMEOUT_S = 5.0
 PING_EVERY_S = 0.005
 SOCKETS_PREFIX = "fetchfleet-"
 SOCKET = "redis.sock"
+AOF_FOLDER, AOF_FILE = "appendonlydir", "appendonly.aof"
+"""The append-only files: a folder of a server from version 7 on, one file of an older one."""
+REMOVED = "removed"
+"""The new name of AOF_FOLDER while it is removed."""
 SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 mkdtemp makes a private folder in them
 """Where the socket goes if the path of the folder for temporary files is too long."""
 
@@ -116,6 +120,7 @@ class EmbeddedRedis:
             left = Path(lock.read())
             if left.name.startswith(SOCKETS_PREFIX) and left.parent in _socket_places(self._folder):
                 shutil.rmtree(left, ignore_errors=True)
+            self._remove_leftover()
             self._sockets = _make_sockets_folder(self._folder)
             lock.truncate(0)
             lock.write(str(self._sockets))
@@ -131,6 +136,14 @@ class EmbeddedRedis:
 
     def stop(self) -> None:
         """End the server after it has written its data to the disk. Safe to call twice."""
+        self._stop_server()
+        if self._sockets is not None:
+            shutil.rmtree(self._sockets, ignore_errors=True)
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _stop_server(self) -> None:
         if self._server is not None and self._server.poll() is None:
             # The server handles SIGTERM only at its next timer tick, so SHUTDOWN is faster.
             with (
@@ -141,16 +154,25 @@ class EmbeddedRedis:
             self._server.terminate()  # a server that is still starting has not seen the command
             await_end(self._server, self._stop_timeout_s)
         self._server = None
-        if self._sockets is not None:
-            shutil.rmtree(self._sockets, ignore_errors=True)
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
 
-    def forget(self) -> None:
-        """Drop all data."""
+    def clear(self) -> None:
+        """Delete all keys. Their values stay in the append-only files until `remove_data`."""
         with redis.Redis.from_url(self.url) as client:
             client.flushall()
+
+    def remove_data(self) -> None:
+        """End the server and remove its data, which holds the requests with their secrets."""
+        self._stop_server()
+        self._remove_leftover()
+        with suppress(OSError):  # data that cannot be removed is dropped by the next run
+            (self._folder / AOF_FILE).unlink(missing_ok=True)
+            # Renamed first: after a kill the next server finds all of the data or none.
+            (self._folder / AOF_FOLDER).rename(self._folder / REMOVED)
+        self._remove_leftover()
+
+    def _remove_leftover(self) -> None:
+        """Finish the removal of data, which a kill may have interrupted."""
+        shutil.rmtree(self._folder / REMOVED, ignore_errors=True)
 
     def keep_alive(self) -> bool:
         """Start the server again from its append-only file if it ended; return whether it had.

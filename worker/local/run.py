@@ -221,6 +221,7 @@ async def run(
         ended_note.write_bytes(encode(part.record))
         for note in (run_note, export_state):
             note.unlink(missing_ok=True)
+        redis.remove_data()
         return counts
 
 
@@ -366,5 +367,5 @@ async def _unfinished(redis: EmbeddedRedis, batch_id: str, run_note: Path) -> Co
             f" ({counts.done} of {counts.total} done); finish that one, give another --out, or delete"
             f" {run_note.parent}"
         )
-    redis.forget()
+    redis.clear()
     return None

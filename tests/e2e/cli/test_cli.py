@@ -197,10 +197,13 @@ def test_a_worker_that_cannot_reach_redis_exits_1() -> None:
 async def test_an_interrupted_run_exits_130_and_the_same_command_continues_it(tmp_path: Path) -> None:
     """Finished fetches are not repeated, although Redis and the workers have ended in between.
 
-    Table and report have the whole batch. A finished batch is fetched again only with `--again`.
+    Table and report have the whole batch. A finished batch is fetched again only with `--again`. Its end
+    removes the fetches, which have secrets, from the disk.
     """
     listed, out, report = tmp_path / "list", tmp_path / "out", tmp_path / "report"
-    command: list[str | Path] = ["run", listed, "--out", out, "--report", report, *LOOPBACK]
+    secret = "k4n4ryheader"
+    header = ("--header", f"Authorization: Bearer {secret}")
+    command: list[str | Path] = ["run", listed, "--out", out, "--report", report, *header, *LOOPBACK]
     async with (
         Origin.serving("127.0.0.163", ok(b"quick")) as quick,
         Origin.serving("127.0.0.164", sequence(slow(b"s", 0.1, 900), ok(b"s"))) as slow_one,
@@ -213,15 +216,19 @@ async def test_an_interrupted_run_exits_130_and_the_same_command_continues_it(tm
         first.send_signal(signal.SIGINT)
         await wait_until(lambda: first.poll() is not None, "the end of the run", 30)
         said = first.communicate()[1].decode()
+        interrupted_with_secret = files_with(out, secret)
         other = await run("run", "-", "--out", out, *LOOPBACK, stdin=quick.url("/other"))
         second = await run(*command)
         written = report.read_text()
+        ended_with_secret = files_with(tmp_path, secret)
         third = await run(*command)
         asked = len(quick.requests)
         again = await run(*command, "--again")
 
     assert 130 == first.returncode, said
     assert "the same command goes on" in said
+    assert interrupted_with_secret
+    assert [] == ended_with_secret
     assert 2 == other.returncode
     assert "interrupted run of another list" in other.stderr
     assert 0 == second.returncode, second.stderr
@@ -235,6 +242,11 @@ async def test_an_interrupted_run_exits_130_and_the_same_command_continues_it(tm
     assert 0 == again.returncode, again.stderr
     assert 40 == len(quick.requests)
     assert 21 == len(stored(out))
+
+
+def files_with(folder: Path, text: str) -> list[Path]:
+    """Return the files below a folder that hold a text."""
+    return [path for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
 
 
 def stored(out: Path) -> list[Path]:

@@ -29,6 +29,29 @@ def test_the_embedded_redis_ends_with_its_block_and_keeps_its_data(tmp_path: Pat
         assert {"maxmemory-policy": "noeviction"} == client.config_get("maxmemory-policy")
 
 
+def test_removed_data_leaves_no_value_on_the_disk(tmp_path: Path) -> None:
+    """The next server starts empty. It removes what a killed removal has left."""
+    with EmbeddedRedis(tmp_path) as server, redis.Redis.from_url(server.url) as client:
+        client.set("header", "hunter2")
+        assert holding(tmp_path, b"hunter2")
+        server.remove_data()
+    assert not holding(tmp_path, b"hunter2")
+    (tmp_path / "removed").mkdir()
+    (tmp_path / "removed/appendonly.aof.1.incr.aof").write_bytes(b"hunter2")
+
+    with EmbeddedRedis(tmp_path) as server, redis.Redis.from_url(server.url) as client:
+        assert 0 == client.dbsize()
+        assert not holding(tmp_path, b"hunter2")
+        (tmp_path / "appendonly.aof").write_bytes(b"hunter2")  # of a server before version 7
+        server.remove_data()
+    assert {"lock", "redis.log"} == {path.name for path in tmp_path.iterdir()}
+
+
+def holding(folder: Path, value: bytes) -> list[Path]:
+    """Return the files below a folder that hold a value."""
+    return [path for path in folder.rglob("*") if path.is_file() and value in path.read_bytes()]
+
+
 def test_other_users_cannot_open_the_socket_or_read_the_data(tmp_path: Path) -> None:
     """Modes are corrected if the folder was readable: it holds requests with their secrets."""
     folder = tmp_path / "state"
