@@ -1,4 +1,4 @@
-"""`python -m fetchfleet.worker` is `fetchfleet`."""
+"""The command `fetchfleet`, run as `python -m fetchfleet.worker`."""
 
 from fetchfleet.worker.cli.app import main
 

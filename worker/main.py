@@ -1,6 +1,6 @@
-"""A worker for arq's command line; settings come from the environment (FETCHFLEET_…).
+"""A worker for arq's command line, with settings from the environment (FETCHFLEET_…).
 
-arq fetchfleet.worker.main.WorkerSettings
+Run it with `arq fetchfleet.worker.main.WorkerSettings`.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ settings = load_settings({}, os.environ)
 
 
 async def startup(ctx: dict[str, Any]) -> None:
-    """Start the runtime."""
+    """Start the runtime and the health server of a process."""
     log.configure(level=settings.log_level)
     health = ProcessHealth(settings.worker_id)
     ctx["health"] = AsyncExitStack()
@@ -39,13 +39,13 @@ async def startup(ctx: dict[str, Any]) -> None:
 
 
 async def shutdown(ctx: dict[str, Any]) -> None:
-    """Hand everything back."""
+    """Stop the runtime, which returns its fetches and releases its lanes."""
     async with ctx["health"]:
         await ctx["runtime"].stop()
 
 
 class WorkerSettings:
-    """Settings in the form that arq's command line reads."""
+    """The settings that arq's command line reads."""
 
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
 

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from fetchfleet.worker.cli.app import app
 from fetchfleet.worker.errors import CommandError
-from fetchfleet.worker.local.progress import Screen
+from fetchfleet.worker.local.progress import SafeConsole
 
 
 class CommandResult(NamedTuple):
@@ -37,7 +37,7 @@ class Commands:
     def terminal_output(self, *arguments: str) -> str:
         """Return the text that the command writes to a terminal, whether it succeeds or not."""
         result = CliRunner().invoke(app, arguments, env=self._environment)
-        errors = Screen(file=io.StringIO())
+        errors = SafeConsole(file=io.StringIO())
         if isinstance(result.exception, CommandError):
             errors.print(str(result.exception))
         elif result.exception is not None and not isinstance(result.exception, SystemExit):

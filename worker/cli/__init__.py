@@ -1,4 +1,4 @@
-"""The commands. The only room that imports typer."""
+"""The commands of the command line. Only this room imports typer."""
 
 from fetchfleet.worker.cli.app import main
 

@@ -1,4 +1,4 @@
-"""The command line. Exit codes: 0 all stored, 1 some failed, 2 bad use, 3 Redis is away, 130 interrupted."""
+"""The command line: its commands, its errors and its exit codes (docs/configuration.md)."""
 
 import gc
 import os
@@ -15,49 +15,53 @@ from fetchfleet import __version__
 from fetchfleet.jobs.contract.safe_text import shown
 from fetchfleet.worker.errors import FAILED, CommandError
 
-_MODULES = {
-    "run": "run",
-    "submit": "submit",
-    "worker": "run",
-    "health": "status",
-    "status": "status",
-    "batches": "batches",
-    "results": "batches",
-    "cancel": "batches",
-    "explain": "hosts",
-    "pause": "hosts",
-    "resume": "hosts",
-    "reset": "hosts",
-    "drain": "status",
-    "undrain": "status",
-    "dead": "batches",
-    "policy": "policy",
-    "acl": "users",
-    "inbox": "users",
+_PANELS = {
+    "Fetch": {"run": "run", "submit": "submit", "worker": "run"},
+    "Follow a fleet": {
+        "status": "status",
+        "batches": "batches",
+        "results": "batches",
+        "explain": "hosts",
+        "health": "status",
+    },
+    "Control a fleet": {
+        "cancel": "batches",
+        "dead": "batches",
+        "pause": "hosts",
+        "resume": "hosts",
+        "reset": "hosts",
+        "policy": "policy",
+        "drain": "status",
+        "undrain": "status",
+    },
+    "Set up Redis": {"acl": "users", "inbox": "users"},
 }
-"""The module of each command, in the order in which help shows them."""
+"""The modules of the commands, by the headings under which help shows them."""
 
+_MODULES = {command: module for modules in _PANELS.values() for command, module in modules.items()}
 
-_GROUPS = {"dead", "policy", "inbox"}
-"""The commands that have subcommands."""
+_WITH_SUBCOMMANDS = {"dead", "policy", "inbox"}
 
 _ARGUMENTS = "fetchfleet.arguments"
 
 
 @contextmanager
 def _safe_usage_errors() -> Iterator[None]:
-    """Make arguments that an error of usage quotes safe to show."""
+    """Escape the arguments that a usage error quotes, so that they are safe to print."""
     try:
         yield
     except Exception as error:
-        # Errors of usage have a message; their class is click's own or that of typer's copy.
+        # A usage error has a message; its class is click's own or that of typer's copy.
         if isinstance(message := vars(error).get("message"), str):
             vars(error)["message"] = shown(message)
         raise
 
 
 class _Commands(TyperGroup):
-    """Imports the module of a command when it is needed; says which Redis user a refused one needs."""
+    """The commands. A command's module is imported when the command is needed.
+
+    If Redis denies a command, the error names the Redis user that has the right.
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         ctx.meta[_ARGUMENTS] = [*args]
@@ -74,7 +78,7 @@ class _Commands(TyperGroup):
             if (denial := permissions.denial_in(error)) is None:
                 raise
             arguments = ctx.meta[_ARGUMENTS]
-            command = " ".join(arguments[: 2 if ctx.invoked_subcommand in _GROUPS else 1])
+            command = " ".join(arguments[: 2 if ctx.invoked_subcommand in _WITH_SUBCOMMANDS else 1])
             denial.user = denial.user or permissions.user_of(arguments, os.environ)
             raise CommandError(permissions.explained(command, denial), error.exit_code) from error
 
@@ -84,24 +88,28 @@ class _Commands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         # For an unknown command load all of them, so that typer can suggest matches.
         modules = [_MODULES[cmd_name]] if cmd_name in _MODULES else _MODULES.values()
-        part = typer.Typer()
+        loaded = typer.Typer()
         for name in dict.fromkeys(modules):
-            import_module(f"fetchfleet.worker.cli.{name}").register(part)
-        self.commands.update(get_group(part).commands)
+            import_module(f"fetchfleet.worker.cli.{name}").register(loaded)
+        self.commands.update(get_group(loaded).commands)
+        for panel, names in _PANELS.items():
+            for name in names.keys() & self.commands.keys():
+                vars(self.commands[name])["rich_help_panel"] = panel
         return super().get_command(ctx, cmd_name)
 
 
 app = typer.Typer(
     name="fetchfleet",
     cls=_Commands,
-    help="Fetch URLs in bulk with a fleet of workers: no job is lost, no upstream is overloaded.",
+    help="Fetch URLs in bulk with a fleet of workers: no fetch is lost, and no host is overloaded.",
+    epilog="Example: fetchfleet run urls.txt --out bodies --report results.jsonl",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
 
 
-def _print_version(asked: bool) -> None:  # noqa: FBT001 the signature is typer's
-    if asked:
+def _print_version(given: bool) -> None:  # noqa: FBT001 the signature is typer's
+    if given:
         typer.echo(f"fetchfleet {__version__}")
         raise typer.Exit
 
@@ -113,20 +121,20 @@ def _fleet(
         bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
     ] = False,
 ) -> None:
-    """Without a callback typer takes an app without commands for an error."""
+    """Hold the option `--version`; without a callback, typer refuses an app that declares no command."""
 
 
 def main() -> NoReturn:
-    """Run the `fetchfleet` command, and end the process without Python's own end.
+    """Run the `fetchfleet` command and exit at once.
 
-    Python would free one module after the other, which takes as long as a hundred fetches.
+    Python's own finalization frees module by module, which takes as long as a hundred fetches.
     """
     os._exit(run_command())
 
 
 def run_command() -> int:
-    """Run the command that the arguments name; return its exit code."""
-    gc.disable()  # imports make lasting objects; a command enables the collector when it starts to work
+    """Run the command that the arguments name, and return its exit code."""
+    gc.disable()  # imported objects live to the end; a command enables the collector when its work starts
     from fetchfleet.worker.local.process import (  # noqa: PLC0415 after gc.disable
         discard_unwritable,
         open_standard_streams,
@@ -136,17 +144,18 @@ def run_command() -> int:
     try:
         try:
             app()
-        except OSError as error:  # without a name it is of --help: the commands name their files, and hosts
+        except OSError as error:
+            # Commands name the file or host in their errors. Without a name it is an error of --help.
             raise CommandError(f"{error.filename or 'standard output'}: {error.strerror}") from error
     except SystemExit as end:
         return int(end.code or 0)
     except CommandError as error:
-        from fetchfleet.worker.cli.common import console  # noqa: PLC0415 most commands have imported it
+        from fetchfleet.worker.cli.common import console  # noqa: PLC0415 slow, and needed for errors only
 
         console.print(str(error), style="red", soft_wrap=True)
         return error.exit_code
-    except Exception:  # noqa: BLE001 a bug: its traceback is as safe to show as any other text
-        import traceback  # noqa: PLC0415 no other end of a command needs it
+    except Exception:  # noqa: BLE001 a bug: its traceback is printed without secrets
+        import traceback  # noqa: PLC0415
 
         from fetchfleet.worker.cli.common import console  # noqa: PLC0415
         from fetchfleet.worker.observability import redact  # noqa: PLC0415

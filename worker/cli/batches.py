@@ -1,4 +1,4 @@
-"""The commands about batches and dead letters: batches, results, cancel; dead list, show, retry, purge."""
+"""The commands for batches and dead letters: batches, results, cancel; dead list, show, retry, purge."""
 
 import asyncio
 from typing import Annotated
@@ -31,24 +31,25 @@ from fetchfleet.worker.cli.options.shared import (
     RedisUrl,
     Reveal,
     Via,
-    host_given,
+    parse_host_option,
     via_words,
 )
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.inspect.snapshot import worker_reports
+from fetchfleet.worker.local.progress import count
 from fetchfleet.worker.observability import redact
 
-COMPLETE_WITHIN_S = 2.0
-CANCEL_WAIT_S = 10.0
+COMPLETION_TIMEOUT_S = 2.0
+CANCEL_TIMEOUT_S = 10.0
 
 
-def _known_batches(incomplete: str) -> list[str]:
-    """Return the batches that the shell may complete to; none if Redis does not answer in time."""
+def _completions(incomplete: str) -> list[str]:
+    """Return the batch IDs to which the shell completes a word; none if Redis does not answer in time."""
 
     async def read(fleet: Fleet, _: Redis) -> list[str]:
-        async with asyncio.timeout(COMPLETE_WITHIN_S):
-            known = [batch.id for batch in await fleet.batches(100) if is_batch_id(batch.id)]
-            return [batch_id for batch_id in known if batch_id.startswith(incomplete)]
+        async with asyncio.timeout(COMPLETION_TIMEOUT_S):
+            ids = [batch.id for batch in await fleet.batches(100)]
+            return [batch_id for batch_id in ids if is_batch_id(batch_id) and batch_id.startswith(incomplete)]
 
     try:
         return query(None, read, 0)
@@ -58,31 +59,32 @@ def _known_batches(incomplete: str) -> list[str]:
 
 BatchId = Annotated[
     str,
-    typer.Argument(
-        metavar="BATCH", help="ID of the batch, as submit prints it.", autocompletion=_known_batches
-    ),
+    typer.Argument(metavar="BATCH", help="Batch ID, as printed by submit.", autocompletion=_completions),
 ]
 
 
 Follow = Annotated[bool, typer.Option("--follow", help="Wait for more results until the batch has ended.")]
-OfBatch = Annotated[str | None, typer.Option("--batch", metavar="ID", help="Dead letters of this batch.")]
+OfBatch = Annotated[str | None, typer.Option("--batch", metavar="ID", help="Select those of this batch.")]
 OfHost = Annotated[
     str | None,
-    typer.Option("--host", metavar="HOST", help="Dead letters of this host.", callback=host_given),
+    typer.Option("--host", metavar="HOST", help="Select those of this host.", callback=parse_host_option),
 ]
 OfReason = Annotated[
     str | None,
-    typer.Option("--reason", metavar="REASON", help="Dead letters with this reason, such as timeout."),
+    typer.Option("--reason", metavar="REASON", help="Select those with this reason, such as timeout."),
 ]
-All = Annotated[bool, typer.Option("--all", help="Every dead letter.")]
+All = Annotated[bool, typer.Option("--all", help="Select every dead letter.")]
 
 dead = typer.Typer(
-    name="dead", help="List, show, retry or purge fetches that failed for good.", no_args_is_help=True
+    name="dead",
+    help="List, show, retry or delete dead letters: fetches that failed permanently.",
+    epilog="Example: fetchfleet dead list --host api.example.com",
+    no_args_is_help=True,
 )
 
 
 def register(app: typer.Typer) -> None:
-    """Make the commands part of the app."""
+    """Add the commands to the app."""
     app.command(epilog="Example: fetchfleet batches --limit 10")(batches)
     app.command(epilog="Example: fetchfleet results 0123456789abcdef --follow --json")(results)
     app.command(epilog="Example: fetchfleet cancel 0123456789abcdef")(cancel)
@@ -100,42 +102,45 @@ def batches(
     async def read(fleet: Fleet, client: Redis) -> tuple[list[BatchSummary], int]:
         return await fleet.batches(limit), await redis_now_ms(client)
 
-    found, now_ms = query(redis, read, redis_patience)
+    summaries, now_ms = query(redis, read, redis_patience)
     if as_json:
-        for batch in found:
-            print_json({**msgspec.to_builtins(batch), "state": render.state_of(batch)})
+        for summary in summaries:
+            print_json({**msgspec.to_builtins(summary), "state": render.state_of(summary)})
     else:
-        print_table(render.batches_of(found, now_ms))
+        print_table(render.batches_of(summaries, now_ms))
 
 
 def results(
     batch: BatchId,
     redis: RedisUrl = None,
     after: Annotated[
-        str, typer.Option(metavar="POSITION", help="Begin after this position.")
+        str, typer.Option(metavar="POSITION", help="Print the results after this position.")
     ] = FROM_THE_START,
     follow: Follow = False,  # noqa: FBT002 a flag
-    outcome: Annotated[Outcome | None, typer.Option(help="Only results with this outcome.")] = None,
+    outcome: Annotated[Outcome | None, typer.Option(help="Print results with this outcome only.")] = None,
     as_json: Json = False,  # noqa: FBT002 a flag
     reveal: Reveal = False,  # noqa: FBT002 a flag
     redis_patience: RedisPatience = None,
     *,
     via: Via = None,
 ) -> None:
-    """Print the results of a batch, one a line, and the position after the last one."""
+    """Print the results of a batch, one a line.
+
+    The position of the last one is printed on standard error, to continue from with --after.
+    """
     check_position(after)
 
     async def read(fleet: Fleet, _: Redis) -> tuple[str, list[str]]:
         handle = _batch(fleet, batch)
-        rows = handle.results(after=after, follow=follow)
-        async for result in rows:
+        stream = handle.results(after=after, follow=follow)
+        async for result in stream:
             if outcome not in {None, result.outcome}:
                 continue
             if as_json:
                 print_json(result, reveal=reveal, hide=redact.result)
             else:
                 echo(render.result_line(result, reveal=reveal))
-        return rows.position, [again.id for again in await handle.retried_as()]
+        return stream.position, [retry.id for retry in await handle.retried_as()]
 
     def go_on(error: FleetUnreachableError) -> str:
         words = ["results", batch, *(["--follow"] if follow else []), "--after", error.position or after]
@@ -149,9 +154,9 @@ def results(
         )
 
     position, retried_as = query(redis, read, redis_patience, go_on, via)
-    console.print(f"to go on from here: --after {position}")
-    for again in retried_as:
-        console.print(f"failed fetches of it were retried as: fetchfleet results {again}")
+    console.print(f"to continue after these results: --after {position}")
+    for batch_id in retried_as:
+        console.print(f"failed fetches were retried in another batch; see: fetchfleet results {batch_id}")
 
 
 def cancel(
@@ -167,7 +172,7 @@ def cancel(
         handle = _batch(fleet, batch)
         counts = await handle.cancel()
         try:
-            async with asyncio.timeout(CANCEL_WAIT_S):
+            async with asyncio.timeout(CANCEL_TIMEOUT_S):
                 counts = await handle.wait()
         except TimeoutError:
             counts = await handle.counts()
@@ -183,25 +188,27 @@ def cancel(
     if as_json:
         print_json({"id": batch, "ended": counts.ended, **msgspec.to_builtins(counts)})
         return
-    echo(f"{counts.cancelled} fetches cancelled, {counts.done - counts.cancelled} had ended before")
+    cancelled, ended = counts.cancelled, counts.done - counts.cancelled
+    echo(f"{count(cancelled, 'fetch', 'fetches')} cancelled, {ended:,} had ended before")
     if not counts.ended:
-        left = counts.total - counts.done
-        by = "the workers go on ending them" if has_workers else "a worker does it as soon as one runs"
-        console.print(f"{left} are still to be ended; {by}")
+        left = count(counts.total - counts.done, "fetch is", "fetches are")
+        state = "being cancelled by the workers" if has_workers else "cancelled as soon as a worker runs"
+        console.print(f"{left} {state}")
 
 
 def _batch(fleet: Fleet, batch_id: str) -> Batch:
+    """Return the handle of a batch. Raises CommandError if the ID is invalid or of another inbox."""
     if not is_batch_id(batch_id):
         raise CommandError(
-            f"{batch_id} is no batch id, which has 16 hex digits; see: fetchfleet batches", BAD_USE
+            f"{batch_id} is not a batch ID (16 hex digits); list them with: fetchfleet batches", BAD_USE
         )
     try:
         return fleet.batch(batch_id)
-    except ValueError as error:  # of another inbox
+    except ValueError as error:
         raise CommandError(str(error), BAD_USE) from None
 
 
-@dead.command("list")
+@dead.command("list", epilog="Example: fetchfleet dead list --host api.example.com --reason timeout")
 def dead_list(
     redis: RedisUrl = None,
     batch: OfBatch = None,
@@ -212,30 +219,30 @@ def dead_list(
     reveal: Reveal = False,  # noqa: FBT002 a flag
 ) -> None:
     """List dead letters, the oldest first."""
-    found = _letters(redis, DeadLetterFilter(batch, host, reason), limit)
+    letters = _read_letters(redis, DeadLetterFilter(batch, host, reason), limit)
     if as_json:
-        for letter in found:
+        for letter in letters:
             print_json(letter, reveal=reveal)
     else:
-        print_table(render.dead_of(found, reveal=reveal))
+        print_table(render.dead_of(letters, reveal=reveal))
 
 
-@dead.command("show")
+@dead.command("show", epilog="Example: fetchfleet dead show 1700000000000-0")
 def dead_show(
-    position: Annotated[str, typer.Argument(metavar="POSITION", help="Position, as `dead list` shows it.")],
+    position: Annotated[str, typer.Argument(metavar="POSITION", help="Position, as printed by dead list.")],
     redis: RedisUrl = None,
     as_json: Json = False,  # noqa: FBT002 a flag
     reveal: Reveal = False,  # noqa: FBT002 a flag
 ) -> None:
     """Show one dead letter with its fetch and its result."""
     check_position(position)
-    found = _letters(redis, DeadLetterFilter(position=position), 1)
-    if not found:
-        raise CommandError(f"no dead letter is at {position}; see: fetchfleet dead list")
-    print_json(found[0], pretty=not as_json, reveal=reveal)
+    letters = _read_letters(redis, DeadLetterFilter(position=position), 1)
+    if not letters:
+        raise CommandError(f"no dead letter is at {position}; list them with: fetchfleet dead list")
+    print_json(letters[0], pretty=not as_json, reveal=reveal)
 
 
-@dead.command("retry")
+@dead.command("retry", epilog="Example: fetchfleet dead retry --host api.example.com")
 def dead_retry(
     redis: RedisUrl = None,
     batch: OfBatch = None,
@@ -245,19 +252,19 @@ def dead_retry(
     as_json: Json = False,  # noqa: FBT002 a flag
 ) -> None:
     """Enqueue the fetches of dead letters again, as new batches, and delete the letters."""
-    letters = _chosen(DeadLetterFilter(batch, host, reason), everything=everything)
-    done = query(redis, lambda fleet, _: fleet.dead.retry(letters))
+    selection = _checked(DeadLetterFilter(batch, host, reason), everything=everything)
+    retried = query(redis, lambda fleet, _: fleet.dead.retry(selection))
     if as_json:
-        print_json(done)
+        print_json(retried)
         return
-    echo(f"{render.count(done.fetches, 'fetch', 'fetches')} enqueued again")
-    for batch_id in done.batches:
+    echo(f"{count(retried.fetches, 'fetch', 'fetches')} enqueued again")
+    for batch_id in retried.batches:
         echo(batch_id)
-    if done.left:
-        console.print(f"{render.count(done.left, 'letter')} held no fetch and stayed")
+    if retried.left:
+        console.print(f"{count(retried.left, 'dead letter')} without a fetch kept")
 
 
-@dead.command("purge")
+@dead.command("purge", epilog="Example: fetchfleet dead purge --reason invalid")
 def dead_purge(
     redis: RedisUrl = None,
     batch: OfBatch = None,
@@ -267,32 +274,33 @@ def dead_purge(
     as_json: Json = False,  # noqa: FBT002 a flag
 ) -> None:
     """Delete dead letters."""
-    letters = _chosen(DeadLetterFilter(batch, host, reason), everything=everything)
-    count = query(redis, lambda fleet, _: fleet.dead.purge(letters))
+    selection = _checked(DeadLetterFilter(batch, host, reason), everything=everything)
+    purged = query(redis, lambda fleet, _: fleet.dead.purge(selection))
     if as_json:
-        print_json({"purged": count})
+        print_json({"purged": purged})
     else:
-        echo(f"{render.count(count, 'dead letter')} dropped")
+        echo(f"{count(purged, 'dead letter')} deleted")
 
 
-def _letters(redis_url: str | None, letters: DeadLetterFilter, limit: int) -> list[DeadLetter]:
-    """Return the oldest of them, at most `limit`."""
+def _read_letters(redis_url: str | None, selection: DeadLetterFilter, limit: int) -> list[DeadLetter]:
+    """Return the selected dead letters, the oldest first, at most `limit`."""
 
     async def read(fleet: Fleet, _: Redis) -> list[DeadLetter]:
-        found: list[DeadLetter] = []
-        async for letter in fleet.dead.iter(letters):
-            found.append(letter)
-            if len(found) == limit:
+        letters: list[DeadLetter] = []
+        async for letter in fleet.dead.iter(selection):
+            letters.append(letter)
+            if len(letters) == limit:
                 break
-        return found
+        return letters
 
     return query(redis_url, read)
 
 
-def _chosen(letters: DeadLetterFilter, *, everything: bool) -> DeadLetterFilter:
-    """Return `letters` if it, or else --all, says what to change. Raises CommandError."""
-    if everything == any(letters):
+def _checked(selection: DeadLetterFilter, *, everything: bool) -> DeadLetterFilter:
+    """Return the selection. Raises CommandError unless it is given either by a filter or by `--all`."""
+    if everything == any(selection):
         raise CommandError(
-            "say which: --batch, --host or --reason (together they narrow it down), or --all", BAD_USE
+            "which dead letters? give --batch, --host or --reason (combined, all must match), or --all",
+            BAD_USE,
         )
-    return letters
+    return selection

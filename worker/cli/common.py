@@ -1,4 +1,4 @@
-"""Output and Redis access that several commands share."""
+"""Redis access, and output to standard output and standard error, for all commands."""
 
 import re
 import shlex
@@ -19,14 +19,14 @@ from fetchfleet.jobs.errors import RoleError
 from fetchfleet.jobs.redis_connection import connect
 from fetchfleet.worker.errors import BAD_USE, FAILED, CommandError
 from fetchfleet.worker.local.process import run_until_signal, settings_from
-from fetchfleet.worker.local.progress import Screen, StandardError
+from fetchfleet.worker.local.progress import SafeConsole, StandardError
 from fetchfleet.worker.observability import redact
 from fetchfleet.worker.redis_support.errors import GoOn, followed_at, redis_at
 
 T = TypeVar("T")
 
 UNLIMITED_WIDTH = 200
-"""Columns of a table that is not shown on a terminal."""
+"""The columns of a table that is not printed on a terminal."""
 
 _POSITION = re.compile(r"([0-9]{1,20})(?:-([0-9]{1,20}))?")
 
@@ -40,16 +40,16 @@ def query(
     go_on: GoOn | None = None,
     via: str | None = None,
 ) -> T:
-    """Ask the fleet at the URL, or at that of the environment. Raises CommandError.
+    """Return the answer of a fleet to a question. Raises CommandError.
 
-    question: is asked again if Redis fails the connection that it is given. patience_s: for how long; that of
-    the environment if None. go_on: makes the command to repeat when the patience is over. via: of --via.
+    redis_url, patience_s, via: the values of the options; if None, those of the environment. question: called
+    again, for patience_s, if Redis fails. go_on: returns the command that continues after that.
     """
     settings = settings_from({"redis_url": redis_url, "redis_patience_s": patience_s, "via": via})
     url, patience_s = settings.redis_url, settings.redis_patience_s
     by: Via = "inbox" if settings.via == "inbox" else "lanes"
 
-    async def asked() -> T:
+    async def ask() -> T:
         with redis_at(url), followed_at(url, go_on):
             async with (
                 Fleet(url, redis_patience_s=patience_s, warn=warn, via=by) as fleet,
@@ -58,7 +58,7 @@ def query(
                 return await fleet.call(question, fleet, redis)
 
     try:
-        return run_until_signal(asked())
+        return run_until_signal(ask())
     except RoleError as error:
         raise CommandError(str(error), BAD_USE) from None
 
@@ -69,17 +69,17 @@ def warn(message: str) -> None:
 
 
 def command_line(*words: str, redis_url: str | None) -> str:
-    """Return a command of fetchfleet as it is typed. redis_url: of --redis; if secret, it is shown as URL."""
-    is_plain = redis_url is not None and redact.url(redis_url) == redis_url
-    redis = ["--redis", redis_url if is_plain else "URL"] if redis_url else []
+    """Return a command of fetchfleet as it is typed. A redis_url with a secret is replaced by `URL`."""
+    is_public = redis_url is not None and redact.url(redis_url) == redis_url
+    redis = ["--redis", redis_url if is_public else "URL"] if redis_url else []
     return shlex.join(["fetchfleet", *words, *redis])
 
 
 @contextmanager
 def printing() -> Iterator[None]:
-    """Turn an error of standard output within the block into the end of the command.
+    """End the command if standard output fails within the block.
 
-    If its reader has gone, as with `| head`, the command ends without a word, else with a CommandError.
+    If the reader of the output has ended, as with `| head`, it ends silently. Else raises CommandError.
     """
     try:
         yield
@@ -90,13 +90,13 @@ def printing() -> Iterator[None]:
 
 
 def echo(text: str) -> None:
-    """Print a line on standard output, safe to show."""
+    """Print a line on standard output, with unsafe characters escaped."""
     with printing():
         typer.echo(shown(text))
 
 
 def echo_lines(text: str) -> None:
-    """Print lines on standard output, safe to show."""
+    """Print lines on standard output, with unsafe characters escaped."""
     with printing():
         typer.echo(shown_lines(text))
 
@@ -104,29 +104,29 @@ def echo_lines(text: str) -> None:
 def print_json(
     value: Any, *, pretty: bool = False, reveal: bool = False, hide: Callable[[Any], Any] = redact.record
 ) -> None:
-    """Print JSON on standard output: on one line, or indented for people.
+    """Print JSON on standard output, on one line or indented (pretty).
 
-    reveal: with its secrets. Otherwise `hide` hides them, and `redacted` is true if there are any.
+    hide: masks the secrets, unless they are to be revealed. It sets `redacted` if it has masked any.
     """
-    plain = msgspec.to_builtins(value)
-    text = msgspec.json.encode(plain if reveal else hide(plain))
+    fields = msgspec.to_builtins(value)
+    text = msgspec.json.encode(fields if reveal else hide(fields))
     if pretty:
         indented = msgspec.json.format(text, indent=2).decode()
         with printing():
-            Screen().print(JSONHighlighter()(shown_json(indented)), soft_wrap=True)
+            SafeConsole().print(JSONHighlighter()(shown_json(indented)), soft_wrap=True)
     else:
         echo(shown_json(text.decode()))
 
 
-def print_table(what: RenderableType) -> None:
-    """Print on standard output, as wide as the terminal, or with UNLIMITED_WIDTH elsewhere."""
+def print_table(table: RenderableType) -> None:
+    """Print on standard output, as wide as the terminal; UNLIMITED_WIDTH if that is no terminal."""
     width = None if sys.stdout.isatty() else UNLIMITED_WIDTH
     with printing():
-        Screen(width=width).print(what)
+        SafeConsole(width=width).print(table)
 
 
 def check_position(position: str) -> None:
-    """Raise CommandError if it is not the position of a stream's entry."""
-    found = _POSITION.fullmatch(position)
-    if found is None or max(int(found[1]), int(found[2] or 0)) >= 1 << 64:
-        raise CommandError(f"{position} is no position; those look like 1700000000000-0", BAD_USE)
+    """Raise CommandError if the text is not the position of a stream record."""
+    match = _POSITION.fullmatch(position)
+    if match is None or max(int(match[1]), int(match[2] or 0)) >= 1 << 64:
+        raise CommandError(f"{position} is not a position; write it like 1700000000000-0", BAD_USE)

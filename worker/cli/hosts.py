@@ -1,4 +1,4 @@
-"""The commands about a host: why it waits, and whether it may go on."""
+"""The commands for hosts: explain, pause, resume, reset."""
 
 import os
 import socket
@@ -15,7 +15,7 @@ from fetchfleet.jobs.contract.ids import is_fetch_id
 from fetchfleet.jobs.redis_connection import text_of
 from fetchfleet.worker.cli import render
 from fetchfleet.worker.cli.common import console, echo, print_json, print_table, query
-from fetchfleet.worker.cli.options.shared import Host, Json, PolicyFile, RedisUrl, Reveal, named
+from fetchfleet.worker.cli.options.shared import HOST_HELP, Json, PolicyFile, RedisUrl, Reveal, parse_host
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.inspect.explain import (
     FetchExplained,
@@ -29,6 +29,7 @@ from fetchfleet.worker.inspect.snapshot import worker_reports
 from fetchfleet.worker.lanes import reset as resets
 from fetchfleet.worker.lanes.reset import LaneReset, lanes_of
 from fetchfleet.worker.local.process import settings_from
+from fetchfleet.worker.local.progress import count
 from fetchfleet.worker.policy import overrides
 from fetchfleet.worker.policy.file import Policy
 from fetchfleet.worker.policy.model import PolicyError
@@ -37,20 +38,20 @@ from fetchfleet.worker.policy.overrides import Edited
 from fetchfleet.worker.policy.pauses import Pauses, pauses_of
 
 NAMES_SHOWN = 20
-APPLIED_WITHIN_S = 5.0
-LOOK_EVERY_S = 0.1
+RESET_TIMEOUT_S = 5.0
+POLL_S = 0.1
 MAX_NAMES_COMPARED = 1000
-"""Among so many lanes a command looks for the one whose name was mistyped."""
+"""The lanes among which a command looks for the one whose name was mistyped."""
 
 
 def register(app: typer.Typer) -> None:
-    """Make the commands part of the app."""
+    """Add the commands to the app."""
     for command in (explain, pause, resume, reset):
         app.command(epilog=f"Example: fetchfleet {command.__name__} api.example.com")(command)
 
 
 def explain(
-    what: Annotated[str, typer.Argument(metavar="HOST|FETCH", help="A host, or the ID of a fetch.")],
+    target: Annotated[str, typer.Argument(metavar="HOST|FETCH", help="A host, or a fetch ID.")],
     redis: RedisUrl = None,
     policy_file: PolicyFile = None,
     as_json: Json = False,  # noqa: FBT002 a flag
@@ -60,83 +61,81 @@ def explain(
     settings = settings_from({"redis_url": redis, "policy": policy_file})
 
     async def read(_: Fleet, client: Redis) -> tuple[LaneExplained | FetchExplained, PolicyInForce]:
-        if is_fetch_id(what):
+        if is_fetch_id(target):
             in_force = await policy_in_force(client, settings.policy)
-            return await explain_fetch(client, in_force.policy, what), in_force
+            return await explain_fetch(client, in_force.policy, target), in_force
         try:
-            lane = named(what)
+            host = parse_host(target)
         except CommandError as error:
             raise CommandError(
-                f"{what} is neither a host nor the id of a fetch (16 hex digits, a hyphen, 8 more): {error}",
+                f"{target} is neither a host nor a fetch ID (16 hex digits, a hyphen, 8 more): {error}",
                 BAD_USE,
             ) from None
-        if lane == DEFAULT or lane.startswith(EVERY_HOST_BELOW):
+        if host == DEFAULT or host.startswith(EVERY_HOST_BELOW):
             raise CommandError(
-                f"explain says why one host waits, not {lane}; see: fetchfleet status", BAD_USE
+                f"{host} stands for several hosts; give one host, or see: fetchfleet status", BAD_USE
             )
-        in_force = await policy_in_force(client, settings.policy, lane)
-        return await explain_lane(client, in_force.policy, lane), in_force
+        in_force = await policy_in_force(client, settings.policy, host)
+        return await explain_lane(client, in_force.policy, host), in_force
 
-    found, in_force = query(redis, read)
-    of_lane = found.lane if isinstance(found, FetchExplained) else found
+    explained, in_force = query(redis, read)
+    if isinstance(explained, FetchExplained):
+        lane, lines = explained.lane, render.fetch_lines(explained)
+    else:
+        lane, lines = explained, render.lane_lines(explained)
     if as_json:
-        known = {} if of_lane is None else {"policy": in_force.summary(of_lane.lane)}
-        print_json({**msgspec.to_builtins(found), **known}, reveal=reveal)
+        policy = {} if lane is None else {"policy": in_force.summary(lane.lane)}
+        print_json({**msgspec.to_builtins(explained), **policy}, reveal=reveal)
         return
-    for line in render.fetch_lines(found) if isinstance(found, FetchExplained) else render.lane_lines(found):
-        echo(line)
-    for line in () if of_lane is None else render.policy_lines(in_force, of_lane.lane):
+    for line in [*lines, *(() if lane is None else render.policy_lines(in_force, lane.lane))]:
         echo(line)
 
 
 def pause(
     host: Annotated[
-        str | None, typer.Argument(metavar="HOST", help=f"{Host}. Without HOST, list all pauses.")
+        str | None, typer.Argument(metavar="HOST", help=f"{HOST_HELP} Without HOST, list all pauses.")
     ] = None,
     redis: RedisUrl = None,
     as_json: Json = False,  # noqa: FBT002 a flag
 ) -> None:
-    """Stop starting fetches to a host. Fetches in flight end normally."""
+    """Start no more fetches to a host. Fetches in flight continue."""
     if host is None:
         _list_pauses(redis, as_json=as_json)
         return
-    name, settings = named(host), settings_from({"redis_url": redis})
+    name, settings = parse_host(host), settings_from({"redis_url": redis})
 
     async def change(fleet: Fleet, client: Redis) -> tuple[Edited, bool, list[str]]:
         file = (await policy_in_force(client, settings.policy, name)).file
         edited = await overrides.pause(client, fleet.notify, name, file)
-        return edited, *await _known(client, name)
+        return edited, *await _lookup(client, name)
 
-    edited, known, like = query(redis, change)
+    edited, known, similar = query(redis, change)
     now = pauses_of(edited.after, {})
     not_stopped = now.not_stopped(name)
     ended = sorted(pauses_of(edited.before, {}).excepted.keys() - now.excepted)
     if as_json:
         print_json({"name": name, "known": known, "not_stopped": not_stopped, "ended_exceptions": ended})
         return
-    echo(f"{name} is paused; go on with: fetchfleet resume {in_shell(name)}")
+    echo(f"{name} is paused; resume it with: fetchfleet resume {in_shell(name)}")
     for other in not_stopped[:NAMES_SHOWN]:
-        echo(f"not stopped: {other}, an exception; stop it with: fetchfleet pause {in_shell(other)}")
+        echo(f"{other} is an exception and continues; pause it with: fetchfleet pause {in_shell(other)}")
     if len(not_stopped) > NAMES_SHOWN:
         echo(f"and {len(not_stopped) - NAMES_SHOWN} more exceptions; list them with: fetchfleet pause")
     if not known:
-        hint = f"; did you mean {' or '.join(like)}?" if like else ""
-        echo(
-            f"no fetch has ever gone to {name}, as far as Redis remembers"
-            f" ({render.age(keys.GATE_TTL_MS / 1000)} after the last one){hint}"
-        )
+        hint = f"; did you mean {' or '.join(similar)}?" if similar else ""
+        echo(f"no fetch was sent to {name} in the last {render.age(keys.GATE_TTL_MS / 1000)}{hint}")
 
 
 def resume(
-    host: Annotated[str, typer.Argument(metavar="HOST", help=Host)],
+    host: Annotated[str, typer.Argument(metavar="HOST", help=HOST_HELP)],
     redis: RedisUrl = None,
     *,
     excepted: Annotated[
-        bool, typer.Option("--except", help="Resume even under a wider pause, as an exception from it.")
+        bool, typer.Option("--except", help="Resume although a wider pause covers it, as an exception.")
     ] = False,
 ) -> None:
     """Resume the fetches of a paused host."""
-    name, settings = named(host), settings_from({"redis_url": redis})
+    name, settings = parse_host(host), settings_from({"redis_url": redis})
 
     async def change(fleet: Fleet, client: Redis) -> tuple[Edited, Policy]:
         file = (await policy_in_force(client, settings.policy, name)).file
@@ -149,80 +148,79 @@ def resume(
     before, now = pauses_of(edited.before, {}), pauses_of(edited.after, file.pauses.in_file)
     if name in now.excepted:
         end = f"fetchfleet pause {in_shell(name)}"
-        echo(f"{name} goes on, as an exception from wider pauses; end that with: {end}")
+        echo(f"{name} is resumed, as an exception from wider pauses; end that with: {end}")
     elif name in now.lifted:
-        echo(f"{name} goes on, whatever the workers' policy file pauses")
+        echo(f"{name} is resumed, although the workers' policy file pauses it")
     elif name in before.paused:
-        echo(f"{name} goes on")
+        echo(f"{name} is resumed")
     else:
-        wide = name == DEFAULT or name.startswith(EVERY_HOST_BELOW)
-        look = "fetchfleet status" if wide else f"fetchfleet explain {name}"
-        echo(f"{name} was not paused; see what waits: {look}")
+        is_wide = name == DEFAULT or name.startswith(EVERY_HOST_BELOW)
+        command = "fetchfleet status" if is_wide else f"fetchfleet explain {name}"
+        echo(f"{name} was not paused; to see why fetches wait: {command}")
     for other in now.below(name)[:NAMES_SHOWN]:
-        echo(f"still paused by itself: {other}; go on with: fetchfleet resume {in_shell(other)}")
+        echo(f"{other} has a pause of its own; end it with: fetchfleet resume {in_shell(other)}")
     for other in sorted(before.excepted.keys() - now.excepted.keys())[:NAMES_SHOWN]:
-        echo(f"no exception any more: {other}; no pause covers it")
+        echo(f"{other} is no longer an exception: no pause covers it")
 
 
 def reset(
-    host: Annotated[str, typer.Argument(metavar="HOST", help=Host)],
+    host: Annotated[str, typer.Argument(metavar="HOST", help=HOST_HELP)],
     redis: RedisUrl = None,
     as_json: Json = False,  # noqa: FBT002 a flag
 ) -> None:
-    """Clear what keeps a host waiting.
+    """Close the circuit breaker of a host and end its cool-down.
 
-    That is an open circuit breaker, a cool-down, a quota, and a learned concurrency.
+    A used-up quota and a learned concurrency are cleared too, and waiting retries are due at once.
     """
-    name = named(host)
+    name = parse_host(host)
     by = f"{os.environ.get('USER') or os.getuid()}@{socket.gethostname()}"
 
     async def change(fleet: Fleet, client: Redis) -> tuple[list[LaneReset], list[str], Pauses]:
         lanes = await lanes_of(client, name)
         if not lanes:
-            _, like = await _known(client, name)
-            hint = f"; did you mean {' or '.join(like)}?" if like else ""
-            raise CommandError(f"no fetch has ever gone to {name}, as far as Redis remembers{hint}")
-        done = await resets.reset(client, fleet.notify, lanes, by)
-        workers = [*await worker_reports(client)]  # those that start no fetch apply it too
-        await resets.await_applied(client, done, APPLIED_WITHIN_S if workers else 0, LOOK_EVERY_S)
-        return done, workers, pauses_of(await overrides.read(client), {})
+            _, similar = await _lookup(client, name)
+            hint = f"; did you mean {' or '.join(similar)}?" if similar else ""
+            age = render.age(keys.GATE_TTL_MS / 1000)
+            raise CommandError(f"no fetch was sent to {name} in the last {age}{hint}")
+        lane_resets = await resets.reset(client, fleet.notify, lanes, by)
+        workers = [*await worker_reports(client)]  # drained workers apply resets too
+        await resets.await_applied(client, lane_resets, RESET_TIMEOUT_S if workers else 0, POLL_S)
+        return lane_resets, workers, pauses_of(await overrides.read(client), {})
 
-    done, workers, pauses = query(redis, change)
+    lane_resets, workers, pauses = query(redis, change)
     if as_json:
-        print_json({"name": name, "lanes": done})
+        print_json({"name": name, "lanes": lane_resets})
         return
-    shown = [one for one in done if one.reset or one.retries] if len(done) > 1 else done
-    for one in shown[:NAMES_SHOWN]:
-        echo(render.reset_line(one))
-        stop = pauses.stop(one.lane)
+    changed = [of for of in lane_resets if of.reset or of.retries]
+    for of in (changed if len(lane_resets) > 1 else lane_resets)[:NAMES_SHOWN]:
+        echo(render.reset_line(of))
+        stop = pauses.stop(of.lane)
         if stop is not None:
-            echo(f"{one.lane}: {why_paused(one.lane, stop)}")
-    if len(done) > 1:
-        echo(f"{render.count(len(done), 'host')} reset, {len(shown)} of which had something to forget")
-    late = [one for one in done if one.pending and one.held]
+            echo(f"{of.lane}: {why_paused(of.lane, stop)}")
+    if len(lane_resets) > 1:
+        echo(f"{count(len(lane_resets), 'host')} reset; {len(changed):,} had a state to clear")
+    late = [of for of in lane_resets if of.pending and of.held]
     if not workers:
-        console.print(
-            "no worker is running; the next one that takes a lane applies its reset",
-        )
+        console.print("no worker is running; the next one that acquires a lane applies its reset")
     elif late:
         console.print(
-            f"{render.count(len(late), 'host')} not reset yet: a worker of an older version knows no resets",
+            f"{count(len(late), 'host')} not reset yet: held by a worker of a version without resets"
         )
 
 
 def _list_pauses(redis_url: str | None, *, as_json: bool) -> None:
     """Print every pause and exception that was set at run time."""
-    found = pauses_of(query(redis_url, lambda _, client: overrides.read(client)), {})
+    pauses = pauses_of(query(redis_url, lambda _, client: overrides.read(client)), {})
     if as_json:
-        print_json({"paused": found.paused, "excepted": found.excepted})
-    elif not found.paused:
+        print_json({"paused": pauses.paused, "excepted": pauses.excepted})
+    elif not pauses.paused:
         echo("nothing is paused at run time")
     else:
-        print_table(render.pauses_of(found))
+        print_table(render.pauses_of(pauses))
 
 
-async def _known(redis: Redis, name: str) -> tuple[bool, list[str]]:
-    """Return whether a lane of that name is known, and if not, names that are spelled like it."""
+async def _lookup(redis: Redis, name: str) -> tuple[bool, list[str]]:
+    """Return whether Redis has a lane for the name; if not, the names of lanes with a similar spelling."""
     if name == DEFAULT or await lanes_of(redis, name, at_most=1):
         return True, []
     lanes = [text_of(lane) for lane in await redis.zrange(keys.ATTENTION, 0, MAX_NAMES_COMPARED - 1)]

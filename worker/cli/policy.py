@@ -1,4 +1,4 @@
-"""The commands that show and change how a fleet treats its hosts: policy set, unset and show."""
+"""The commands that show and change the policy of a running fleet: policy set, unset and show."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from fetchfleet.jobs.client.fleet import Fleet
 from fetchfleet.worker.cli import render
 from fetchfleet.worker.cli.common import console, echo, print_json, print_table, query
-from fetchfleet.worker.cli.options.shared import Host, Json, PolicyFile, RedisUrl, named
+from fetchfleet.worker.cli.options.shared import HOST_HELP, Json, PolicyFile, RedisUrl, parse_host
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.inspect.policy_in_force import policy_in_force
 from fetchfleet.worker.local.process import settings_from
@@ -21,15 +21,18 @@ from fetchfleet.worker.policy.overrides import Edited
 from fetchfleet.worker.policy.pairs import parsed
 from fetchfleet.worker.policy.pauses import PAUSED, pauses_of
 
-HostArgument = Annotated[str, typer.Argument(metavar="HOST", help=Host)]
+HostArgument = Annotated[str, typer.Argument(metavar="HOST", help=HOST_HELP)]
 
 policy = typer.Typer(
-    name="policy", help="Show or change the policy of a running fleet.", no_args_is_help=True
+    name="policy",
+    help="Show or change the policy of a running fleet.",
+    epilog="Example: fetchfleet policy set api.example.com concurrency=2 rate_per_s=5",
+    no_args_is_help=True,
 )
 
 
 def register(app: typer.Typer) -> None:
-    """Make the commands part of the app."""
+    """Add the command group to the app."""
     app.add_typer(policy)
 
 
@@ -37,63 +40,61 @@ def register(app: typer.Typer) -> None:
 def policy_set(
     host: HostArgument,
     pairs: Annotated[
-        list[str], typer.Argument(metavar="KEY=VALUE...", help="Keys of the policy, such as rate_per_s=5.")
+        list[str], typer.Argument(metavar="KEY=VALUE...", help="Policy keys, such as rate_per_s=5.")
     ],
     redis: RedisUrl = None,
 ) -> None:
-    """Set keys of the policy for a host. Every worker applies them within seconds."""
+    """Set policy keys of a host. All workers apply them within seconds."""
     try:
         values = parsed(pairs)
     except PolicyError as error:
         raise CommandError(str(error), BAD_USE) from None
-    name = named(host)
+    name = parse_host(host)
     edited = _change(name, values, redis)
     echo(f"{name}: {', '.join(pairs)}")
     if values.get(PAUSED) is True:
         for other in pauses_of(edited.after, {}).not_stopped(name):
-            echo(f"not stopped: {other}, an exception; stop it with: fetchfleet pause {in_shell(other)}")
+            echo(f"{other} is an exception and continues; pause it with: fetchfleet pause {in_shell(other)}")
 
 
 @policy.command("unset", epilog="Example: fetchfleet policy unset api.example.com rate_per_s")
 def policy_unset(
     host: HostArgument,
-    names: Annotated[list[str], typer.Argument(metavar="KEY...", help="Keys that were set at run time.")],
+    names: Annotated[list[str], typer.Argument(metavar="KEY...", help="Keys to remove, such as rate_per_s.")],
     redis: RedisUrl = None,
 ) -> None:
-    """Remove keys that were set at run time. The values of the policy file apply again."""
-    name = named(host)
+    """Remove policy keys set at run time. The values of the policy file apply again."""
+    name = parse_host(host)
     _change(name, dict.fromkeys(names), redis)
-    echo(f"{name}: {', '.join(names)} as in the file")
+    echo(f"{name}: {', '.join(names)} as in the policy file")
 
 
 @policy.command("show", epilog="Example: fetchfleet policy show api.example.com")
 def policy_show(
-    host: Annotated[str | None, typer.Argument(metavar="HOST", help=Host)] = None,
+    host: Annotated[str | None, typer.Argument(metavar="HOST", help=HOST_HELP)] = None,
     redis: RedisUrl = None,
     policy_file: PolicyFile = None,
     as_json: Json = False,  # noqa: FBT002 a flag
 ) -> None:
-    """Show the keys set at run time; for a host, all keys in force, with those of the policy file."""
+    """Show the policy keys set at run time, or with HOST all keys in force and their sources."""
     settings = settings_from({"redis_url": redis, "policy": policy_file})
-    name = named(host) if host else None
+    name = parse_host(host) if host else None
     in_force = query(redis, lambda _, client: policy_in_force(client, settings.policy, name))
     if name is None:
         print_json(in_force.overrides.tables, pretty=not as_json)
     elif as_json:
-        shown = msgspec.to_builtins(in_force.policy.for_lane(name))
-        print_json({**shown, "policy": in_force.summary(name)})
+        values = msgspec.to_builtins(in_force.policy.for_lane(name))
+        print_json({**values, "policy": in_force.summary(name)})
     else:
         print_table(render.policy_of(in_force, name))
         for note in in_force.notes(name):
             console.print(note, soft_wrap=True)
     for other in sorted(in_force.policy.pauses.lifted) if name is None else ():
-        console.print(
-            f"{other}: paused=false lifts pauses of the policy file only; what `pause` stops stays stopped",
-        )
+        console.print(f"{other}: paused=false lifts pauses of the policy file only, not those of `pause`")
 
 
 def _change(name: str, values: Mapping[str, Any | None], redis_url: str | None) -> Edited:
-    """Set keys of a table, or delete those that are None. Raises CommandError."""
+    """Set keys of a host's table, and delete those whose value is None. Raises CommandError."""
 
     async def change(fleet: Fleet, redis: Redis) -> Edited:
         try:

@@ -1,4 +1,4 @@
-"""Tables and lines in which commands show a fleet to people."""
+"""Tables and lines in which commands show a fleet. A table fits 80 columns unless names are long."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,12 +11,12 @@ from fetchfleet.jobs.client.batch import BatchSummary
 from fetchfleet.jobs.client.dead_letters import DeadLetter
 from fetchfleet.jobs.contract.model import Result
 from fetchfleet.jobs.contract.safe_text import shown
-from fetchfleet.worker.inspect.explain import FetchExplained, LaneExplained, moment
+from fetchfleet.worker.inspect.explain import FetchExplained, LaneExplained, local_time
 from fetchfleet.worker.inspect.fleet_status import FleetStatus, WorkerStatus
 from fetchfleet.worker.inspect.policy_in_force import BUILT_IN, Origin, PolicyInForce, Source, encoded, short
 from fetchfleet.worker.inspect.snapshot import lack_text
 from fetchfleet.worker.lanes.reset import LaneReset
-from fetchfleet.worker.local.progress import Rows, size
+from fetchfleet.worker.local.progress import SafeTable, count, size
 from fetchfleet.worker.observability import redact
 from fetchfleet.worker.policy.pauses import Pauses
 from fetchfleet.worker.policy.published import NO_FILE
@@ -24,34 +24,33 @@ from fetchfleet.worker.policy.published import NO_FILE
 LANES_SHOWN = 30
 
 UNKNOWN = "?"
-"""In place of a fact that a worker of an older version does not publish."""
+"""The text for a field that a worker of an older version does not publish."""
 
 
 def status_of(status: FleetStatus) -> RenderableType:
-    """Return workers, backlog, then the lanes with the most to do."""
+    """Return the state of a fleet: totals, problems, workers, then the lanes with the most waiting."""
     rate = f"{status.finished_per_s:.1f} fetches/s, {size(status.received_bytes_per_s)}/s"
-    aside = status.inbox_door.for_newer
-    newer = f", {count(aside, 'message')} put aside for a newer worker" if aside else ""
-    head: list[RenderableType] = [
+    for_newer = status.inbox_door.for_newer
+    quarantined = f", {count(for_newer, 'message')} for a newer worker" if for_newer else ""
+    parts: list[RenderableType] = [
         f"{count(len(status.workers), 'worker')}, {rate}",
         *backlog_lines(status),
-        f"{count(status.inbox, 'message')} in the inbox{newer}, {count(status.dead, 'dead letter')}",
+        f"{count(status.inbox, 'message')} in the inbox{quarantined}, {count(status.dead, 'dead letter')}",
     ]
     if not status.workers and status.backlog:
-        head.append(Text("no worker is running; start one: fetchfleet worker", style="red"))
+        parts.append(Text("no worker is running; start one: fetchfleet worker", style="red"))
     draining = [worker.instance for worker in status.workers if worker.draining]
     if draining:
         every = len(draining) == len(status.workers)
-        again = f"take lanes again with: fetchfleet undrain {draining[0]}"
-        drained = Text("every worker is drained", style="red") if every else Text("drained")
-        head.append(drained.append(shown(f": {', '.join(draining)}; {again}"), style="default"))
+        remedy = f"undrain one with: fetchfleet undrain {draining[0]}"
+        problem = Text("every worker is drained", style="red") if every else Text("drained")
+        parts.append(problem.append(shown(f": {', '.join(draining)}; {remedy}"), style="default"))
     lacking = [worker for worker in status.workers if worker.lacking]
     if lacking:
         lacks = (f"{of.instance} lacks {lack_text(of.lacking, of.lacking_error)}" for of in lacking)
         every = len(lacking) == len(status.workers)
-        cannot = Text("no worker can store bodies", style="red") if every else Text("cannot store bodies")
-        head.append(cannot.append(shown(f": {', '.join(lacks)}"), style="default"))
-    parts = head
+        problem = Text("no worker can store bodies", style="red") if every else Text("cannot store bodies")
+        parts.append(problem.append(shown(f": {', '.join(lacks)}"), style="default"))
     if status.workers:
         digests = Counter(worker.policy for worker in status.workers if worker.policy)
         if len(digests) > 1:
@@ -70,7 +69,7 @@ def status_of(status: FleetStatus) -> RenderableType:
 
 
 def backlog_lines(status: FleetStatus) -> Iterator[str]:
-    """Return the backlog and its age, then where it waits if that is not in lanes alone."""
+    """Yield the backlog with its age, and its parts if some of it is not in lanes."""
     oldest = f", the oldest has waited {age(status.oldest_s)}" if status.oldest_s is not None else ""
     to_do = f"{count(status.backlog, 'fetch', 'fetches')} to do"
     if status.backlog and status.finished_per_s:
@@ -84,13 +83,13 @@ def backlog_lines(status: FleetStatus) -> Iterator[str]:
     if not doors:
         yield f"{to_do} in {lanes}{oldest}"
         return
-    unknown = "; the age of inbox messages is not known" if status.inbox else ""
+    unknown = "; the age of inbox messages is unknown" if status.inbox else ""
     yield f"{'' if status.backlog_exact else 'at least '}{to_do}{oldest}{unknown}"
     yield ", ".join([f"{status.in_lanes:,} of them in {lanes}", *doors])
 
 
 def workers_of(workers: Sequence[WorkerStatus]) -> Table:
-    """Return a table with a row for each worker; it fits a terminal of 80 columns.
+    """Return a table with a row for each worker.
 
     A worker that shares its name with others is shown by its instance.
     """
@@ -116,7 +115,7 @@ def workers_of(workers: Sequence[WorkerStatus]) -> Table:
 
 
 def batches_of(batches: Iterable[BatchSummary], now_ms: int) -> Table:
-    """Return a table with a row for each batch; with counts below a million it fits 80 columns."""
+    """Return a table with a row for each batch. It fits 80 columns with counts below a million."""
     table = _table("batch", "age", "state", "done", "total", "failed", "cancelled", "bytes")
     table.padding = (0, 1, 0, 0)
     for batch in batches:
@@ -141,15 +140,18 @@ def state_of(batch: BatchSummary) -> str:
 
 
 def result_line(result: Result, *, reveal: bool = False) -> str:
-    """Return a result in one line of text; reveal: with the query of its URL."""
-    what = result.path or (result.reason.value if result.reason else "")
+    """Return one line for a result: outcome, status, size, URL, and path or reason.
+
+    reveal: show the secrets of the URL.
+    """
+    path_or_reason = result.path or (result.reason.value if result.reason else "")
     status = "" if result.status is None else str(result.status)
     url = result.url if reveal else redact.url(result.url)
-    return f"{result.outcome.value:9} {status:3} {size(result.bytes or 0):>8}  {url}  {what}"
+    return f"{result.outcome.value:9} {status:3} {size(result.bytes or 0):>8}  {url}  {path_or_reason}"
 
 
 def dead_of(letters: Iterable[DeadLetter], *, reveal: bool = False) -> Table:
-    """Return a table with a row for each letter; reveal: with secrets."""
+    """Return a table with a row for each dead letter. reveal: show secrets."""
     table = _table("position", "door", "reason", "lane", "url", "note")
     for letter in letters:
         url, note = letter.fetch.url if letter.fetch else "", letter.note
@@ -159,63 +161,65 @@ def dead_of(letters: Iterable[DeadLetter], *, reveal: bool = False) -> Table:
     return table
 
 
-def fetch_lines(found: FetchExplained) -> Iterator[str]:
-    """Return what is known of a fetch, then of its lane."""
-    ahead = f", {found.ahead} ahead of it" if found.ahead is not None else ""
-    yield f"{found.id}: {found.state}{ahead}; {found.why}"
-    if found.result is not None and found.result.reason is not None:
-        yield f"reason: {found.result.reason.value}, status {found.result.status}"
-    if found.lane is not None:
-        yield from lane_lines(found.lane)
+def fetch_lines(fetch: FetchExplained) -> Iterator[str]:
+    """Yield the state of a fetch, then of its lane."""
+    ahead = f", {fetch.ahead:,} ahead of it" if fetch.ahead is not None else ""
+    yield f"{fetch.id}: {fetch.state}{ahead}; {fetch.why}"
+    if fetch.result is not None and fetch.result.reason is not None:
+        status = f", status {fetch.result.status}" if fetch.result.status is not None else ""
+        yield f"reason: {fetch.result.reason.value}{status}"
+    if fetch.lane is not None:
+        yield from lane_lines(fetch.lane)
 
 
-def lane_lines(found: LaneExplained) -> Iterator[str]:
-    """Return the state of a lane and the last answers of its host."""
-    until = f" until {moment(found.until_ms)}" if found.until_ms else ""
-    yield f"{found.lane}: {found.state}{until}; {found.why}"
-    owner = f", held by {found.owner}" if found.owner else ""
-    yield f"{found.waiting} waiting, {found.in_flight} of {found.concurrency} in flight{owner}"
-    if found.answers:
-        answers = [f"{answer.what} at {moment(answer.at_ms)}" for answer in found.answers]
-        yield f"last answers: {', '.join(answers)}"
+def lane_lines(lane: LaneExplained) -> Iterator[str]:
+    """Yield the state of a lane, its counts, and the last responses of its host."""
+    until = f" until {local_time(lane.until_ms)}" if lane.until_ms else ""
+    yield f"{lane.lane}: {lane.state}{until}; {lane.why}"
+    owner = f", held by {lane.owner}" if lane.owner else ""
+    yield f"{lane.waiting:,} waiting, {lane.in_flight} of {lane.concurrency} in flight{owner}"
+    if lane.answers:
+        answers = [f"{answer.what} at {local_time(answer.at_ms)}" for answer in lane.answers]
+        yield f"last responses: {', '.join(answers)}"
 
 
-def policy_lines(found: PolicyInForce, lane: str) -> Iterator[str]:
-    """Return the policy file of a lane, its values that are no built-in defaults, and the notes about it."""
-    policy = found.policy.for_lane(lane)
+def policy_lines(in_force: PolicyInForce, lane: str) -> Iterator[str]:
+    """Yield the policy file of a lane, the values that differ from the built-in defaults, and the notes."""
+    policy = in_force.policy.for_lane(lane)
     values = [
         f"{key} {encoded(getattr(policy, key))} ({source_text(source)})"
-        for key, source in found.sources(lane).items()
+        for key, source in in_force.sources(lane).items()
         if source != BUILT_IN
     ]
     rest = "; the rest are defaults" if values else "every value is the default"
-    file = f"file {short(found.digest)}" if found.digest != NO_FILE else "no file"
-    by = {Origin.WORKERS: "of the workers", Origin.GIVEN: "given here", Origin.ASSUMED: "assumed"}
-    yield f"policy: {file}, {by[found.origin]}; {', '.join(values)}{rest}"
-    yield from found.notes(lane)
+    file = f"file {short(in_force.digest)}" if in_force.digest != NO_FILE else "no file"
+    by = {Origin.WORKERS: "of the workers", Origin.GIVEN: "given by --policy", Origin.ASSUMED: "assumed"}
+    yield f"policy: {file}, {by[in_force.origin]}; {', '.join(values)}{rest}"
+    yield from in_force.notes(lane)
 
 
-def policy_of(found: PolicyInForce, lane: str) -> Table:
+def policy_of(in_force: PolicyInForce, lane: str) -> Table:
     """Return a table with each key of a lane's policy, its value and its source."""
     table = _table("key", "value", "source")
     table.columns[1].no_wrap, table.columns[1].overflow = False, "fold"
-    policy = found.policy.for_lane(lane)
-    for key, source in found.sources(lane).items():
+    policy = in_force.policy.for_lane(lane)
+    for key, source in in_force.sources(lane).items():
         table.add_row(key, encoded(getattr(policy, key)), source_text(source))
     return table
 
 
 def source_text(source: Source) -> str:
-    """Return the source of a value for people."""
+    """Return the source of a value, with its table."""
     return source.source if source.table is None else f"{source.source}, {source.table}"
 
 
 def reset_line(reset: LaneReset) -> str:
-    """Return what a reset does to a lane."""
-    what = ", ".join(name.replace("_", "-") for name in reset.reset) or "nothing to forget"
+    """Return the effect of a reset on a lane."""
     due = f"; {count(reset.retries, 'retry', 'retries')} due now" if reset.retries else ""
-    when = " once a worker takes the lane" if reset.pending and reset.reset else ""
-    return f"{reset.lane}: {'reset' if reset.reset else ''}{when}{': ' if reset.reset else ''}{what}{due}"
+    if not reset.reset:
+        return f"{reset.lane}: nothing to clear{due}"
+    when = " once a worker acquires the lane" if reset.pending else ""
+    return f"{reset.lane}: reset{when}: {', '.join(reset.reset).replace('_', '-')}{due}"
 
 
 def pauses_of(pauses: Pauses) -> Table:
@@ -223,25 +227,20 @@ def pauses_of(pauses: Pauses) -> Table:
     table = _table("host", "state", "since")
     for state, names in (("paused", pauses.paused), ("exception", pauses.excepted)):
         for name, since_ms in sorted(names.items()):
-            table.add_row(name, state, moment(since_ms) if since_ms else "")
+            table.add_row(name, state, local_time(since_ms) if since_ms else "")
     return table
 
 
 def age(seconds: float) -> str:
-    """Format a duration for people, in its largest unit of at least two."""
+    """Format a duration in the largest unit of which it has two or more."""
     for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
     return f"{max(0.0, seconds):.0f} s"
 
 
-def count(number: int, one: str, many: str | None = None) -> str:
-    """Format a count with its noun."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
-
-
 def _table(*columns: str) -> Table:
-    table = Rows(box=None, pad_edge=False, header_style="dim")
+    table = SafeTable(box=None, pad_edge=False, header_style="dim")
     for column in columns:
         numeric = column.replace("\n", " ") in _NUMERIC
         table.add_column(column, justify="right" if numeric else "left", no_wrap=column != "note")

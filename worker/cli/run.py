@@ -1,4 +1,4 @@
-"""The commands that fetch: `run` is a fleet on this machine, `worker` one worker of a fleet."""
+"""The commands that fetch: `run`, a fleet on this machine, and `worker`, one worker of a fleet."""
 
 from collections.abc import Mapping
 from importlib import import_module
@@ -22,17 +22,15 @@ from fetchfleet.worker.local.process import prestarted, run_until_signal, worker
 from fetchfleet.worker.settings import HTTPX, WARC
 
 Again = Annotated[
-    bool, typer.Option("--again", help="Fetch FILE even if an earlier run fetched it into this folder.")
+    bool, typer.Option("--again", help="Fetch FILE although an earlier run fetched it into this folder.")
 ]
-RUN_EXAMPLE = "Example: fetchfleet run urls.txt --out bodies --report results.jsonl --concurrency 4 --rate 10"
-WORKER_EXAMPLE = (
-    "Example: fetchfleet worker --redis redis://localhost:6379 --out /srv/bodies --policy policy.toml"
-)
-Workers = Annotated[int, typer.Option(metavar="N", min=1, max=64, help="Worker processes.")]
+RUN_EXAMPLE = "Example: fetchfleet run urls.txt --out bodies --report results.jsonl --rate 10"
+WORKER_EXAMPLE = "Example: fetchfleet worker --redis redis://localhost:6379 --out /srv/bodies"
+Workers = Annotated[int, typer.Option(metavar="N", min=1, max=64, help="Number of worker processes.")]
 
 
 def register(app: typer.Typer) -> None:
-    """Make the commands part of the app."""
+    """Add the commands to the app."""
     app.command(epilog=RUN_EXAMPLE)(run)
     app.command(epilog=WORKER_EXAMPLE)(worker)
 
@@ -53,7 +51,8 @@ def run(
 ) -> None:
     """Fetch the URLs in FILE with workers on this machine.
 
-    The command starts Redis and the workers, and stops them. If interrupted, the same command continues.
+    The command starts Redis and the workers, and stops them at the end. To continue an interrupted run,
+    repeat the command.
     """
     from fetchfleet.worker.cli.common import console  # noqa: PLC0415
     from fetchfleet.worker.local.run import Outputs, exit_code_of, read_failed, read_list  # noqa: PLC0415
@@ -68,12 +67,12 @@ def run(
     settings = worker_settings_from({**flags, "redis_patience_s": redis_patience})
     fields = parse_headers(header or [])
     if lines_to is not None and settings.sink == WARC:
-        raise CommandError("--lines-to reads bodies that are files: it does not go with --sink warc", BAD_USE)
-    from fetchfleet.worker.local.prestart import main  # noqa: PLC0415 what a worker needs
+        raise CommandError("--lines-to reads bodies from files; leave it out with --sink warc", BAD_USE)
+    from fetchfleet.worker.local.prestart import main  # noqa: PLC0415 it imports the worker
 
-    if settings.engine == HTTPX:  # once for all workers, which are forked
+    if settings.engine == HTTPX:  # import it once, for all workers that are forked
         import_module("fetchfleet.worker.http.httpx_engine")
-    # Before the list is read: the workers would keep a copy of it.
+    # Fork before the list is read, so that the workers have no copy of it.
     with prestarted(workers, main) as processes:
         outputs = Outputs(console, report, lines_to, skip_invalid, out=settings.out)
         if only_failed is not None:
@@ -81,7 +80,9 @@ def run(
         elif file is not None:
             fetches, skipped = read_list(file, outputs)
         else:
-            raise CommandError("no list; give FILE, - for standard input, or --only-failed REPORT", BAD_USE)
+            raise CommandError(
+                "no list of fetches; give FILE, - for standard input, or --only-failed REPORT", BAD_USE
+            )
         if not fetches:
             raise typer.Exit
         fetches = with_headers(fetches, fields)
@@ -91,7 +92,7 @@ def run(
         )
         counts = run_until_signal(
             run_list(fetches, settings, flags, processes, outputs, again=again),
-            "interrupted; the same command goes on where this one stopped",
+            "interrupted; repeat the command to continue the run",
         )
         console.print(f"bodies are in {settings.out}", soft_wrap=True)
         raise typer.Exit(exit_code_of(counts))
@@ -103,7 +104,7 @@ def worker(redis: RedisUrl = None, *, flags: Mapping[str, Any]) -> None:
 
     On SIGTERM it returns its unfinished fetches to the fleet and exits.
     """
-    from fetchfleet.worker.observability import log  # noqa: PLC0415 `run` needs none of them
+    from fetchfleet.worker.observability import log  # noqa: PLC0415 not needed by `run`
     from fetchfleet.worker.runtime.arq_worker import run_monitored_worker  # noqa: PLC0415
 
     settings = worker_settings_from({**flags, "redis_url": redis})

@@ -1,4 +1,4 @@
-"""The command that enqueues a list of fetches to a running fleet."""
+"""The command `submit`, which enqueues a list of fetches for a running fleet."""
 
 import shlex
 from enum import StrEnum
@@ -25,12 +25,13 @@ from fetchfleet.worker.cli.options.shared import (
 )
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.local.process import run_until_signal, settings_from
+from fetchfleet.worker.local.progress import count
 from fetchfleet.worker.local.run import BacklogLimit, Outputs, exit_code_of, read_list
 from fetchfleet.worker.local.run import submit as submit_list
 
 
 class WhenFullChoice(StrEnum):
-    """The ways to treat a fleet at its backlog limit."""
+    """The behaviour if the backlog of the fleet is at its limit."""
 
     RAISE = "raise"
     WAIT = "wait"
@@ -41,36 +42,32 @@ WorkersOut = Annotated[
     typer.Option(
         "--out",
         metavar="FOLDER",
-        help="The workers' folder for bodies, for --lines-to (FETCHFLEET_OUT).",
+        help="The workers' folder for bodies, for --lines-to (env: FETCHFLEET_OUT).",
         rich_help_panel=OUTPUT,
     ),
 ]
 CompletedBatch = Annotated[
     str | None,
-    typer.Option(
-        "--batch", metavar="ID", help="Complete this batch, begun by an earlier submit of the same FILE."
-    ),
+    typer.Option("--batch", metavar="ID", help="Complete this batch of an earlier submit of the same FILE."),
 ]
-Wait = Annotated[bool, typer.Option("--wait", help="Show progress until every fetch has ended.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait until every fetch has ended, and show progress.")]
 MaxBacklog = Annotated[
     int,
     typer.Option(
         metavar="N",
-        help="Enqueue only while the fleet's backlog is below N; 0: no limit.",
+        help="Enqueue only while the fleet has fewer than N unfinished fetches; 0: no limit.",
         rich_help_panel=FLEET,
     ),
 ]
-WhenFull = Annotated[
-    WhenFullChoice, typer.Option(help="At that limit: fail, or wait.", rich_help_panel=FLEET)
-]
+WhenFull = Annotated[WhenFullChoice, typer.Option(help="Fail or wait at that limit.", rich_help_panel=FLEET)]
 
 
 MAX_MAX_BACKLOG = 1 << 53
-EXAMPLE = "Example: fetchfleet submit urls.txt --redis redis://localhost:6379 --wait --report results.jsonl"
+EXAMPLE = "Example: fetchfleet submit urls.txt --wait --report results.jsonl"
 
 
 def register(app: typer.Typer) -> None:
-    """Make the command part of the app."""
+    """Add the command to the app."""
     app.command(epilog=EXAMPLE)(submit)
 
 
@@ -90,7 +87,7 @@ def submit(
     via: Via = None,
     header: HeaderLines = None,
 ) -> None:
-    """Enqueue the fetches in FILE to a running fleet, and print the ID of their batch."""
+    """Enqueue the fetches in FILE for a running fleet, and print their batch ID."""
     flags = {"redis_url": redis, "out": out, "redis_patience_s": redis_patience, "via": via}
     settings = settings_from(flags)
     if not 0 <= max_backlog <= MAX_MAX_BACKLOG:
@@ -98,16 +95,18 @@ def submit(
             f"--max-backlog: must be within 0 and {MAX_MAX_BACKLOG}, got {max_backlog}", BAD_USE
         )
     if max_backlog and settings.via == "inbox":
-        raise CommandError("--max-backlog: an inbox has the limit of the workers; leave it out", BAD_USE)
+        raise CommandError(
+            "--max-backlog: the workers limit an inbox; leave it out with --via inbox", BAD_USE
+        )
     if batch_id is not None and not is_batch_id(batch_id):
-        raise CommandError(f"--batch {batch_id}: is no batch id, which has 16 hex digits", BAD_USE)
+        raise CommandError(f"--batch {batch_id}: not a batch ID; it has 16 hex digits", BAD_USE)
     outputs = Outputs(console, report, lines_to, skip_invalid)
     fields = parse_headers(header or [])
     fetches, skipped = read_list(file, outputs)
     fetches = with_headers(fetches, fields)
     outputs = outputs._replace(skipped=skipped)
     limit = BacklogLimit(max_backlog, when_full.value)
-    follows = wait or report is not None or lines_to is not None
+    waits = wait or report is not None or lines_to is not None
 
     def complete(error: FleetUnreachableError) -> str:
         skips = ["--skip-invalid", str(skip_invalid)] if skip_invalid else []
@@ -123,11 +122,11 @@ def submit(
         return f"{command_line(*words, '--json', '--reveal', redis_url=redis)} >> {shlex.quote(str(report))}"
 
     batch, counts = run_until_signal(
-        submit_list(fetches, settings, limit, outputs, batch_id, complete, go_on if follows else None),
-        "interrupted; what was enqueued is fetched all the same",
+        submit_list(fetches, settings, limit, outputs, batch_id, complete, go_on if waits else None),
+        "interrupted; the workers fetch what was enqueued",
     )
     if counts is not None:
         raise typer.Exit(exit_code_of(counts))
-    left_out = f"{skipped} lines skipped as invalid, " if skip_invalid is not None else ""
-    console.print(f"{left_out}{len(fetches)} fetches enqueued as batch")
+    skips = f"{count(skipped, 'invalid line')} skipped, " if skip_invalid is not None else ""
+    console.print(f"{skips}{count(len(fetches), 'fetch', 'fetches')} enqueued as batch")
     echo(batch.id)

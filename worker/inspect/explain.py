@@ -112,7 +112,7 @@ async def explain_lane(redis: Redis, policy: Policy, name: str) -> LaneExplained
         state = reset(state)
     due_at_ms = number_of(due_ms) or 0
     retry_ms = due_at_ms if state_of == b"scheduled" and due_at_ms > now_ms else None
-    found, until_ms, why = judged(
+    found, until_ms, why = lane_state(
         snapshot,
         state,
         rules,
@@ -148,7 +148,7 @@ async def explain_lane(redis: Redis, policy: Policy, name: str) -> LaneExplained
     )
 
 
-def judged(
+def lane_state(
     snapshot: LaneSnapshot,
     state: GateState,
     policy: LanePolicy,
@@ -225,7 +225,7 @@ def why_paused(lane: str, stop: Stop | None) -> str:
     if stop is None or stop.in_file:
         where = f" in the table of {stop.name}" if stop is not None else ""
         return f"the workers' policy file pauses it{where}; let it go on with: {exception_of(lane)}"
-    since = f" since {moment(stop.since_ms)}" if stop.since_ms is not None else ""
+    since = f" since {local_time(stop.since_ms)}" if stop.since_ms is not None else ""
     if stop.name == lane:
         return f"paused{since}; resume with: fetchfleet resume {lane}"
     return (
@@ -234,7 +234,7 @@ def why_paused(lane: str, stop: Stop | None) -> str:
     )
 
 
-def moment(at_ms: int) -> str:
+def local_time(at_ms: int) -> str:
     """Format a time (Unix ms) for people: local, with its date if that is another day.
 
     A time beyond the calendar is shown as its last day.

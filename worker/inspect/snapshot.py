@@ -149,7 +149,7 @@ def lack_text(lacking: str, error: str) -> str:
     return f"{_LACKS.get(lacking, lacking)}{f' ({error})' if error else ''}"
 
 
-async def workers_called(redis: Redis, name: str) -> list[str]:
+async def instances_named(redis: Redis, name: str) -> list[str]:
     """Return the instances of the live workers of that instance or name, or else those of that host."""
     reports = await worker_reports(redis)
     names = {

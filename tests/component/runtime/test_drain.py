@@ -11,7 +11,7 @@ from fetchfleet.jobs.notify import arq_client
 from fetchfleet.jobs.redis_connection import connection_pool
 from fetchfleet.worker.inspect.explain import explain_lane
 from fetchfleet.worker.inspect.fleet_status import fleet_status
-from fetchfleet.worker.inspect.snapshot import is_alive, workers_called
+from fetchfleet.worker.inspect.snapshot import instances_named, is_alive
 from fetchfleet.worker.intake.inbox import InboxTimings
 from fetchfleet.worker.policy.file import Policy
 from fetchfleet.worker.redis_support import drains
@@ -58,7 +58,7 @@ async def test_a_drained_worker_hands_its_lanes_to_the_others(
     assert ("two", Outcome.STORED) == (handed_back.worker, handed_back.outcome)
     assert (1, 1) == (handed_back.attempts, handed_back.interruptions)
     assert {"two"} == {result.worker for result in later}
-    assert [instance] == await workers_called(redis, "one")
+    assert [instance] == await instances_named(redis, "one")
     assert await is_alive(redis, "one")
     assert [two.runtime.registration.instance.encode()] == await redis.zrange(keys.WORKERS, 0, -1)
     assert ["is drained"] == [*one.runtime.not_ready()]

@@ -144,7 +144,7 @@ def test_a_line_that_is_not_utf8_is_named(tmp_path: Path, *, from_file: bool) ->
     [
         (("run", "no-such-file"), "no-such-file: No such file"),
         (("run", "-"), "holds no fetch"),
-        (("run",), "no list; give FILE"),
+        (("run",), "no list of fetches; give FILE"),
         (("run", "--only-failed", "no-such-report"), "--only-failed no-such-report: No such file"),
         (("run", "-", "--policy", "no-such-policy"), "--policy no-such-policy"),
         (("run", "-", "--allow-net", "everywhere"), "everywhere"),
@@ -226,7 +226,7 @@ async def test_an_interrupted_run_exits_130_and_the_same_command_continues_it(tm
         again = await run(*command, "--again")
 
     assert 130 == first.returncode, said
-    assert "the same command goes on" in said
+    assert "repeat the command to continue" in said
     assert interrupted_with_secret
     assert [] == ended_with_secret
     assert 2 == other.returncode
@@ -270,7 +270,7 @@ async def test_submit_prints_the_batch_id_and_follows_it_with_wait(
             no_room = await run("submit", listed, "--redis", redis_url, "--report", "/dev/full")
 
     assert 0 == enqueued.returncode, enqueued.stderr
-    assert "1 lines skipped as invalid, 30 fetches enqueued" in enqueued.stderr
+    assert "1 invalid line skipped, 30 fetches enqueued" in enqueued.stderr
     assert 31 == json.loads(rejects.read_text())["line"]
     assert (30, 30) == (counts.total, counts.stored)
     assert 0 == waited.returncode, waited.stderr
@@ -297,7 +297,7 @@ async def test_health_exits_0_while_the_worker_sends_heartbeats(redis_url: str, 
     after = fetchfleet("health", **asked)
 
     assert [1, 0, 1, 1] == [ended.returncode for ended in (before, during, another, after)]
-    assert "sends heartbeats" in before.stderr
+    assert "has sent a heartbeat" in before.stderr
 
 
 async def test_a_run_without_a_terminal_prints_plain_lines(tmp_path: Path) -> None:

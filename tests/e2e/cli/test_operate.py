@@ -181,7 +181,7 @@ async def test_dead_letters_are_listed_shown_retried_and_purged(
     assert (2, 0) == (retried["fetches"], retried["left"])
     assert {letter["id"] for letter in of_batch} == {result.retry_of for result in new}
     assert {batch.id: [again.id], again.id: []} == {row["id"]: row["retried_as"] for row in listed_batches}
-    assert f"retried as: fetchfleet results {again.id}" in old.stderr
+    assert f"retried in another batch; see: fetchfleet results {again.id}" in old.stderr
     assert (2, 2) == (targets.count("/gone"), targets.count("/lost"))
     assert [] == left
     assert [{"purged": 3}] == purged
@@ -211,9 +211,9 @@ async def test_cancel_ends_a_batch_and_prints_its_counts(
         (("cancel", "nonsense"), 2, "fetchfleet batches"),
         (("results", NO_BATCH), 1, "is not in Redis"),
         (("cancel", NO_BATCH), 1, "is not in Redis"),
-        (("results", NO_BATCH, "--after", "yesterday"), 2, "no position"),
+        (("results", NO_BATCH, "--after", "yesterday"), 2, "is not a position"),
         (("dead", "show", "1-1"), 1, "fetchfleet dead list"),
-        (("dead", "show", "x"), 2, "no position"),
+        (("dead", "show", "x"), 2, "is not a position"),
         (("dead", "purge", "--all", "--host", "a"), 2, "--all"),
     ],
 )

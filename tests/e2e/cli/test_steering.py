@@ -214,7 +214,7 @@ async def _end(batches: dict[str, Any]) -> None:
 
 
 REFUSED = [
-    (("explain", "no host"), "neither a host nor the id of a fetch"),
+    (("explain", "no host"), "neither a host nor a fetch ID"),
     (("pause", "http://a..example/b"), "a..example"),
     (("pause", "a.example/b"), "leave the path out"),
     (("resume", "*"), "*"),
@@ -294,10 +294,10 @@ async def test_a_worker_is_drained_and_a_repaired_host_reset(
             again = await operator.does("undrain", drained)
             unknown = await operator.asks("drain", "unknown")
 
-    assert "is drained: holds no lane" in said
+    assert "is drained and holds no lane" in said
     assert {drained: True, other: False} == {of["id"]: of["draining"] for of in shown["workers"]}
     assert "127.0.3.67: reset" in reset_said
     assert {(Outcome.STORED, other)} == {(result.outcome, result.worker) for result in results}
-    assert "takes lanes again" in again
+    assert "acquires lanes again" in again
     assert 2 == unknown.returncode
     assert other in unknown.stderr

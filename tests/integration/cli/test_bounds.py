@@ -54,7 +54,7 @@ def test_a_number_out_of_range_is_refused_and_one_in_redis_stops_no_command(redi
 
     assert [refused.exit_code for refused in refusals] == [2] * 5
     assert "rate_per_s: must be 0 or between 0.00001 and 100000, got 1e-300" in refusals[0].output
-    assert ["is no position" in refused.output for refused in refusals[1:4]] == [True] * 3
+    assert ["is not a position" in refused.output for refused in refusals[1:4]] == [True] * 3
     assert "rate_per_s" in " ".join(explained["policy"]["notes"])
     assert explained["policy"]["sources"]["burst"]["source"] == "default"
     assert "b.example: cooling until" in far

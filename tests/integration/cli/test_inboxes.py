@@ -29,11 +29,11 @@ def test_an_inbox_is_registered_listed_and_unregistered(redis_url: str) -> None:
         client.delete(keys.inbox("billing"))
     again = operator.invoke("inbox", "remove", "billing")
 
-    assert f"ff:inbox:billing, and its batch ids begin with {inbox_prefix('billing')}" in added
+    assert f"ff:inbox:billing; its batch IDs begin with {inbox_prefix('billing')}" in added
     assert ["a-1", "billing"] == [line.split()[0] for line in listed.splitlines()]
     billing = {"name": "billing", "prefix": inbox_prefix("billing"), "messages": 1}
     assert billing == json.loads(shown.splitlines()[1])
-    assert "left in ff:inbox:billing: 1 message" in removed
+    assert "1 message left in ff:inbox:billing" in removed
     assert ([b"x"], {b"a-1", b"Not a name"}) == left
     assert (1, True) == (again.exit_code, "no inbox billing is registered" in again.output)
 
@@ -65,4 +65,4 @@ def test_the_number_of_inboxes_is_bounded(redis_url: str, monkeypatch: pytest.Mo
     operator = Commands(redis_url)
     operator.run("inbox", "add", "a")
 
-    assert "1 inboxes are registered, which is the most" in operator.invoke("inbox", "add", "b").output
+    assert "1 inboxes are registered, which is the limit" in operator.invoke("inbox", "add", "b").output

@@ -56,7 +56,9 @@ def test_an_exception_is_named_and_ends_with_its_pause(operator: Commands) -> No
     operator.run("resume", "*.com")
     ended = operator.run("resume", "*.example.com")
 
-    assert "not stopped: a.example.com, an exception; stop it with: fetchfleet pause a.example.com" in spared
+    assert (
+        "a.example.com is an exception and continues; pause it with: fetchfleet pause a.example.com" in spared
+    )
     assert ["*.com", "*.example.com", "a.example.com"] == sorted([*shown["paused"], *shown["excepted"]])
     assert [line.split()[:2] for line in listed.splitlines()[1:]] == [
         ["*.com", "paused"],
@@ -64,7 +66,7 @@ def test_an_exception_is_named_and_ends_with_its_pause(operator: Commands) -> No
         ["a.example.com", "exception"],
     ]
     assert [False, True, True, False] == others
-    assert "no exception any more: a.example.com" in ended
+    assert "a.example.com is no longer an exception" in ended
     assert {} == operator.json("policy", "show")
     assert "nothing is paused" in operator.run("pause")
 
@@ -80,7 +82,7 @@ def test_policy_set_and_unset_cannot_bypass_a_pause(operator: Commands) -> None:
 
     assert 2 == refused.exit_code
     assert f"fetchfleet resume {HOST} --except" in refused.output
-    assert f"not stopped: {HOST}" in spared
+    assert f"{HOST} is an exception and continues" in spared
     assert {HOST: {"burst": 3}} == operator.json("policy", "show")
     assert not paused(operator, HOST)
 
@@ -119,9 +121,9 @@ def test_a_host_that_was_never_fetched_is_paused_and_named(operator: Commands, t
         return
     output = operator.run("pause", text)
 
-    assert f"{HOST} is paused; go on with: fetchfleet resume {HOST}" in output
-    assert f"no fetch has ever gone to {HOST}, as far as Redis remembers" in output
-    assert f"{HOST} goes on" in operator.run("resume", text)
+    assert f"{HOST} is paused; resume it with: fetchfleet resume {HOST}" in output
+    assert f"no fetch was sent to {HOST} in the last 2 h" in output
+    assert f"{HOST} is resumed" in operator.run("resume", text)
     assert f"{HOST} was not paused" in operator.run("resume", text)
 
 
@@ -133,11 +135,11 @@ def test_a_mistyped_host_gets_a_suggestion(operator: Commands, data: sync_redis.
     for known in ("img.example.com", "*.example.com", "default"):
         assert "no fetch has ever gone" not in operator.run("pause", known)
     output = operator.run("pause", "*.example.org")
-    assert "go on with: fetchfleet resume '*.example.org'\n" in output
-    assert "no fetch has ever gone to *.example.org" in output
+    assert "resume it with: fetchfleet resume '*.example.org'\n" in output
+    assert "no fetch was sent to *.example.org" in output
     operator.run("resume", "default")
     operator.run("resume", "*.example.org")
-    assert "see what waits: fetchfleet status" in operator.run("resume", "*.example.org")
+    assert "to see why fetches wait: fetchfleet status" in operator.run("resume", "*.example.org")
     data.delete(keys.ATTENTION, keys.lane("img.example.com"))
 
 

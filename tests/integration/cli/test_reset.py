@@ -40,7 +40,7 @@ def test_reset_names_the_state_that_it_clears(operator: Commands, data: sync_red
     output = operator.run("reset", f"http://{HOST}:9000/")
     read = operator.json("reset", HOST)
 
-    assert f"{HOST}: reset once a worker takes the lane: breaker, cool-down" in output
+    assert f"{HOST}: reset once a worker acquires the lane: breaker, cool-down" in output
     assert "fetchfleet resume default" in output
     assert "no worker is running" in output
     assert {
@@ -61,7 +61,7 @@ def test_a_pattern_resets_every_host_below_it(operator: Commands, data: sync_red
     output = operator.run("reset", "*.cdn.net")
 
     assert "a.cdn.net: reset" in output
-    assert "2 hosts reset, 1 of which had something to forget" in output
+    assert "2 hosts reset; 1 had a state to clear" in output
     assert not data.hexists(keys.lane("c.org"), "reset")
 
 
@@ -73,6 +73,6 @@ def test_reset_of_an_unknown_host_is_an_error(operator: Commands, data: sync_red
     data.delete(keys.lane("img.example.com"), keys.ATTENTION)
 
     assert 1 == refused.exit_code
-    assert "no fetch has ever gone to imgs.example.com" in refused.output
+    assert "no fetch was sent to imgs.example.com" in refused.output
     assert "did you mean img.example.com?" in refused.output
     assert not data.exists(keys.lane("imgs.example.com"))

@@ -74,7 +74,7 @@ def test_a_pusher_submits_and_reads(guarded: GuardedRedis, tmp_path: Path) -> No
 
     assert batch.startswith(inbox_prefix("pusher"))
     assert b"2" == total
-    assert "to go on from here" in read
+    assert "to continue after these results" in read
     assert (2, True) == (other.exit_code, "begin with" in other.output)
     assert (2, True) == (limited.exit_code, "--max-backlog" in limited.output)
     assert (2, True) == (nowhere.exit_code, "choose lanes or inbox" in nowhere.output)

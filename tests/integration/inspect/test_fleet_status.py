@@ -69,7 +69,7 @@ async def test_the_backlog_includes_every_door(redis: Redis, fleet: Fleet, arq: 
     assert (42, 4, 4) == (status.arq_door.messages, status.inbox_door.messages, status.inbox)
     assert (1013, True) == (status.backlog, status.backlog_exact)
     assert "1,013 fetches to do, the oldest has waited" in text
-    assert "the age of inbox messages is not known" in " ".join(text.split())
+    assert "the age of inbox messages is unknown" in " ".join(text.split())
     assert "1 of them in 1 lane, 1,002 in 42 arq jobs, 10 in 4 inbox messages" in text
     assert "start one: fetchfleet worker" in text
 
@@ -170,6 +170,6 @@ async def test_named_inboxes_and_messages_put_aside_are_counted(redis: Redis, in
 
     assert (3, 3, 2) == (status.inbox, status.inbox_door.fetches, status.inbox_door.for_newer)
     assert 3 == at_doors
-    assert "3 messages in the inbox, 2 messages put aside for a newer worker, 0 dead letters" in " ".join(
+    assert "3 messages in the inbox, 2 messages for a newer worker, 0 dead letters" in " ".join(
         printed(status).split()
     )

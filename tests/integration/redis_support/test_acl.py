@@ -144,7 +144,7 @@ async def test_a_producer_without_the_right_to_see_lanes_sees_its_progress(guard
     async with Fleet(guarded.url("producer")) as fleet, connect(guarded.url("producer")) as client:
         progress = Progress(client, await fleet.submit([url("/1")]))
         for _ in range(2):
-            counts, lanes, *_ = await progress._look()
+            counts, lanes, *_ = await progress._read()
             assert (1, []) == (counts.total, lanes)
     assert {Refusal("producer", "zrange")} == guarded.refused()
 

@@ -25,7 +25,14 @@ from fetchfleet.worker.inspect.fleet_status import FleetStatus
 from fetchfleet.worker.inspect.policy_in_force import Origin, PolicyInForce, WorkersPolicies
 from fetchfleet.worker.inspect.snapshot import LaneSnapshot
 from fetchfleet.worker.lanes.reset import LaneReset
-from fetchfleet.worker.local.progress import Look, Screen, Tally, picture, plain_line, summary
+from fetchfleet.worker.local.progress import (
+    BatchProgress,
+    SafeConsole,
+    Tally,
+    live_view,
+    progress_line,
+    summary,
+)
 from fetchfleet.worker.local.rejects import encoded
 from fetchfleet.worker.observability import log, redact
 from fetchfleet.worker.policy.file import Policy
@@ -34,7 +41,7 @@ from fetchfleet.worker.policy.pauses import Overrides, Pauses
 READABLE = "[red]d[/red][link=u]e[/link]:bomb:"
 HOSTILE = f"a\x1b[31m\x9b2J\x07\x7f\u202ec\u2066\u2028\u200f\ufeff\U000e0041\ud800\r\n{READABLE}"
 
-LOOK = Look(
+PROGRESS = BatchProgress(
     Counts(total=9), [LaneSnapshot(HOSTILE, 1, 1, HOSTILE, 1.0)], 1.0, 1.0, 1.0, [HOSTILE], [(HOSTILE, 1)]
 )
 
@@ -89,7 +96,7 @@ IN_FORCE = PolicyInForce(
 
 def written(shown: RenderableType, *, terminal: bool = False) -> str:
     """Return what a screen shows of something."""
-    screen = Screen(file=io.StringIO(), width=1000, force_terminal=terminal, color_system=None)
+    screen = SafeConsole(file=io.StringIO(), width=1000, force_terminal=terminal, color_system=None)
     screen.print(shown)
     assert isinstance(screen.file, io.StringIO)
     return screen.file.getvalue()
@@ -112,7 +119,7 @@ def ended() -> Tally:
         render.dead_of([LETTER], reveal=True),
         render.policy_of(IN_FORCE, HOSTILE),
         render.pauses_of(Pauses({HOSTILE: 7}, {HOSTILE: 7}, (), {})),
-        picture(LOOK, 40),
+        live_view(PROGRESS, 40),
         summary(Counts(), ended(), 1.0),
     ],
 )
@@ -136,7 +143,7 @@ def test_no_table_shows_an_unsafe_character_or_obeys_markup(shown: RenderableTyp
         [*render.lane_lines(LANE)],
         [*render.policy_lines(IN_FORCE, HOSTILE)],
         [render.reset_line(filled(LaneReset))],
-        [plain_line(LOOK)],
+        [progress_line(PROGRESS)],
     ],
 )
 def test_no_line_of_a_command_has_an_unsafe_character(

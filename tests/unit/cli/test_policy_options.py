@@ -88,8 +88,8 @@ def test_headers_are_added_unless_a_fetch_has_them() -> None:
 @pytest.mark.parametrize(
     ("lines", "says"),
     [
-        (["hunter2"], "--header: has no colon"),
-        (["A: 1", "a: hunter2"], "--header a: is given twice"),
+        (["hunter2"], "--header: a value has no colon"),
+        (["A: 1", "a: hunter2"], "--header a: given twice"),
         (["Host: hunter2"], "--header: headers: Host belongs to the connection"),
         (["A: hunter2\n"], "--header: headers: the value of A holds a line break"),
     ],

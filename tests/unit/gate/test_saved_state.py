@@ -11,7 +11,7 @@ from fetchfleet.worker.gate.gate import HostSignal, Observation
 from fetchfleet.worker.gate.quota import Quota
 from fetchfleet.worker.gate.saved_state import bounded
 from fetchfleet.worker.gate.state import MAX_SAVED_BYTES, Breaker, GateState, Limit, from_json, to_json
-from fetchfleet.worker.inspect.explain import judged, moment
+from fetchfleet.worker.inspect.explain import lane_state, local_time
 from fetchfleet.worker.inspect.snapshot import LaneSnapshot
 from fetchfleet.worker.policy.model import LanePolicy, Range
 
@@ -78,12 +78,12 @@ def test_with_any_saved_state_the_lane_opens_in_time(saved: dict[str, Any], poli
     state = bounded(from_json(msgspec.json.encode(saved)), policy, NOW_MS)
     closed = gate.closed_until(state, policy, NOW_MS)
     lane = LaneSnapshot("a.example", 0, 1, "", 0.0)
-    _, until_ms, why = judged(lane, state, policy, NOW_MS, retry_ms=None, has_workers=True)
+    _, until_ms, why = lane_state(lane, state, policy, NOW_MS, retry_ms=None, has_workers=True)
     after = worked(state, policy)
 
     assert closed is None or closed.until_ms <= NOW_MS + LONGEST_MS
     assert why
-    assert until_ms is None or moment(until_ms)
+    assert until_ms is None or local_time(until_ms)
     assert not gate.is_dead(state, policy, NOW_MS) or saved["down_since_ms"] > 0
     assert from_json(to_json(after)) == after
 

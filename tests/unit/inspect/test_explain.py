@@ -5,7 +5,7 @@ from msgspec.structs import replace
 
 from fetchfleet.worker.gate.gate import PAUSE_LOOK_MS, WaitReason
 from fetchfleet.worker.gate.state import Breaker, GateState, RecordedAnswer
-from fetchfleet.worker.inspect.explain import judged, ordinal, why_closed
+from fetchfleet.worker.inspect.explain import lane_state, ordinal, why_closed
 from fetchfleet.worker.inspect.snapshot import LaneSnapshot
 from fetchfleet.worker.policy.model import LanePolicy, Range
 
@@ -45,7 +45,9 @@ def state_of(
     has_workers: bool = True,
 ) -> tuple[str, int | None]:
     """Return the state, and its end."""
-    word, until_ms, why = judged(snapshot, state, policy, NOW_MS, retry_ms=retry_ms, has_workers=has_workers)
+    word, until_ms, why = lane_state(
+        snapshot, state, policy, NOW_MS, retry_ms=retry_ms, has_workers=has_workers
+    )
     assert why
     return word, until_ms
 
@@ -77,8 +79,10 @@ def test_a_closed_lane_has_a_reason_and_an_end(
 
 def test_a_busy_lane_names_the_use_of_its_concurrency() -> None:
     """Two of two is the limit, for a fixed and for an adapted concurrency."""
-    said = judged(BUSY, OPEN, POLICY, NOW_MS, retry_ms=None, has_workers=True)
-    adaptive = judged(BUSY, OPEN, LanePolicy(concurrency=Range()), NOW_MS, retry_ms=None, has_workers=True)
+    said = lane_state(BUSY, OPEN, POLICY, NOW_MS, retry_ms=None, has_workers=True)
+    adaptive = lane_state(
+        BUSY, OPEN, LanePolicy(concurrency=Range()), NOW_MS, retry_ms=None, has_workers=True
+    )
 
     assert ("busy", None, "2 of 2 are in flight: as many as may be") == said
     assert ("busy", None, "2 of 4 are in flight") == adaptive

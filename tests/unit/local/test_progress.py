@@ -8,10 +8,18 @@ from rich.console import Console, RenderableType
 from fetchfleet import Outcome, Reason, Result
 from fetchfleet.jobs.client.batch import Counts
 from fetchfleet.worker.inspect.snapshot import LaneSnapshot, WorkerReport
-from fetchfleet.worker.local.progress import Look, Tally, duration, lacks_of, picture, plain_line, summary
+from fetchfleet.worker.local.progress import (
+    BatchProgress,
+    Tally,
+    duration,
+    lacks_of,
+    live_view,
+    progress_line,
+    summary,
+)
 
 REPORTS = {"one": WorkerReport(lacking="writing", lacking_error="Disk quota exceeded"), "two": WorkerReport()}
-LACK = "one cannot store bodies, it lacks a disk that takes bodies (Disk quota exceeded)"
+LACK = "one cannot store bodies: it lacks a disk that takes bodies (Disk quota exceeded)"
 
 COUNTS = Counts(total=12_345_678, stored=1_234_567, failed=1_234)
 LANES = [
@@ -35,33 +43,37 @@ def text_of(shown: RenderableType, width: int = 80) -> str:
 
 def test_a_worker_that_cannot_store_bodies_is_named() -> None:
     """On a terminal, and in the lines of a log."""
-    look = Look(Counts(total=1), lacks=lacks_of(REPORTS))
+    progress = BatchProgress(Counts(total=1), lacks=lacks_of(REPORTS))
 
-    assert [LACK] == look.lacks
-    assert LACK in text_of(picture(look, 40))
-    assert f"0 B/s, {LACK}" in plain_line(look)
-    assert "lacks" not in plain_line(Look(Counts(total=1), lacks=lacks_of({"two": WorkerReport()})))
+    assert [LACK] == progress.lacks
+    assert LACK in text_of(live_view(progress, 40))
+    assert f"0 B/s, {LACK}" in progress_line(progress)
+    assert "lacks" not in progress_line(
+        BatchProgress(Counts(total=1), lacks=lacks_of({"two": WorkerReport()}))
+    )
 
 
 def test_the_rates_the_time_left_and_the_worst_hosts_are_shown() -> None:
     """With units."""
-    look = Look(Counts(total=1000, stored=400), (), 20.0, 2_500_000.0, 100.0, (), [("a.example", 3)])
+    progress = BatchProgress(
+        Counts(total=1000, stored=400), (), 20.0, 2_500_000.0, 100.0, (), [("a.example", 3)]
+    )
     rates = ("20 fetches/s", "2.5 MB/s", "about 30 s left", "most failures: a.example (3)")
 
-    assert [part for part in rates if part not in text_of(picture(look, 40))] == []
-    assert [part for part in rates if part not in plain_line(look)] == []
+    assert [part for part in rates if part not in text_of(live_view(progress, 40))] == []
+    assert [part for part in rates if part not in progress_line(progress)] == []
 
 
 @pytest.mark.parametrize(("done", "per_s"), [(10, 0.0), (1000, 5.0)])
 def test_the_time_left_is_left_out_if_nothing_ends_or_nothing_is_left(done: int, per_s: float) -> None:
     """No estimate can be made."""
-    assert "left" not in plain_line(Look(Counts(total=1000, stored=done), (), per_s))
+    assert "left" not in progress_line(BatchProgress(Counts(total=1000, stored=done), (), per_s))
 
 
 def test_the_display_fits_80_columns() -> None:
     """Long names are cut short, not wrapped."""
-    look = Look(COUNTS, LANES, 12_345.6, 999_900_000.0, 86_399.0, [], WORST)
-    lines = text_of(picture(look, 24)).splitlines()
+    progress = BatchProgress(COUNTS, LANES, 12_345.6, 999_900_000.0, 86_399.0, [], WORST)
+    lines = text_of(live_view(progress, 24)).splitlines()
 
     assert max(map(len, lines)) <= 80
     assert len([line for line in lines if "a-host-with" in line]) == len(LANES)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fetchfleet.worker.gate import gate
 from fetchfleet.worker.gate.state import GateState
-from fetchfleet.worker.inspect.explain import moment
+from fetchfleet.worker.inspect.explain import local_time
 from fetchfleet.worker.policy.file import parse_policy
 from fetchfleet.worker.policy.model import BOUNDS, TIMEOUT_BOUNDS, LanePolicy, PolicyError, Range, Timeouts
 from fetchfleet.worker.policy.pairs import parsed
@@ -92,7 +92,7 @@ def test_a_lane_at_the_bounds_of_its_policy_works(end: str, obeys: bool) -> None
         state = gate.robots_unavailable(state, policy, NOW_MS, 0.99, 1e300)
     closed = gate.closed_until(state, policy, NOW_MS)
 
-    assert closed is None or moment(closed.until_ms)
+    assert closed is None or local_time(closed.until_ms)
 
 
 def test_the_page_states_the_bounds() -> None:

@@ -1,1 +1,1 @@
-"""The options of commands: those that several share, keys of the policy, header fields."""
+"""The options of commands: shared ones, those of commands that start workers, and `--header`."""

@@ -1,4 +1,4 @@
-"""The option `--header`: header fields for every fetch of a list. Pure."""
+"""The option `--header`, which sets header fields of every fetch in a list. Pure."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated
@@ -16,20 +16,20 @@ HeaderLines = Annotated[
     typer.Option(
         "--header",
         metavar="'NAME: VALUE'",
-        help="Header field for every fetch that does not set it itself. Repeatable.",
+        help="Header field of every fetch that does not set it. Repeatable.",
     ),
 ]
 
 
 def parse_headers(lines: Sequence[str]) -> dict[str, str]:
-    """Return the fields of `Name: value` lines. Raises CommandError, which shows no value."""
+    """Return the fields of `Name: value` lines. Raises CommandError; no message contains a value."""
     fields: dict[str, str] = {}
     for line in lines:
         name, colon, value = line.partition(":")
         if not colon:
-            raise CommandError("--header: has no colon; write it like 'Accept: text/csv'", BAD_USE)
+            raise CommandError("--header: a value has no colon; write it like 'Accept: text/csv'", BAD_USE)
         if name.lower() in (known.lower() for known in fields):
-            raise CommandError(f"--header {name}: is given twice", BAD_USE)
+            raise CommandError(f"--header {name}: given twice; give each field once", BAD_USE)
         fields[name] = value.strip(" \t")
     try:
         check_headers(fields)
@@ -39,7 +39,7 @@ def parse_headers(lines: Sequence[str]) -> dict[str, str]:
 
 
 def with_headers(fetches: list[Fetch], fields: Mapping[str, str]) -> list[Fetch]:
-    """Return the fetches with these fields. A field of the fetch itself wins."""
+    """Return the fetches with these header fields added. A field that a fetch sets itself stays."""
     if not fields:
         return fetches
     return [msgspec.structs.replace(fetch, headers=_merged(fetch.headers, fields)) for fetch in fetches]

@@ -1,4 +1,4 @@
-"""The options that several commands share. The import must stay quick: `run` starts its workers after it."""
+"""The options that several commands share. Keep imports few: `run` loads them before it forks workers."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,14 +12,17 @@ from fetchfleet.worker.policy.names import host_named
 OUTPUT, FLEET = "Output", "Fleet"
 """Groups of options in help texts."""
 
-Host = "A host or a URL of it, a pattern (*.cdn.net), or default"
-_LIST_HELP = "File of URLs or JSON fetches, one a line; - for standard input."
+HOST_HELP = "A host, one of its URLs, a pattern (*.cdn.net), or default."
+_LIST_HELP = "File with a URL or a JSON fetch on each line; - for standard input."
 File = Annotated[str, typer.Argument(metavar="FILE", help=_LIST_HELP)]
 FileOrReport = Annotated[str | None, typer.Argument(metavar="FILE", help=_LIST_HELP)]
 RedisUrl = Annotated[
     str | None,
     typer.Option(
-        "--redis", metavar="URL", help="The fleet's Redis (FETCHFLEET_REDIS_URL).", rich_help_panel=FLEET
+        "--redis",
+        metavar="URL",
+        help="The fleet's Redis (env: FETCHFLEET_REDIS_URL).",
+        rich_help_panel=FLEET,
     ),
 ]
 RedisPatience = Annotated[
@@ -28,7 +31,7 @@ RedisPatience = Annotated[
         "--redis-patience",
         metavar="SECONDS",
         min=0,
-        help="Wait for a Redis that does not answer (FETCHFLEET_REDIS_PATIENCE_S). 60 by default.",
+        help="Time to wait while Redis does not answer (default: 60, env: FETCHFLEET_REDIS_PATIENCE_S).",
         rich_help_panel=FLEET,
     ),
 ]
@@ -36,28 +39,28 @@ Via = Annotated[
     str | None,
     typer.Option(
         metavar="lanes|inbox",
-        help="inbox: use only the inbox of the Redis user (FETCHFLEET_VIA).",
+        help="With inbox, use only the inbox of the Redis user (default: lanes, env: FETCHFLEET_VIA).",
         rich_help_panel=FLEET,
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Reveal = Annotated[
-    bool, typer.Option("--reveal", help="Show secrets: query values, header values, request bodies.")
+    bool, typer.Option("--reveal", help="Show secrets: query values, header values and request bodies.")
 ]
 PolicyFile = Annotated[
-    str | None, typer.Option("--policy", metavar="FILE", help="Policy file, TOML (FETCHFLEET_POLICY).")
+    str | None, typer.Option("--policy", metavar="FILE", help="Policy file, TOML (env: FETCHFLEET_POLICY).")
 ]
 Report = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE", help="Write each result to this file, as a JSON line.", rich_help_panel=OUTPUT
+        metavar="FILE", help="Write each result to this file, one JSON object a line.", rich_help_panel=OUTPUT
     ),
 ]
 OnlyFailed = Annotated[
     Path | None,
     typer.Option(
         metavar="REPORT",
-        help="Fetch only what failed according to this report of an earlier run. FILE is then optional.",
+        help="Fetch only what failed or was cancelled by this report of an earlier run. FILE is optional.",
     ),
 ]
 SkipInvalid = Annotated[
@@ -65,7 +68,7 @@ SkipInvalid = Annotated[
     typer.Option(
         "--skip-invalid",
         metavar="REJECTS",
-        help="Skip invalid lines of FILE. Write each, with its number and the reason, to this file.",
+        help="Skip invalid lines of FILE, and write them to this file with number and reason.",
         rich_help_panel=OUTPUT,
     ),
 ]
@@ -74,26 +77,26 @@ LinesTo = Annotated[
     typer.Option(
         "--lines-to",
         metavar="FILE",
-        help="Require JSON Lines, and append the records of all bodies to this file; - for standard output.",
+        help="Require bodies in JSON Lines, and append their records to this file; - for standard output.",
         rich_help_panel=OUTPUT,
     ),
 ]
 Limit = Annotated[int, typer.Option(metavar="N", min=1, max=1_000_000_000, help="Show at most N.")]
 
 
-def named(text: str) -> str:
-    """Return the host, pattern or `default` that an argument names; raises CommandError."""
+def parse_host(text: str) -> str:
+    """Return the host, pattern or `default` that an argument names. Raises CommandError."""
     try:
         return host_named(text)
     except PolicyError as error:
         raise CommandError(str(error), BAD_USE) from None
 
 
-def host_given(text: str | None) -> str | None:
-    """Return what an option names, as `named` does; None if it is not given."""
-    return None if text is None else named(text)
+def parse_host_option(text: str | None) -> str | None:
+    """Return the host, pattern or `default` that an option names; None if it is not given."""
+    return None if text is None else parse_host(text)
 
 
 def via_words(via: str | None) -> list[str]:
-    """Return --via as it was given."""
+    """Return the words of `--via`, for a command line that continues this one."""
     return ["--via", via] if via else []
