@@ -1,4 +1,4 @@
-"""Redis plumbing that every room shares: startup checks, batched script calls, key repair, error reports.
+"""Redis support for every room: startup checks, ACL users, batched script calls, key repair, error reports.
 
-Knows the keys and scripts of jobs/, and nothing of lanes being served or of fetches.
+It depends on the keys and scripts of jobs/, not on held lanes or running fetches.
 """

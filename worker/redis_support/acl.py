@@ -1,10 +1,10 @@
-"""The Redis users of a fleet, as ACL rules: which commands each may run on which keys.
+"""The Redis users of a fleet as ACL rules: the commands and keys of each.
 
-Scripts run with the rights of their caller. A user who may write lanes and run EVAL can therefore forge
-whatever the scripts would check, and can keep Redis busy. Producer, worker and operator may, and are trusted.
-Pusher and reader are not: they have no EVAL, and only keys of their own.
+Scripts run with the rights of their caller. A user that may write lanes and run EVAL can therefore bypass the
+checks of the scripts, and can block Redis. Producer, worker and operator can, so they must be trusted. Pusher
+and reader need no trust: they have no EVAL, and access to a few keys only.
 
-ops/users.acl is `template()`.
+ops/users.acl is the output of `template()`.
 """
 
 import hashlib
@@ -16,16 +16,18 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.ids import BATCH_ID_CHARS, RESERVED_INBOX_NAMES, inbox_prefix, is_inbox_name
 
 PLACEHOLDER = "#SHA256"
-"""Stands in ops/users.acl for the digest of a password. Redis refuses to load a file that has it."""
+"""Stands for the digest of a password in ops/users.acl. Redis refuses to load a file with it."""
 
 ANY_BATCH = "?" * BATCH_ID_CHARS
 
 
 class Grant(NamedTuple):
-    """Commands, and the keys on which they may be run; without keys: commands that name none."""
+    """A permission of a user."""
 
     commands: str
+    """The commands, separated by spaces."""
     keys: tuple[str, ...] = ()
+    """Patterns of the keys to which the commands may be applied; empty for commands without keys."""
 
     @property
     def rule(self) -> str:
@@ -35,24 +37,23 @@ class Grant(NamedTuple):
 
 
 class Role(NamedTuple):
-    """A user of a fleet.
-
-    may: its work, in words. is_trusted: it writes lanes, and could forge what is in them.
-    """
+    """A Redis user of a fleet."""
 
     name: str
     may: str
+    """The permitted work in words, after "may"."""
     is_trusted: bool
+    """True if the user may write lanes, and could therefore forge fetches."""
     grants: tuple[Grant, ...]
 
     def line(self, password_digest: str = PLACEHOLDER) -> str:
-        """Return the user's line of an ACL file. password_digest: `#` and the SHA-256 in hex."""
-        always = f"user {self.name} reset on {password_digest} {' '.join(CONNECTION)}"
-        return " ".join([always, *(grant.rule for grant in self.grants)])
+        """Return the line of the user in an ACL file. password_digest: `#` and the SHA-256 in hex."""
+        base = f"user {self.name} reset on {password_digest} {' '.join(CONNECTION)}"
+        return " ".join([base, *(grant.rule for grant in self.grants)])
 
 
 CONNECTION = ("+@connection", "-@dangerous", "-client|tracking")
-"""What every client needs, from its HELLO on. Tracking would tell the names of all keys that change."""
+"""The commands that every client needs, from HELLO on. CLIENT TRACKING would reveal the names of all keys."""
 
 
 def both(*names: str) -> tuple[str, ...]:
@@ -71,7 +72,7 @@ def write(*names: str) -> tuple[str, ...]:
 
 
 _EARLIER = "hincrby"
-"""Of the scripts of earlier versions, which may run beside this one."""
+"""Commands of the scripts of earlier versions, which may run beside this one."""
 
 _OURS, _ARQS = keys.PREFIX + "*", keys.ARQ_PREFIX + "*"
 
@@ -104,7 +105,7 @@ _READS = (
     " scard smembers zcard zscore zrange zrevrange zrangebyscore"
     " xlen xrange xrevrange xread xinfo|groups xinfo|stream"
 )
-"""Of the commands of an operator, and for a person at redis-cli."""
+"""Commands of the operator for reading, including those useful in redis-cli."""
 
 PRODUCER = Role(
     "producer",
@@ -115,11 +116,11 @@ PRODUCER = Role(
 
 
 def pusher(name: str) -> Role:
-    """Return the user of a named inbox, which has the inbox's name; raises ValueError if it may not."""
+    """Return the user of a named inbox. Both have the same name. Raises ValueError for an invalid name."""
     if not is_inbox_name(name) or name in _NO_PUSHERS:
         raise ValueError(
-            f"{name!r} is no name of an inbox: at most 32 lower-case letters, digits and hyphens, other than"
-            f" {', '.join(sorted(RESERVED_INBOX_NAMES | _NO_PUSHERS))}"
+            f"{name!r} is not a valid inbox name: use at most 32 lower-case letters, digits and hyphens, and"
+            f" none of {', '.join(sorted(RESERVED_INBOX_NAMES | _NO_PUSHERS))}"
         )
     own = inbox_prefix(name).ljust(BATCH_ID_CHARS, "?")
     return Role(
@@ -184,7 +185,7 @@ _NO_PUSHERS = {"default", PRODUCER.name, READER.name, WORKER.name, OPERATOR.name
 
 _NAMED = pusher("pusher")
 PUSHER = _NAMED._replace(grants=(Grant("rpush", write(keys.INBOX)), *_NAMED.grants))
-"""Also has the shared inbox, of whose batches only producers read results."""
+"""The user `pusher` has the shared inbox too. Only producers can read the results of its batches."""
 
 ROLES = (PRODUCER, PUSHER, READER, WORKER, OPERATOR)
 
@@ -197,34 +198,34 @@ class Credentials(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """The password as an ACL file keeps it."""
+        """The password as in an ACL file: `#` and its SHA-256 in hex."""
         return "#" + hashlib.sha256(self.password.encode()).hexdigest()
 
 
 def new_credentials(user: str) -> Credentials:
-    """Return a random password for a user: 160 bits, which needs no slow hash and no escaping in a URL."""
+    """Return a random password of 160 bits in hex: it needs no slow hash, and no escaping in a URL."""
     return Credentials(user, secrets.token_hex(20))
 
 
 def roles(pushers: Sequence[Role]) -> list[Role]:
-    """Return ROLES, with these pushers in place of PUSHER if there are any."""
+    """Return ROLES, with the given pushers instead of PUSHER if any are given."""
     return [PRODUCER, *(pushers or [PUSHER]), READER, WORKER, OPERATOR]
 
 
 def template(users: Iterable[Role] = ROLES) -> str:
-    """Return a file without passwords, by default that of ops/users.acl."""
+    """Return an ACL file with placeholders for passwords, by default ops/users.acl."""
     return _file(role.line() for role in users)
 
 
 def with_passwords(credentials: Mapping[Role, Credentials]) -> str:
-    """Return a file that Redis loads."""
+    """Return an ACL file with the digests of the passwords."""
     return _file(role.line(of.digest) for role, of in credentials.items())
 
 
 def renewed(file: str) -> str:
     """Return an ACL file in which the users of a fleet have the rights of this version.
 
-    They keep their passwords. Other lines, and so other users, stay as they are.
+    They keep their passwords. All other lines, and therefore other users, stay unchanged.
     """
     return "".join(f"{_renewed_line(line)}\n" for line in file.splitlines())
 
@@ -234,12 +235,12 @@ def _renewed_line(line: str) -> str:
     role = _role_of(words)
     if role is None:
         return line
-    kept = [word for word in words if word.startswith(("#", ">")) or word in {"nopass", "off"}]
-    return role.line(" ".join(kept))
+    credentials = [word for word in words if word.startswith(("#", ">")) or word in {"nopass", "off"}]
+    return role.line(" ".join(credentials))
 
 
 def _role_of(words: Sequence[str]) -> Role | None:
-    """Return the role of the user of a line; None if it is no user of a fleet."""
+    """Return the role of a line of an ACL file; None if it defines no user of a fleet."""
     match words:
         case ["user", name, *rules]:
             pass

@@ -1,4 +1,4 @@
-"""Batches script calls: those made within one iteration of the event loop share a round trip."""
+"""Batches script calls: the calls of one iteration of the event loop share a round trip."""
 
 import asyncio
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from fetchfleet.worker.util import aio
 
 
 class ScriptBatcher:
-    """Makes each call once and passes its reply or error to its caller, as `runner.run` does."""
+    """Sends script calls in batches. Each caller receives its own reply or error, as from `runner.run`."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -20,7 +20,7 @@ class ScriptBatcher:
         self._sending: set[asyncio.Task[None]] = set()
 
     async def run(self, script: str, keys: Sequence[str], args: Sequence[runner.Arg]) -> Any:
-        """Return the script's reply. Cancelling the caller does not stop the call."""
+        """Return the reply of the script. Cancelling the caller does not stop the call."""
         loop = asyncio.get_running_loop()
         reply: asyncio.Future[Any] = loop.create_future()
         if not self._calls:
@@ -30,7 +30,7 @@ class ScriptBatcher:
         return await reply
 
     async def aclose(self) -> None:
-        """Cancel the calls under way, for their callers too."""
+        """Cancel the pending calls and their callers."""
         await aio.end(*self._sending)
 
     def _start(self) -> None:
@@ -45,10 +45,10 @@ class ScriptBatcher:
                 for reply in replies:
                     reply.cancel()
                 raise
-            except Exception as error:  # noqa: BLE001 each caller decides what to do about it
+            except Exception as error:  # noqa: BLE001 each caller handles it
                 results = [error] * len(calls)
             for reply, result in zip(replies, results, strict=True):
-                if reply.done():  # its caller was cancelled
+                if reply.done():  # the caller was cancelled
                     continue
                 if isinstance(result, Exception):
                     reply.set_exception(result)

@@ -1,7 +1,8 @@
-"""The workers that an operator has drained: they hold no lanes and take nothing in until `undrain`.
+"""The workers that an operator drains: they hold no lanes and take no messages or jobs until `undrain`.
 
-A field of the hash asks a worker to be drained, since when; ENDED asks it to take lanes again, and the worker
-removes the field. A drained worker whose field is missing writes it again: Redis may have lost it.
+keys.DRAINS is a hash with a field for each such worker. The value is the start of the drain (Unix ms). ENDED
+ends the drain; the worker then removes the field. A drained worker restores a missing field, because Redis
+may have lost it.
 """
 
 from collections.abc import Collection
@@ -12,38 +13,39 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.redis_connection import number_of, text_of
 
 ENDED = 0
-MOST = 10_000
-"""How many workers may be drained at once."""
+"""The value of a field that ends a drain."""
+MAX_MEMBERS = 10_000
+"""The most fields of the hash. A larger one is not from a fleet."""
 
 KEPT_MS = 3600 * 1000
-"""How long the field of a worker without heartbeats stays: it may be cut off from Redis."""
+"""How long the field of a worker without heartbeats stays. The worker may be cut off from Redis."""
 
 
 async def drained(redis: Redis) -> dict[str, int]:
-    """Return the instances that are asked to be drained, and since when (Unix ms)."""
-    if await redis.hlen(keys.DRAINS) > MOST:  # type: ignore[misc]
-        return {}  # another program's: a sweep removes it, and drained workers write their fields again
+    """Return the start of each drain (Unix ms), by the instance of the worker."""
+    if await redis.hlen(keys.DRAINS) > MAX_MEMBERS:  # type: ignore[misc]
+        return {}  # from another program: the sweep removes it, and drained workers restore their fields
     found = await redis.hgetall(keys.DRAINS)  # type: ignore[misc]
     return {text_of(instance): at for instance, since in found.items() if (at := number_of(since) or 0)}
 
 
 async def drain(redis: Redis, instance: str, now_ms: int) -> None:
-    """Ask a worker to give its lanes back and to take none."""
+    """Drain a worker, as of now_ms."""
     await redis.hset(keys.DRAINS, instance, str(now_ms))  # type: ignore[misc]
 
 
 async def undrain(redis: Redis, instance: str) -> None:
-    """Ask a drained worker to take lanes again."""
+    """End the drain of a worker."""
     await redis.hset(keys.DRAINS, instance, str(ENDED))  # type: ignore[misc]
 
 
 async def forget(redis: Redis, instance: str) -> None:
-    """Remove the field of a worker that has ended, or has taken lanes again."""
+    """Remove the field of a worker whose drain has ended, or that has stopped."""
     await redis.hdel(keys.DRAINS, instance)  # type: ignore[misc]
 
 
 async def forget_ended(redis: Redis, living: Collection[str], now_ms: int) -> None:
-    """Remove the fields of workers that were killed while they were drained."""
+    """Remove the fields of workers that died while they were drained. living: the live instances."""
     for instance, since_ms in (await drained(redis)).items():
         if instance not in living and now_ms - since_ms > KEPT_MS:
             await forget(redis, instance)

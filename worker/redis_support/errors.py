@@ -1,6 +1,6 @@
-"""A Redis that cannot be reached, in one sentence, and how to go on when it is back.
+"""Errors of commands about Redis: what failed, at which URL, and how to continue.
 
-Each command imports this: it must not import the log.
+Every command imports this module, so it must not import structlog.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,48 +17,51 @@ from fetchfleet.worker.observability import redact
 
 
 class UnreachableRedisError(CommandError):
-    """No Redis answers at the URL, or it rejects the credentials."""
+    """No Redis replies at the URL, or it rejects the credentials."""
 
 
 class DeniedError(CommandError):
-    """Redis does not let this user do something; worker/redis_support/permissions.py says which user may.
-
-    user: empty if it is not known. message: the message of Redis.
-    """
+    """Redis denies this user a command or key. worker/redis_support/permissions.py names the user to use."""
 
     def __init__(self, user: str, message: str) -> None:
         super().__init__(message)
         self.user = user
+        """The name of the user; empty if unknown."""
         self.message = message
+        """The error message of Redis."""
 
 
 class UnreachableFleetError(CommandError):
-    """Redis has not answered for as long as --redis-patience says; the message holds the way on."""
+    """Redis has not replied for --redis-patience seconds. The message says how to continue."""
 
     exit_code = UNREACHABLE
 
 
 GoOn = Callable[[FleetUnreachableError], str]
-"""Makes the command that goes on where an error ended one."""
+"""Returns the command that continues after the error."""
 
 
 @contextmanager
 def followed_at(redis_url: str, go_on: GoOn | None = None) -> Iterator[None]:
-    """Turn FleetUnreachableError within the block into UnreachableFleetError."""
+    """Turn FleetUnreachableError within the block into UnreachableFleetError.
+
+    go_on: returns the command to continue with; None if the same command can be repeated.
+    """
     try:
         yield
     except FleetUnreachableError as error:
-        way_on = f"go on with: {go_on(error)}" if go_on else "repeat the command when it is back"
-        # Without a cause Redis answers, and no worker has taken a message of an inbox.
+        remedy = f"continue with: {go_on(error)}" if go_on else "repeat the command when Redis is back"
+        # An error without a cause means that Redis replies, but no worker took a message of the inbox.
         message = _unreachable(redis_url, error.__cause__) if error.__cause__ else str(error)
-        raise UnreachableFleetError(f"{message}\n{way_on}") from error
+        raise UnreachableFleetError(f"{message}\n{remedy}") from error
 
 
 @contextmanager
 def redis_at(redis_url: str) -> Iterator[None]:
-    """Turn errors within the block, which talks to Redis only, into errors of a command.
+    """Turn errors of Redis within the block into errors of a command.
 
-    Raises UnreachableRedisError for a connection error, DeniedError for a refused command or key.
+    Raises UnreachableRedisError for a connection error, and DeniedError for a denied command or key. The
+    block must not use files or other sockets: every OSError counts as one of Redis.
     """
     try:
         yield
@@ -73,8 +76,8 @@ def _unreachable(redis_url: str, error: BaseException) -> str:
     message = str(error).rstrip(".")
     remedy = ""
     if "unable to get" in message or "certificate in certificate chain" in message:
-        remedy = "; name a CA of your own by ssl_ca_certs=/path/ca.pem in the URL"
+        remedy = "; to trust a private CA, add ssl_ca_certs=/path/ca.pem to the URL"
     elif "closed by server" in message or "reset by peer" in message:
-        # A server that hangs up on the first command may expect a TLS handshake.
-        remedy = "; if it speaks TLS, say rediss://" if redis_url.startswith("redis://") else ""
+        # A server that closes the connection at the first command may expect a TLS handshake.
+        remedy = "; if the server expects TLS, use rediss://" if redis_url.startswith("redis://") else ""
     return f"cannot reach Redis at {where} (--redis, FETCHFLEET_REDIS_URL): {message}{remedy}"

@@ -1,6 +1,6 @@
-"""Takes members that another program wrote out of the fleet's sorted sets, however many they are.
+"""Removes members that another program wrote to the sorted sets of the fleet, in any number.
 
-Workers read such a set from its front: a member that stands for nothing would hide what is behind it.
+Workers read a page from the front of such a set. Foreign members would hide those behind them.
 """
 
 import math
@@ -17,43 +17,48 @@ from fetchfleet.jobs.redis_connection import redis_now_ms
 from fetchfleet.jobs.scripts.sweep import MAX_JOB_ID_BYTES, NAME, remove_foreign
 from fetchfleet.worker.observability import events
 from fetchfleet.worker.observability.repeats import Repeats
-from fetchfleet.worker.redis_support.drains import MOST
+from fetchfleet.worker.redis_support.drains import MAX_MEMBERS
 from fetchfleet.worker.util.clock import mono_s
 
 CHECKED = 1_000
-"""How many members one call checks, so that Redis serves others in between."""
+"""The most members that one call checks, so that Redis can serve other clients in between."""
 
 WITHIN_S = 0.5
-"""How long one set is cleaned at most; the rest is left to the next time."""
+"""The longest time to clean one set. The next sweep continues."""
 
 MAX_NAME_BYTES = 300
-"""The longest name of a lane or a worker's instance: a host has 253 bytes at most."""
+"""The longest name of a lane or of the instance of a worker. A host has at most 253 bytes."""
 
 MAX_DEFERRED_MS = 400 * 24 * 3600 * 1000
-"""No job is deferred for longer."""
+"""The longest deferral of an arq job."""
 
 DUE = 1
-"""The score of an arq job that every clock has passed."""
+"""The score of an arq job that is due by every clock."""
 
 LEFT_BYTES = 1_000
-"""How much of a member its dead letter keeps."""
+"""The most bytes of a member that its dead letter keeps."""
 
 
 class _Range(NamedTuple):
-    """A stretch of a sorted set, and the keys of which its members have one."""
+    """A range of scores of a sorted set, and how its members are checked."""
 
     key: str
     what: str
+    """The kind of a foreign member, for logs and dead letters; empty for members that are just expired."""
     patterns: Sequence[str]
+    """Keys with a placeholder for the member. A member of the fleet has at least one of them."""
     lowest: float | str
+    """The lowest score."""
     highest: float | str
+    """The highest score."""
     max_name_bytes: int = MAX_NAME_BYTES
+    """Longer members are foreign."""
     move_to: int | None = None
-    """The score that the fleet's own members get where they do not belong."""
+    """The new score of members of the fleet, which do not belong in this range; None to leave them."""
 
 
 class ForeignMembers:
-    """One for a worker process."""
+    """Removes foreign members. One for each worker process."""
 
     def __init__(self, redis: Redis, log: FilteringBoundLogger, within_s: float = WITHIN_S) -> None:
         self._redis = redis
@@ -61,17 +66,17 @@ class ForeignMembers:
         self._within_s = within_s
         self._repeats = Repeats()
         self._checked: dict[tuple[str, bool], int] = {}
-        """Where the next stretch of a range begins."""
+        """The offset from which the next sweep checks a range."""
 
     async def remove(self) -> None:
-        """Check the front of each set and another stretch of it, and as much more as is foreign."""
+        """Check a page at the front of each range and the next page of it; more while members are foreign."""
         now_ms = await redis_now_ms(self._redis)
-        for stretch in _ranges(now_ms):
-            await self._remove(stretch)
-        await self._bound(now_ms)
+        for scores in _ranges(now_ms):
+            await self._remove(scores)
+        await self._remove_impossible(now_ms)
 
     async def remove_batches(self) -> None:
-        """Forget batches that have expired."""
+        """Remove expired batches from the list of batches."""
         await self._remove(_Range(keys.BATCHES, "", [keys.batch(NAME)], "-inf", "+inf", BATCH_ID_CHARS))
 
     async def _remove(self, stretch: _Range) -> None:
@@ -100,8 +105,8 @@ class ForeignMembers:
         if removed and stretch.what:
             await self.report(stretch.key, stretch.what, removed, first.encode())
 
-    async def _bound(self, now_ms: int) -> None:
-        """Remove deaths that no longer count or are to come, and collections of a size that no fleet has."""
+    async def _remove_impossible(self, now_ms: int) -> None:
+        """Remove deaths that are too old or in the future, and collections that are too large for a fleet."""
         async with self._redis.pipeline(transaction=False) as pipe:
             pipe.zremrangebyscore(keys.DEATHS, "-inf", now_ms - keys.DEATHS_WINDOW_MS)
             pipe.zremrangebyscore(keys.DEATHS, now_ms + keys.WORKER_TTL_MS, "+inf")
@@ -113,12 +118,12 @@ class ForeignMembers:
         for key, members in zip((keys.DEATHS, keys.DRAINS, keys.HANDED, keys.LACKING), counts, strict=True):
             if isinstance(members, Exception):
                 continue
-            if members > MOST:
+            if members > MAX_MEMBERS:
                 await self._redis.unlink(key)
                 await self.report(key, "members, more than a fleet has", members, b"")
 
     async def report(self, key: str, what: str, removed: int, first: bytes) -> None:
-        """Log that members were removed and keep one as a dead letter, unless it was logged just before."""
+        """Log that members were removed and write the first as a dead letter, at most once a minute."""
         left_out = self._repeats.admit((key, what), mono_s())
         if left_out is None:
             return
@@ -129,10 +134,10 @@ class ForeignMembers:
 
 
 def _ranges(now_ms: int) -> list[_Range]:
-    """Return the stretches to check, each with what does not belong there."""
+    """Return the ranges to check."""
     lane, job = [*keys.kinds_of_lane(NAME)], [keys.arq_job(NAME)]
     due_ms, never_ms = now_ms + GRACE_MS, now_ms + keys.LONGEST_WAIT_MS
-    # Of a worker that has died, the report may expire a moment before the next heartbeat removes its name.
+    # The report of a dead worker may expire shortly before the next heartbeat removes its name.
     reported_ms = now_ms - keys.WORKER_TTL_MS // 2
     deferred_ms = now_ms + MAX_DEFERRED_MS
     return [

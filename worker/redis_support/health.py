@@ -1,4 +1,4 @@
-"""The Redis errors of a running worker: their log lines, and when Redis last failed the lanes."""
+"""The Redis errors of a running worker: their log lines, and the time since the last one."""
 
 import re
 from collections.abc import Callable, Hashable
@@ -18,10 +18,10 @@ NO_ANSWER = "no answer"
 
 
 def kind_of(error: object) -> Hashable:
-    """Return what errors of one cause have in common, whichever call met them.
+    """Return the kind of an error: equal for errors with the same cause, whichever call failed.
 
-    A Redis that is away refuses, drops and delays connections, one after the other: that is one kind. Other
-    errors differ by their type and first word, which is Redis's own code (MISCONF, NOREPLICAS).
+    A Redis that is away refuses, drops and delays connections in turn; all of these are one kind. Other kinds
+    are the type and the first word of the message, which is the error code of Redis (MISCONF, NOREPLICAS).
     """
     if is_refusal(error):
         return "refusal", str(error)
@@ -33,20 +33,20 @@ def kind_of(error: object) -> Hashable:
 
 
 _CODE = re.compile(r"[A-Z]{3,} ")
-"""The code of an error that says something about Redis (BUSY, MISCONF); that of a failed call has none."""
+"""The code of an error about the state of Redis (BUSY, MISCONF). Errors about one call have none."""
 
 
 def concerns_all(error: object) -> bool:
-    """Return whether other calls fail for the same cause: not if only what one call meets is at fault."""
+    """Return whether other calls fail too. False for an error about the keys or arguments of one call."""
     if not isinstance(error, RedisError | OSError) or is_key_conflict(error):
         return False
     return type(error) is not ResponseError or _CODE.match(str(error)) is not None
 
 
 class RedisErrorReporter:
-    """Logs errors, each kind at once and then once a minute, and the end of the trouble.
+    """Logs each kind of error at once and then once a minute, and the end of the trouble.
 
-    One for a worker process, since its parts share one Redis.
+    One for each worker process, because all of its components share one Redis.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class RedisErrorReporter:
         self._trouble = Trouble(recovery_s)
 
     def __call__(self, error: object) -> None:
-        """Log the error, a refusal (password, ACL) at level error, unless one of its kind was just logged."""
+        """Log an error, unless its kind was logged in the last minute. Refusals are `redis.refusal`."""
         now_s, kind = self._now_s(), kind_of(error)
         self._trouble.failed(now_s)
         left_out = self._repeats.admit(kind, now_s)
@@ -70,7 +70,7 @@ class RedisErrorReporter:
             events.redis_trouble(error, left_out, self._log)
 
     def answered(self) -> None:
-        """Note that Redis answers; log the end of a trouble once no call has failed for a while."""
+        """Note a successful call. Log `redis.back` when the trouble is over (see Trouble)."""
         ended = self._trouble.succeeded(self._now_s())
         if ended is not None:
             self._repeats.forget()
@@ -78,7 +78,10 @@ class RedisErrorReporter:
 
 
 class RedisHealth:
-    """Receives the Redis errors that lanes meet. One for a worker process. Its start counts as one."""
+    """Receives the Redis errors of all components. One for each worker process.
+
+    Its creation counts as a failure of Redis.
+    """
 
     def __init__(self, errors: RedisErrorReporter, key_repair: KeyRepair) -> None:
         self._errors = errors
@@ -86,12 +89,12 @@ class RedisHealth:
         self._failed_s = mono_s()
 
     @property
-    def well_for_s(self) -> float:
-        """Seconds since Redis last failed; a call that fails alone is no failure of Redis."""
+    def since_failure_s(self) -> float:
+        """Seconds since Redis last failed. Errors that concern one call only do not count."""
         return mono_s() - self._failed_s
 
     def report(self, error: object) -> None:
-        """Log the error, and have a conflicting key repaired soon."""
+        """Log an error. If it is a key conflict, the keys are checked soon."""
         if is_key_conflict(error):
             self._key_repair.check_soon()
         elif concerns_all(error):
@@ -99,5 +102,5 @@ class RedisHealth:
         self._errors(error)
 
     def answered(self) -> None:
-        """Note that Redis answers."""
+        """Note a successful call."""
         self._errors.answered()

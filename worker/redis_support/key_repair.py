@@ -1,6 +1,6 @@
 """Repairs keys of the fleet that another program overwrote with a value of the wrong type.
 
-The value becomes a dead letter, the key is free again, and lanes that depended on it are rescheduled.
+The value becomes a dead letter, the key is removed, and lanes that depend on it are rescheduled.
 """
 
 import asyncio
@@ -22,23 +22,27 @@ from fetchfleet.worker.observability.repeats import Repeats
 from fetchfleet.worker.util.clock import mono_s
 
 KEPT_BYTES = 64 << 10
+"""The most bytes of a value that its dead letter keeps."""
 SCAN_COUNT = 1000
-LOOKED_AT = 2000
-"""How many keys of Redis one look for lost lanes passes."""
+LOST_LANES_SCAN_COUNT = 2000
+"""The number of keys that one search for lost lanes scans."""
 MAX_KEY_BYTES = 400
-"""The longest key of a lane, with the longest name of a host."""
+"""The longest key of a lane, for the longest name of a host."""
 _CONFLICT_MESSAGES = ("WRONGTYPE", "value is not an integer")
 
 
 def is_key_conflict(error: object) -> bool:
-    """Return whether Redis refused a call because a key holds a value of the wrong type."""
+    """Return whether a call failed because a key holds a value of the wrong type."""
     if not isinstance(error, ResponseError):
         return False
     return isinstance(error, KeyTypeConflictError) or any(text in str(error) for text in _CONFLICT_MESSAGES)
 
 
 class KeyRepair:
-    """One for a worker process; `run` is its task. It does not depend on arq, whose queue may be hit too."""
+    """Checks and repairs keys. One for each worker process; `run` is its task.
+
+    It does not depend on arq, whose keys may be affected too.
+    """
 
     def __init__(
         self,
@@ -53,21 +57,21 @@ class KeyRepair:
         self._report_redis_error = report_redis_error
         self._log = log
         self._check_every_s = check_every_s
-        self._wanted = asyncio.Event()
+        self._check_wanted = asyncio.Event()
         self._cursor = 0
         self._repeats = Repeats()
 
     def check_soon(self) -> None:
-        """Check now: a call met a conflicting key."""
-        self._wanted.set()
+        """Check the keys without waiting for the interval, because a call met a conflicting key."""
+        self._check_wanted.set()
 
     async def run(self) -> None:
-        """Check the keys that a fleet has once, at intervals and after `check_soon`, until cancelled."""
+        """Check the fixed keys of the fleet at intervals and after `check_soon`, until cancelled."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._check_every_s):
-                    await self._wanted.wait()
-            self._wanted.clear()
+                    await self._check_wanted.wait()
+            self._check_wanted.clear()
             try:
                 await self.quarantine({**keys.FIXED, keys.ARQ_ABORTS: "zset"})
             except (RedisError, OSError) as error:
@@ -75,9 +79,9 @@ class KeyRepair:
                 await asyncio.sleep(1)
 
     async def repair(self, error: object, lane: str, others: Mapping[str, str] | None = None) -> bool:
-        """Repair the conflict that caused the error, at a key of the lane or one of the others.
+        """Repair the key that caused the error: one of the lane, a fixed one, or one of `others`.
 
-        others: the type of each such key. Returns whether a key was repaired.
+        others: the type that each further key should have. Return whether a key was repaired.
         """
         if not is_key_conflict(error):
             return False
@@ -87,9 +91,10 @@ class KeyRepair:
         return bool(await self.quarantine(kinds, lane))
 
     async def quarantine(self, kinds: Mapping[str, str], lane: str | None = None) -> list[ConflictingKey]:
-        """Move values of the wrong type to the dead letters and repair what depends on their keys.
+        """Move values of the wrong type to the dead letters, and repair the lanes that depend on their keys.
 
-        kinds: the type that each key should have. lane: the lane that met the conflict.
+        kinds: the type that each key should have. lane: the lane of the failed call; None if unknown. Return
+        the keys whose values were moved.
         """
         moved = await quarantine(self._redis, kinds, kept_bytes=KEPT_BYTES)
         for found in moved:
@@ -99,7 +104,7 @@ class KeyRepair:
         names = {found.key for found in moved}
         prefix = keys.lane("")
         lanes = {lane} if lane else {key.removeprefix(prefix) for key in names if key.startswith(prefix)}
-        if names & {keys.ATTENTION, keys.BACKLOG}:  # the lanes are known from their own keys only
+        if names & {keys.ATTENTION, keys.BACKLOG}:  # they depend on all lanes, which only a scan finds
             async for key in self._redis.scan_iter(match=f"{prefix}*", count=SCAN_COUNT):
                 lanes.add(key.decode(errors="replace").removeprefix(prefix))
         await repair_lanes(self._redis, lanes, lease_ms=self._lease_ms)
@@ -108,24 +113,26 @@ class KeyRepair:
         return moved
 
     async def find_lost_lanes(self) -> None:
-        """Put lanes back into the schedule if they were removed from it; looks at one stretch of the keys."""
-        self._cursor, found = await self._redis.scan(self._cursor, match=keys.LANE_KEYS, count=LOOKED_AT)
-        texts = [key.decode() for key in found if is_text(key) and len(key) <= MAX_KEY_BYTES]
+        """Scan the next part of all keys for lanes that are missing in keys.ATTENTION, and restore them."""
+        self._cursor, page = await self._redis.scan(
+            self._cursor, match=keys.LANE_KEYS, count=LOST_LANES_SCAN_COUNT
+        )
+        names = [key.decode() for key in page if is_text(key) and len(key) <= MAX_KEY_BYTES]
         prefix = keys.lane("")
-        lanes = {key.removeprefix(prefix) for key in texts if key.startswith(prefix)}
-        with_fetches = {keys.lane_of(key) for key in texts if not key.startswith(prefix)}
+        lanes = {key.removeprefix(prefix) for key in names if key.startswith(prefix)}
+        with_fetches = {keys.lane_of(key) for key in names if not key.startswith(prefix)}
         lost = await unscheduled(self._redis, lanes - {""}, with_fetches - {""})
         await repair_lanes(self._redis, lost, lease_ms=self._lease_ms)
 
     def _log_conflict(self, key: str, found: str, wanted: str) -> None:
-        """Log the conflict, unless the same one was logged a moment ago: another program may write again."""
+        """Log a conflict, at most once a minute: the other program may write repeatedly."""
         left_out = self._repeats.admit((key, found), mono_s())
         if left_out is not None:
             events.conflicting_key(key, found, wanted, left_out, self._log)
 
 
 class RepairingSubmitter(Submitter):
-    """Submits for the inbox and arq jobs, where no producer waits for the report of a conflicting key."""
+    """Submits for the inbox and arq jobs. It repairs conflicting keys: no producer waits for an error."""
 
     def __init__(self, key_repair: KeyRepair, redis: Redis, notify: Notify, limits: Limits) -> None:
         super().__init__(redis, notify, limits)
@@ -139,7 +146,7 @@ class RepairingSubmitter(Submitter):
         when_full: WhenFull = "raise",
         check: Callable[[int, Any], None] | None = None,
     ) -> Receipt:
-        """Submit as Submitter does; repair a conflicting key and try again if that is idempotent."""
+        """Submit as Submitter does. Repair a conflicting key and try again if a repetition is idempotent."""
         try:
             return await super().submit(fetches, batch_id=batch_id, when_full=when_full, check=check)
         except KeyTypeConflictError as error:
@@ -151,7 +158,7 @@ class RepairingSubmitter(Submitter):
     async def submit_part(
         self, fetches: Sequence[Submittable], *, batch_id: str, part: int, last: bool
     ) -> Receipt:
-        """Submit as Submitter does; repair a conflicting key and try again."""
+        """Submit as Submitter does. Repair a conflicting key and try again."""
         try:
             return await super().submit_part(fetches, batch_id=batch_id, part=part, last=last)
         except KeyTypeConflictError as error:

@@ -1,6 +1,6 @@
 """Ends fetches whose entries were lost or damaged in Redis, so that every fetch ends once.
 
-The record of a batch knows its open fetches without their entries.
+The record of a batch lists its open fetches independently of their entries.
 """
 
 from contextlib import suppress
@@ -15,15 +15,16 @@ from fetchfleet.jobs.scripts.batches import end_lost, late_batches
 from fetchfleet.worker.observability.log import Event
 
 GRACE_S = 60.0
-"""After the last deadline of a batch. Lanes end their own fetches within seconds."""
+"""The time after the last deadline of a batch. Lanes end their own fetches within seconds."""
 
 BATCHES_AT_ONCE = 200
+"""The most batches that one run checks."""
 FETCHES_AT_ONCE = 500
-"""Of one batch in one run."""
+"""The most fetches of one batch that one run ends."""
 
 
 class LostFetches:
-    """Ends lost fetches with the reason `deadline`. to_all_results: in the stream of all batches too."""
+    """Ends lost fetches with the reason `deadline`."""
 
     def __init__(
         self,
@@ -34,6 +35,7 @@ class LostFetches:
         to_all_results: bool = True,
         grace_s: float = GRACE_S,
     ) -> None:
+        """to_all_results: write the results to the stream of all results too."""
         self._redis = redis
         self._worker_id = worker_id
         self._log = log
@@ -42,7 +44,7 @@ class LostFetches:
         self._next = 0
 
     async def end(self, now_ms: int) -> None:
-        """Look at the next ones of the batches; end what is lost in those that are late."""
+        """Check the next BATCHES_AT_ONCE batches, and end the open fetches of those that are late."""
         late = await late_batches(
             self._redis, skip=self._next, most=BATCHES_AT_ONCE, before_ms=now_ms - self._grace_ms
         )

@@ -1,4 +1,4 @@
-"""The Redis users of ops/users.acl, and the refusal of a command in words: which user may."""
+"""Error messages for denied commands: which Redis user was denied what, and which user to use."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,16 +11,16 @@ from fetchfleet.worker.redis_support import acl
 from fetchfleet.worker.redis_support.errors import DeniedError
 
 ROLES = {role.name: role.may for role in acl.ROLES}
-"""The rights of each user of ops/users.acl."""
+"""The permitted work of each user of ops/users.acl, in words."""
 
 _NEEDS = {
     **dict.fromkeys(("submit", "batches", "results", "cancel"), acl.PRODUCER.name),
     **dict.fromkeys(("run", "worker", "health"), acl.WORKER.name),
 }
 _VIA_INBOX = {"submit", "results", "cancel"}
-_TRUST = {
-    acl.PRODUCER.name: "is trusted as workers are",
-    acl.OPERATOR.name: "is trusted as workers are",
+_CONDITIONS = {
+    acl.PRODUCER.name: "is as trusted as a worker",
+    acl.OPERATOR.name: "is as trusted as a worker",
     acl.WORKER.name: "is a worker",
 }
 _DENIED = re.compile(r"run the '([^']+)' command")
@@ -33,7 +33,7 @@ def needed_for(command: str) -> str:
 
 
 def user_of(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
-    """Return the Redis user of a command's arguments and environment; empty if its URL cannot be read."""
+    """Return the Redis user in the arguments or the environment of a command; empty if the URL is invalid."""
     url = environment.get("FETCHFLEET_REDIS_URL", "")
     for argument, value in zip(arguments, [*arguments[1:], ""], strict=True):
         if argument.startswith("--redis="):
@@ -47,7 +47,7 @@ def user_of(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
 
 
 def denial_in(error: BaseException | None) -> DeniedError | None:
-    """Return the refusal that caused an error; None if it has another cause."""
+    """Return the denial among the causes of an error; None if there is none."""
     while error is not None:
         if isinstance(error, DeniedError):
             return error
@@ -59,22 +59,22 @@ def denial_in(error: BaseException | None) -> DeniedError | None:
 
 
 def explained(command: str, denial: DeniedError) -> str:
-    """Return which user was denied what by a command, which user may, and how to become that one."""
+    """Return the message for a command that was denied: what was denied, and which user to use instead."""
     found = _DENIED.search(denial.message)
     denied = f"may not run {found[1]}" if found else f"is refused: {redact.text(denial.message).strip('.')}"
     needed = needed_for(command)
     if denial.user == needed:
         remedy = (
             f"The user {needed} of this version of fetchfleet may: fetchfleet acl --keep users.acl prints"
-            " your file of users with the rights of this version; let Redis load that"
+            " your file of users with the rights of this version; load that file in Redis"
         )
     else:
         own = f" ({denial.user} may {ROLES[denial.user]})" if denial.user in ROLES else ""
         remedy = (
             f"The user {needed} of ops/users.acl may{own}: name it in the URL, redis://{needed}:PASSWORD@…"
-            f" (--redis, FETCHFLEET_REDIS_URL), if what runs here {_TRUST[needed]}"
+            f" (--redis, FETCHFLEET_REDIS_URL), if this program {_CONDITIONS[needed]}"
         )
         if command in _VIA_INBOX and denial.user not in ROLES.keys() - {acl.PUSHER.name}:
-            remedy += ". A user with an inbox: --via inbox"
+            remedy += ". A user with an inbox can use --via inbox"
     user = f"the Redis user {denial.user}" if denial.user else "this Redis user"
     return f"{command}: {user} {denied}. {remedy}. docs/security.md lists what each user may do"

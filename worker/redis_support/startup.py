@@ -1,4 +1,4 @@
-"""Startup checks: Redis answers, has loaded its data, can be worked with, and evicts no keys."""
+"""Startup checks: Redis replies, has its data loaded, a supported version and mode, and evicts no keys."""
 
 import asyncio
 import re
@@ -23,18 +23,18 @@ from fetchfleet.worker.redis_support.errors import redis_at
 LOADING_PAUSE_S = 0.5
 
 LEAST_VERSION = (6, 2)
-"""The first Redis with all commands of jobs/lua and of the inbox: BLMOVE, LPOP with a count, XTRIM MINID."""
+"""The first version with all required commands: BLMOVE, LPOP with a count, XTRIM MINID."""
 
 
 class RefusedRedisError(CommandError):
-    """A Redis that a worker cannot use; the message holds the remedy."""
+    """A worker cannot use this Redis. The message says what to change."""
 
 
 async def await_usable_redis(redis: Redis, redis_url: str, log: FilteringBoundLogger) -> None:
-    """Return once Redis has loaded its data, however long that takes.
+    """Return when Redis has loaded its data, however long that takes.
 
-    At startup a Redis that does not answer is an error; a running worker waits for it. Raises
-    RefusedRedisError or UnreachableRedisError.
+    Raises UnreachableRedisError if Redis does not reply, because the URL may be wrong; only a running worker
+    waits for Redis. Raises RefusedRedisError if a worker cannot use this Redis.
     """
     with redis_at(redis_url):
         logged = False
@@ -50,20 +50,20 @@ async def await_usable_redis(redis: Redis, redis_url: str, log: FilteringBoundLo
             logged = True
             await asyncio.sleep(LOADING_PAUSE_S)
         try:
-            # Not CONFIG GET: a user who may call that can read Redis's own passwords.
+            # Not CONFIG GET: a user with that right can read the passwords of Redis.
             info: dict[str, Any] = await redis.info()
         except UnsupportedRedisError:
             raise
         except ResponseError:
-            return  # a managed Redis may deny it
+            return  # a managed Redis may deny INFO
     if refused := refusal_of(info):
         raise refused
 
 
 def refusal_of(info: Mapping[str, Any]) -> RefusedRedisError | None:
-    """Return the error of a Redis, by its INFO, that a worker cannot use.
+    """Return the error of a Redis that a worker cannot use; None if it can. info: the reply of INFO.
 
-    Its exit code is BAD_USE if only another Redis would help.
+    The exit code of the error is BAD_USE if only another Redis would help.
     """
     mode = info.get("redis_mode") or info.get("server_mode")  # of Redis, of Valkey
     version = str(info.get("redis_version", ""))
@@ -71,7 +71,8 @@ def refusal_of(info: Mapping[str, Any]) -> RefusedRedisError | None:
         return RefusedRedisError(CLUSTER_MODE, BAD_USE)
     if mode == "sentinel":
         return RefusedRedisError(
-            "the Redis URL is the URL of a Sentinel, which stores nothing: give that of the primary", BAD_USE
+            "the Redis URL is the URL of a Sentinel, which stores no data: give the URL of the primary",
+            BAD_USE,
         )
     numbers = re.match(r"(\d+)\.(\d+)", version)
     if numbers and (int(numbers[1]), int(numbers[2])) < LEAST_VERSION:
@@ -90,27 +91,27 @@ def refusal_of(info: Mapping[str, Any]) -> RefusedRedisError | None:
 
 
 async def check_rights(redis: Redis) -> None:
-    """Run what Redis denies the users of earlier versions; raise NoPermissionError.
+    """Run a command that users of earlier versions may not run. Raises NoPermissionError.
 
-    A script to which it is denied only after a write would leave its work half done.
+    A script that is denied the command after a write would otherwise leave its work incomplete.
     """
     try:
         await redis.bitfield(keys.record("0" * BATCH_ID_CHARS)).get("u1", 0).execute()
     except NoPermissionError:
         raise
     except ResponseError:
-        return  # allowed; another program has written to the key
+        return  # permitted, but another program wrote a value of another type to the key
 
 
 @contextmanager
 def startup_permissions() -> Iterator[None]:
-    """Turn a command that Redis denies or lacks, within the block, into RefusedRedisError."""
+    """Turn errors for denied or unknown commands within the block into RefusedRedisError."""
     try:
         yield
     except NoPermissionError as error:
         raise RefusedRedisError(
             f"Redis does not let a worker do its work: {redact.text(error)};"
-            " use the user worker of ops/users.acl. If it is that of an earlier version:"
+            " use the user worker of ops/users.acl. If that user is from an earlier version:"
             " fetchfleet acl --keep users.acl prints your file of users with the rights of this version"
         ) from error
     except UnsupportedRedisError:
@@ -119,7 +120,7 @@ def startup_permissions() -> Iterator[None]:
         if "unknown command" not in str(error).lower():
             raise
         raise RefusedRedisError(
-            f"Redis lacks a command that a worker needs: {redact.text(error)}; remove its rename-command from"
-            " the configuration of Redis",
+            f"Redis lacks a command that a worker needs: {redact.text(error)}; remove its rename-command line"
+            " from the configuration of Redis",
             BAD_USE,
         ) from error

@@ -138,7 +138,7 @@ class Sweep:
     async def once(self) -> None:
         """Reclaim overdue lanes, unless Redis has just failed; then repair the rest, whatever fails."""
         try:
-            if self._health.well_for_s >= self._reclaim_delay_s:
+            if self._health.since_failure_s >= self._reclaim_delay_s:
                 await self._reclaimer.run()
         finally:
             await self._foreign.remove()

@@ -119,7 +119,7 @@ async def exits_with_3(command: Command) -> list[str]:
     assert 3 == ended.code, ended
     assert 1 == len(ended.of_redis), ended
     assert "cannot reach Redis at" in ended.said[-2]
-    program, *words = shlex.split(ended.said[-1].removeprefix("go on with: "))
+    program, *words = shlex.split(ended.said[-1].removeprefix("continue with: "))
     assert "fetchfleet" == program, ended
     return words
 

@@ -102,8 +102,8 @@ def no_tls(tls: TlsRedis) -> str:
 WRONG = [
     (wrong_host, "IP address mismatch"),
     (wrong_authority, "certificate verify failed"),
-    (no_authority, "name a CA of your own by ssl_ca_certs=/path/ca.pem"),
-    (no_tls, "if it speaks TLS, say rediss://"),
+    (no_authority, "add ssl_ca_certs=/path/ca.pem to the URL"),
+    (no_tls, "if the server expects TLS, use rediss://"),
 ]
 
 

@@ -264,4 +264,4 @@ def test_a_pusher_has_the_inbox_and_the_batches_of_its_name(admin: "redis.Redis"
     for name in ("*", "a*", "a b", "a:b", "", "taken", "newer", "worker", "default", "UPPER", "a" * 33):
         refused = CliRunner().invoke(app, ["acl", "--pusher", name])
         assert (BAD_USE, "") == (refused.exception.exit_code, refused.stdout)  # type: ignore[union-attr]
-        assert f"{name!r} is no name of an inbox" in str(refused.exception)
+        assert f"{name!r} is not a valid inbox name" in str(refused.exception)

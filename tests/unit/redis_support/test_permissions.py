@@ -56,7 +56,7 @@ def test_the_user_is_that_of_the_given_url(arguments: list[str], expected: str) 
         (DeniedError("", "No permissions to access a key"), ("this Redis user is refused: No permissions",)),
         (
             DeniedError("producer", ZRANGE),
-            ("(producer may enqueue and cancel", "if what runs here is trusted"),
+            ("(producer may enqueue and cancel", "if this program is as trusted"),
         ),
         (DeniedError("operator", ZRANGE), ("fetchfleet acl --keep users.acl",)),
         (DeniedError("default", "script http://u:pw@h/?token=t"), ("the Redis user default is refused",)),
@@ -83,6 +83,6 @@ def test_a_denial_points_a_user_with_an_inbox_to_via_inbox(user: str, *, has: bo
 
 def test_a_missing_worker_is_not_reported_as_a_missing_redis() -> None:
     """A producer with an inbox waits for a worker, while Redis answers."""
-    said = r"\Ano worker .*\ngo on with: x\Z"
+    said = r"\Ano worker .*\ncontinue with: x\Z"
     with pytest.raises(UnreachableFleetError, match=said), followed_at("redis://h", lambda _: "x"):
         raise FleetUnreachableError("no worker has answered", "f" * 16)
