@@ -1,1 +1,1 @@
-"""Fetches that come in by the inbox or as arq jobs. The Python client writes to lanes itself (jobs/)."""
+"""Ingress of fetches by the inbox and as arq jobs. The Python client writes to lanes directly (jobs/)."""

@@ -1,4 +1,4 @@
-"""The arq ingress: fetches that plain arq enqueued as jobs, whose result is a receipt."""
+"""The arq ingress: fetches that producers enqueue as jobs with arq's own client. The result is a receipt."""
 
 import asyncio
 import reprlib
@@ -20,15 +20,18 @@ from fetchfleet.worker.observability.log import Event
 
 FETCH = "fetch"
 REFUSED = "refused"
-"""The function that a job gets if it is not JSON or asks for a function that does not exist."""
+"""The function that replaces that of an invalid job: not JSON, or with an unknown function."""
 
 EXCERPT_CHARS = 200
+"""The most characters of an invalid job in its dead letter."""
 MAX_TIME_MS = 1 << 45
+"""The latest enqueue time of a valid job, in Unix ms: about the year 3000."""
 MAX_TRY = 1_000_000
+"""The highest number of a try of a valid job."""
 
 
 class ArqIngress:
-    """Enqueues the fetches of arq jobs; an invalid job becomes a dead letter."""
+    """Enqueues the fetches of arq jobs. An invalid job becomes a dead letter."""
 
     def __init__(self, redis: Redis, submitter: Submitter, log: FilteringBoundLogger) -> None:
         self._redis = redis
@@ -37,18 +40,18 @@ class ArqIngress:
         self._unsupported_log = UnsupportedVersionLog("arq", log)
 
     async def fetch(self, run_id: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Enqueue the fetches and return the receipt.
+        """Enqueue the fetches of a job and return the receipt.
 
-        run_id: the same for each run of the same job, so that it is enqueued once. Raises InvalidFetchError,
-        NewerMessageError, BatchError or FullError.
+        args, kwargs: the arguments of the job. run_id: equal for each try of the same job, so its fetches are
+        enqueued once. Raises InvalidFetchError, NewerMessageError, BatchError or FullError.
         """
         try:
-            check_version(kwargs.get("v", 1))  # first: a newer call may have any form
+            check_version(kwargs.get("v", 1))  # first, because a newer call may have any form
             if len(args) != 1 or kwargs.keys() - {"batch", "v"}:
                 raise InvalidFetchError(  # noqa: TRY301 handled as those of read_arguments
-                    "call fetch(what), with batch=… or v=… if you like; what is a fetch or a list of them"
+                    "call fetch(fetches), optionally with batch=… or v=…; fetches is one fetch or a list"
                 )
-            # In a thread: there may be 100,000 fetches, and lanes need the loop for their leases.
+            # In a thread: a list of 100,000 fetches would delay the renewal of leases.
             order = await asyncio.to_thread(read_arguments, args[0], kwargs.get("batch"))
             batch_id = order.batch or batch_id_for(run_id)
             receipt = await self._submitter.submit(order.fetches, batch_id=batch_id)
@@ -76,32 +79,40 @@ class _Job(msgspec.Struct):
     """An arq job in the form that arq's serializer receives."""
 
     f: str
+    """The name of the function."""
     a: list[Any]
+    """The positional arguments."""
     k: dict[str, Any]
+    """The keyword arguments."""
     et: Annotated[int, msgspec.Meta(ge=0, le=MAX_TIME_MS)]
+    """The enqueue time in Unix ms."""
     t: Annotated[int, msgspec.Meta(ge=0, le=MAX_TRY)] | None = None
+    """The number of the try."""
 
 
 _decode = msgspec.json.Decoder(_Job).decode
 
 
 def read_job(known: frozenset[str], raw: bytes) -> dict[str, Any]:
-    """Decode an arq job; return a REFUSED job with the reason if it is invalid. Nothing is ever unpickled."""
+    """Decode an arq job. If it is invalid, return a REFUSED job with the reason. Nothing is ever unpickled.
+
+    known: the names of the functions.
+    """
     if len(raw) > MAX_INPUT_BYTES:
-        note = f"the job has {len(raw)} bytes, {MAX_INPUT_BYTES} are the most"
+        note = f"the job must have at most {MAX_INPUT_BYTES} bytes, got {len(raw)}"
         return _refusal(note, repr(raw[:EXCERPT_CHARS]))
     try:
         job = _decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        note = "not an arq job as JSON; set the JSON serializer (a pickle is never loaded)"
+        note = "not an arq job in JSON; use a JSON serializer (pickles are never loaded)"
         return _refusal(note, repr(raw[:EXCERPT_CHARS]))
     if job.f not in known:
-        return _refusal(f"there is no function {job.f!r} here; call {FETCH!r}", _excerpt(job.a))
+        return _refusal(f"unknown function {job.f!r}; call {FETCH!r}", _excerpt(job.a))
     return msgspec.structs.asdict(job)
 
 
 def write_result(result: Any) -> bytes:
-    """Encode a job's result as JSON, an exception as its message; leave out arguments that are not JSON."""
+    """Encode the result of a job as JSON, an exception as its message. Drop arguments that are not JSON."""
     try:
         return msgspec.json.encode(result, enc_hook=_as_text)
     except (ValueError, RecursionError):

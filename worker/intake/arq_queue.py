@@ -1,7 +1,7 @@
-"""arq's queue, without what arq could neither run nor drop.
+"""A client for arq's worker that hides members of the queue which arq can neither run nor drop.
 
-arq looks at the first few hundred members. It skips one with the score 0 or with a job in progress, and one
-that is no text or has an infinite score ends its loop: such members would hide every job behind them.
+arq reads the first few hundred members. It skips those with the score 0 or with a job in progress. A member
+that is not UTF-8, or has an infinite score, ends its loop. Such members would block every job behind them.
 """
 
 from collections.abc import Awaitable, Callable
@@ -17,29 +17,31 @@ from fetchfleet.jobs.scripts.sweep import due_jobs
 from fetchfleet.worker.intake.arq_jobs import REFUSED
 
 LISTED = 128
-"""How many jobs one look returns: more than a worker runs at once."""
+"""The most jobs in one reply: more than a worker runs at once."""
 
 CHECKED = 2_000
-"""How many members one call checks, so that Redis serves others in between."""
+"""The most members that one call checks, so that Redis can serve other clients in between."""
 
-MOST_CALLS = 10
+MAX_CALLS = 10
+"""The most calls for one read of the queue."""
 
 OnForeign = Callable[[str, str, int, bytes], Awaitable[None]]
-"""Called for removed members with the key, their kind, their number, and the first of them."""
+"""Called after members were removed, with the key, their kind, their number, and the first one."""
 
 NO_JOB = "member without a job"
 
 
 class VettedQueue(ArqRedis):
-    """The client of arq's worker. arq reads its queue with `zrangebyscore`, and gets jobs only."""
+    """The Redis client of arq's worker. arq reads the queue with `zrangebyscore`, which returns only jobs."""
 
     on_foreign: OnForeign | None = None
+    """Reports removed members."""
 
     async def zrangebyscore(self, name: Any, *args: Any, **how: Any) -> Any:
-        """Return the members with these scores; of arq's queue, those that have a job which may run now."""
+        """Return the members with these scores; for arq's queue, only those whose job may run now."""
         if name != keys.QUEUE or args:
             return await super().zrangebyscore(name, *args, **how)
-        for _ in range(MOST_CALLS):
+        for _ in range(MAX_CALLS):
             due = await due_jobs(
                 self,
                 until_ms=how["max"],
@@ -56,7 +58,7 @@ class VettedQueue(ArqRedis):
 
 
 def vetted_queue(pool: ConnectionPool, on_foreign: OnForeign | None = None) -> VettedQueue:
-    """Return the client on this connection pool. Jobs are JSON, as those of `arq_client`."""
+    """Return a client on this connection pool. Jobs are JSON, as for `arq_client`."""
     queue = VettedQueue(
         pool_or_conn=pool,
         job_serializer=serialize,

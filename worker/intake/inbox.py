@@ -1,8 +1,8 @@
-"""Empties the inboxes: one worker of the fleet at a time, many messages at once, none lost by a crash.
+"""Reads the inboxes: one worker of the fleet at a time, in batches, without losing messages in a crash.
 
-A worker moves messages to a list that only it reads, enqueues them under a batch id kept with them, and then
-drops them. After a crash the next worker enqueues them again under the same id, which changes nothing for
-those already enqueued. The shared inbox and the named ones take turns, so a flood in one delays no other.
+The worker moves messages to the taken list, under a batch ID stored with them. It enqueues them and then
+drops them. After a crash the next worker enqueues them again under the same ID, which has no effect on those
+already enqueued. The shared inbox and the named ones take turns, so a flood in one does not delay others.
 """
 
 import asyncio
@@ -33,38 +33,41 @@ from fetchfleet.worker.util import aio
 from fetchfleet.worker.util.clock import mono_s
 
 MESSAGES_AT_ONCE = 500
+"""The most messages in one turn of an inbox."""
 BYTES_AT_ONCE = 4 << 20
-RENEWALS_A_LEASE = 3
+"""The most bytes of messages in one turn of an inbox."""
+RENEWALS_PER_LEASE = 3
 WAIT_S = 1
-"""How long to look at empty inboxes before the lease is renewed."""
+"""The longest time to poll empty inboxes without a renewal, and the interval to read their names."""
 MAX_INBOXES = 1000
-"""The most named inboxes: each is looked at every `look_s`."""
+"""The most named inboxes. Each is polled every `look_s`."""
 SHARED = ""
-"""The name of the inbox without a name."""
+"""Stands for the name of the shared inbox."""
 
 Repair = Callable[[Mapping[str, str]], Awaitable[Any]]
-"""Moves values of other types than these, by key, to the dead letters; returns what it moved."""
+"""Takes the type that each key should have; moves other values to the dead letters and returns them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InboxTimings:
-    """The time for which the inboxes are held, and the wait before the next look."""
+    """The lease of the inboxes, and the waits before they are read again."""
 
     lease_ms: int = 5_000
+    """The time for which one worker holds the inboxes without a renewal."""
     look_s: float = 0.05
-    """Between two looks at empty inboxes. A blocking command would read messages of any size."""
+    """The interval to poll empty inboxes. A blocking command would read messages of any size."""
     other_owner_s: float = 1.0
-    """While another worker holds the inboxes."""
+    """The wait while another worker holds the inboxes."""
     full_s: float = 0.5
-    """While the backlog limit or Redis's memory is reached."""
+    """The wait of an inbox while the backlog limit is reached or Redis is out of memory."""
     failed_s: float = 0.5
-    """After a Redis error."""
+    """The wait after an error."""
     unsupported_s: float = 3.0
-    """While messages that a newer worker has begun to enqueue wait for one."""
+    """The wait of an inbox whose taken messages only a newer worker can enqueue."""
 
 
 class InboxLease:
-    """The hold of one worker on the inboxes."""
+    """The lease by which one worker holds the inboxes."""
 
     def __init__(self, redis: Redis, token: str, lease_ms: int) -> None:
         self._redis = redis
@@ -72,63 +75,64 @@ class InboxLease:
         self._lease_ms = lease_ms
 
     async def renew(self) -> bool:
-        """Renew the lease; returns whether the inboxes are still this worker's."""
+        """Renew the lease. Return whether this worker still holds the inboxes."""
         return await scripts.inbox_renew(self._redis, token=self._token, lease_ms=self._lease_ms)
 
     async def keep(self) -> None:
-        """Renew the lease until the inboxes are another worker's."""
+        """Renew the lease at intervals, until another worker holds the inboxes."""
         held = True
         while held:
-            await asyncio.sleep(self._lease_ms / 1000 / RENEWALS_A_LEASE)
+            await asyncio.sleep(self._lease_ms / 1000 / RENEWALS_PER_LEASE)
             with contextlib.suppress(RedisError, OSError):
                 held = await self.renew()
 
     async def end(self) -> None:
-        """Let another worker have the inboxes at once."""
+        """Release the inboxes, so that another worker can take over at once."""
         with contextlib.suppress(RedisError, OSError):
             await scripts.inbox_renew(self._redis, token=self._token, lease_ms=0)
 
 
 class InboxTurns:
-    """The inbox that is served next, while this worker empties them.
-
-    Those that wait for room, or had an error, are left out until a time by the monotonic clock.
-    """
+    """The order in which this worker serves the inboxes, while it holds them."""
 
     def __init__(self, reads: int) -> None:
         self.reads = reads
+        """The newest version of a message that this worker reads."""
         self.ready: deque[str] = deque()
+        """The inboxes to serve next."""
         self.waiting: dict[str, TakenMessages] = {}
-        """Messages that wait for room, by inbox."""
+        """By inbox, the taken messages that wait because the backlog is full."""
         self.recalled: set[str] = set()
-        """Inboxes of which no message that was put aside is for this worker."""
-        self._to_recall: dict[str, int] = {}
+        """The inboxes whose deferred messages have all been checked by this worker."""
+        self._unchecked: dict[str, int] = {}
+        """By inbox, the number of deferred messages that have not been checked."""
         self._not_before_s: dict[str, float] = {}
+        """By inbox, the time (monotonic) until which it is not served."""
 
-    def leave_out(self, inbox: str, until_s: float) -> None:
-        """Serve the inbox no more until then."""
+    def skip_until(self, inbox: str, until_s: float) -> None:
+        """Do not serve the inbox until until_s (monotonic)."""
         self._not_before_s[inbox] = until_s
 
     def may_serve(self, inbox: str, now_s: float) -> bool:
-        """Return whether the inbox is not left out now."""
+        """Return whether the inbox may be served now."""
         return self._not_before_s.get(inbox, 0) <= now_s
 
     def keys_of(self, inbox: str) -> list[str]:
-        """Return the keys of which one exists if the inbox is to be served."""
-        aside = [] if inbox in self.recalled else [keys.newer(inbox)]
-        return [keys.inbox(inbox), keys.taken(inbox), *aside]
+        """Return the keys of the inbox. If one of them exists, the inbox has messages for this worker."""
+        deferred = [] if inbox in self.recalled else [keys.newer(inbox)]
+        return [keys.inbox(inbox), keys.taken(inbox), *deferred]
 
-    def note_recall(self, inbox: str, looked_at: int, aside: int) -> None:
-        """Note that so many of the messages aside were looked at; each is looked at once."""
-        left = self._to_recall.pop(inbox, aside) - looked_at
-        if left > 0 and looked_at:
-            self._to_recall[inbox] = left
+    def note_recall(self, inbox: str, checked: int, deferred: int) -> None:
+        """Note that `checked` of the `deferred` messages were checked. Each is checked once."""
+        unchecked = self._unchecked.pop(inbox, deferred) - checked
+        if unchecked > 0 and checked:
+            self._unchecked[inbox] = unchecked
         else:
             self.recalled.add(inbox)
 
 
 class InboxReader:
-    """One for a worker process; `run` is its task."""
+    """Enqueues the messages of the inboxes. One for each worker process; `run` is its task."""
 
     def __init__(
         self,
@@ -139,19 +143,20 @@ class InboxReader:
         log: FilteringBoundLogger,
         timings: InboxTimings | None = None,
         *,
-        open_door: asyncio.Event | None = None,
+        accepts: asyncio.Event | None = None,
         reads: int | None = None,
         repair: Repair | None = None,
     ) -> None:
-        """open_door: set while this worker may take messages; None for always.
+        """accepts: set while this worker may take messages; None for always.
 
-        reads: the newest version of a message that this worker reads, MESSAGE_VERSION if None.
+        reads: the newest version of a message that this worker reads; MESSAGE_VERSION if None. repair: called
+        after a key conflict; None to report the error only.
         """
         self._redis: Redis = connect(redis_url)
         self._token = f"{worker_id} {new_batch_id()}"
         self._timings = timings or InboxTimings()
         self.lease = InboxLease(self._redis, self._token, self._timings.lease_ms)
-        self._open_door = open_door
+        self._accepts = accepts
         self._submitter = submitter
         self._report_redis_error = report_redis_error
         self._log = log
@@ -159,7 +164,7 @@ class InboxReader:
         self._repair = repair
         self._repeats = Repeats()
         self._turns: InboxTurns | None = None
-        """None while another worker empties the inboxes."""
+        """None while another worker holds the inboxes."""
         self._orders: dict[str, InboxOrders] = {}
         self._names: list[str] = []
         self._names_found: set[str] = set()
@@ -167,14 +172,14 @@ class InboxReader:
         self._names_read_s = float("-inf")
 
     async def run(self) -> None:
-        """Empty the inboxes whenever no other worker does, until cancelled."""
+        """Serve the inboxes whenever no other worker holds them, until cancelled."""
         while True:
             try:
                 await self.step()
             except OutOfMemoryError as error:
                 self._log_full(error)
                 await asyncio.sleep(self._timings.full_s)
-            except Exception as error:  # noqa: BLE001 no other worker takes over while this one lives
+            except Exception as error:  # noqa: BLE001 no other worker takes over while this one renews the lease
                 self._report_redis_error(error)
                 await asyncio.sleep(self._timings.failed_s)
 
@@ -184,26 +189,26 @@ class InboxReader:
         await self._redis.connection_pool.aclose()
 
     async def step(self) -> None:
-        """Serve the next inbox; wait if all are empty or another worker has them."""
-        door = self._open_door
-        if door is not None and not door.is_set():
+        """Serve the next inbox, or wait if all are empty or another worker holds them."""
+        accepts = self._accepts
+        if accepts is not None and not accepts.is_set():
             await self.lease.end()
             self._turns = None
-            await door.wait()
+            await accepts.wait()
         inbox = SHARED
         try:
             inbox = await self._next_inbox()
-            if door is None or door.is_set():
+            if accepts is None or accepts.is_set():
                 await self._serve(inbox)
         except Exception as error:
-            self._leave_out(inbox, self._timings.failed_s)
+            self._skip(inbox, self._timings.failed_s)
             if self._repair is None or not isinstance(error, ResponseError):
                 raise
             if not await self._repair(_kinds_at_fault(error, inbox)):
                 raise
 
     async def take(self, inbox: str = SHARED) -> InboxMessages | NoMessages:
-        """Take the messages to enqueue next; after a crash, those that were taken before it."""
+        """Take the next messages to enqueue; after a crash, those that were taken before it."""
         return await scripts.inbox_take(
             self._redis,
             inbox,
@@ -217,30 +222,30 @@ class InboxReader:
         )
 
     def orders_of(self, inbox: str = SHARED) -> InboxOrders:
-        """Return what enqueues the messages of the inbox."""
+        """Return the InboxOrders of the inbox."""
         if inbox not in self._orders:
             self._orders[inbox] = InboxOrders(inbox, self._redis, self._token, self._submitter, self._log)
         return self._orders[inbox]
 
     async def enqueue(self, taken: TakenMessages, inbox: str = SHARED) -> None:
-        """Enqueue the messages and drop them, while the inboxes stay this worker's.
+        """Enqueue the messages and drop them. Renew the lease meanwhile.
 
-        If there is no room they wait, and the inbox is left out for a moment.
+        If the backlog is full, the messages wait, and the inbox is not served for full_s.
         """
-        holding = asyncio.create_task(self.lease.keep(), name="hold the inboxes")
+        renewal = asyncio.create_task(self.lease.keep(), name="hold the inboxes")
         orders = self.orders_of(inbox)
         try:
             await orders.submit(taken)
         except FullError as error:
             self._log_full(error)
-            self._leave_out(inbox, self._timings.full_s)
+            self._skip(inbox, self._timings.full_s)
             if self._turns is not None:
                 self._turns.waiting[inbox] = taken
             await orders.write_waiting_receipts(taken, str(error))
         else:
             await orders.acknowledge(taken)
         finally:
-            await aio.end(holding)
+            await aio.end(renewal)
 
     @property
     def reads(self) -> int:
@@ -248,11 +253,11 @@ class InboxReader:
         return messages.MESSAGE_VERSION if self._reads is None else self._reads
 
     async def _next_inbox(self) -> str:
-        """Return the next inbox with messages, the shared one after a while without any."""
+        """Return the next inbox with messages, or the shared one if none has any for WAIT_S."""
         turns = self._turns
         if turns is None or turns.reads != self.reads:
             self._turns = None
-            return SHARED  # the worker that takes from it leads
+            return SHARED  # taking from the shared inbox acquires the lease of all
         give_up_s = mono_s() + WAIT_S
         while not turns.ready:
             turns.ready.extend(await self._with_messages(turns))
@@ -266,7 +271,7 @@ class InboxReader:
         return turns.ready.popleft()
 
     async def _with_messages(self, turns: InboxTurns) -> list[str]:
-        """Return the inboxes that have messages and are not left out."""
+        """Return the inboxes that have messages and may be served."""
         now_s = mono_s()
         if now_s - self._names_read_s >= WAIT_S:
             self._names_read_s = now_s
@@ -283,9 +288,9 @@ class InboxReader:
         return [name for name in inboxes if exist.get(name, 1)]
 
     async def _read_names(self) -> None:
-        """Read a page of the registered names; remove members that are none.
+        """Read a page of the set of inbox names. Remove members that are not valid names.
 
-        A value of another type there does not stop the inboxes that are known.
+        If the set has another type, the known inboxes are still served.
         """
         try:
             cursor, page = await self._redis.sscan(keys.INBOXES, self._names_cursor, count=MAX_INBOXES)
@@ -304,7 +309,7 @@ class InboxReader:
             self._names_found = set()
 
     async def _serve(self, inbox: str) -> None:
-        """Enqueue what waits for room, or else the next messages of the inbox."""
+        """Enqueue the waiting messages of the inbox, or else the next ones."""
         turns = self._turns
         if turns is not None and inbox in turns.waiting:
             if await self.lease.renew():
@@ -322,14 +327,14 @@ class InboxReader:
                 self._turns = self._turns or InboxTurns(self.reads)
                 taken = await self.orders_of(inbox).read(found, self.reads)
                 if taken is None:
-                    self._leave_out(inbox, self._timings.unsupported_s)
+                    self._skip(inbox, self._timings.unsupported_s)
                 else:
                     await self.enqueue(taken, inbox)
             case _:
                 self._turns = self._turns or InboxTurns(self.reads)
 
     async def _recall(self, turns: InboxTurns, inbox: str) -> None:
-        """Move messages that were put aside, and that this worker reads, back to their inbox."""
+        """Move deferred messages that this worker can read back to their inbox."""
         reply = await scripts.inbox_recall(
             self._redis,
             inbox,
@@ -341,18 +346,18 @@ class InboxReader:
         if reply is not None:
             turns.note_recall(inbox, *reply)
 
-    def _leave_out(self, inbox: str, for_s: float) -> None:
+    def _skip(self, inbox: str, for_s: float) -> None:
         if self._turns is not None:
-            self._turns.leave_out(inbox, mono_s() + for_s)
+            self._turns.skip_until(inbox, mono_s() + for_s)
 
     def _log_full(self, error: Exception) -> None:
-        """Log that the backlog or Redis's memory is full, once a minute while that lasts."""
+        """Log that the backlog is full or Redis is out of memory, at most once a minute."""
         left_out = self._repeats.admit(type(error).__name__, mono_s())
         if left_out is not None:
             self._log.warning(Event.INTAKE_FULL, error=redact.text(error), **suppressed(left_out))
 
 
 def _kinds_at_fault(error: ResponseError, inbox: str) -> dict[str, str]:
-    """Return the keys, with their kinds, of which one may have caused the error."""
+    """Return the keys that may have caused the error, with the type that each should have."""
     at_fault = {error.key: error.wanted} if isinstance(error, KeyTypeConflictError) else {}
     return {**keys.kinds_of_inbox(), **keys.kinds_of_inbox(inbox), **at_fault}

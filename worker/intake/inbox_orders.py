@@ -1,6 +1,6 @@
-"""Enqueues the messages that were taken out of one inbox, cancels the batches they name, and writes receipts.
+"""Enqueues the messages taken from one inbox, cancels the batches that they name, and writes receipts.
 
-Each step may be repeated: after a crash the next worker takes the same messages under the same batch id.
+Each step may be repeated: after a crash the next worker takes the same messages under the same batch ID.
 """
 
 import asyncio
@@ -48,13 +48,15 @@ from fetchfleet.worker.observability import redact
 from fetchfleet.worker.observability.log import Event, suppressed
 
 MAX_NOTE_CHARS = 1000
+"""The longest note of a dead letter or a receipt."""
 KEPT_BYTES = 64 << 10
-"""How much of a refused message its dead letter keeps."""
+"""The most bytes of a refused message that its dead letter keeps."""
 PUSHED_KEPT_BYTES = 4 << 10
 """The same for named inboxes."""
 WAIT_RECEIPT_TTL_MS = 10_000
+"""The lifetime of the receipt of a waiting message."""
 MAX_LOGGED = 20
-"""The most refused messages of one take that have a log line each; one more counts the others."""
+"""The most log lines for refused messages of one take. The last line counts the others (`suppressed`)."""
 
 _REFUSALS: dict[type[Exception], MessageRefusal] = {
     BatchCancelledError: MessageRefusal.BATCH_CANCELLED,
@@ -67,9 +69,10 @@ _REFUSALS: dict[type[Exception], MessageRefusal] = {
 
 
 class InboxOrder(NamedTuple):
-    """A message that was read, and the order or the cancellation in it."""
+    """A valid message."""
 
     order: Order | Cancellation
+    """The content of the message."""
     message: bytes
 
     @property
@@ -79,57 +82,62 @@ class InboxOrder(NamedTuple):
 
 
 class ReadMessages(NamedTuple):
-    """Messages sorted by what becomes of them."""
+    """Messages, sorted by what happens to them next."""
 
     orders: list[InboxOrder]
+    """Messages to enqueue, or cancellations to apply."""
     refused: list[RefusedMessage]
+    """Invalid messages."""
     unsupported: list[tuple[int, bytes]]
-    """Messages of a version that only newer workers read, each behind that version."""
+    """Messages for newer workers, each with its version."""
 
 
 class TakenMessages:
-    """The messages of one take, and how far they are.
-
-    todo: what is still to be enqueued or cancelled, by batch. receipts: by key.
-    """
+    """The messages of one take, and the progress of their processing."""
 
     def __init__(self, batch_id: str, messages: Sequence[bytes], read: ReadMessages) -> None:
         newer = {id(message) for _, message in read.unsupported}
         self.batch_id = batch_id
+        """The batch of the messages that name none."""
         self.messages = [message for message in messages if id(message) not in newer]
+        """All messages of the take, without those for newer workers."""
         self.refused = read.refused
-        self.todo = deque(_by_batch(batch_id, read.orders))
+        """The messages that become dead letters."""
+        self.pending = deque(_by_batch(batch_id, read.orders))
+        """The remaining steps: each enqueues or cancels the messages of one batch."""
         self.receipts: dict[str, bytes] = {}
+        """The receipts to write, by key."""
 
-    def write_receipt(self, address: ReceiptAddress, receipt: InboxReceipt) -> None:
-        """Note the receipt of a message."""
+    def add_receipt(self, address: ReceiptAddress, receipt: InboxReceipt) -> None:
+        """Add the receipt of a message; `acknowledge` writes it."""
         text = encode_receipt(receipt)
         for name in {"", address.name}:
             self.receipts[keys.receipt(address.batch, name)] = text
 
 
 class InboxOrders:
-    """Those of one inbox; inbox: its name, "" for the shared one. token: of the worker that empties it."""
+    """Processes the messages of one inbox."""
 
     def __init__(
         self, inbox: str, redis: Redis, token: str, submitter: Submitter, log: FilteringBoundLogger
     ) -> None:
+        """inbox: the name of the inbox; empty for the shared one. token: of this worker's lease."""
         self._inbox = inbox
         self._redis = redis
         self._token = token
         self._submitter = submitter
         self._log = log
-        self._named = {"inbox": inbox} if inbox else {}
+        self._inbox_field = {"inbox": inbox} if inbox else {}
         self._unsupported_log = UnsupportedVersionLog("inbox", log)
 
     async def read(self, taken: InboxMessages, reads: int) -> TakenMessages | None:
-        """Read messages and put those for newer workers aside; None if the others must wait for them.
+        """Parse messages, and defer those for newer workers. Return None if all of them must wait.
 
         reads: the newest version of a message that this worker reads.
         """
-        # In a thread: a message may hold 100,000 fetches, and lanes need the loop for their leases.
+        # In a thread: a message with 100,000 fetches would delay the renewal of leases.
         read = await asyncio.to_thread(read_all, taken.messages, self._inbox, reads)
-        if read.unsupported and not await self.put_aside(taken.batch_id, read):
+        if read.unsupported and not await self.defer_unsupported(taken.batch_id, read):
             return None
         found = TakenMessages(taken.batch_id, taken.messages, read)
         for item in read.refused if self._inbox else ():
@@ -137,14 +145,14 @@ class InboxOrders:
                 refused = InboxReceipt(
                     batch=address.batch, part=address.part, refused=MessageRefusal.INVALID, note=item.note
                 )
-                found.write_receipt(address, refused)
+                found.add_receipt(address, refused)
         return found
 
-    async def put_aside(self, batch_id: str, read: ReadMessages) -> bool:
-        """Move unsupported messages into a list of their own; False if the batch must not be enqueued now.
+    async def defer_unsupported(self, batch_id: str, read: ReadMessages) -> bool:
+        """Move messages for newer workers to the deferred list (keys.newer).
 
-        This comes before anything is enqueued. So the batch always has the same messages, whichever worker
-        goes on after a crash.
+        Return False if the batch must not be enqueued now. It must be called before the batch is enqueued:
+        the batch then has the same messages, whichever worker continues after a crash.
         """
         left_out = await scripts.inbox_put_aside(
             self._redis,
@@ -156,17 +164,17 @@ class InboxOrders:
         )
         if left_out is not PutAside.OTHER_WORKER:
             count = len(read.unsupported)
-            self._unsupported_log.write(f"{count} messages are for a newer worker", **self._named)
+            self._unsupported_log.write(f"{count} messages wait for a newer worker", **self._inbox_field)
         return isinstance(left_out, int)
 
     async def submit(self, taken: TakenMessages) -> None:
-        """Enqueue what is still to be enqueued; raises FullError, after which the same call goes on.
+        """Process the pending steps. Raises FullError; the same call then continues later.
 
-        Orders that name a batch become that batch, all others the batch of the take. What their batch refuses
-        is added to the refused messages.
+        Messages that name a batch become that batch, all others the batch of the take. Messages that a batch
+        refuses are added to `refused`.
         """
-        while taken.todo:
-            batch, items = taken.todo[0]
+        while taken.pending:
+            batch, items = taken.pending[0]
             try:
                 await self._enqueue(taken, batch, items)
             except BatchError as error:
@@ -175,10 +183,10 @@ class InboxOrders:
                 if any(_may_wait(item.order) for item in items):
                     raise
                 self._refuse(taken, items, error)
-            taken.todo.popleft()
+            taken.pending.popleft()
 
     async def acknowledge(self, taken: TakenMessages) -> None:
-        """Drop the messages at hand, which are enqueued or refused, write their receipts, and log them."""
+        """Drop the messages, write their receipts and dead letters, and log them."""
         refused = [RefusedMessage(item.note, item.message[: self._kept_bytes]) for item in taken.refused]
         left_out = await scripts.inbox_ack(
             self._redis,
@@ -189,21 +197,20 @@ class InboxOrders:
             receipts=taken.receipts,
         )
         if left_out is None:
-            return  # another worker has the messages by now, and logs them
+            return  # another worker holds the messages now, and will log them
         if count := len(taken.messages):
             fields = {"batch": taken.batch_id, "messages": count, "refused": len(refused)}
-            self._log.info(Event.INTAKE_TAKEN, **fields, **self._named)
+            self._log.info(Event.INTAKE_TAKEN, **fields, **self._inbox_field)
         for place, item in enumerate(refused[:MAX_LOGGED]):
             more = len(refused) - MAX_LOGGED if place == MAX_LOGGED - 1 else 0
             error = redact.text(item.note)
-            self._log.warning(
-                Event.INTAKE_REFUSED, door="inbox", error=error, **self._named, **suppressed(max(0, more))
-            )
+            fields = {**self._inbox_field, **suppressed(max(0, more))}
+            self._log.warning(Event.INTAKE_REFUSED, door="inbox", error=error, **fields)
 
     async def write_waiting_receipts(self, taken: TakenMessages, note: str) -> None:
-        """Write receipts for messages that wait for room."""
+        """Write receipts for the pending messages: they wait, for the reason in the note."""
         async with self._redis.pipeline(transaction=False) as pipe:
-            for _, items in taken.todo:
+            for _, items in taken.pending:
                 for item in items:
                     address = _address(item.order)
                     if self._inbox and address is not None and address.name:
@@ -231,10 +238,10 @@ class InboxOrders:
             accepted = InboxReceipt(
                 batch=batch, part=address.part, accepted=receipt.count, repeats=receipt.repeats
             )
-            taken.write_receipt(address, accepted)
+            taken.add_receipt(address, accepted)
 
     def _scoped(self, order: Order | Cancellation) -> Iterable[Submittable]:
-        """Yield the fetches of an order; the keys of a named inbox's are known within it only."""
+        """Yield the fetches of an order. In a named inbox, their idempotency keys are scoped to the inbox."""
         for fetch in order.fetches if isinstance(order, Order) else ():
             if self._inbox and fetch.key is not None:
                 yield RetriedFetch(fetch, None, scoped_key(self._inbox, fetch.key))
@@ -242,7 +249,7 @@ class InboxOrders:
                 yield fetch
 
     def _refuse(self, taken: TakenMessages, items: Iterable[InboxOrder], error: Exception) -> None:
-        """Refuse messages of one batch. A message that may not wait, or cancels, is no dead letter."""
+        """Refuse messages of one batch. Cancellations, and messages that may not wait, get only a receipt."""
         for item in items:
             if not isinstance(item.order, Cancellation) and not isinstance(error, FullError):
                 taken.refused.append(RefusedMessage(str(error)[:MAX_NOTE_CHARS], item.message))
@@ -254,7 +261,7 @@ class InboxOrders:
                 refused = InboxReceipt(
                     batch=address.batch, part=address.part, refused=why, note=str(error)[:MAX_NOTE_CHARS]
                 )
-                taken.write_receipt(address, refused)
+                taken.add_receipt(address, refused)
 
     @property
     def _kept_bytes(self) -> int:
@@ -262,7 +269,7 @@ class InboxOrders:
 
 
 def read_all(messages: Sequence[bytes], inbox: str = "", reads: int | None = None) -> ReadMessages:
-    """Read messages and sort them by what becomes of them. reads: the newest version known."""
+    """Parse messages. inbox: the name of their inbox. reads: the newest supported version."""
     orders, refused, unsupported = read = ReadMessages([], [], [])
     for message in messages:
         try:
@@ -276,7 +283,7 @@ def read_all(messages: Sequence[bytes], inbox: str = "", reads: int | None = Non
 
 
 def _by_batch(batch_id: str, orders: Sequence[InboxOrder]) -> list[tuple[str, list[InboxOrder]]]:
-    """Group orders into steps: cancels first, unless an order before them is for their batch."""
+    """Group orders into steps by batch. Cancellations come first, except after an order of their batch."""
     unnamed = [item for item in orders if item.batch is None]
     first: list[tuple[str, list[InboxOrder]]] = []
     steps = [(batch_id, unnamed)] if unnamed else []
@@ -296,7 +303,7 @@ def _may_wait(order: Order | Cancellation) -> bool:
 
 
 def _address(order: Order | Cancellation) -> ReceiptAddress | None:
-    """Return where the receipt of a message belongs, None if the message names no batch or has no receipt."""
+    """Return the address of the receipt of a message; None if it has no receipt or names no batch."""
     match order:
         case Cancellation():
             return ReceiptAddress(order.cancel, order.receipt or "")

@@ -1,4 +1,4 @@
-"""Logs messages of unsupported versions: they are logged once a minute."""
+"""Logs messages and jobs of unsupported versions, at most once a minute."""
 
 from structlog.typing import FilteringBoundLogger
 
@@ -9,16 +9,17 @@ from fetchfleet.worker.util.clock import mono_s
 
 
 class UnsupportedVersionLog:
-    """One for each ingress of a worker; door: the ingress as the log names it."""
+    """Logs `intake.newer`. One for each ingress of a worker."""
 
-    def __init__(self, door: str, log: FilteringBoundLogger) -> None:
-        self._door = door
+    def __init__(self, ingress: str, log: FilteringBoundLogger) -> None:
+        """ingress: its name in the field `door`."""
+        self._ingress = ingress
         self._log = log
         self._repeats = Repeats()
 
     def write(self, note: str, **more: str) -> None:
-        """Write the line unless one was written a moment ago. more: further fields."""
+        """Log the note, unless a line was logged in the last minute. more: further fields."""
         left_out = self._repeats.admit(Event.INTAKE_NEWER, mono_s())
         if left_out is not None:
-            fields = {"door": self._door, "error": redact.text(note), **more, **suppressed(left_out)}
+            fields = {"door": self._ingress, "error": redact.text(note), **more, **suppressed(left_out)}
             self._log.warning(Event.INTAKE_NEWER, **fields)

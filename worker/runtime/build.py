@@ -186,7 +186,7 @@ async def _wire(
     inbox_timings = lone_timings if settings.alone else timings.inbox
     inbox = InboxReader(
         *(settings.redis_url, settings.worker_id, submitter, base.redis_errors, log, inbox_timings),
-        open_door=live_lanes.undrained,
+        accepts=live_lanes.undrained,
         repair=base.key_repair.quarantine,
     )
     opened.push_async_callback(inbox.aclose)

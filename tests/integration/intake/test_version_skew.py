@@ -183,7 +183,7 @@ async def test_a_worker_that_was_away_too_long_puts_nothing_aside(redis: Redis, 
     await lapse(redis)
     await two.take()
 
-    assert not await one.orders_of().put_aside(found.batch_id, read_all(found.messages))
+    assert not await one.orders_of().defer_unsupported(found.batch_id, read_all(found.messages))
     assert [] == await aside(redis)
     await drain(redis, two)
     assert [b"2 " + newer("/1")] == await aside(redis)

@@ -319,7 +319,7 @@ def test_a_pickle_is_never_loaded(tmp_path: Path) -> None:
         (b'{"f":"fetch","a":[],"k":{},"et":0,"t":1000000000000}', "not an arq job"),
         (b'{"f":"fetch","a":' + nested(100_000) + b',"k":{},"et":0,"t":null}', "not an arq job"),
         (b'{"f":"x","a":' + nested(900) + b',"k":{},"et":0,"t":null}', "no function"),
-        (b" " * (MAX_INPUT_BYTES + 1), "are the most"),
+        (b" " * (MAX_INPUT_BYTES + 1), "must have at most"),
     ],
 )
 def test_a_foreign_job_is_refused_with_a_short_message(raw: bytes, says: str) -> None:
