@@ -304,21 +304,21 @@ def test_a_pickle_is_never_loaded(tmp_path: Path) -> None:
     job = read_job(KNOWN, pickle.dumps({"f": "fetch", "a": [Trap(path)], "k": {}, "et": 0, "t": None}))
 
     assert REFUSED == job["f"]
-    assert "a pickle is never loaded" in job["a"][0]
+    assert "pickles are never loaded" in job["a"][0]
     assert not path.exists()
 
 
 @pytest.mark.parametrize(
     ("raw", "says"),
     [
-        (b'{"f":"rm","a":[],"k":{},"et":0,"t":null}', "no function 'rm'"),
-        (b'{"f":"' + b"x" * 100_000 + b'","a":[],"k":{},"et":0,"t":null}', "no function"),
+        (b'{"f":"rm","a":[],"k":{},"et":0,"t":null}', "unknown function 'rm'"),
+        (b'{"f":"' + b"x" * 100_000 + b'","a":[],"k":{},"et":0,"t":null}', "unknown function"),
         (b'{"f":"fetch","a":{},"k":{},"et":0,"t":null}', "not an arq job"),
         (b'{"f":"fetch","a":[],"k":{},"et":-1,"t":null}', "not an arq job"),
         (b'{"f":"fetch","a":[],"k":{},"et":1000000000000000000,"t":null}', "not an arq job"),
         (b'{"f":"fetch","a":[],"k":{},"et":0,"t":1000000000000}', "not an arq job"),
         (b'{"f":"fetch","a":' + nested(100_000) + b',"k":{},"et":0,"t":null}', "not an arq job"),
-        (b'{"f":"x","a":' + nested(900) + b',"k":{},"et":0,"t":null}', "no function"),
+        (b'{"f":"x","a":' + nested(900) + b',"k":{},"et":0,"t":null}', "unknown function"),
         (b" " * (MAX_INPUT_BYTES + 1), "must have at most"),
     ],
 )
