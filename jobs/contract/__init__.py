@@ -1,5 +1,5 @@
-"""The data that producers and workers exchange, as types with their checks. No Redis, no clock, no I/O.
+"""The data that producers and workers exchange: types, checks and canonical forms. Pure.
 
-Fetches and results (model, with a module of checks per subject), URLs and lanes, ids, the entry of a fetch in
-Redis, and the messages that come in from other languages.
+Fetches and results (model, with modules of checks), URLs and lanes, IDs, the entry of a fetch in Redis, and
+inbox messages and arq jobs from other languages.
 """

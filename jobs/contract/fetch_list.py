@@ -1,4 +1,4 @@
-"""Reads a list of fetches: a URL or a JSON object a line; blank lines and # lines are skipped. Pure."""
+"""Parser of lists of fetches: a URL or a JSON object a line. Blank lines and # lines are skipped. Pure."""
 
 import re
 from collections.abc import Iterable
@@ -12,47 +12,50 @@ from fetchfleet.jobs.errors import InvalidFetchError
 MAX_NAMED_ERRORS = 20
 SAMPLE_LINES = 50
 SPACE = " \t\r\n"
-"""JSON's white space, which may surround a fetch."""
+"""White space of JSON, which may surround a fetch."""
 
 NOT_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]|\A(?:\xff\xfe|\xfe\xff)")
-"""Bytes that a list in UTF-8 does not have: controls, and at the start the marks of UTF-16 and UTF-32."""
+"""Bytes that are not in a UTF-8 list: control characters, and a UTF-16 or UTF-32 byte order mark."""
 
-_BYTE_ORDER_MARK = "\ufeff"  # also within a list that was joined from several files
-_STRAY_BYTE = re.compile("[\udc80-\udcff]")  # as the error handler `surrogateescape` decodes it
+_BYTE_ORDER_MARK = "\ufeff"  # at the start of any line: files may have been concatenated
+_STRAY_BYTE = re.compile("[\udc80-\udcff]")  # an invalid byte, decoded with the error handler surrogateescape
 
 
 class BadLine(NamedTuple):
-    """A line that is no fetch; number counts from 1, skipped lines included."""
+    """A line that is not a valid fetch."""
 
     number: int
+    """Line number, from 1; skipped lines count."""
     text: str
     error: str
 
 
 class FetchList(NamedTuple):
-    """The fetches of a list, its bad lines, and the first SAMPLE_LINES lines that are not skipped."""
+    """The content of a list."""
 
     fetches: list[Fetch]
     bad_lines: list[BadLine]
     sample: list[str]
+    """The first SAMPLE_LINES lines that are not skipped."""
 
 
 class BadLinesError(InvalidFetchError):
-    """Some lines are not fetches; `errors` has the line number and the error of each."""
+    """Some lines are not valid fetches. The message names the first MAX_NAMED_ERRORS of them."""
 
     def __init__(self, errors: list[tuple[int, str]]) -> None:
         self.errors = errors
-        named = [f"line {number}: {shown(what)}" for number, what in errors[:MAX_NAMED_ERRORS]]
+        """Line number and error of each invalid line."""
+        named = [f"line {number}: {shown(error)}" for number, error in errors[:MAX_NAMED_ERRORS]]
         more = len(errors) - len(named)
         super().__init__("\n".join(named + ([f"and {more} more bad lines"] if more else [])))
 
 
 def parse_list(lines: Iterable[str]) -> FetchList:
-    """Return the fetches and the bad lines of a list; bytes that are no UTF-8 come as lone surrogates.
+    """Return the fetches and the bad lines of a list, decoded with the error handler `surrogateescape`.
 
-    A line whose dest an earlier line has is a bad line (`Dests`).
+    A line with the dest of an earlier line is a bad line, with the exceptions of `Dests`.
     """
-    fetches, bad_lines, sample = found = FetchList([], [], [])
+    fetches, bad_lines, sample = parsed = FetchList([], [], [])
     dests = Dests("line")
     for number, line in enumerate(lines, start=1):
         text = line.lstrip(_BYTE_ORDER_MARK).strip()
@@ -65,18 +68,18 @@ def parse_list(lines: Iterable[str]) -> FetchList:
             if fetch.dest is not None:
                 dests.add(number, fetch.dest, fetch.if_exists, fetch.key)
         except InvalidFetchError as error:
-            what = str(error)
+            message = str(error)
             if stray := _STRAY_BYTE.search(text):
-                what = f"byte 0x{ord(stray[0]) - 0xDC00:02X} at position {stray.start()} is not UTF-8"
-                what = what if text.startswith("{") else f"url: {what}"
-            bad_lines.append(BadLine(number, text, what))
+                message = f"byte 0x{ord(stray[0]) - 0xDC00:02X} at position {stray.start()} is not UTF-8"
+                message = message if text.startswith("{") else f"url: {message}"
+            bad_lines.append(BadLine(number, text, message))
         else:
             fetches.append(fetch)
-    return found
+    return parsed
 
 
 def read_fetches(lines: Iterable[str]) -> list[Fetch]:
-    """Return every fetch of a list; raise BadLinesError, which names every bad line."""
+    """Return the fetches of a list. Raises BadLinesError if a line is bad."""
     fetches, bad_lines, _ = parse_list(lines)
     if bad_lines:
         raise BadLinesError([(line.number, line.error) for line in bad_lines])
@@ -84,7 +87,7 @@ def read_fetches(lines: Iterable[str]) -> list[Fetch]:
 
 
 def read_fetch(text: str) -> Fetch:
-    """Return the fetch of one line; raises InvalidFetchError."""
+    """Return the fetch of one line. Raises InvalidFetchError."""
     if text.startswith("{"):
         return decode_fetch(text)
     return Fetch(url=text)

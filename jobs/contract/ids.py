@@ -1,8 +1,8 @@
-"""Batch ids, fetch ids, and the names made of them. Pure.
+"""Batch IDs, fetch IDs, and names derived from them. Pure.
 
-A batch id is 16 random hex digits. A fetch id is its batch's id, a hyphen and the fetch's place
-in the batch as 8 hex digits, so it is unique, sortable, and names the batch of its result. The ids of batches
-from a named inbox begin with that inbox's prefix, and a new id of any other batch does not begin with `f`.
+A batch ID is 16 hex digits. A fetch ID is the batch ID, a hyphen, and the place of the fetch in the batch as
+8 hex digits. Batch IDs of a named inbox begin with the inbox's prefix. Other generated batch IDs do not begin
+with `f`.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ FETCH_ID_CHARS = BATCH_ID_CHARS + 1 + 8
 MAX_BATCH_FETCHES = 16**8
 
 RESERVED_INBOX_NAMES = frozenset({"taken", "newer"})
-"""Not names of inboxes: `ff:inbox:taken` and `ff:inbox:newer` belong to the shared inbox."""
+"""Not allowed as inbox names: `ff:inbox:taken` and `ff:inbox:newer` are keys of the shared inbox."""
 
 _INBOX_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 _INBOX_PREFIX_CHARS = 8
@@ -22,43 +22,46 @@ _FETCH_ID = re.compile(r"[0-9a-f]{16}-[0-9a-f]{8}")
 
 
 def is_batch_id(text: str) -> bool:
-    """Return whether the text is a well-formed batch id."""
+    """Return whether the text is a well-formed batch ID."""
     return _BATCH_ID.fullmatch(text) is not None
 
 
 def batch_id_for(text: str, inbox: str = "") -> str:
-    """Derive a batch id from any text: the same id for the same text. inbox: the name of its inbox."""
+    """Return a batch ID derived from a text of your own: the same text always gives the same ID.
+
+    inbox: name of the named inbox to which the batch will be submitted, if any.
+    """
     prefix = inbox_prefix(inbox) if inbox else ""
     return (prefix + hashlib.sha256(text.encode()).hexdigest())[:BATCH_ID_CHARS]
 
 
 def is_inbox_name(text: str) -> bool:
-    """Return whether an inbox may have this name."""
+    """Return whether the text is a valid name of an inbox: 1 to 32 lower-case letters, digits or hyphens."""
     return _INBOX_NAME.fullmatch(text) is not None and text not in RESERVED_INBOX_NAMES
 
 
 def inbox_prefix(name: str) -> str:
-    """Return the beginning of every batch id of a named inbox: `f` and 7 hex digits."""
+    """Return the prefix of the batch IDs of a named inbox: `f` and 7 hex digits."""
     return "f" + hashlib.sha256(name.encode()).hexdigest()[: _INBOX_PREFIX_CHARS - 1]
 
 
 def inbox_prefix_of(batch_id: str) -> str:
-    """Return the inbox prefix of a batch id, "" if it has none."""
+    """Return the inbox prefix of a batch ID, "" if it has none."""
     return batch_id[:_INBOX_PREFIX_CHARS] if batch_id.startswith("f") else ""
 
 
 def is_fetch_id(text: str) -> bool:
-    """Return whether the text is a well-formed fetch id."""
+    """Return whether the text is a well-formed fetch ID."""
     return _FETCH_ID.fullmatch(text) is not None
 
 
 def fetch_id(batch_id: str, place: int) -> str:
-    """Return the id of the fetch at that place (from 0) of the batch."""
+    """Return the ID of the fetch at a place in the batch, from 0."""
     return f"{batch_id}-{place:08x}"
 
 
 def batch_of(fetch_id: str) -> str:
-    """Return the batch id of a fetch."""
+    """Return the batch ID of a fetch."""
     return fetch_id[:BATCH_ID_CHARS]
 
 
@@ -68,5 +71,5 @@ def place_of(fetch_id: str) -> int:
 
 
 def path_of(fetch_id: str) -> str:
-    """Return the path of a body without a `dest`: a folder per batch, in it folders of 256 files each."""
+    """Return the path of a body without a `dest`: a folder for each batch, with folders of 256 files."""
     return f"{fetch_id[:BATCH_ID_CHARS]}/{fetch_id[-8:-2]}/{fetch_id}"

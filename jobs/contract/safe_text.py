@@ -1,7 +1,6 @@
-"""Text that is safe to show: no character of it controls a terminal, hides, reorders or breaks a line. Pure.
+"""Escaping of characters that control a terminal, or hide, reorder or break text. Pure.
 
-Everything that a command prints, logs or reports goes through here; names with such characters are refused.
-What is stored stays as it came.
+Commands, logs and reports escape such characters; file names must not have them. Stored data is unchanged.
 """
 
 import re
@@ -15,7 +14,7 @@ UNSAFE_CHARACTERS = (
     "\\U000e0000-\\U000e007f"  # tags
     "\\ud800-\\udfff"  # half of a surrogate pair
 )
-"""As in a class of a regular expression. The zero-width joiners stay: scripts and emoji need them."""
+"""Content of a regular expression class. Scripts and emoji need the zero-width joiners, so they are safe."""
 
 UNSAFE = re.compile(f"[{UNSAFE_CHARACTERS}]")
 _UNSAFE_IN_LINES = re.compile(f"(?!\n)[{UNSAFE_CHARACTERS}]")
@@ -23,26 +22,26 @@ _MAX_BMP = 0xFFFF
 
 
 def shown(text: str) -> str:
-    """Return the text in one line, with each unsafe character written as Python escapes it."""
-    if text.isascii() and text.isprintable():  # many times faster than a search
+    """Return the text with unsafe characters, line breaks included, as Unicode escapes."""
+    if text.isascii() and text.isprintable():  # much faster than the search
         return text
     return UNSAFE.sub(_escape, text) if UNSAFE.search(text) else text
 
 
 def shown_lines(text: str) -> str:
-    """Return the text as `shown` does, with its line breaks."""
+    """Return the text with unsafe characters as Unicode escapes, but keep line breaks."""
     return _UNSAFE_IN_LINES.sub(_escape, text) if UNSAFE.search(text) else text
 
 
 def shown_json(encoded: str) -> str:
-    """Return JSON with the same value and no unsafe character but its own line breaks."""
+    """Return JSON of the same value with unsafe characters as Unicode escapes; keep line breaks."""
     return _UNSAFE_IN_LINES.sub(_json_escape, encoded) if UNSAFE.search(encoded) else encoded
 
 
 def safe_json(encoded: bytes) -> bytes:
-    """Return JSON, or lines of it, with the same values and no unsafe character.
+    """Return JSON or JSON Lines of the same values with unsafe characters as Unicode escapes.
 
-    In JSON the controls below the space are escaped: of ASCII characters only DEL may be unsafe.
+    JSON escapes control characters below the space, so DEL is the only unsafe ASCII character.
     """
     if encoded.isascii() and b"\x7f" not in encoded:
         return encoded

@@ -66,7 +66,7 @@ async def test_a_full_fleet_accepts_no_part_of_a_list(redis_url: str, fleet: Fle
     await fleet.submit(urls(3))
     before = await everything(redis)
     async with Fleet(redis_url, max_backlog=5) as limited:
-        with pytest.raises(FleetFullError, match=r"the fleet holds 3 .* limit is 5; nothing was") as caught:
+        with pytest.raises(FleetFullError, match=r"the fleet has 3 .* limit is 5; nothing was") as caught:
             await limited.submit([*urls(1), *urls(2, OTHER)])
 
     assert 0 == caught.value.enqueued
@@ -78,7 +78,7 @@ async def test_a_full_lane_refuses_the_whole_list(redis_url: str, fleet: Fleet, 
     await fleet.submit(urls(3))
     before = await everything(redis)
     async with Fleet(redis_url, max_lane_backlog=4) as limited:
-        with pytest.raises(FleetFullError, match=rf"lane {LANE} holds 3 .* limit is 4; nothing was"):
+        with pytest.raises(FleetFullError, match=rf"lane {LANE} has 3 .* limit is 4; nothing was"):
             await limited.submit([*urls(50, OTHER), *urls(2)])
         assert before == await everything(redis)
         await limited.submit([*urls(1), *urls(4, OTHER)])
@@ -102,7 +102,7 @@ async def test_a_list_of_many_chunks_is_measured_whole(redis_url: str, fleet: Fl
 async def test_an_iterator_keeps_its_earlier_fetches(redis_url: str, redis: Redis) -> None:
     """The error names the batch and the enqueued number. The rest can be submitted later."""
     async with Fleet(redis_url, max_backlog=2 * CHUNK + 1) as limited:
-        with pytest.raises(FleetFullError, match=f"the first {2 * CHUNK} fetches are in") as caught:
+        with pytest.raises(FleetFullError, match=f"the first {2 * CHUNK} fetches are enqueued") as caught:
             await limited.submit(iter(urls(4 * CHUNK)))
         counts = await limited.batch(caught.value.batch_id).counts()
 
@@ -145,7 +145,7 @@ async def test_claimed_and_postponed_fetches_count(redis_url: str, fleet: Fleet,
     _, two, three = (await hold.claim()).serialized
     await hold.settle(stored(two), retried(three, 3600))
     async with Fleet(redis_url, max_backlog=2) as limited:
-        with pytest.raises(FleetFullError, match="holds 2 "):
+        with pytest.raises(FleetFullError, match="has 2 "):
             await limited.submit(urls(1))
 
     assert 2 == await open_in(redis)

@@ -290,7 +290,7 @@ async def test_an_empty_batch_has_no_results(fleet: Fleet) -> None:
 async def test_an_unknown_batch_raises(fleet: Fleet) -> None:
     """Never created, or expired: the message names both causes."""
     batch = fleet.batch(BATCH_ID)
-    with pytest.raises(UnknownBatchError, match="results expire 24 h"):
+    with pytest.raises(UnknownBatchError, match="it expired 24 h after"):
         await batch.counts()
     with pytest.raises(UnknownBatchError):
         await batch.wait()
@@ -305,7 +305,7 @@ async def test_an_unknown_batch_raises(fleet: Fleet) -> None:
 @pytest.mark.parametrize("batch_id", ["", "x", "0" * 15, "0" * 17, "G" * 16, "A" * 16, "0" * 16 + "\n"])
 async def test_an_invalid_batch_id_is_refused(fleet: Fleet, batch_id: str) -> None:
     """A mistyped ID differs from an expired one."""
-    with pytest.raises(ValueError, match="is not a batch id"):
+    with pytest.raises(ValueError, match="is not a batch ID"):
         fleet.batch(batch_id)
 
 
