@@ -1,4 +1,4 @@
-"""Checks of the fields of a fetch; each raises InvalidFetchError, which names the field. Pure."""
+"""Checks of the fields of a fetch. Each raises InvalidFetchError, which names the field. Pure."""
 
 import itertools
 import math
@@ -16,7 +16,7 @@ from fetchfleet.jobs.errors import InvalidFetchError
 
 
 class Method(StrEnum):
-    """The methods that a fetch may have; producers may write them in lower case."""
+    """The methods that a fetch may have."""
 
     GET = "GET"
     HEAD = "HEAD"
@@ -31,15 +31,20 @@ class IfExists(StrEnum):
     """The treatment of a file that exists at `dest`."""
 
     REPLACE = "replace"
+    """Replace it atomically."""
     SKIP = "skip"
+    """Keep it and send no request; the fetch ends as `unchanged`."""
     FAIL = "fail"
+    """Fail with the reason `exists`."""
 
 
 class Fallback(StrEnum):
-    """The result of a fetch whose host is down: none, or the body stored before."""
+    """The result of a fetch whose host is down."""
 
     NONE = "none"
+    """The fetch fails."""
     STALE = "stale"
+    """The fetch ends as `unchanged`, with the body that was stored before."""
 
 
 METHODS = frozenset(Method)
@@ -50,14 +55,14 @@ IDEMPOTENT_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELET
 MAX_HEADER_BYTES = 16 * 1024
 MAX_BODY_BYTES = 1 << 20
 MAX_BYTES = (1 << 63) - 1
-"""Of a limit on a body: the largest number that every reader of JSON takes."""
+"""Largest `max_bytes`: the largest signed 64-bit integer."""
 
 MAX_DEST_BYTES = 1024
 MAX_DEST_PART_BYTES = 255
 MAX_KEY_BYTES = 200
 MAX_META_DEPTH = 100
 
-# Fields of the connection or of the message's framing are set by the worker (RFC 9110 §7.6.1, RFC 9112 §6).
+# The worker sets the fields of the connection and of message framing (RFC 9110 §7.6.1, RFC 9112 §6).
 RESERVED_HEADERS = frozenset(
     {
         "connection",
@@ -74,13 +79,13 @@ RESERVED_HEADERS = frozenset(
 )
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 §5.6.2
-# RFC 9110 §5.5, without obs-text: httpx sends ASCII, h11 no space at an end.
+# RFC 9110 §5.5, without obs-text: httpx encodes values as ASCII.
 _FIELD_VALUE = re.compile(r"(?:[!-~]+(?:[\t ]+[!-~]+)*)?")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _TEXT = frozenset({str})
 _SCALARS = frozenset({str, int, float, bool, type(None)})
-_NOT_IN_A_KEY = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
-_NOT_IN_A_NAME = re.compile(rf"[\\{UNSAFE_CHARACTERS}]")
+_INVALID_IN_KEY = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+_INVALID_IN_PATH = re.compile(rf"[\\{UNSAFE_CHARACTERS}]")
 
 
 def url(value: str) -> str:
@@ -99,93 +104,94 @@ def method(value: str) -> str:
 
 
 def headers(value: Mapping[str, str]) -> None:
-    """Require names that are tokens, values without line breaks, and no field of the connection."""
+    """Require valid names and values (RFC 9110 §5), no reserved field, and at most MAX_HEADER_BYTES."""
     for name, text in value.items():
         if not _TOKEN.fullmatch(name):
-            # A missing colon puts the value into the name, so no more than its first token is shown.
-            begins = found[0] if (found := _TOKEN.match(name)) else ""
-            raise InvalidFetchError(f"headers: what begins {begins!r} is not a header name")
+            # After a missing colon the name has the value, which may be secret: show its first token only.
+            first_token = found[0] if (found := _TOKEN.match(name)) else ""
+            raise InvalidFetchError(f"headers: a name that begins with {first_token!r} is invalid")
         if not _FIELD_VALUE.fullmatch(text):
             raise InvalidFetchError(
-                f"headers: the value of {name} holds a line break, a control or a non-ASCII character,"
-                " or begins or ends with a space"
+                f"headers: the value of {name} has a line break, a control or non-ASCII character,"
+                " or a leading or trailing space"
             )
         if name.lower() in RESERVED_HEADERS or name.lower().startswith("proxy-"):
-            raise InvalidFetchError(f"headers: {name} belongs to the connection; leave it out")
+            raise InvalidFetchError(f"headers: {name} is set by the worker; leave it out")
     size = sum(len(name) + len(text) + 4 for name, text in value.items())
     if size > MAX_HEADER_BYTES:
-        raise InvalidFetchError(f"headers: {size} bytes are more than {MAX_HEADER_BYTES}")
+        raise InvalidFetchError(f"headers: have {size} bytes, the limit is {MAX_HEADER_BYTES}")
 
 
 def body(value: str) -> None:
     """Require text of at most MAX_BODY_BYTES."""
     if any("\ud800" <= char <= "\udfff" for char in value):
-        raise InvalidFetchError("body: holds half a surrogate pair, which is not text")
+        raise InvalidFetchError("body: has a lone surrogate, which UTF-8 cannot encode; use body_base64")
     if len(value.encode()) > MAX_BODY_BYTES:
-        raise InvalidFetchError(f"body: is longer than {MAX_BODY_BYTES} bytes")
+        raise InvalidFetchError(f"body: has more than {MAX_BODY_BYTES} bytes; use body_file")
 
 
 def dest(value: str) -> None:
-    """Require a relative path that cannot leave the out folder."""
+    """Require a relative path that stays in the out folder."""
     relative_path("dest", value, "out")
 
 
 def relative_path(field: str, value: str, folder: str) -> None:
-    """Require plain names joined by single slashes, which cannot leave the folder."""
+    """Require names joined by single slashes, without `..`, reserved names or unsafe characters."""
     if value.startswith("/"):
         raise InvalidFetchError(
             f"{field}: {value!r} is absolute; give a path relative to the {folder} folder"
         )
-    if found := _NOT_IN_A_NAME.search(value):
+    if found := _INVALID_IN_PATH.search(value):
         raise InvalidFetchError(
-            f"{field}: holds {found[0]!a}; leave out backslashes, and characters that control or hide text"
+            f"{field}: has {found[0]!a}; leave out backslashes and characters that control or hide text"
         )
     if len(value.encode()) > MAX_DEST_BYTES:
-        raise InvalidFetchError(f"{field}: is longer than {MAX_DEST_BYTES} bytes")
+        raise InvalidFetchError(f"{field}: has more than {MAX_DEST_BYTES} bytes; shorten it")
     for part in value.split("/"):
         if part == "..":
-            raise InvalidFetchError(f"{field}: {value!r} climbs out of the {folder} folder")
+            raise InvalidFetchError(f"{field}: {value!r} leaves the {folder} folder; leave out the ..")
         if part in {"", "."}:
-            raise InvalidFetchError(f"{field}: {value!r} has an empty part; use names joined by single /")
+            raise InvalidFetchError(f"{field}: {value!r} has an empty part; join names by single slashes")
         if part.startswith(".fetchfleet"):
-            raise InvalidFetchError(f"{field}: {part!r} is a name the workers keep for themselves")
+            raise InvalidFetchError(f"{field}: {part!r} is reserved for the workers; use another name")
         if len(part.encode()) > MAX_DEST_PART_BYTES:
-            raise InvalidFetchError(f"{field}: a name is longer than {MAX_DEST_PART_BYTES} bytes")
+            raise InvalidFetchError(f"{field}: a name has more than {MAX_DEST_PART_BYTES} bytes; shorten it")
 
 
 def if_exists(value: str, with_dest: str | None) -> None:
-    """Require a known choice, and a dest for any but IfExists.REPLACE."""
+    """Require a value of IfExists, and a dest unless it is REPLACE."""
     if value not in _IF_EXISTS:
         raise InvalidFetchError(f"if_exists: {value!r} is not one of {', '.join(IfExists)}")
     if value != IfExists.REPLACE and with_dest is None:
-        raise InvalidFetchError(f"if_exists: {value!r} needs a dest; give one, or leave if_exists out")
+        raise InvalidFetchError(f"if_exists: {value!r} needs a dest; set one, or leave if_exists out")
 
 
 class Dests:
-    """The dests of one list, to find fetches that would replace each other's bodies.
+    """The dests of one list of fetches, to refuse fetches that would replace each other's bodies.
 
-    Two fetches may share a dest if both set if_exists to skip or fail, or if they have the same key and so
-    are one fetch. Each dest is kept as a hash of 8 bytes; those beyond `most` are not compared.
+    Two fetches may share a dest if both set if_exists to skip or fail, or if they have the same key and are
+    therefore one fetch. noun: name of an element of the list in errors. max_dests: number of dests to
+    remember, as hashes of 8 bytes; later dests are compared with these only.
     """
 
-    def __init__(self, noun: str, most: int = sys.maxsize) -> None:
+    def __init__(self, noun: str, max_dests: int = sys.maxsize) -> None:
         self._noun = noun
-        self._most = most
+        self._max_dests = max_dests
         self._first: dict[int, int] = {}
         self._keyed: set[int] = set()
 
     def add(self, number: int, dest: str, if_exists: str, key: str | None) -> None:
-        """Raise InvalidFetchError, which names the earlier fetch by its number, if the two clash."""
+        """Add a dest. Raises InvalidFetchError, which names the earlier fetch by number, on a conflict."""
         if key is not None and hash((dest, key)) in self._keyed:
             return
-        this = number * 2 + (if_exists != IfExists.REPLACE)  # the lowest bit: the file that exists stays
+        this = number * 2 + (if_exists != IfExists.REPLACE)  # the lowest bit: an existing file is kept
         first = self._first.get(hash(dest), this)
         if first != this and not first & this & 1:
             raise InvalidFetchError(
-                f"dest: {dest!r} is that of {self._noun} {first // 2} too;"
-                " give each its own, or set if_exists to skip or fail on both"
+                f"dest: {dest!r} is also the dest of {self._noun} {first // 2};"
+                " choose another, or set if_exists to skip or fail on both"
             )
-        if len(self._first) < self._most:
+        if len(self._first) < self._max_dests:
             self._first.setdefault(hash(dest), this)
             if key is not None:
                 self._keyed.add(hash((dest, key)))
@@ -194,47 +200,47 @@ class Dests:
 def sha256(value: str) -> str:
     """Return the digest in lower case."""
     if not _SHA256.fullmatch(value):
-        raise InvalidFetchError("sha256: is not 64 hex digits")
+        raise InvalidFetchError("sha256: must be 64 hex digits")
     return value.lower()
 
 
 def max_bytes(value: int | None) -> None:
-    """Require 1 to MAX_BYTES, if given."""
+    """Require 1 to MAX_BYTES, if set."""
     if value is not None and (isinstance(value, bool) or not 1 <= value <= MAX_BYTES):
-        raise InvalidFetchError(f"max_bytes: {value} is not within 1 and {MAX_BYTES}")
+        raise InvalidFetchError(f"max_bytes: must be 1 to {MAX_BYTES}, got {value}")
 
 
 def decode(with_headers: Mapping[str, str], *, wanted: bool) -> None:
-    """Refuse to decode a range: a part of a compressed body cannot be decoded."""
+    """Refuse `decode` with a Range header: part of a compressed body cannot be decoded."""
     if wanted and any(name.lower() == "range" for name in with_headers):
-        raise InvalidFetchError("decode: a part of a body cannot be decoded; leave out decode or the Range")
+        raise InvalidFetchError("decode: cannot decode part of a body; leave out decode or the Range header")
 
 
-def deadline(value_s: float | None, most_s: float) -> None:
-    """Require more than zero and at most most_s, if given."""
-    if value_s is not None and (isinstance(value_s, bool) or not 0 < value_s <= most_s):
-        raise InvalidFetchError(f"deadline_s: {value_s} is not within 0 (exclusive) and {most_s:.0f}")
+def deadline(value_s: float | None, max_s: float) -> None:
+    """Require more than 0 and at most max_s, if set."""
+    if value_s is not None and (isinstance(value_s, bool) or not 0 < value_s <= max_s):
+        raise InvalidFetchError(f"deadline_s: must be more than 0 and at most {max_s:.0f}, got {value_s}")
 
 
 def fallback(value: str | None) -> None:
-    """Require a known choice; None leaves it to the policy."""
+    """Require a value of Fallback, if set."""
     if value is not None and value not in _FALLBACKS:
         raise InvalidFetchError(f"fallback: {value!r} is not one of {', '.join(Fallback)}")
 
 
 def key(value: str) -> None:
-    """Require printable text of 1 to MAX_KEY_BYTES."""
+    """Require 1 to MAX_KEY_BYTES without control characters."""
     if not value or len(value.encode(errors="surrogatepass")) > MAX_KEY_BYTES:
-        raise InvalidFetchError(f"key: must have 1 to {MAX_KEY_BYTES} bytes")
-    if _NOT_IN_A_KEY.search(value):
-        raise InvalidFetchError("key: holds a control character or half a surrogate pair")
+        raise InvalidFetchError(f"key: must have 1 to {MAX_KEY_BYTES} bytes in UTF-8")
+    if _INVALID_IN_KEY.search(value):
+        raise InvalidFetchError("key: has a control character or a lone surrogate; leave it out")
 
 
 def meta(value: Any) -> Any:
-    """Return the value as a parser reads it from its JSON, so that it has one JSON.
+    """Return the value as decoded from its own JSON, so that equal values have the same JSON.
 
-    Numbers that JSON turns into null are refused, and so is nesting that a parser may not support. What
-    cannot be JSON is returned as it is, and refused when the fetch is serialized.
+    Raises InvalidFetchError for NaN, infinities and deep nesting. A value that cannot be JSON is returned
+    unchanged; serializing the fetch refuses it.
     """
     if value is None or _is_json(value):
         return value
@@ -251,32 +257,32 @@ def meta(value: Any) -> Any:
 
 
 def _is_json(value: Any) -> bool:
-    """Return whether the value holds only what a parser makes; raises InvalidFetchError."""
-    level, of_parser = _containers([value])
+    """Return whether a JSON decoder could have returned the value. Raises InvalidFetchError, as `meta`."""
+    level, is_json = _containers([value])
     for _ in range(MAX_META_DEPTH):
         if not level:
-            return of_parser
+            return is_json
         children = (item.values() if isinstance(item, dict) else item for item in level)
-        level, they_are = _containers(itertools.chain.from_iterable(children))
-        of_parser = of_parser and they_are
+        level, children_are_json = _containers(itertools.chain.from_iterable(children))
+        is_json = is_json and children_are_json
     if level:
-        raise InvalidFetchError(f"meta: is nested deeper than {MAX_META_DEPTH} levels")
-    return of_parser
+        raise InvalidFetchError(f"meta: is nested more than {MAX_META_DEPTH} levels deep")
+    return is_json
 
 
 def _containers(values: Iterable[Any]) -> tuple[list[Any], bool]:
-    """Return the containers among the values, and whether a parser may have made the values.
+    """Return the containers among the values, and whether a JSON decoder could have returned the values.
 
-    Each container comes once: one that holds itself would never end.
+    Each container is returned once, because a container may contain itself.
     """
-    found: dict[int, Any] = {}
-    of_parser = True
+    containers: dict[int, Any] = {}
+    is_json = True
     for value in values:
         if isinstance(value, dict | list | tuple):
-            found[id(value)] = value
-            of_parser = of_parser and (not isinstance(value, dict) or _TEXT.issuperset(map(type, value)))
+            containers[id(value)] = value
+            is_json = is_json and (not isinstance(value, dict) or _TEXT.issuperset(map(type, value)))
         elif isinstance(value, float) and not math.isfinite(value):
-            raise InvalidFetchError(f"meta: holds {value}, which JSON cannot say; leave it out or use a text")
+            raise InvalidFetchError(f"meta: has {value}, which JSON does not support; use a string or null")
         elif type(value) not in _SCALARS:
-            of_parser = False
-    return list(found.values()), of_parser
+            is_json = False
+    return list(containers.values()), is_json

@@ -1,8 +1,8 @@
-"""Parses every URL that enters the fleet into a canonical `FetchUrl`, or raises `UrlError`. Pure.
+"""Parser of every URL that enters the fleet: it returns a canonical `FetchUrl`, or raises `UrlError`. Pure.
 
-Later code relies on this: two spellings of a host are one host, so one lane; every later parser reads the
-same host; nothing in the text can end a request line or a header. Whether an address may be dialled is
-decided at connect, by the egress policy.
+Other code relies on three properties. Two spellings of a host are one lane. Any other parser finds the same
+host in the canonical text. The text cannot end a request line or a header. The egress policy checks the
+address when the worker connects.
 """
 
 import re
@@ -14,17 +14,17 @@ from urllib.parse import quote
 import idna
 
 MAX_URL_BYTES = 8192
-MAX_HOST_BYTES = 253  # RFC 1035 §2.3.4, without the root's dot
+MAX_HOST_BYTES = 253  # RFC 1035 §2.3.4, without the trailing dot
 MAX_LABEL_BYTES = 63
 MAX_PORT = 65535
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
-# A batch repeats few origins many times. A miss costs microseconds and never changes a result.
+# A batch has many URLs of few origins.
 _CACHED_AUTHORITIES = 4096
-# A message goes to logs and terminals: enough of a host to recognise it.
+# Part of a host that errors show: they go to logs and terminals.
 _SHOWN_CHARS = 80
 
-# Controls (C0, DEL, C1), space, backslash (which browsers read as a slash), lone surrogates.
+# Control characters (C0, DEL, C1), space, backslash (a slash in browsers), lone surrogates.
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f-\x9f\\\ud800-\udfff]")
 
 # RFC 3986 §3, narrowed: http or https, no userinfo. The port may be empty (§3.2.3).
@@ -34,54 +34,52 @@ _SPLIT = re.compile(
     r"(?::([0-9]*))?"  # port
     r"(/[^?#]*)?"  # path
     r"(\?[^#]*)?"  # query
-    r"(?:#.*)?"  # fragment, which is never sent
+    r"(?:#.*)?"  # fragment: not sent
 )
-# Of such a URL only the authority is to be checked: its path has no character that is unsafe.
+# Only the authority of such a URL needs a check: its path and query have no unsafe characters.
 _PLAIN = re.compile(
     r"((https?)://([a-z0-9.-]+)(?::([0-9]+))?)/[A-Za-z0-9\-._~!$&'()*+,;=:@/]*(?:\?[A-Za-z0-9\-._~!$&'()*+,;=:@/?]*)?"
 )
 _AUTHORITY_END = re.compile(r"[/?#]")
 
-# What RFC 3986 §3.3 and §3.4 do not let stand in a path or query, brackets apart (`?ids[]=1` is
-# everywhere and every server takes it), and a `%` that begins no escape.
+# Characters that RFC 3986 §3.3 and §3.4 exclude from path and query, and a `%` without two hex digits.
+# Brackets are safe: `?ids[]=1` is common, and servers accept it.
 _UNSAFE = re.compile(r"[^A-Za-z0-9\-._~!$&'()*+,;=:@/?\[\]%]|%(?![0-9A-Fa-f]{2})")
 
-# Labels as DNS takes them in host names in use: also those with underscores, and hyphens anywhere.
+# Labels of host names in use: underscores, and hyphens at any place, are allowed.
 _DNS_NAME = re.compile(r"(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}")
 _ZERO_WIDTH_JOINERS = "\u200c\u200d"
-# WHATWG URL, "ends in a number checker": such a host is an IPv4 address, or an error.
+# WHATWG URL, "ends in a number checker": such a host is an IPv4 address or invalid.
 _ENDS_IN_NUMBER = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)")
 
 
 class UrlError(ValueError):
-    """A refused URL: the reason and the remedy. The message never quotes userinfo, path or query."""
+    """An invalid URL: the error and the remedy. The message never quotes userinfo, path or query."""
 
 
 class FetchUrl(NamedTuple):
-    """A canonical http or https URL; make one with `parse_url`.
-
-    `text` is what is requested: fragment dropped, default port dropped, path never empty.
-    `host` is in lower-case ASCII without the root's dot, or an IP address without brackets; an IPv4-mapped
-    IPv6 address is the IPv4 address.
-    `port` is always filled in.
-    """
+    """A canonical http or https URL, from `parse_url`."""
 
     text: str
+    """The URL to request: without fragment and default port, with a path."""
     scheme: str
+    """http or https."""
     host: str
+    """Lower-case ASCII name without trailing dot, or IP address without brackets; IPv4 if IPv4-mapped."""
     port: int
+    """Port of the URL, or the default port of the scheme."""
 
     @property
     def origin_with_port(self) -> str:
-        """`scheme://host:port`, the port always written."""
+        """`scheme://host:port`, with the port even if it is the default."""
         return f"{self.scheme}://{_bracketed(self.host)}:{self.port}"
 
 
 def parse_url(text: str) -> FetchUrl:
-    """Return the canonical form of an absolute http(s) URL; parsing its `text` again changes nothing.
+    """Return the canonical form of an absolute http or https URL; raises `UrlError` for any other text.
 
-    Non-ASCII in the path and query becomes percent-encoded UTF-8, percent-escapes stay as they
-    are, dot segments go (RFC 3986 §6.2.2.3). Raises `UrlError` for everything else.
+    Non-ASCII characters of path and query become percent-encoded UTF-8, percent-escapes stay unchanged, and
+    dot segments are removed (RFC 3986 §6.2.2.3). Parsing the result again does not change it.
     """
     _refuse_long(text)
     _refuse_forbidden(text)
@@ -99,7 +97,7 @@ def parse_url(text: str) -> FetchUrl:
 
 
 def canonical_url(text: str) -> str:
-    """Return the `text` of `parse_url`; it is found quickly for a URL that is canonical already."""
+    """Return `parse_url(text).text`, faster if the URL is canonical already."""
     plain = _PLAIN.fullmatch(text)
     if plain is not None and len(text) <= MAX_URL_BYTES and "/." not in text:
         origin, *parts = plain.groups("")
@@ -109,9 +107,9 @@ def canonical_url(text: str) -> str:
 
 
 def parse_host(text: str) -> str:
-    """Return the canonical form of a host, as in `FetchUrl.host`; an IPv6 address may have brackets.
+    """Return the canonical form of a host, as `FetchUrl.host`; raises `UrlError`.
 
-    Raises `UrlError` for everything that cannot be the host of a URL.
+    An IPv6 address may have brackets.
     """
     if ":" in text:
         return _ipv6(text.removeprefix("[").removesuffix("]"))
@@ -128,7 +126,7 @@ def same_origin(a: FetchUrl, b: FetchUrl) -> bool:
 
 
 def shown_origin(text: str) -> str:
-    """Return the origin of a URL with its port, to show in place of a URL that may hold secrets."""
+    """Return the origin of a URL, with its port, for messages: the rest of the URL may be secret."""
     try:
         return parse_url(text).origin_with_port
     except UrlError:
@@ -136,9 +134,9 @@ def shown_origin(text: str) -> str:
 
 
 def _refuse_long(text: str) -> None:
-    """Refuse a text over MAX_URL_BYTES. Characters are counted: canonical text is ASCII."""
+    """Raise UrlError for more than MAX_URL_BYTES characters; the canonical form is ASCII."""
     if len(text) > MAX_URL_BYTES:
-        raise UrlError(f"longer than {MAX_URL_BYTES} bytes; shorten it or send a body")
+        raise UrlError(f"longer than {MAX_URL_BYTES} bytes; shorten it, or move data to the body")
 
 
 def _refuse_forbidden(text: str) -> None:
@@ -148,7 +146,7 @@ def _refuse_forbidden(text: str) -> None:
 
 
 def _diagnosis(text: str) -> str:
-    """Return why `_SPLIT` does not match `text`."""
+    """Return the error of a text that `_SPLIT` does not match."""
     scheme, separator, rest = text.partition("://")
     if not separator or scheme.lower() not in DEFAULT_PORTS:
         return "not an http or https URL; write http://host/path or https://host/path"
@@ -158,8 +156,8 @@ def _diagnosis(text: str) -> str:
     if not authority or authority.startswith(":"):
         return "no host; write http://host/path or https://host/path"
     if "[" in authority and "]" not in authority:
-        return "a bracket is not closed; write an IPv6 host as [2606:4700::1111]"
-    return "no host and port after ://; write host or host:port, port in digits"
+        return "a bracket without its end; write an IPv6 host as [2606:4700::1111]"
+    return "no valid host and port after ://; write host or host:port, the port in digits"
 
 
 @lru_cache(maxsize=_CACHED_AUTHORITIES)
@@ -181,46 +179,44 @@ def _bracketed(host: str) -> str:
 
 
 def _ipv6(inner: str) -> str:
-    """Return the RFC 5952 text of an IPv6 literal; that of the IPv4 address if it maps one.
+    """Return the RFC 5952 text of an IPv6 literal, or the IPv4 address if it is IPv4-mapped.
 
-    A connection to `::ffff:192.0.2.1` is an IPv4 connection to 192.0.2.1 (RFC 4291 §2.5.5.2): one host, one
-    lane.
+    `::ffff:192.0.2.1` and 192.0.2.1 are the same host (RFC 4291 §2.5.5.2), so they have one lane.
     """
     if "%" in inner:
-        raise UrlError("an IPv6 zone id; it means something on one machine only, remove it")
+        raise UrlError("an IPv6 zone ID, which is valid on one machine only; remove it")
     try:
         address = IPv6Address(inner)
     except ValueError:
-        raise UrlError(f"{_shown(inner)} is no IPv6 address; write it as 2606:4700::1111") from None
+        raise UrlError(f"{_shown(inner)} is not an IPv6 address; write it as 2606:4700::1111") from None
     return str(address.ipv4_mapped or address)
 
 
 def _name_or_ipv4(raw_host: str) -> str:
-    """Return the host in lower-case ASCII without the root's dot.
+    """Return the host in lower-case ASCII without trailing dot.
 
-    ASCII labels are taken as they are, A-labels (xn--) included: DNS gives them no other meaning. Labels in
-    other scripts become A-labels by UTS 46.
+    ASCII labels stay unchanged, A-labels (xn--) included. Other labels become A-labels (UTS 46).
     """
     host = raw_host.lower()
     if not raw_host.isascii():
         try:
-            # UTS 46 maps full-width forms, circled digits and ideographic dots to ASCII. It is given the host
-            # as it was written: Python lowers a final sigma to another letter than UTS 46 does.
+            # UTS 46 maps full-width forms, circled digits and ideographic dots to ASCII. Its input is not
+            # lower-cased, because str.lower() and UTS 46 differ for a final sigma.
             labels = idna.uts46_remap(raw_host, std3_rules=False).split(".")
             host = ".".join(label if label.isascii() else _a_label(label) for label in labels)
-        except Exception as error:  # idna raises from several trees, and more in its older releases
-            raise UrlError(f"host {_shown(host)} is no international name; check its spelling") from error
+        except Exception as error:  # idna raises exceptions without a common base
+            raise UrlError(f"host {_shown(host)} is not a valid host name; check its spelling") from error
     host = host.removesuffix(".")
     if len(host) > MAX_HOST_BYTES:
-        raise UrlError(f"the host is longer than {MAX_HOST_BYTES} bytes; DNS has no such name")
+        raise UrlError(f"the host is longer than {MAX_HOST_BYTES} bytes, the limit of DNS; shorten it")
     if _DNS_NAME.fullmatch(host) is None:
-        raise UrlError(f"host {_shown(host)} is no DNS name; labels are 1 to 63 of a-z 0-9 - _")
+        raise UrlError(f"host {_shown(host)} is not a DNS name; each label must be 1 to 63 of a-z 0-9 - _")
     if _ENDS_IN_NUMBER.fullmatch(host):
         try:
-            IPv4Address(host)  # takes dotted decimal without leading zeros and nothing else
+            IPv4Address(host)  # only dotted decimal without leading zeros
         except ValueError:
             raise UrlError(
-                f"host {_shown(host)} is a non-canonical IPv4 address; write a.b.c.d in decimal"
+                f"host {_shown(host)} is not an IPv4 address in dotted decimal; write it as 192.0.2.1"
             ) from None
     return host
 
@@ -228,16 +224,16 @@ def _name_or_ipv4(raw_host: str) -> str:
 def _a_label(label: str) -> str:
     """Return the A-label of a mapped label (UTS 46 §4.1, with CheckJoiners and CheckBidi).
 
-    Symbols that UTS 46 allows and IDNA 2008 does not, such as emoji, are taken, as browsers do. Raises
-    ValueError, or an error of idna.
+    As in browsers, symbols such as emoji are accepted: UTS 46 allows them, IDNA 2008 does not. Raises
+    ValueError, or an exception of idna.
     """
     if len(label) > MAX_LABEL_BYTES or label.startswith("xn--"):  # the codec is quadratic
-        raise ValueError("the label is too long, or half an A-label")
+        raise ValueError("the label is too long, or begins with xn-- and is not ASCII")
     idna.check_initial_combiner(label)
     idna.check_bidi(label)
     for place, character in enumerate(label):
         if character in _ZERO_WIDTH_JOINERS and not idna.valid_contextj(label, place):
-            raise ValueError("a joiner stands where it joins nothing")
+            raise ValueError("a zero-width joiner is not allowed at this place")
     return f"xn--{label.encode('punycode').decode('ascii')}"
 
 
@@ -246,7 +242,7 @@ def _shown(host: str) -> str:
 
 
 def _without_dot_segments(path: str) -> str:
-    """Remove dot segments (RFC 3986 §5.2.4) from a path that begins with a slash."""
+    """Return a path that begins with a slash without its dot segments (RFC 3986 §5.2.4)."""
     kept: list[str] = []
     segments = path.split("/")[1:]
     for segment in segments:
@@ -260,7 +256,7 @@ def _without_dot_segments(path: str) -> str:
 
 
 def lane_of_url(canonical_url: str) -> str:
-    """Return the lane of a URL in canonical form: its host, an IPv6 address without brackets."""
+    """Return the lane of a canonical URL: its host, an IPv6 address without brackets."""
     return _lane_of_origin(canonical_url[: canonical_url.index("/", len("https://"))])
 
 
@@ -273,9 +269,9 @@ def _lane_of_origin(origin: str) -> str:
 
 
 def lane_of_name(name: str) -> str:
-    """Return the lane of the host that a lane of that name has; the name itself if it is no host's.
+    """Return the current lane name for the host of a lane; the name itself if it is not a host.
 
-    They differ for lanes of older versions, which wrote `::ffff:192.0.2.1` for 192.0.2.1.
+    Older versions named the lane of 192.0.2.1 also `::ffff:192.0.2.1`.
     """
     try:
         return parse_host(name)
@@ -284,5 +280,5 @@ def lane_of_name(name: str) -> str:
 
 
 def origin_of_url(canonical_url: str) -> str:
-    """Return the origin of a URL in canonical form, without a default port (RFC 6454 §6)."""
+    """Return the origin of a canonical URL, without a default port (RFC 6454 §6)."""
     return canonical_url[: canonical_url.index("/", len("https://"))]

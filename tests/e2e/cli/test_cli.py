@@ -115,7 +115,7 @@ async def test_skip_invalid_writes_invalid_lines_with_their_reasons(tmp_path: Pa
     rejected = [json.loads(line) for line in rejects.read_text().splitlines()]
 
     assert (2, 0) == (refused.returncode, requests_before)
-    assert "line 5: dest: 'b' is that of line 3 too" in refused.stderr
+    assert "line 5: dest: 'b' is also the dest of line 3" in refused.stderr
     assert "iconv -f" in refused.stderr
     assert "--skip-invalid" in refused.stderr
     assert 0 == ended.returncode, ended.stderr

@@ -90,8 +90,8 @@ def test_headers_are_added_unless_a_fetch_has_them() -> None:
     [
         (["hunter2"], "--header: a value has no colon"),
         (["A: 1", "a: hunter2"], "--header a: given twice"),
-        (["Host: hunter2"], "--header: headers: Host belongs to the connection"),
-        (["A: hunter2\n"], "--header: headers: the value of A holds a line break"),
+        (["Host: hunter2"], "--header: headers: Host is set by the worker"),
+        (["A: hunter2\n"], "--header: headers: the value of A has a line break"),
     ],
 )
 def test_a_bad_header_is_refused_without_its_value(lines: list[str], says: str) -> None:

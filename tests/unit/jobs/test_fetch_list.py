@@ -138,7 +138,7 @@ def test_a_second_fetch_of_one_dest_is_a_bad_line_that_names_the_first(fields: t
     ((number, error),) = dests_of(*fields)
 
     assert 3 == number
-    assert "dest: 'x' is that of line 2 too" in error
+    assert "dest: 'x' is also the dest of line 2" in error
 
 
 def test_every_further_fetch_of_one_dest_names_the_first() -> None:

@@ -113,7 +113,7 @@ def test_a_message_is_a_url_a_fetch_or_many(message: bytes, order: Order | None)
         (b'{"url":"http://a.example/","meta":NaN}', "malformed"),
         (b'{"url":"http://a.example/","meta":1e400}', "out of range"),
         (b'{"url":"http://a.example/","max_bytes":1' + b"0" * 5000 + b"}", "out of range"),
-        (b'{"url":"http://a.example/","meta":' + nested(101) + b"}", "meta: is nested deeper"),
+        (b'{"url":"http://a.example/","meta":' + nested(101) + b"}", "meta: is nested more than"),
         (b'{"url":"http://a.example/","meta":' + nested(100_000) + b"}", "recursion"),
         (b'{"fetches":' + nested(100_000) + b"}", TOO_DEEP_ITEM),
         (b'{"fetches":' + nested(10) + b"}", "item 0: Expected"),
@@ -282,9 +282,9 @@ def test_any_bytes_are_a_job(raw: bytes) -> None:
 def test_two_fetches_of_one_message_or_job_with_one_dest_are_refused() -> None:
     """As in a list: one body would replace the other."""
     fetches = [{"url": f"http://{host}.example/", "dest": "x"} for host in "ab"]
-    with pytest.raises(InvalidFetchError, match="item 1: dest: 'x' is that of item 0 too"):
+    with pytest.raises(InvalidFetchError, match="item 1: dest: 'x' is also the dest of item 0"):
         read_message(msgspec.json.encode({"fetches": fetches}))
-    with pytest.raises(InvalidFetchError, match="item 1: dest: 'x' is that of item 0 too"):
+    with pytest.raises(InvalidFetchError, match="item 1: dest: 'x' is also the dest of item 0"):
         read_arguments(fetches)
 
 

@@ -243,7 +243,7 @@ def test_the_second_fetch_of_one_dest_is_refused_in_every_container(given_as: Ca
         items = given_as(CLASHING)
         return [chunk async for chunk in chunks(BATCH, items, dest_check(items))]
 
-    with pytest.raises(InvalidFetchError, match="item 2: dest: 'x' is that of item 1 too"):
+    with pytest.raises(InvalidFetchError, match="item 2: dest: 'x' is also the dest of item 1"):
         asyncio.run(consumed())
 
 
@@ -272,5 +272,5 @@ def test_an_iterator_is_compared_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) 
     check = dest_check(iter(items))
     for place, item in enumerate(items):
         check(place, item)
-    with pytest.raises(InvalidFetchError, match="that of item 0 too"):
+    with pytest.raises(InvalidFetchError, match="also the dest of item 0"):
         check(4, items[0])

@@ -359,7 +359,7 @@ def test_a_host_that_is_no_dns_name_is_refused(text: str) -> None:
 @pytest.mark.parametrize("host", REFUSED_IPV4)
 def test_a_host_that_ends_in_a_number_is_canonical_ipv4_or_refused(host: str) -> None:
     """Decimal, octal, hex and short forms mean loopback to some resolvers."""
-    assert "non-canonical" in refusal_of(f"http://{host}/")
+    assert "dotted decimal" in refusal_of(f"http://{host}/")
 
 
 @pytest.mark.parametrize("text", REFUSED_IPV6)

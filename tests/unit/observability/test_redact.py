@@ -289,7 +289,7 @@ def test_no_nesting_uncovers_a_secret(secret: str, name: str, nestings: list[Cal
         "client_key: client_cert is not set; code=504, key: a.example",
         "host 'a.example' said: authorization is required, Bearer authentication",
         "WRONGPASS invalid username-password pair or user is disabled.",
-        "line 7: headers: what begins 'Authorization' is not a header name",
+        "line 7: headers: a name that begins with 'Authorization' is invalid",
     ],
 )
 def test_prose_without_secrets_is_not_changed(said: str) -> None:

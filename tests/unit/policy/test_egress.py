@@ -350,7 +350,7 @@ def test_an_empty_allow_list_allows_nothing_more(text: str) -> None:
         ("10.0.0.0/8 127.0.0.0/8", "write it like 10.1.0.0/16"),
         ("10.0.0.0/33", "write it like 10.1.0.0/16"),
         ("127.1", "write it like 10.1.0.0/16"),
-        ("fe80::1%eth0", "zone id"),
+        ("fe80::1%eth0", "zone ID"),
         ("::ffff:127.0.0.0/104", "write the IPv4 network"),
     ],
 )
