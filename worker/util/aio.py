@@ -115,7 +115,7 @@ class Pending(Generic[T]):
         self._error, self._ended = error, True
 
     def notify(self) -> None:
-        """Wake the caller of `wait`. Must run on the event loop."""
+        """Wake the caller of `wait` or `outcome`. Must run on the event loop."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
@@ -127,6 +127,13 @@ class Pending(Generic[T]):
                 await self._waiter
             except asyncio.CancelledError:
                 pass
+        return await self.outcome()
+
+    async def outcome(self) -> T:
+        """Return the result or raise the error. A cancelled caller may ask again."""
+        if not self._ended:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
         if self._error is not None:
             raise self._error
         return cast("T", self._result)

@@ -14,6 +14,7 @@ from aiofiles.threadpool import wrap
 from fetchfleet.worker.sink.base import ResumePoint
 from fetchfleet.worker.sink.files.open_file import lock
 from fetchfleet.worker.sink.files.out_folder import OutFolder
+from fetchfleet.worker.util import aio
 from fetchfleet.worker.util.executors import run_in
 
 MAX_BLOCKS = 512
@@ -38,12 +39,13 @@ class PartialFile:
         """Of the out folder that the file is in."""
         self._disk = disk
         self._digests = digests
-        self._file: Any = None
-        self._writing: asyncio.Task[None] | None = None
+        self._file: HashedFile | None = None
+        self._writing: aio.Pending[None] | None = None
+        """The block that was started last."""
         self._syncing = threading.Lock()
         self._damaged = False
         if resume is not None:
-            self._file = self._wrapped(os.dup(resume.file.fileno()))  # with the lock
+            self._file = HashedFile(os.dup(resume.file.fileno()), self._digests)  # with the lock
             resume.close()
 
     @property
@@ -52,22 +54,38 @@ class PartialFile:
         return self._file is not None
 
     def start(self, block: list[Block]) -> None:
-        """Begin to write a block; call `written` before the next one."""
-        self._writing = asyncio.create_task(self._take(block), name="block")
+        """Begin to write a block in a thread; call `written` before the next one."""
+        writing: aio.Pending[None] = aio.Pending()
+        self._writing = writing
+        loop = asyncio.get_running_loop()
+        try:
+            self._disk.for_blocks.submit(self._take, block, writing, loop)
+        except RuntimeError as error:  # the threads have been shut down
+            writing.set_error(error)
 
     async def written(self) -> None:
         """Wait until every block is written. Raises the error of any of them."""
         if self._writing is not None:
-            await asyncio.wait([self._writing])  # instead of awaiting it: a cancellation must not reach it
-            self._writing.result()
+            await self._writing.outcome()
 
-    async def _take(self, block: list[Block]) -> None:
+    def _take(self, block: list[Block], writing: aio.Pending[None], loop: asyncio.AbstractEventLoop) -> None:
+        """Write a block, and report the outcome; runs off the loop."""
+        try:
+            self._write(block)
+        except BaseException as error:  # noqa: BLE001 the block's own error, of any kind
+            writing.set_error(error)
+        else:
+            writing.set_result(None)
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(writing.notify)
+
+    def _write(self, block: list[Block]) -> None:
         directory = self._disk.directory
         if directory.displaced or directory.opening != self.opening:
             raise directory.out_of_place()
         if self._file is None:
-            self._file = self._wrapped(await run_in(self._disk.for_blocks, self._create))
-        await self._file.writelines(block)
+            self._file = HashedFile(self._create(), self._digests)
+        self._file.writelines(block)
 
     def _create(self) -> int:
         file = self._disk.directory.create(self.name)
@@ -75,12 +93,10 @@ class PartialFile:
         lock(file)  # a later attempt must see that this one still writes
         return file
 
-    def _wrapped(self, file: int) -> Any:
-        return wrap(HashedFile(file, self._digests), executor=self._disk.for_blocks)
-
     async def sync(self) -> None:
         """Wait until every block is written, and sync the file to disk. Raises OSError."""
         await self.written()
+        assert self._file is not None
         await run_in(self._disk.for_blocks, self._sync, self._file.fileno())
 
     def _sync(self, number: int) -> None:
@@ -101,22 +117,21 @@ class PartialFile:
     async def close(self, *, synced: bool) -> None:
         """Close the file; an error here is final, because the bytes on disk are unknown then."""
         file = self._file
+        assert file is not None
         try:
             if synced:
                 await self.sync()
         finally:
             self._file = None
-            await file.close()
+            await wrap(file, executor=self._disk.for_blocks).close()
 
     async def drop(self) -> None:
         """Close and remove the file, once no block is being written; errors are of no use any more."""
-        if self._writing is not None:
-            await asyncio.wait([self._writing])
-            if not self._writing.cancelled():
-                self._writing.exception()  # mark as retrieved
+        with suppress(Exception):
+            await self.written()
         with suppress(OSError):
             if self._file is not None:
-                await self._file.close()
+                await wrap(self._file, executor=self._disk.for_blocks).close()
         with suppress(OSError):
             if self.on_disk:
                 await run_in(self._disk.for_names, self._disk.directory.drop, self.name)
