@@ -122,6 +122,8 @@ class Lane:
         """No other worker took the lane: until then it is not given back for balance."""
         self.for_upkeep = for_upkeep
         """The worker may start no fetch: it holds the lane only to end fetches that need no attempt."""
+        self.at_rest = False
+        """Its loop waits for a change, and has no call to Redis under way."""
         self.expiry_check_ms = 0
         """When to search the lane for expired fetches next."""
         self._changed = asyncio.Event()
@@ -192,6 +194,12 @@ class Lane:
         now_ms = self.clock.now_ms()
         until_ms = gate.blocked_until_ms(self.gate, self.policy, now_ms)
         return (until_ms - now_ms) / 1000 if until_ms else 0.0
+
+    @property
+    def seems_empty(self) -> bool:
+        """True if the lane, which is open, has only fetches that wait to be settled, as far as is known."""
+        idle = self.at_rest and self.claims.emptied and not (self.in_flight or self.ready or self.aside)
+        return idle and self.closed() is None
 
     @property
     def expiry_check_due(self) -> bool:
@@ -354,6 +362,12 @@ class Lane:
                 self._wake_up = loop.call_at(wake_up_s, self._on_wake_up)
         await self._changed.wait()
         self._changed.clear()
+
+    async def rest(self, timeout_s: float) -> None:
+        """Wait as in `changed`, with no call to Redis under way for the lane."""
+        self.at_rest = True
+        await self.changed(timeout_s)
+        self.at_rest = False
 
     def _on_wake_up(self) -> None:
         self._wake_up = None

@@ -163,16 +163,6 @@ class LaneSession(Generic[S_co]):
             elements = [serialize_entry(entry) for entry in entries]
             await self.retry_until_lost(lambda: store.adopt(lane.name, lane.token, elements))
 
-    async def leave_if_empty(self) -> bool:
-        """Give the lane back with its last settlements, if it is empty; return whether it was."""
-        lane, services = self.lane, self.services
-        if not await services.settler.leave(lane):
-            if lane.lost:
-                raise LaneLostError
-            return False
-        log_events.released(lane, None, None, 0, services.log)
-        return True
-
     async def release(self, unfinished: list[Entry], needs: str = "") -> None:
         """Give the lane back, with the fetches that are claimed and not settled.
 

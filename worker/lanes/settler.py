@@ -126,8 +126,8 @@ class Settler:
         self._max_waiting = max_waiting
         self._waiting: dict[Lane, list[Settlement]] = {}
         self._writing: set[Lane] = set()
-        self._leaving: dict[Lane, asyncio.Future[bool]] = {}
-        """The lanes to give back with their settlements, and whether Redis did."""
+        self._releasing: set[Lane] = set()
+        """The lanes that a call under way releases with their last settlements, if they are empty."""
         self._some = asyncio.Event()
         self._awaited = asyncio.Event()
         self._written = asyncio.Condition()
@@ -153,12 +153,13 @@ class Settler:
         self._waiting.setdefault(lane, [])
         self._some.set()
 
-    async def leave(self, lane: Lane) -> bool:
-        """Give the lane back with what waits of it, if it is empty then; return whether it was."""
-        left: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._leaving[lane] = left
+    def release_if_empty(self, lane: Lane) -> None:
+        """Release the lane soon, with what waits of it, if it is still empty then."""
         self.save_gate(lane)
-        return await left
+
+    def is_releasing(self, lane: Lane) -> bool:
+        """Return whether a call that releases the lane, if it is empty, is under way."""
+        return lane in self._releasing
 
     async def flushed(self, lane: Lane) -> None:
         """Return when nothing of the lane waits to be written."""
@@ -190,12 +191,10 @@ class Settler:
             self._some.clear()
             self._awaited.clear()
             batch, self._waiting = self._waiting, {}
-            leaving, self._leaving = self._leaving, {}
             self._writing = set(batch)
             try:
-                await self._write(batch, leaving)
+                await self._write(batch)
             except Exception:
-                self._leaving = leaving | self._leaving
                 for lane, settlements in batch.items():  # Redis skips those that it has when they come again
                     self._waiting[lane] = settlements + self._waiting.get(lane, [])
                 self._some.set()
@@ -205,12 +204,11 @@ class Settler:
                 self._rounds += 1
                 self._written.notify_all()
 
-    async def _write(
-        self, batch: dict[Lane, list[Settlement]], leaving: dict[Lane, asyncio.Future[bool]]
-    ) -> None:
+    async def _write(self, batch: dict[Lane, list[Settlement]]) -> None:
         """Send the settlements of each lane until Redis has answered for all of them."""
+        self._releasing = {lane for lane in batch if lane.seems_empty}
         unwritten = {
-            lane: self._changes(lane, settlements, leave=lane in leaving)
+            lane: self._changes(lane, settlements, leave=lane in self._releasing)
             for lane, settlements in batch.items()
         }
 
@@ -235,8 +233,6 @@ class Settler:
                     else:
                         del unwritten[lane]
                         self._settled(lane, batch[lane], reply)
-                        if lane in leaving and not leaving[lane].done():  # its waiter may be cancelled
-                            leaving[lane].set_result(lane.released)
                 if unanswered:
                     raise unanswered[0]
 
@@ -275,6 +271,8 @@ class Settler:
     ) -> None:
         """Handle the reply; None if the token was refused."""
         self.count -= len(settlements)
+        releasing = lane in self._releasing
+        self._releasing.discard(lane)
         if isinstance(reply, Exception):  # the keys of the lane are not usable: it stops, the others go on
             self._on_redis_error(reply)
         if reply is None or isinstance(reply, Exception):
@@ -282,6 +280,8 @@ class Settler:
             return
         lane.clock.sync(reply.now_ms)
         lane.released = reply.left
+        if releasing and not reply.left:
+            lane.claims.note(emptied=False, found=False)
         had_ended = [fetch_id.decode() for fetch_id in reply.had_ended]
         lines: list[FinishedLine] = []
         for item in settlements:

@@ -71,13 +71,13 @@ async def serve_lane(
         elif lane.closed() is None:  # a closed lane may have been acquired for the sake of a deadline
             lane.check_expiry_at(lane.clock.now_ms() + int(check_s * 1000))
 
-        while lane.serving and not lane.for_upkeep:
-            step = await _step(session)
+        while lane.serving and not lane.for_upkeep and not lane.released:
+            step = WAIT_FOR_CHANGE if services.settler.is_releasing(lane) else await _step(session)
             if step is LEAVE:
                 lane.leave()
             elif step is not CONTINUE:
                 wait_s = step.wait_s if isinstance(step, Wait) else math.inf
-                await lane.changed(min(wait_s, check_s))
+                await lane.rest(min(wait_s, check_s))
 
         while lane.in_flight and not lane.lost:  # it may take long, and others wait in the lane
             await lane.changed(check_s)
@@ -96,10 +96,11 @@ async def serve_lane(
 async def _release(session: FetchSession) -> None:
     """Give the lane back with what is left in it, once Redis has its settlements."""
     lane = session.lane
+    if not lane.released:
+        await session.services.settler.flushed(lane)
     if lane.released:
-        return
-    await session.services.settler.flushed(lane)
-    if not lane.lost:
+        log_events.released(lane, None, None, 0, session.services.log)
+    elif not lane.lost:
         left = lane.entries.values()
         unfinished = [interrupted(entry) if entry.id in lane.cut else entry for entry in left]
         await session.release(unfinished, handover.pick_needs(session) if lane.aside else "")
@@ -284,8 +285,9 @@ async def _start_in_slot(session: FetchSession, entry: Entry, work: Work) -> boo
 async def _claim(session: FetchSession) -> Step:
     """Claim as many fetches as may run at once, or more of a quick host; return the next step."""
     lane, services = session.lane, session.services
-    if lane.claims.emptied and not lane.in_flight and not lane.aside and await session.leave_if_empty():
-        return LEAVE
+    if lane.claims.emptied and not lane.in_flight and not lane.aside:
+        services.settler.release_if_empty(lane)
+        return WAIT_FOR_CHANGE
     if lane.in_flight and lane.claims.was_just_emptied():
         return Wait(POLL_S)
     closed = lane.gate.breaker is Breaker.CLOSED

@@ -496,6 +496,34 @@ async def test_the_settler_saves_a_gate_alone(fleet: Fleet, redis: Redis, runnin
     assert from_json((await fields(redis))["gate"].encode()) == GATE
 
 
+async def test_the_last_settlement_of_a_lane_at_rest_releases_it(
+    fleet: Fleet, redis: Redis, running: Running
+) -> None:
+    """Its last claim left no fetch waiting. A lane that looks at Redis meanwhile is kept."""
+    await fleet.submit([url("/0"), url("/1")])
+    hold = await LaneHold.begin(redis)
+    one, two = (await hold.claim(2)).serialized
+    hold.lane.claims.note(emptied=True, found=True)
+    running.settler.add(hold.lane, stored(one))
+    await running.settler.flushed(hold.lane)
+    assert (hold.lane.released, await state(redis)) == (False, "held")
+    hold.lane.at_rest = True
+    running.settler.add(hold.lane, stored(two))
+    await running.settler.flushed(hold.lane)
+    assert (hold.lane.released, await state(redis)) == (True, "idle")
+
+
+async def test_a_lane_that_has_a_new_fetch_is_kept(fleet: Fleet, redis: Redis, running: Running) -> None:
+    """The last claim left none waiting, but one was added since: the lane has to claim again."""
+    _, hold, (element,) = await begun(fleet, redis)
+    hold.lane.claims.note(emptied=True, found=True)
+    hold.lane.at_rest = True
+    await fleet.submit([url("/new")])
+    running.settler.add(hold.lane, stored(element))
+    await running.settler.flushed(hold.lane)
+    assert (hold.lane.released, hold.lane.claims.emptied, await state(redis)) == (False, False, "held")
+
+
 async def test_the_settler_repeats_until_redis_accepts(fleet: Fleet, redis: Redis, running: Running) -> None:
     """A full Redis gets the result when it has room, and half of it is never written."""
     batch, hold, (element,) = await begun(fleet, redis)
