@@ -226,7 +226,9 @@ async def test_a_stream_limit_that_falls_and_rises_is_respected(origin: Http2Ori
 
 def has_room(pool: LanePool) -> bool:
     """Return whether a stream can be opened now."""
-    return any(connection.room for connection in pool._open if isinstance(connection, Http2Connection))
+    return any(
+        connection.free_streams for connection in pool._open if isinstance(connection, Http2Connection)
+    )
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])

@@ -16,7 +16,7 @@ from fetchfleet.worker.http.http2.frames import (
     MAX_IDLE_FRAMES,
     Data,
     FrameError,
-    Frames,
+    FrameReader,
     GoAway,
     end_of,
     window_update,
@@ -87,7 +87,7 @@ def test_frames_are_read_in_any_pieces(frames: list[Frame], draw: st.DataObject)
     """In order, complete, each once."""
     wire = b"".join(frame.serialize() for frame in frames)
     cuts = sorted(draw.draw(st.lists(st.integers(0, len(wire)), max_size=8)))
-    reader, found = Frames(), []
+    reader, found = FrameReader(), []
     for since, until in zip([0, *cuts], [*cuts, len(wire)], strict=True):
         found += reader.feed(wire[since:until])
 
@@ -97,7 +97,7 @@ def test_frames_are_read_in_any_pieces(frames: list[Frame], draw: st.DataObject)
 @given(st.binary(max_size=400), st.integers(1, 50))
 def test_garbage_is_frames_or_an_error(wire: bytes, step: int) -> None:
     """No other error is raised, and no read hangs."""
-    reader = Frames()
+    reader = FrameReader()
     try:
         for at in range(0, len(wire), step):
             reader.feed(wire[at : at + step])
@@ -107,12 +107,12 @@ def test_garbage_is_frames_or_an_error(wire: bytes, step: int) -> None:
 
 def test_frames_without_effect_are_counted_until_one_has_an_effect() -> None:
     """A piece of a body, or a head, resets the count."""
-    ping, reader = PingFrame(0, b"12345678").serialize(), Frames()
+    ping, reader = PingFrame(0, b"12345678").serialize(), FrameReader()
     for _ in range(3):
         reader.feed(ping * MAX_IDLE_FRAMES)
         reader.feed(DataFrame(1, b"x").serialize())
     reader.feed(ping * MAX_IDLE_FRAMES)
-    reader.progressed()
+    reader.reset_idle()
     with pytest.raises(FrameError):
         reader.feed(ping * (MAX_IDLE_FRAMES + 1))
 
@@ -125,12 +125,12 @@ def test_frames_without_effect_are_counted_until_one_has_an_effect() -> None:
         b"\x00\x00\x02\x00\x08\x00\x00\x00\x01\x02\x00",
         b"\x00\x00\x00\x00\x08\x00\x00\x00\x01",
     ],
-    ids=["too large", "half a GOAWAY", "all padding", "padding of nothing"],
+    ids=["too large", "truncated GOAWAY", "all padding", "padding of nothing"],
 )
 def test_invalid_frames_are_refused(wire: bytes) -> None:
     """By RFC 9113 §4.2, §6.1 and §6.8."""
     with pytest.raises(FrameError):
-        Frames().feed(wire)
+        FrameReader().feed(wire)
 
 
 @given(STREAMS, st.integers(1, 2**31 - 1))
@@ -221,7 +221,7 @@ class Host:
 
     def request_fields(self) -> Stream:
         """Send a request and its response head; return the fields of the request."""
-        stream = self.session.open(GET, "GET", whole=True)
+        stream = self.session.open(GET, "GET", has_body=False)
         self.talk()
         self.h2.send_headers(stream.id, [(":status", "200")])
         self.talk()
@@ -249,7 +249,7 @@ def test_an_unread_body_stops_its_own_stream_only() -> None:
     assert host.window(still) == 0
     for _ in range(2 * CONNECTION_WINDOW_BYTES // STREAM_WINDOW_BYTES):
         host.sends(moving, host.window(moving))
-        host.session.taken(moving, len(moving.take()))
+        host.session.return_window(moving, len(moving.take()))
         host.talk()
     assert host.window(still) == 0
     assert host.window(moving) == STREAM_WINDOW_BYTES
@@ -272,10 +272,10 @@ def test_no_window_leaks(steps: list[tuple[int, int, str]]) -> None:
             host.session.drop(stream)
             streams[which] = host.request_fields()
         elif then == "take":
-            host.session.taken(stream, len(stream.take()))
+            host.session.return_window(stream, len(stream.take()))
         host.talk()
     for stream in streams:
-        host.session.taken(stream, len(stream.take()))
+        host.session.return_window(stream, len(stream.take()))
     host.talk()
 
     assert all(host.window(stream) > STREAM_WINDOW_BYTES // 2 for stream in streams)
@@ -316,24 +316,24 @@ def test_unread_acknowledgements_end_the_connection() -> None:
     """Replies to its settings and pings would fill the memory."""
     session = Host().session
     wire = (SettingsFrame(0, {0x1: 4096}).serialize() + DataFrame(1, b"x").serialize()) * 100
-    session.open(GET, "GET", whole=True)
+    session.open(GET, "GET", has_body=False)
 
     def flood() -> None:
         for _ in range(MAX_UNSENT_BYTES):
             session.receive(wire)
 
-    with pytest.raises(RemoteProtocolError, match="more answers than it reads"):
+    with pytest.raises(RemoteProtocolError, match="without reading the replies"):
         flood()
 
 
 def test_after_goaway_higher_streams_were_not_processed() -> None:
     """Lower ones continue. No others are accepted."""
     host = Host()
-    streams = [host.session.open(GET, "GET", whole=True) for _ in range(3)]
+    streams = [host.session.open(GET, "GET", has_body=False) for _ in range(3)]
     host.session.receive(GoAwayFrame(0, last_stream_id=3, error_code=0).serialize())
 
     assert [type(stream.error) for stream in streams] == [type(None), type(None), RefusedError]
-    assert host.session.room == 0
+    assert host.session.free_streams == 0
 
 
 def test_a_started_response_counts_as_processed() -> None:
@@ -351,7 +351,7 @@ def test_a_started_response_counts_as_processed() -> None:
 def test_arbitrary_bytes_are_read_or_refused(wire: bytes) -> None:
     """Garbage raises one kind of error only."""
     session = Host().session
-    session.open(GET, "GET", whole=True)
+    session.open(GET, "GET", has_body=False)
     try:
         session.receive(wire)
     except RemoteProtocolError:

@@ -1,1 +1,1 @@
-"""HTTP/2 (RFC 9113): an origin's exchanges share one or two connections."""
+"""HTTP/2 (RFC 9113): the exchanges with an origin share one or two connections."""

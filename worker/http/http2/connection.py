@@ -1,6 +1,7 @@
 """One HTTP/2 connection on a transport of the event loop.
 
-A stream that is cancelled, stalls or times out harms no other. There is no task and one timer a connection.
+A stream that is cancelled, stalls or times out does not affect other streams. A connection has one timer and
+no task.
 """
 
 import asyncio
@@ -26,15 +27,16 @@ from fetchfleet.worker.util.aio import LoopBudget
 from fetchfleet.worker.util.clock import mono_s
 
 GOAWAY_TIMEOUT_S = 0.2
-"""The time that sending GOAWAY may take."""
-EARLY_S = 0.002
-"""A timer of the loop may fire earlier than asked, by this much."""
+"""The longest time for sending GOAWAY before the connection is aborted."""
+TIMER_TOLERANCE_S = 0.002
+"""How much too early a timer of the loop may fire."""
 
 
 class Http2Connection(asyncio.Protocol):
-    """An open connection on which HTTP/2 was negotiated.
+    """A connection on which HTTP/2 was negotiated.
 
-    changed: called when its room may have changed, or it has closed; lost: called once its socket is closed.
+    changed: called when the number of free streams may have changed, or the connection has closed.
+    lost: called once the socket is closed.
     """
 
     def __init__(
@@ -59,38 +61,39 @@ class Http2Connection(asyncio.Protocol):
         self._writes_are_paused = False
         self._reads = 0
         self._idle_since_s = self._loop.time()
-        """When its last exchange ended, on the loop's clock; meaningful while it has none."""
+        """When the last exchange ended, by the loop's clock; meaningful while the connection is idle."""
         self._timer: asyncio.TimerHandle | None = None
-        """Fires when it is too late for a stream that waits, or for a connection without a stream."""
+        """Fires at or before the first timeout of a waiting stream, or the end of an idle connection."""
         self._timer_at_s = 0.0
+        """When the timer fires, by the loop's clock."""
 
     @property
-    def room(self) -> int:
-        """The number of further exchanges that it takes now."""
-        return self._session.room if self.usable else 0
+    def free_streams(self) -> int:
+        """The number of further exchanges that the connection takes now."""
+        return self._session.free_streams if self.usable else 0
 
     @property
     def usable(self) -> bool:
-        """True if it may take another exchange, now or later."""
+        """True if the connection may take another exchange, now or after another one ends."""
         if self.closed or self._session.draining:
             return False
         return bool(self._session.streams) or self._loop.time() < self._idle_since_s + self._keepalive_s
 
     @property
-    def settled(self) -> bool:
-        """True if its room is what the host has declared, and not a guess."""
-        return self._session.settled
+    def has_settings(self) -> bool:
+        """True if the host has sent its settings, which state the number of streams that it allows."""
+        return self._session.has_settings
 
     async def exchange(self, request: Request) -> "Http2Response":
-        """Send a request, and return its response once the headers are complete; there must be room.
+        """Send a request, and return its response once the headers are complete.
 
-        Raises RefusedError, NoResponseError, or the errors of a connection.
+        The caller has checked `free_streams`. Raises RefusedError, NoResponseError or a FetchError.
         """
-        if self.closed:  # with the first bytes of the host
+        if self.closed:  # the host's first bytes closed it
             raise RefusedError("the host closed the connection")
         content = request.content
         fields = request_fields(request.method, request.scheme, request.target, request.headers)
-        stream = self._session.open(fields, request.method, whole=content is None)
+        stream = self._session.open(fields, request.method, has_body=content is not None)
         try:
             self._flush()
             if content is not None:
@@ -106,47 +109,47 @@ class Http2Connection(asyncio.Protocol):
         return Http2Response(self, stream, stream.head, request.timeouts.read_s, self._address)
 
     async def _send_body(self, content: Blocks | Upload, stream: Stream, timeout_s: float) -> None:
-        """Send the request body, until the host has ended its response (RFC 9113 §8.1)."""
+        """Send the request body, or less if the host ends its response early (RFC 9113 §8.1)."""
         self._sending.add(stream)
         blocks: Any = aiter(content)
-        async with contextlib.aclosing(blocks) as pieces:
-            async for whole_piece in pieces:
-                piece = memoryview(whole_piece)
-                while piece and not stream.over and not self.closed:
-                    room_bytes = 0 if self._writes_are_paused else self._session.send_room_bytes(stream)
-                    if not room_bytes:
+        async with contextlib.aclosing(blocks):
+            async for block in blocks:
+                unsent = memoryview(block)
+                while unsent and not stream.done and not self.closed:
+                    sendable_bytes = 0 if self._writes_are_paused else self._session.sendable_bytes(stream)
+                    if not sendable_bytes:
                         await self._wait(stream, timeout_s, WriteTimeoutError)
                         continue
-                    self._session.send(stream, piece[:room_bytes])
+                    self._session.send(stream, unsent[:sendable_bytes])
                     self._flush()
-                    piece = piece[room_bytes:]
-                if piece:  # the host does not want the rest
+                    unsent = unsent[sendable_bytes:]
+                if unsent:  # the host does not read the rest
                     break
             else:
                 self._session.send(stream, b"", last=True)
                 self._flush()
         self._sending.discard(stream)
 
-    async def piece(self, stream: Stream, timeout_s: float) -> bytes:
-        """Return the next piece of the response body, b"" at its end; its bytes make room for more."""
+    async def read(self, stream: Stream, timeout_s: float) -> bytes:
+        """Return the next piece of the response body, b"" at its end, and return its window to the host."""
         while not stream.unread and not stream.ended:
             await self._wait(stream, timeout_s, ReadTimeoutError)
         piece = stream.take()
-        self._session.taken(stream, len(piece))
+        self._session.return_window(stream, len(piece))
         self._flush()
         return piece
 
     async def _wait(self, stream: Stream, timeout_s: float, late: type[FetchError]) -> None:
-        """Wait for a change of the stream; raises its error, or `late` after the timeout.
+        """Wait for a change of the stream. Raises the error of the stream, or `late` after the timeout.
 
-        If the whole connection was silent meanwhile, it takes no more exchanges.
+        A connection that received nothing in that time takes no more exchanges.
         """
         if (error := stream.error) is not None:
-            raise type(error)(*error.args) from error.__cause__  # a new one: many streams may share it
+            raise type(error)(*error.args) from error.__cause__  # a copy, as streams may share the error
         reads = self._reads
         stream.waiter = self._loop.create_future()
         stream.late_at_s = self._loop.time() + timeout_s
-        self._look_at(stream.late_at_s)
+        self._set_timer(stream.late_at_s)
         try:
             in_time = await stream.waiter
         finally:
@@ -165,15 +168,15 @@ class Http2Connection(asyncio.Protocol):
             self._flush()
             if not self._session.streams:
                 self._idle_since_s = self._loop.time()
-                self._look_at(self._idle_since_s + self._keepalive_s)
+                self._set_timer(self._idle_since_s + self._keepalive_s)
             self._close_if_done()
             self._changed()
 
     def close(self) -> None:
-        """Fail its exchanges, send GOAWAY and close; a second call does nothing."""
+        """Fail the exchanges, send GOAWAY and close; a second call does nothing."""
         self._end(None)
 
-    # The protocol of its transport.
+    # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the preface (RFC 9113 §3.4)."""
@@ -181,14 +184,14 @@ class Http2Connection(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         self._address = peer[0] if peer else None
         self._flush()
-        self._look_at(self._idle_since_s + self._keepalive_s)
+        self._set_timer(self._idle_since_s + self._keepalive_s)
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes for all streams; what breaks the protocol ends the connection."""
+        """Process received bytes, of any streams; a violation of the protocol ends the connection."""
         if self.closed:
             return
         self._reads += 1
-        before = self.room, self.usable
+        before = self.free_streams, self.usable
         try:
             self._session.receive(data)
         except RemoteProtocolError as error:
@@ -196,15 +199,15 @@ class Http2Connection(asyncio.Protocol):
             return
         self._flush()
         self._close_if_done()
-        if before != (self.room, self.usable):
+        if before != (self.free_streams, self.usable):
             self._changed()
 
     def eof_received(self) -> None:
-        """Take the host's end of the connection, which ends it in both directions."""
+        """Close the connection, as the host has closed its side."""
         self._end(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Fail what runs on it."""
+        """Fail the exchanges that have not ended."""
         if exc is not None:
             error = ReadError(str(exc) or type(exc).__name__)
             error.__cause__ = exc
@@ -215,11 +218,11 @@ class Http2Connection(asyncio.Protocol):
         self._lost(self)
 
     def pause_writing(self) -> None:
-        """Keep what is to be sent: the host does not read."""
+        """Buffer outgoing frames, as the host does not read."""
         self._writes_are_paused = True
 
     def resume_writing(self) -> None:
-        """Go on."""
+        """Send the buffered frames, and wake the exchanges that send a body."""
         self._writes_are_paused = False
         self._flush()
         for stream in self._sending:
@@ -234,15 +237,12 @@ class Http2Connection(asyncio.Protocol):
             self._end(None)
 
     def _end(self, error: Exception | None) -> None:
-        """Fail all streams with the error that ended the connection, and close it.
-
-        error: None if either side closed it.
-        """
+        """Fail all streams and close the connection. error: None if either side closed it."""
         if self.closed:
             return
 
         def error_of(stream: Stream) -> Exception:
-            # Without any part of a response, the request may have arrived too late to be seen.
+            # Without any part of a response, the host may have closed before it received the request.
             if (error is None or isinstance(error, ReadError)) and not stream.response_started:
                 return NoResponseError(str(error or "the host closed the connection without a response"))
             return error or RemoteProtocolError("the host closed the connection")
@@ -258,30 +258,30 @@ class Http2Connection(asyncio.Protocol):
             self._timer = self._loop.call_later(GOAWAY_TIMEOUT_S, self._transport.abort)
         self._changed()
 
-    def _look_at(self, moment_s: float) -> None:
-        """Let the timer fire at that moment, or earlier."""
-        if self.closed or (self._timer is not None and self._timer_at_s <= moment_s):
+    def _set_timer(self, at_s: float) -> None:
+        """Make the timer fire at this time of the loop's clock, or keep an earlier one."""
+        if self.closed or (self._timer is not None and self._timer_at_s <= at_s):
             return
         if self._timer is not None:
             self._timer.cancel()
-        self._timer, self._timer_at_s = self._loop.call_at(moment_s, self._look), moment_s
+        self._timer, self._timer_at_s = self._loop.call_at(at_s, self._on_timer), at_s
 
-    def _look(self) -> None:
-        """End the waits that have lasted too long, or the connection if it was idle for too long."""
+    def _on_timer(self) -> None:
+        """Time out the waits that have lasted too long, or close a connection that was idle for too long."""
         self._timer = None
-        now_s = self._loop.time() + EARLY_S
+        now_s = self._loop.time() + TIMER_TOLERANCE_S
         waiting = [stream for stream in self._session.streams.values() if stream.waiter is not None]
         for stream in waiting:
             if stream.late_at_s <= now_s:
                 stream.notify(in_time=False)
             else:
-                self._look_at(stream.late_at_s)
+                self._set_timer(stream.late_at_s)
         if not self._session.streams:
             idle_until_s = self._idle_since_s + self._keepalive_s
             if idle_until_s <= now_s:
                 self._end(None)
             else:
-                self._look_at(idle_until_s)
+                self._set_timer(idle_until_s)
 
 
 class Http2Response:
@@ -317,9 +317,9 @@ class Http2Response:
 
         Raises ReadError, ReadTimeoutError or RemoteProtocolError.
         """
-        return await self._connection.piece(self._stream, self._read_s)
+        return await self._connection.read(self._stream, self._read_s)
 
-    async def receive(self, room: Room) -> bytes | memoryview:  # noqa: ARG002 frames lie between the data
+    async def receive(self, room: Room) -> bytes | memoryview:  # noqa: ARG002 frame headers interleave the data
         """Return the next piece of the body, like `read`."""
         return await self.read()
 

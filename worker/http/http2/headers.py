@@ -1,7 +1,7 @@
 """Header sections of HTTP/2 requests and responses. Pure.
 
-Responses are checked here and not by h2, which ends the whole connection when one is malformed. RFC 9113
-§8.1.1 ends the stream alone.
+This module checks responses in place of h2. h2 would end the connection after a malformed one; RFC 9113
+§8.1.1 only requires the end of the stream.
 """
 
 import re
@@ -15,7 +15,7 @@ _CONNECTION_FIELDS = frozenset(
 )
 """Fields of an HTTP/1.1 connection, forbidden in HTTP/2 (RFC 9113 §8.2.2)."""
 _NOT_SENT = _CONNECTION_FIELDS | {b"host", b"te"}
-"""`:authority` replaces Host."""
+"""Fields of the request that are left out. `:authority` replaces Host."""
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
 _NOT_IN_A_VALUE = re.compile(rb"[\0\r\n]")
 _STATUS = re.compile(rb"[1-9][0-9]{2}")
@@ -24,7 +24,7 @@ _BODYLESS = frozenset({204, 205, 304})
 
 
 class MalformedHeadersError(Exception):
-    """A response whose header section breaks RFC 9113 §8."""
+    """A response whose header section violates RFC 9113 §8."""
 
 
 class ResponseHead(NamedTuple):
@@ -33,7 +33,7 @@ class ResponseHead(NamedTuple):
     status: int
     fields: list[Header]
     length_bytes: int | None
-    """The length of the body that follows, None if it is not declared."""
+    """The length of the body, None if it is not declared."""
 
 
 def request_fields(method: str, scheme: str, target: bytes, fields: Sequence[Header]) -> list[Header]:
@@ -50,28 +50,28 @@ def request_fields(method: str, scheme: str, target: bytes, fields: Sequence[Hea
 
 
 def parse_response(fields: Iterable[Header], method: str) -> ResponseHead:
-    """Check the header section of the response to a request; raises MalformedHeadersError."""
+    """Parse the header section of the response to a request of the method. Raises MalformedHeadersError."""
     statuses: list[bytes] = []
-    plain: list[Header] = []
+    regular: list[Header] = []
     for name, value in fields:
-        if name == b":status" and not plain:
+        if name == b":status" and not regular:
             statuses.append(value)
             continue
         if not _NAME.fullmatch(name) or _NOT_IN_A_VALUE.search(value) or name in _CONNECTION_FIELDS:
             raise MalformedHeadersError(f"invalid header field {name[:100]!r}")
-        plain.append((name, value))
+        regular.append((name, value))
     if len(statuses) != 1 or not _STATUS.fullmatch(statuses[0]):
-        raise MalformedHeadersError(f"not one valid :status, but {statuses}")
+        raise MalformedHeadersError(f"expected one valid :status, got {statuses}")
     status = int(statuses[0])
-    # Every Content-Length must be the same number (RFC 9110 §8.6); it is then passed on once.
+    # All Content-Length values must be the same number (RFC 9110 §8.6). The response has it once afterwards.
     lengths = {
-        part.strip() for name, value in plain if name == b"content-length" for part in value.split(b",")
+        part.strip() for name, value in regular if name == b"content-length" for part in value.split(b",")
     }
     length_bytes = None
     if lengths:
         if len(lengths) > 1 or not all(map(_LENGTH.fullmatch, lengths)):
             raise MalformedHeadersError("malformed or conflicting Content-Length")
         length_bytes = int(lengths.pop())
-        plain = [field for field in plain if field[0] != b"content-length"]
-        plain.append((b"content-length", str(length_bytes).encode()))
-    return ResponseHead(status, plain, 0 if method == "HEAD" or status in _BODYLESS else length_bytes)
+        regular = [field for field in regular if field[0] != b"content-length"]
+        regular.append((b"content-length", str(length_bytes).encode()))
+    return ResponseHead(status, regular, 0 if method == "HEAD" or status in _BODYLESS else length_bytes)

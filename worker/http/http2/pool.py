@@ -1,7 +1,7 @@
-"""An origin's HTTP/2 connections, shared by its exchanges.
+"""The HTTP/2 connections to an origin, shared by its exchanges.
 
-A second connection is made when the first has no room; never a third. Connections that the host is closing,
-or that have fallen silent, take no new exchange and do not count.
+A second connection is opened when the first has no free stream; a third never is. Connections that the host
+is closing, or that received nothing for a whole timeout, take no new exchange and do not count.
 """
 
 import asyncio
@@ -20,11 +20,11 @@ from fetchfleet.worker.util.clock import mono_s
 MAX_SHARED = 2
 """The most connections to an origin."""
 MAX_FREE_RETRIES = 3
-"""How often a request that its host has not begun is repeated at once before it fails."""
+"""How often a request that the host refused unprocessed is repeated before it fails."""
 
 
 class Http1OnlyError(Exception):
-    """The host selected HTTP/1.1: requests go over connections of their own."""
+    """The host selected HTTP/1.1: each request needs a connection of its own."""
 
 
 class OtherConnection(Protocol):
@@ -38,10 +38,10 @@ class OtherConnection(Protocol):
 
 
 class SharedConnections:
-    """All exchanges with an origin that is expected to support HTTP/2.
+    """The exchanges with an origin that may support HTTP/2.
 
-    dial: opens a connection in the protocol that the host selects, and is given what it calls when its room
-    may have changed.
+    dial: opens a connection for a request, in the protocol that the host selects. An HTTP/2 connection calls
+    the function given to it when the number of free streams may have changed.
     """
 
     def __init__(
@@ -50,22 +50,24 @@ class SharedConnections:
         stats: ConnectionStats,
     ) -> None:
         self.http1_only = False
-        """True if the host turned out not to support HTTP/2."""
+        """True if the host did not select HTTP/2."""
         self._dial = dial
         self._stats = stats
         self._connections: list[Http2Connection] = []
         self._dialling: asyncio.Future[Exception | None] | None = None
-        self._alone = False
-        """Whether the host rejected a second connection beside the first."""
+        """Done at the end of the dial under way, with its error or None; None if no dial is under way."""
+        self._second_failed = False
+        """True if a second connection could not be opened beside the first."""
         self._waiting: deque[asyncio.Future[None]] = deque()
+        """The queue of the requests that wait for a stream."""
         self._closed = False
 
     async def exchange(self, request: Request) -> Response:
-        """Make one exchange; raises PoolTimeoutError if no stream is free in time.
+        """Make one exchange.
 
-        A request is repeated if the host has not begun it, whatever it is (RFC 9113 §8.7), and once if the
-        connection ended while it was sent, if it is idempotent (RFC 9110 §9.2.2). Raises Http1OnlyError, or
-        the errors of a connection.
+        Any request is repeated if the host refused it unprocessed (RFC 9113 §8.7). An idempotent request is
+        repeated once if a reused connection ended without a response (RFC 9110 §9.2.2).
+        Raises PoolTimeoutError if no stream becomes free in time, Http1OnlyError or another FetchError.
         """
         refusals, may_repeat = 0, request.method in IDEMPOTENT_METHODS
         failed: Http2Connection | None = None
@@ -93,79 +95,83 @@ class SharedConnections:
             request.trace.opened = False
 
     async def _connection(
-        self, request: Request, other_than: Http2Connection | None
+        self, request: Request, excluded: Http2Connection | None
     ) -> Http2Connection | OtherConnection:
-        """Return a connection with room; open one, or wait for one, if necessary."""
-        place = _PlaceInLine(self._waiting, request.timeouts.pool_s)
+        """Return a connection with a free stream; open one, or wait for one, if necessary.
+
+        excluded: the connection on which the request has just failed, used only if there is no other.
+        """
+        wait = _StreamWait(self._waiting, request.timeouts.pool_s)
         while not self._closed:
-            found = self._with_room(other_than)
-            if found is not None:
-                return found
+            free = self._with_free_stream(excluded)
+            if free is not None:
+                return free
             if self.http1_only:
                 raise Http1OnlyError
             usable = self._usable()
-            full = len(usable) >= MAX_SHARED or self._alone or any(not each.settled for each in usable)
+            full = (
+                len(usable) >= MAX_SHARED
+                or self._second_failed
+                or any(not connection.has_settings for connection in usable)
+            )
             if self._dialling is not None:
                 # Without a timeout: dialling has its own. If it is cancelled, another request dials.
                 error = await asyncio.shield(self._dialling)
                 if error is not None and not self._usable():
-                    own = type(error)(*error.args)  # each request raises an error of its own
-                    own.__cause__ = error.__cause__
-                    raise own
+                    copy = type(error)(*error.args)  # each request raises an error of its own
+                    copy.__cause__ = error.__cause__
+                    raise copy
             elif not usable or not full:
-                made = await self._dial_another(request)
-                if made is not None:
-                    return made
-            elif (last := self._with_room(None)) is not None:
-                return last
+                dialled = await self._dial_another(request)
+                if dialled is not None:
+                    return dialled
+            elif (only := self._with_free_stream(None)) is not None:
+                return only
             else:
-                await place.wait()
-        raise ConnectError("closed while a request waited")
+                await wait.turn()
+        raise ConnectError("the lane's connections were closed while the request waited for a stream")
 
     def _usable(self) -> list[Http2Connection]:
         return [connection for connection in self._connections if connection.usable]
 
-    def _with_room(self, other_than: Http2Connection | None) -> Http2Connection | None:
-        """Return the oldest connection with room, so that a second one falls idle when it is not needed."""
+    def _with_free_stream(self, excluded: Http2Connection | None) -> Http2Connection | None:
+        """Return the oldest connection with a free stream, so that a second one can become idle."""
         for connection in self._connections:
-            if connection is not other_than and connection.room:
+            if connection is not excluded and connection.free_streams:
                 return connection
         return None
 
     async def _dial_another(self, request: Request) -> Http2Connection | OtherConnection | None:
-        """Open a connection; return None if the first one must suffice.
-
-        Other requests wait for the outcome.
-        """
+        """Open a connection, while other requests wait; return None if only a second one failed to open."""
         self._dialling = dialling = asyncio.get_running_loop().create_future()
         failure: Exception | None = None
         try:
-            made = await self._dial(request, self._update)
-            if isinstance(made, Http2Connection):
-                self._alone = self._alone and bool(self._usable())
-                self._connections.append(made)
+            dialled = await self._dial(request, self._update)
+            if isinstance(dialled, Http2Connection):
+                self._second_failed = self._second_failed and bool(self._usable())
+                self._connections.append(dialled)
             elif self._usable():
-                made.close()
-                raise ConnectError("the second connection did not select HTTP/2")  # noqa: TRY301
+                dialled.close()
+                raise ConnectError("the host did not select HTTP/2 on a second connection")  # noqa: TRY301
             else:
                 self.http1_only = True
         except Exception as error:
             failure = error
             if not self._usable():
                 raise
-            self._alone = True
+            self._second_failed = True
             return None
         else:
-            return made
+            return dialled
         finally:
             self._dialling = None
             dialling.set_result(failure)
             self._update()
 
     def _update(self) -> None:
-        """Wake waiting requests: there may be more room, or one connection less."""
+        """Wake waiting requests, as a stream may be free or a connection closed."""
         self._connections = [connection for connection in self._connections if not connection.closed]
-        free = sum(connection.room for connection in self._connections)
+        free = sum(connection.free_streams for connection in self._connections)
         if not self._usable() and self._dialling is None:
             free = len(self._waiting)  # one of them must dial
         while free and self._waiting:
@@ -178,28 +184,28 @@ class SharedConnections:
         self._update()
 
 
-class _PlaceInLine:
-    """One request's wait for a stream; a request that must wait again goes to the front."""
+class _StreamWait:
+    """One request's wait for a stream; a request that must wait again goes to the front of the queue."""
 
-    def __init__(self, line: deque[asyncio.Future[None]], timeout_s: float) -> None:
-        self._line = line
+    def __init__(self, queue: deque[asyncio.Future[None]], timeout_s: float) -> None:
+        self._queue = queue
         self._timeout_s = self._left_s = timeout_s
         self._again = False
 
-    async def wait(self) -> None:
-        """Wait for a turn; raises PoolTimeoutError once all waits exceed the timeout."""
+    async def turn(self) -> None:
+        """Wait for a turn. Raises PoolTimeoutError once all waits together exceed the timeout."""
         turn = asyncio.get_running_loop().create_future()
-        self._line.appendleft(turn) if self._again else self._line.append(turn)
+        self._queue.appendleft(turn) if self._again else self._queue.append(turn)
         self._again = True
         since_s = mono_s()
         try:
             async with asyncio.timeout(self._left_s):
                 await turn
         except BaseException as error:
-            if turn in self._line:
-                self._line.remove(turn)
-            elif self._line:  # the turn had come: it goes to the next
-                _wake(self._line.popleft())
+            if turn in self._queue:
+                self._queue.remove(turn)
+            elif self._queue:  # pass the turn on
+                _wake(self._queue.popleft())
             if isinstance(error, TimeoutError):
                 raise PoolTimeoutError(f"no stream became free within {self._timeout_s} s") from None
             raise
