@@ -15,7 +15,7 @@ from fetchfleet.worker.http.net.dns import Resolver
 from fetchfleet.worker.http.net.guard import Dialler, GuardedNetwork
 from fetchfleet.worker.http.net.pool import LanePool
 from fetchfleet.worker.http.net.redis_guard import RedisAddresses
-from fetchfleet.worker.http.request_body import Blocks, Upload
+from fetchfleet.worker.http.request_body import FileBody, MemoryBody
 from fetchfleet.worker.http.wire import Header
 from fetchfleet.worker.policy.egress import Egress
 from fetchfleet.worker.policy.model import Timeouts
@@ -55,7 +55,7 @@ async def lane_pool(
 def request_to(
     url: str,
     method: str = "GET",
-    content: bytes | Blocks | Upload | None = None,
+    content: bytes | MemoryBody | FileBody | None = None,
     headers: tuple[Header, ...] = (),
     **timeouts: float,
 ) -> Request:
@@ -65,7 +65,7 @@ def request_to(
     """
     parts = urlsplit(url)
     if isinstance(content, bytes):
-        content = Blocks(content)
+        content = MemoryBody(content)
     framing = () if content is None else ((b"Content-Length", b"%d" % content.length_bytes),)
     return Request(
         method=method,

@@ -1,4 +1,4 @@
-"""The interfaces of an engine: it makes exchanges, on connections that it keeps by lane."""
+"""The interfaces of an engine and of the connection pools of the lanes."""
 
 from abc import abstractmethod
 from collections.abc import AsyncIterator
@@ -10,11 +10,11 @@ from fetchfleet.worker.http.exchange import Answer, Trace
 from fetchfleet.worker.policy.model import LanePolicy, Timeouts
 
 KEEPALIVE_EXPIRY_S = 30.0
-"""An idle connection is closed after this time."""
+"""The time after which an idle connection is closed."""
 
 
 class Engine(Protocol):
-    """Makes exchanges."""
+    """The maker of HTTP exchanges."""
 
     async def open(self, request: Hop, lane: str, timeouts: Timeouts, trace: Trace) -> Answer:
         """Send a request on the lane's connections and return its response, which the caller closes.
@@ -24,23 +24,23 @@ class Engine(Protocol):
 
 
 class Pools(Protocol):
-    """Connections by lane: call `open` before the first request of a lane, `close` after the last."""
+    """The connection pools of the lanes. `open` precedes a lane's first request, `close` follows its last."""
 
     @abstractmethod
     def open(self, lane: str, host: str, policy: LanePolicy) -> None:
-        """Prepare for the lane's requests: its connections are made to this host only, under its policy."""
+        """Create the pool of a lane. Its connections go to this host only, under this policy."""
 
     @abstractmethod
     def apply_policy(self, lane: str, policy: LanePolicy) -> None:
-        """Apply a changed policy: its ports count for the connections made from now on."""
+        """Apply a changed policy: its ports hold for connections opened from now on."""
 
     @abstractmethod
     async def close(self, lane: str) -> None:
-        """Close the lane's connections; does nothing if it has none."""
+        """Close the lane's connections; does nothing if it has no pool."""
 
     @asynccontextmanager
     async def opened(self, lane: str, host: str, policy: LanePolicy) -> AsyncIterator[str]:
-        """Open the lane for the length of a block, then close it."""
+        """Create the pool of a lane for the length of a block, then close it."""
         self.open(lane, host, policy)
         try:
             yield lane

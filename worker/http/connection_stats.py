@@ -1,18 +1,18 @@
-"""Counts and durations of a worker's connections, for its statistics."""
+"""Counts and durations of a worker's connections, for its stats."""
 
 from fetchfleet.worker.observability.percentiles import Recent
 
 
 class ConnectionStats:
-    """The counts of one worker process since its start, and its recent durations in seconds."""
+    """The connection counts of one worker process since its start, and recent durations."""
 
     def __init__(self) -> None:
         self.opened = 0
         self.reused = 0
         self.closed = 0
         self.pool_wait_s = Recent()
-        """From handing a request to its pool until a connection is dialled for it, or it is sent."""
+        """The waits of requests for a connection or the start of a dial."""
         self.tcp_s = Recent()
-        """Until a TCP connection is open, name resolution included."""
+        """The times to open a TCP connection, name resolution included."""
         self.tls_s = Recent()
-        """TLS handshakes."""
+        """The durations of TLS handshakes."""

@@ -11,7 +11,13 @@ from fetchfleet.jobs.contract.entry import Hop
 from fetchfleet.jobs.contract.urls import origin_of_url, parse_url
 from fetchfleet.worker.http.exchange import Answer, Request, Trace
 from fetchfleet.worker.http.net.pool import LanePools
-from fetchfleet.worker.http.request_body import Blocks, Upload, framing_of, open_content, own_headers
+from fetchfleet.worker.http.request_body import (
+    FileBody,
+    MemoryBody,
+    default_headers,
+    framing_headers,
+    open_content,
+)
 from fetchfleet.worker.http.wire import Header
 from fetchfleet.worker.observability import events, redact
 from fetchfleet.worker.policy.model import Timeouts
@@ -29,7 +35,7 @@ class DirectEngine:
         log: FilteringBoundLogger | None = None,
     ) -> None:
         self._pools = pools
-        self._own = encoded(own_headers(user_agent))
+        self._own = encoded(default_headers(user_agent))
         self._origin = lru_cache(maxsize=4096)(self._origin_of)
         self._in_folder = in_folder
         self._log = log
@@ -76,13 +82,13 @@ class DirectEngine:
         return Answer(request.url, sent, response)
 
     def _headers(
-        self, plain: Sequence[Header], request: Hop, content: Blocks | Upload | None
+        self, plain: Sequence[Header], request: Hop, content: MemoryBody | FileBody | None
     ) -> Sequence[Header]:
         """Return the headers of a plain request, those of this request, and its framing; plain ones give way.
 
         Host stays: a request cannot have another.
         """
-        given = encoded((*request.headers, *framing_of(request.method, content)))
+        given = encoded((*request.headers, *framing_headers(request.method, content)))
         names = {name.lower() for name, _ in given}
         return (plain[0], *(header for header in plain[1:] if header[0].lower() not in names), *given)
 

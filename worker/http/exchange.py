@@ -11,7 +11,7 @@ from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.model import Timings
 from fetchfleet.worker.errors import BadAnswerError, FetchError, RemoteProtocolError
 from fetchfleet.worker.http.http1.messages import UNTIL_CLOSE, body_length
-from fetchfleet.worker.http.request_body import Blocks, Upload
+from fetchfleet.worker.http.request_body import FileBody, MemoryBody
 from fetchfleet.worker.http.wire import Header, Room, Wire
 from fetchfleet.worker.policy.model import Timeouts
 from fetchfleet.worker.util.clock import mono_s
@@ -89,7 +89,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The path and the query."""
     headers: Sequence[Header]
     """All of them, in the order and the case in which they are sent, Host and Content-Length included."""
-    content: Blocks | Upload | None
+    content: MemoryBody | FileBody | None
     timeouts: Timeouts
     trace: Trace
     """The timings of the attempt, which the connection fills in."""

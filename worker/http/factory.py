@@ -1,4 +1,4 @@
-"""Builds a worker's engine from its settings."""
+"""Construction of a worker's engine from its settings."""
 
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
@@ -17,17 +17,18 @@ from fetchfleet.worker.settings import DIRECT, Settings, parse_nameservers
 
 
 class HttpStack(NamedTuple):
-    """An engine, its connections by lane, and the function that closes all of it."""
+    """An engine with its connection pools."""
 
     engine: Engine
     pools: Pools
     aclose: Callable[[], Awaitable[None]]
+    """Closes engine and pools."""
 
 
 def build_engine(
     settings: Settings, own_redis: RedisAddresses, stats: ConnectionStats, log: FilteringBoundLogger
 ) -> HttpStack:
-    """Return the engine that the settings name; raises PolicyError if a file of the policy cannot be used."""
+    """Return the engine that the settings name. Raises PolicyError if a TLS file is unusable."""
     resolver = Resolver(parse_nameservers(settings.nameservers))
     network = GuardedNetwork(settings.egress, resolver, own_redis)
     pools = LanePools(network, TlsContexts(settings.policy), stats)

@@ -13,7 +13,13 @@ from fetchfleet.jobs.contract.urls import DEFAULT_PORTS, origin_of_url
 from fetchfleet.worker.http.compat import set_cookies
 from fetchfleet.worker.http.exchange import Answer, Request, Response, Trace
 from fetchfleet.worker.http.net.pool import LanePools
-from fetchfleet.worker.http.request_body import Blocks, Upload, framing_of, open_content, own_headers
+from fetchfleet.worker.http.request_body import (
+    FileBody,
+    MemoryBody,
+    default_headers,
+    framing_headers,
+    open_content,
+)
 from fetchfleet.worker.observability import events, redact
 from fetchfleet.worker.policy.model import Timeouts
 from fetchfleet.worker.settings import Settings
@@ -31,7 +37,7 @@ class ExchangeContext(NamedTuple):
     lane: str
     url: str
     """With its path, which the request's own URL leaves to the extension `target`."""
-    content: Blocks | Upload | None
+    content: MemoryBody | FileBody | None
     timeouts: Timeouts
     trace: Trace
     began_s: float
@@ -138,7 +144,7 @@ class HttpxEngine:
         content = await open_content(request, self._in_folder) if request.has_body else None
         try:
             sends = content is not None or request.method != "GET"
-            framing = framing_of(request.method, content) if sends else ()
+            framing = framing_headers(request.method, content) if sends else ()
             if request.headers or framing:
                 headers = headers.copy()
                 headers.update((*request.headers, *framing))
@@ -182,7 +188,7 @@ def build_client(
     client = httpx.AsyncClient(
         transport=transport,
         timeout=httpx.Timeout(**httpx_timeout(settings.policy.default.timeouts)),
-        headers=own_headers(settings.user_agent),
+        headers=default_headers(settings.user_agent),
         auth=_NoAuth(),
         follow_redirects=False,
         event_hooks=hooks(log) if settings.log_level == "debug" else None,

@@ -20,7 +20,7 @@ from fetchfleet.worker.errors import (
 )
 from fetchfleet.worker.http.exchange import Request, Trace
 from fetchfleet.worker.http.http1.connection import MAX_UNREAD_BYTES, Http1Connection, Http1Response
-from fetchfleet.worker.http.request_body import Blocks
+from fetchfleet.worker.http.request_body import MemoryBody
 from fetchfleet.worker.policy.model import Timeouts
 from fetchfleet.worker.util import aio
 from fetchfleet.worker.util.aio import LoopBudget
@@ -105,7 +105,7 @@ class Ends:
 
 def request_of(
     method: str = "GET",
-    content: Blocks | None = None,
+    content: MemoryBody | None = None,
     timeouts: Timeouts = PATIENT,
     headers: tuple[tuple[bytes, bytes], ...] = ((b"Host", b"a.example"),),
     target: bytes = b"/x?y",
@@ -390,7 +390,7 @@ async def test_an_idle_connection_is_closed_after_its_keepalive() -> None:
 async def test_the_keepalive_does_not_interrupt_a_slow_upload() -> None:
     """The next request begins in time, and then reads its content for longer than the keep-alive."""
 
-    class Slow(Blocks):
+    class Slow(MemoryBody):
         async def __aiter__(self) -> AsyncGenerator[bytes, None]:
             await asyncio.sleep(0.1)
             yield b"x"
@@ -487,7 +487,7 @@ async def test_the_end_of_a_connection_ends_a_body_without_length() -> None:
 async def test_a_response_before_a_close_is_read_when_the_upload_fails() -> None:
     """The host does not want the rest of the request, and responds with 413."""
     async with connected() as ends:
-        pending = ends.begin_exchange(method="POST", content=Blocks(bytes(MUCH)))
+        pending = ends.begin_exchange(method="POST", content=MemoryBody(bytes(MUCH)))
         await ends.receive()
         ends.send(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\n\r\nno")
         ends.host.close()
@@ -507,7 +507,7 @@ async def test_a_response_in_the_kernel_is_read_after_a_failed_write() -> None:
         ends.send(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\n\r\nno")
         ends.reset()
 
-        response = await ends.client.exchange(request_of(method="POST", content=Blocks(b"x")))
+        response = await ends.client.exchange(request_of(method="POST", content=MemoryBody(b"x")))
 
         assert (response.status, await body_of(response)) == (413, b"no")
         response.close()
@@ -520,7 +520,7 @@ async def test_an_upload_is_sent_whole_and_its_connection_is_reused() -> None:
     """Its content is empty, small, or larger than all buffers."""
     async with connected() as ends:
         for size_bytes in (0, 10, MUCH):
-            pending = ends.begin_exchange(method="PUT", content=Blocks(bytes(size_bytes)))
+            pending = ends.begin_exchange(method="PUT", content=MemoryBody(bytes(size_bytes)))
             received = b""
             while len(received.partition(b"\r\n\r\n")[2]) < size_bytes or not received:
                 received += await asyncio.get_running_loop().sock_recv(ends.host, 1 << 20)
@@ -535,7 +535,7 @@ async def test_an_upload_is_sent_whole_and_its_connection_is_reused() -> None:
 async def test_a_final_response_stops_an_upload() -> None:
     """The rest is not sent, and the connection is not reused. An interim response does not stop it."""
     async with connected() as ends:
-        pending = ends.begin_exchange(method="PUT", content=Blocks(bytes(MUCH)))
+        pending = ends.begin_exchange(method="PUT", content=MemoryBody(bytes(MUCH)))
         await ends.receive()
         ends.send(b"HTTP/1.1 100 Continue\r\n\r\n")
         await wait_until(lambda: ends.client.response_started, "the interim response")
@@ -555,7 +555,9 @@ async def test_an_upload_that_the_host_does_not_read_times_out() -> None:
     """The connection is closed."""
     async with connected() as ends:
         with pytest.raises(WriteTimeoutError, match=r"0\.02"):
-            await ends.client.exchange(request_of(method="PUT", content=Blocks(bytes(MUCH)), timeouts=HASTY))
+            await ends.client.exchange(
+                request_of(method="PUT", content=MemoryBody(bytes(MUCH)), timeouts=HASTY)
+            )
         assert not ends.client.usable
 
 
@@ -564,7 +566,7 @@ async def test_interim_responses_do_not_extend_the_write_timeout() -> None:
     """The host keeps sending them and reads nothing. The read timeout is long."""
     timeouts = replace(PATIENT, write_s=0.05)
     async with connected() as ends:
-        pending = ends.begin_exchange(method="PUT", content=Blocks(bytes(MUCH)), timeouts=timeouts)
+        pending = ends.begin_exchange(method="PUT", content=MemoryBody(bytes(MUCH)), timeouts=timeouts)
         await ends.receive()
         while not pending.done():
             ends.host.send(b"HTTP/1.1 100 Continue\r\n\r\n")

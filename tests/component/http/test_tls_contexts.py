@@ -41,14 +41,14 @@ BAD = [
     ({"ca_file": "text.pem"}, "ca_file: text.pem holds no certificate in PEM"),
     ({"client_cert": "none.pem"}, "client_cert: none.pem: No such file"),
     ({"client_cert": "one.pem", "client_key": "none.key"}, "client_key: none.key: No such file"),
-    ({"client_cert": "one.pem"}, "client_key: one.pem is no private key in PEM"),
-    ({"client_cert": "one.pem", "client_key": "two.key"}, "client_key: two.key is no private key"),
+    ({"client_cert": "one.pem"}, "client_key: one.pem is not a private key in PEM"),
+    ({"client_cert": "one.pem", "client_key": "two.key"}, "client_key: two.key is not a private key"),
     ({"client_cert": "text.pem", "client_key": "one.key"}, "client_cert: text.pem holds no certificate"),
     (
         {"client_cert": "one.pem", "client_key": "locked.key"},
-        "client_key: locked.key is locked by a passphrase",
+        "client_key: locked.key is encrypted with a passphrase",
     ),
-    ({"client_cert": "both-locked.pem"}, "client_key: both-locked.pem is locked by a passphrase"),
+    ({"client_cert": "both-locked.pem"}, "client_key: both-locked.pem is encrypted with a passphrase"),
 ]
 
 

@@ -256,8 +256,8 @@ def test_opening_never_leaves_the_in_folder(
 
 
 def test_a_device_is_refused() -> None:
-    """It is no regular file."""
-    with pytest.raises(NoBodyFileError, match="no regular file"):
+    """It is not a regular file."""
+    with pytest.raises(NoBodyFileError, match="not a regular file"):
         request_body._open(Path("/dev"), "null")
 
 

@@ -14,8 +14,8 @@ from fetchfleet.worker.http.net.dns_cache import (
     DnsCache,
     DnsFailure,
     Resolution,
-    keep_s,
-    to_try,
+    dial_order,
+    valid_s,
 )
 from fetchfleet.worker.settings import parse_nameservers
 
@@ -31,7 +31,7 @@ SECONDS = st.floats(0, 1000)
 )
 def test_addresses_are_cached_for_the_lowest_ttl(ttls_s: list[int], kept_s: float) -> None:
     """TTLs of aliases count too, up to five minutes. Without a TTL the addresses are not cached."""
-    assert keep_s(HERE, ttls_s) == kept_s
+    assert valid_s(HERE, ttls_s) == kept_s
 
 
 @pytest.mark.parametrize(
@@ -40,18 +40,18 @@ def test_addresses_are_cached_for_the_lowest_ttl(ttls_s: list[int], kept_s: floa
         (DnsFailure.NO_SUCH_NAME, NO_SUCH_NAME_S),
         (DnsFailure.SERVER_FAILED, SERVER_FAILED_S),
         (DnsFailure.TIMED_OUT, 0),
-        (DnsFailure.NOT_ASKED, 0),
+        (DnsFailure.NOT_SENT, 0),
     ],
 )
 def test_a_negative_answer_is_cached_for_seconds(failure: DnsFailure, kept_s: float) -> None:
     """A new name is found soon. A missing answer is not cached."""
-    assert keep_s(failure) == keep_s(failure, [3600]) == kept_s
+    assert valid_s(failure) == valid_s(failure, [3600]) == kept_s
 
 
 @given(SAID, st.lists(st.integers()))
 def test_no_entry_exceeds_the_longest_lifetime(said: Resolution, ttls_s: list[int]) -> None:
     """For any TTL."""
-    assert 0 <= keep_s(said, ttls_s) <= MAX_TTL_S
+    assert 0 <= valid_s(said, ttls_s) <= MAX_TTL_S
 
 
 @given(st.lists(st.tuples(NAMES, SAID, SECONDS, SECONDS)), NAMES, SECONDS)
@@ -96,7 +96,7 @@ def test_address_families_alternate_and_the_first_address_stays_first(
 ) -> None:
     """Each address occurs once, and both families are among the first."""
     given_ = [str(address) for address in addresses]
-    tried = to_try(given_, most)
+    tried = dial_order(given_, most)
     versions = [ip_address(address).version for address in tried]
     least = min(count(given_, 4), count(given_, 6))
 

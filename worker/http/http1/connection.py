@@ -20,7 +20,7 @@ from fetchfleet.worker.errors import (
 from fetchfleet.worker.http.exchange import Request
 from fetchfleet.worker.http.http1.messages import ResponseReader, request_head
 from fetchfleet.worker.http.net.tls_transport import left_by_reset
-from fetchfleet.worker.http.request_body import BLOCK_BYTES, Blocks, Upload
+from fetchfleet.worker.http.request_body import BLOCK_BYTES, FileBody, MemoryBody
 from fetchfleet.worker.http.wire import Header, Room
 from fetchfleet.worker.policy.model import Timeouts
 from fetchfleet.worker.util.aio import LoopBudget
@@ -158,7 +158,7 @@ class Http1Connection(asyncio.BufferedProtocol):
         head_of = (final.status, final.phrase, final.version, final.fields, final.by_name)
         return Http1Response(self, reader, *head_of, reader.lenient, self.address)
 
-    async def _send(self, head: bytes, content: Blocks | Upload, reader: ResponseReader) -> None:
+    async def _send(self, head: bytes, content: MemoryBody | FileBody, reader: ResponseReader) -> None:
         """Send the head and the content, block by block as the host takes them.
 
         A final response may come before the end: the rest is not sent, and the connection not used again.

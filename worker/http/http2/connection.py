@@ -21,7 +21,7 @@ from fetchfleet.worker.http.exchange import Request
 from fetchfleet.worker.http.http1.messages import by_name
 from fetchfleet.worker.http.http2.headers import ResponseHead, request_fields
 from fetchfleet.worker.http.http2.stream import NoResponseError, RefusedError, Stream
-from fetchfleet.worker.http.request_body import Blocks, Upload
+from fetchfleet.worker.http.request_body import FileBody, MemoryBody
 from fetchfleet.worker.http.wire import Header, Room
 from fetchfleet.worker.util.aio import LoopBudget
 from fetchfleet.worker.util.clock import mono_s
@@ -108,7 +108,7 @@ class Http2Connection(asyncio.Protocol):
             raise
         return Http2Response(self, stream, stream.head, request.timeouts.read_s, self._address)
 
-    async def _send_body(self, content: Blocks | Upload, stream: Stream, timeout_s: float) -> None:
+    async def _send_body(self, content: MemoryBody | FileBody, stream: Stream, timeout_s: float) -> None:
         """Send the request body, or less if the host ends its response early (RFC 9113 §8.1)."""
         self._sending.add(stream)
         blocks: Any = aiter(content)

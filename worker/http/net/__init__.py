@@ -1,1 +1,1 @@
-"""Connections to addresses: the egress guard, DNS, sockets and TLS."""
+"""Connections to hosts: the egress guard, DNS, TCP, TLS, and the pool of each lane."""

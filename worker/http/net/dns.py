@@ -1,8 +1,7 @@
-"""Name resolution: one query at a time for each name, answers cached for their TTL.
+"""Name resolution by c-ares: one query at a time for each name, cached for its TTL.
 
-By c-ares, imported for the first name: it returns TTLs, and tells a name that does not exist from a failed
-query. Names that the machine itself defines (/etc/hosts, localhost) have no TTL and are not cached: a change
-counts at once.
+c-ares returns TTLs, and distinguishes a name that does not exist from a failed query. It is imported for the
+first name. Names from /etc/hosts have no TTL and are not cached, so that a change holds at once.
 """
 
 import asyncio
@@ -18,29 +17,29 @@ from fetchfleet.worker.errors import (
     NoSuchNameError,
     UnresolvedError,
 )
-from fetchfleet.worker.http.net.dns_cache import NO_SUCH_NAME_S, DnsCache, DnsFailure, Resolution, keep_s
+from fetchfleet.worker.http.net.dns_cache import NO_SUCH_NAME_S, DnsCache, DnsFailure, Resolution, valid_s
 from fetchfleet.worker.util import aio
 from fetchfleet.worker.util.clock import mono_s
 
 LIMIT_S = 5.0
-"""The longest wait for a name, however many nameservers there are."""
+"""The longest wait for a name, over all nameservers and tries."""
 
 FIRST_TRY_S = 1.0
 TRIES = 3
 
 CHANNEL_S = NO_SUCH_NAME_S
-"""The life of a c-ares channel, whose cache keeps answers for up to an hour and cannot be switched off."""
+"""The lifetime of a c-ares channel: its cache keeps replies for up to an hour and cannot be switched off."""
 
 _ERRORS = {
     DnsFailure.NO_SUCH_NAME: NoSuchNameError,
-    DnsFailure.NOT_ASKED: UnresolvedError,
+    DnsFailure.NOT_SENT: UnresolvedError,
     DnsFailure.SERVER_FAILED: NameServerError,
     DnsFailure.TIMED_OUT: NameTimeoutError,
 }
 
 
 class Resolver:
-    """Resolves names. nameservers: ADDRESS:PORT each; if empty, those of the system."""
+    """The resolver of a worker. nameservers: ADDRESS:PORT each; if empty, those of the system."""
 
     def __init__(
         self,
@@ -57,7 +56,7 @@ class Resolver:
         self._channel: _Channel | None = None
 
     async def addresses(self, host: str) -> Sequence[str]:
-        """Return every address of the host once, preferred ones first; an address literal is its own.
+        """Return the distinct addresses of the host, preferred ones first; an address literal unchanged.
 
         Raises NoSuchNameError, NameServerError, NameTimeoutError or UnresolvedError, within `limit_s`.
         """
@@ -74,13 +73,13 @@ class Resolver:
                 query = asyncio.create_task(self._resolve(host), name=f"name {host}")
                 self._queries[host] = query
                 query.add_done_callback(lambda _: self._queries.pop(host, None))
-            resolution = await asyncio.shield(query)  # other callers may wait for it too
+            resolution = await asyncio.shield(query)  # other callers may share the query
         if isinstance(resolution, DnsFailure):
             raise resolution_error(host, resolution)
         return resolution
 
     def forget(self, host: str) -> None:
-        """Drop what is cached of the host, because its addresses did not work."""
+        """Drop the cached addresses of the host, as none of them accepted a connection."""
         if self._cache.forget(host):
             self._expire_channel()
 
@@ -91,7 +90,7 @@ class Resolver:
             await self._channel.aclose()
 
     async def _resolve(self, host: str) -> Resolution:
-        """Query the nameservers for a host, and cache the outcome."""
+        """Query the nameservers for a host, and cache the addresses or the failure."""
         resolution: Resolution
         ttls_s: Sequence[int] = ()
         channel, now_s = self._channel, self._now_s()
@@ -102,27 +101,27 @@ class Resolver:
                 if old is not None:
                     await self._close_if_old(old)
         if channel is None:
-            resolution = DnsFailure.NOT_ASKED
+            resolution = DnsFailure.NOT_SENT
         else:
-            found: Any = DnsFailure.TIMED_OUT
+            reply: Any = DnsFailure.TIMED_OUT
             try:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self.limit_s):
-                        found = await channel.query(host)
+                        reply = await channel.query(host)
             finally:
                 await self._close_if_old(channel)
-            if isinstance(found, DnsFailure):
-                resolution = found
+            if isinstance(reply, DnsFailure):
+                resolution = reply
             else:
                 addresses: list[str] = []
-                for node in found.nodes:
+                for node in reply.nodes:
                     address = node.addr[0].decode()
                     zone = node.addr[3] if node.addr[3:] else 0
-                    # The egress rule refuses an address with a zone.
+                    # Kept for the egress rule, which refuses an address with a zone.
                     addresses.append(f"{address}%{zone}" if zone else address)
                 resolution = tuple(dict.fromkeys(addresses)) or DnsFailure.NO_SUCH_NAME
-                ttls_s = [alias.ttl for alias in found.cnames] + [node.ttl for node in found.nodes]
-        self._cache.put(host, resolution, keep_s(resolution, ttls_s), self._now_s())
+                ttls_s = [alias.ttl for alias in reply.cnames] + [node.ttl for node in reply.nodes]
+        self._cache.put(host, resolution, valid_s(resolution, ttls_s), self._now_s())
         if isinstance(resolution, DnsFailure):
             self._expire_channel()
         return resolution
@@ -132,19 +131,20 @@ class Resolver:
             await channel.aclose()
 
     def _expire_channel(self) -> None:
-        """Let the next query use a new channel, whose cache is empty."""
+        """Make the next query use a new channel, whose cache is empty."""
         if self._channel is not None:
             self._channel.ends_s = self._now_s()
 
 
 class _Channel:
-    """A c-ares channel, which has a cache of its own. ends_s: when another takes its place."""
+    """A c-ares channel with its cache."""
 
     def __init__(self, resolver: Any, ends_s: float) -> None:
         self._resolver = resolver
         self.ends_s = ends_s
+        """When a new channel replaces it, by the resolver's clock."""
         self.queries = 0
-        """How many are under way."""
+        """The number of queries under way."""
 
     async def query(self, host: str) -> Any:
         """Return the AddrInfoResult of c-ares, or a DnsFailure."""
@@ -159,7 +159,7 @@ class _Channel:
             self.queries -= 1
 
     async def aclose(self) -> None:
-        """Close it; queries under way are cancelled."""
+        """Close the channel, and cancel its queries."""
         await self._resolver.close()
 
 
@@ -176,7 +176,7 @@ def _open_channel(nameservers: Sequence[str], now_s: float) -> _Channel | None:
 
 
 def _failure(code: int) -> DnsFailure:
-    """Return the failure that a code of c-ares stands for; one that is not listed is about this machine."""
+    """Return the failure for an error code of c-ares. Unlisted codes are errors of this machine."""
     from aiodns import error as ares  # noqa: PLC0415
 
     match code:
@@ -188,7 +188,7 @@ def _failure(code: int) -> DnsFailure:
             return DnsFailure.SERVER_FAILED
         case ares.ARES_ETIMEOUT:
             return DnsFailure.TIMED_OUT
-    return DnsFailure.NOT_ASKED
+    return DnsFailure.NOT_SENT
 
 
 def resolution_error(host: str, failure: DnsFailure) -> UnresolvedError:

@@ -1,7 +1,7 @@
-"""The egress guard: resolves names, and dials only vetted numeric addresses.
+"""The egress guard: name resolution, and connections to vetted addresses only.
 
-Each new connection checks the very addresses that it dials. A check of the name alone would leave a gap in
-which the name may change. Host header, SNI and certificate checks use the name in the request.
+Each new connection checks the addresses that it dials. A check of the name alone would leave a gap in which
+the name may change (DNS rebinding). Host header, SNI and certificate checks use the name in the request.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from fetchfleet.worker.errors import (
 )
 from fetchfleet.worker.http.connection_stats import ConnectionStats
 from fetchfleet.worker.http.net.dns import Resolver
-from fetchfleet.worker.http.net.dns_cache import to_try
+from fetchfleet.worker.http.net.dns_cache import dial_order
 from fetchfleet.worker.http.net.redis_guard import RedisAddresses, is_own_address
 from fetchfleet.worker.policy.egress import Egress, Refusal, effective_address, remedy
 from fetchfleet.worker.util.aio import LoopBudget
@@ -28,14 +28,14 @@ from fetchfleet.worker.util.clock import mono_s
 T = TypeVar("T")
 
 MAX_ADDRESSES = 8
-"""How many addresses of one name are tried."""
+"""The most addresses of one name that are dialled."""
 
 NEXT_ADDRESS_S = 0.25
-"""The head start of an address before the next is tried beside it (RFC 8305 §5, Connection Attempt Delay)."""
+"""The Connection Attempt Delay (RFC 8305 §5): the time before the next address is dialled in parallel."""
 
 
 class GuardedNetwork:
-    """The network of a worker: the egress rule, the addresses of its own Redis, the resolver."""
+    """The network of a worker: its resolver, and the egress rules that vet every address."""
 
     def __init__(self, egress: Egress, resolver: Resolver, own_redis: RedisAddresses) -> None:
         self.resolver = resolver
@@ -44,9 +44,9 @@ class GuardedNetwork:
         self._own_redis = own_redis
 
     async def vetted_addresses(self, host: str, port: int, ports: Collection[int]) -> Sequence[str]:
-        """Return the addresses of the host. ports: those allowed on public addresses.
+        """Return the addresses of the host, all of them allowed. ports: those allowed on public addresses.
 
-        Raises EgressRefusedError if any of the addresses is refused, UnresolvedError if there is none.
+        Raises EgressRefusedError if any address is refused, UnresolvedError if the host has none.
         """
         literal = effective_address(host)
         addresses = [host] if literal is not None else await self.resolver.addresses(host)
@@ -68,20 +68,20 @@ class GuardedNetwork:
 
 
 class Dialler:
-    """The network as one lane may use it: TCP connections to the lane's host."""
+    """The TCP connections of one lane: to its host only, at vetted addresses."""
 
     def __init__(
         self, network: GuardedNetwork, host: str, ports: Collection[int], stats: ConnectionStats
     ) -> None:
         self.host = host
         self.ports = ports
-        """The ports allowed on public addresses by the lane's policy of the moment."""
+        """The ports that the lane's current policy allows on public addresses."""
         self.loop_budget = network.loop_budget
         self._network = network
         self._stats = stats
 
     async def connect(self, protocol: asyncio.BaseProtocol, port: int, timeout_s: float) -> None:
-        """Give the protocol a connected transport within `timeout_s`, name resolution included.
+        """Connect the protocol to the host, within `timeout_s` with the name resolution.
 
         Raises EgressRefusedError, UnresolvedError, ConnectError or ConnectTimeoutError.
         """
@@ -95,9 +95,9 @@ class Dialler:
                 await _connect(protocol, addresses, port)
         except TimeoutError:
             if not addresses:
-                raise NameTimeoutError(f"{host}: no answer within {timeout_s} s") from None
+                raise NameTimeoutError(f"{host}: not resolved within {timeout_s} s") from None
             network.resolver.forget(host)
-            raise ConnectTimeoutError(f"no connection within {timeout_s} s") from None
+            raise ConnectTimeoutError(f"{host}: not connected within {timeout_s} s") from None
         except ConnectError:
             if addresses:
                 network.resolver.forget(host)
@@ -106,24 +106,24 @@ class Dialler:
 
 
 async def _connect(protocol: asyncio.BaseProtocol, addresses: Sequence[str], port: int) -> None:
-    """Connect the protocol to the first of the addresses that accepts; raises ConnectError."""
+    """Connect the protocol to the first address that accepts. Raises ConnectError."""
     loop = asyncio.get_running_loop()
     if len(addresses) > 1:
         await loop.create_connection(lambda: protocol, sock=await _first_of(addresses, port))
         return
-    try:  # the loop makes the socket of one address in half the time
+    try:  # takes half the time of aiohappyeyeballs
         await loop.create_connection(lambda: protocol, addresses[0], port)
     except OSError as error:
         raise ConnectError(str(error)) from error
 
 
 async def _first_of(addresses: Sequence[str], port: int) -> socket.socket:
-    """Return a socket that is connected to the first of the addresses that accepts; raises ConnectError."""
+    """Return a socket connected to the first address that accepts. Raises ConnectError."""
     infos: list[AddrInfoType] = []
-    for address in to_try(addresses, MAX_ADDRESSES):
+    for address in dial_order(addresses, MAX_ADDRESSES):
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         infos.append((family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, port)))
     try:
         return await start_connection(infos, happy_eyeballs_delay=NEXT_ADDRESS_S, interleave=1)
-    except (OSError, RuntimeError) as error:  # uvloop raises the latter, too
+    except (OSError, RuntimeError) as error:  # uvloop raises RuntimeError for some failures
         raise ConnectError(str(error)) from error
