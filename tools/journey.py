@@ -3,8 +3,8 @@
     python -m tools.journey          in a worker, while it holds the lane
     python -m tools.journey --run    in the command and the worker of a one-URL `fetchfleet run`
 
-Timers of a worker fire at any moment, so a file counts only if each of several fetches enters it. Each fetch
-is the first of its host; one fetch before them warms the worker up.
+Timers of a worker can fire during a fetch, so a file counts only if each of several fetches enters it. Each
+fetch is the first of its host. A fetch before them warms the worker up.
 """
 
 import argparse
@@ -33,25 +33,25 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = (f"{ROOT}/fetchfleet/", f"{ROOT}/jobs/", f"{ROOT}/worker/")
 FETCHES = 5
 LANE_HELD = "LiveLanes.begin"
-"""The function at which the journey in a worker starts: the worker holds the lane from here on."""
-IN_A_FUNCTION = 0x02  # CO_NEWLOCALS: a module's or a class's own code lacks it
+"""The function that starts the journey in a worker, which has just acquired the lane."""
+CO_NEWLOCALS = 0x02  # of functions, not of module and class bodies
 
 Journey = dict[str, str]
-"""The files in the order in which they were entered, each with the function that was called first."""
+"""Files in the order in which they were entered, each with the function that was called first."""
 
 
 class Recorder:
-    """Notes which files are entered while it records, in all threads that start after it."""
+    """Records the files that are entered by this thread, and by threads that start after `installed`."""
 
     def __init__(self) -> None:
         self.entered: Journey = {}
         self._files: dict[CodeType, str] = {}
-        self._records = False
+        self._recording = False
         self._starts_at = ""
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Profile this thread, and every thread that it starts, for the length of the block."""
+        """Profile this thread, and every thread that starts, during the block."""
         threading.setprofile(self._on_event)
         sys.setprofile(self._on_event)
         try:
@@ -61,18 +61,18 @@ class Recorder:
             threading.setprofile(None)
 
     def start(self, starts_at: str = "") -> None:
-        """Record from here on, or from the next call of a function, given by its qualified name."""
+        """Start to record at once, or with the next call of a function. starts_at: its qualified name."""
         self.entered = {}
         self._starts_at = starts_at
-        self._records = True
+        self._recording = True
 
     def stop(self) -> Journey:
-        """Record no more; return what was entered since the start."""
-        self._records = False
+        """Stop recording; return the files that were entered since the start."""
+        self._recording = False
         return self.entered
 
     def _on_event(self, frame: FrameType, event: str, _: Any) -> None:
-        if self._records and event == "call" and not is_resumed(frame):
+        if self._recording and event == "call" and not is_resumed(frame):
             code = frame.f_code
             if self._starts_at and code.co_qualname != self._starts_at:
                 return
@@ -85,7 +85,7 @@ class Recorder:
 
 
 def is_resumed(frame: FrameType) -> bool:
-    """Return whether the frame is a coroutine or generator that goes on, not a function that is called.
+    """Return whether a coroutine or generator continues in the frame, rather than a function that is called.
 
     The low bits of the RESUME instruction's argument are 0 at the start of a function (see the dis module).
     """
@@ -93,13 +93,13 @@ def is_resumed(frame: FrameType) -> bool:
 
 
 def file_of(code: CodeType) -> str:
-    """Return the path in the project of a function of this project, else an empty string.
+    """Return the path of a function's file, relative to the project; '' for other code.
 
-    A class's annotations do not count, although reading them calls a function from Python 3.14 on.
+    Annotations of classes do not count. Since Python 3.14, reading them calls a function.
     """
     if (
         code.co_name == "__annotate__"
-        or not code.co_flags & IN_A_FUNCTION
+        or not code.co_flags & CO_NEWLOCALS
         or not code.co_filename.startswith(PACKAGES)
     ):
         return ""
@@ -107,7 +107,7 @@ def file_of(code: CodeType) -> str:
 
 
 def worker_journey(folder: Path) -> Journey:
-    """Return what a plain GET enters in a worker that is already running."""
+    """Return the files that a plain GET enters in a worker that is already running."""
     recorder = Recorder()
     with (
         (folder / "log").open("w") as lines,
@@ -120,7 +120,7 @@ def worker_journey(folder: Path) -> Journey:
 
 
 def hosts() -> dict[str, Behaviour]:
-    """Return the hosts of the fetches, each with its behaviour."""
+    """Return the behaviour of each host, by address."""
     return {f"127.0.0.{number}": ok(b"x" * 10_000) for number in range(101, 101 + FETCHES)}
 
 
@@ -154,7 +154,7 @@ async def _fetch(redis_url: str, url: str) -> None:
 
 
 def command_journey(folder: Path) -> Journey:
-    """Return what the command process of a one-URL `fetchfleet run` enters."""
+    """Return the files that the command process of a one-URL `fetchfleet run` enters."""
     recorded = folder / "command.json"
     with origins_in_child(hosts) as origins:
         (folder / "urls.txt").write_text(next(iter(origins.urls.values())))
@@ -177,7 +177,7 @@ def command_journey(folder: Path) -> Journey:
 
 
 def record(recorded: Path, arguments: list[str]) -> None:
-    """Be the `fetchfleet` command with these arguments; write what it enters to a file."""
+    """Run the `fetchfleet` command with these arguments; write the files that it enters as JSON."""
     recorder = Recorder()
     recorder.start()
     try:
@@ -189,7 +189,7 @@ def record(recorded: Path, arguments: list[str]) -> None:
 
 
 def show(heading: str, journey: Journey) -> None:
-    """Print the files in order, each with the function that was called first."""
+    """Print a journey under a heading."""
     print(f"{heading}: {len(journey)} files")
     for file, function in journey.items():
         print(f"  {file:<48} {function}")
@@ -198,16 +198,18 @@ def show(heading: str, journey: Journey) -> None:
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m tools.journey", description=__doc__.partition("\n")[0])
-    parser.add_argument("--run", action="store_true", help="the command and the worker of a one-URL run")
+    parser.add_argument(
+        "--run", action="store_true", help="list the files of a one-URL `fetchfleet run`: command and worker"
+    )
     parser.add_argument("--record", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.record:
-        record(Path(given.record[0]), given.record[1:])
+    options = parser.parse_args()
+    if options.record:
+        record(Path(options.record[0]), options.record[1:])
         return
     with tempfile.TemporaryDirectory() as name:
         worker = worker_journey(Path(name))
         show("in the worker", worker)
-        if given.run:
+        if options.run:
             command = command_journey(Path(name))
             show("in the command", command)
             print(f"in both: {len(command.keys() | worker.keys())} files")

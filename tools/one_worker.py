@@ -1,4 +1,4 @@
-"""A complete worker in this process: its runtime, arq, a real Redis and real sockets."""
+"""A complete worker in this process: the runtime and arq, with a real Redis and real sockets."""
 
 import asyncio
 import os
@@ -20,17 +20,17 @@ Fetchable = Fetch | str | Mapping[str, Any]
 Table = Mapping[str, Any]
 
 ENGINE = os.environ.get("FETCHFLEET_TEST_ENGINE", "httpx")
-"""The engine of tests that name none."""
+"""The default engine of tests."""
 
 SHORT_WAITS: Table = {"retry_base_s": 0.02, "retry_cap_s": 0.05, "breaker_reset_s": 0.3}
-"""A policy with waits short enough for tests."""
+"""Policy keys with waits short enough for tests."""
 
 
 class OneWorker:
-    """A worker for the length of a block, or until `stop()`.
+    """A worker that runs during a block, or until `stop()`.
 
-    policy and hosts are the tables of a policy file, over SHORT_WAITS; timings those of the worker's loops;
-    everything else is a Settings field.
+    policy: the `[default]` table of a policy file, merged over SHORT_WAITS. hosts: the `[host]` tables.
+    timings: of the worker's loops. settings: fields of Settings.
     """
 
     def __init__(
@@ -44,9 +44,9 @@ class OneWorker:
         **settings: Any,
     ) -> None:
         default = {**SHORT_WAITS, **(policy or {})}
-        given = {"worker_id": "one", "allow_net": "127.0.0.0/8", "engine": ENGINE, **settings}
+        fields = {"worker_id": "one", "allow_net": "127.0.0.0/8", "engine": ENGINE, **settings}
         self.settings = Settings(
-            redis_url=redis_url, out=out, policy=Policy(LanePolicy(**default), hosts), **given
+            redis_url=redis_url, out=out, policy=Policy(LanePolicy(**default), hosts), **fields
         )
         self.out = out
         self.fleet = Fleet(redis_url)
@@ -71,17 +71,17 @@ class OneWorker:
         return self._runtime
 
     async def stop(self) -> None:
-        """Stop as on SIGTERM; may be called again."""
+        """Stop as on SIGTERM. Idempotent."""
         await self.stop_acquiring()
         await self.runtime.stop()
 
     async def stop_acquiring(self) -> None:
-        """Serve the lanes held and acquire no others."""
+        """Continue to serve the lanes that are held, and acquire no others."""
         await self.stop_arq_jobs()
         await self.runtime.stop_acquiring()
 
     async def stop_arq_jobs(self) -> None:
-        """Stop the arq worker; lanes that are due are still found."""
+        """Stop the arq worker. The worker still finds lanes that are due."""
         if self._arq_jobs is not None:
             await aio.end(self._arq_jobs)
 
@@ -90,29 +90,29 @@ class OneWorker:
         return await self.fleet.submit(list(fetches))
 
     async def results(self, fetches: Iterable[Fetchable]) -> list[Result]:
-        """Return the result of each fetch, in order."""
+        """Submit the fetches; return their results in the same order."""
         return await results_of(await self.submit(fetches))
 
     async def run(self, fetches: Iterable[Fetchable]) -> dict[str, Result]:
-        """Return the result of each fetch by its URL."""
+        """Submit the fetches; return their results by URL."""
         return {result.url: result for result in await self.results(fetches)}
 
     async def one(self, url: str, **fields: Any) -> Result:
-        """Return the result of one fetch."""
+        """Submit one fetch; return its result."""
         [result] = await self.results([Fetch(url=url, **fields)])
         return result
 
     def body(self, result: Result) -> bytes:
-        """Return the bytes at the path of a result."""
+        """Return the stored body of a result."""
         assert result.path is not None, result
         return (self.out / result.path).read_bytes()
 
     def files(self) -> set[str]:
-        """Return the files in the out folder with a final name."""
+        """Return the paths of the files in the out folder, without fetchfleet's own."""
         return {name for name in _names(self.out) if not name.startswith(".fetchfleet/")}
 
     def parts(self) -> set[str]:
-        """Return the files in the out folder with a temporary name."""
+        """Return the paths of fetchfleet's own files in the out folder, such as partial files."""
         return _names(self.out) - self.files()
 
 

@@ -9,45 +9,44 @@ import redis
 from fetchfleet.jobs import keys
 
 NO_TTL = -1
-GONE = "none"
-"""The type of a key that has expired since it was listed."""
+EXPIRED = "none"
+"""The reply to TYPE for a key that has expired since it was listed."""
 
 BUSY = {"scheduled", "held"}
 
 
 def leftovers(url: str) -> list[str]:
-    """Return a line for each key that violates jobs/keys.py."""
+    """Return a sentence for each key that violates jobs/keys.py, and for each lane of inconsistent state."""
     with redis.Redis.from_url(url, decode_responses=True, encoding_errors="surrogateescape") as client:
         names = sorted(client.keys("*"))
-        kinds, ttls_ms = (_each(client, ask, names) for ask in ("type", "pttl"))
-        found = zip(names, kinds, ttls_ms, strict=True)
-        there = (one for one in found if one[1] != GONE)
-        faults = [fault for name, kind, ttl in there if (fault := _fault(client, name, kind, ttl))]
-        return faults + _unattended(client)
+        kinds, ttls_ms = (_each(client, command, names) for command in ("type", "pttl"))
+        rows = [row for row in zip(names, kinds, ttls_ms, strict=True) if row[1] != EXPIRED]
+        faults = [fault for name, kind, ttl_ms in rows if (fault := _fault(client, name, kind, ttl_ms))]
+        return faults + _lane_faults(client)
 
 
-def _each(client: Any, ask: str, *arguments: Iterable[str]) -> list[Any]:
-    """Return the replies to one command on each of the arguments, asked in one round trip."""
+def _each(client: Any, command: str, *arguments: Iterable[str]) -> list[Any]:
+    """Return the reply to a command for each set of arguments, in one round trip."""
     with client.pipeline(transaction=False) as pipe:
         for words in zip(*arguments, strict=True):
-            pipe.execute_command(ask, *words)
+            pipe.execute_command(command, *words)
         replies: list[Any] = pipe.execute()
     return replies
 
 
 def _fault(client: Any, name: str, kind: str, ttl_ms: int) -> str | None:
-    for pattern, want, may_stay in _KEYS:
+    for pattern, expected_kind, may_lack_ttl in _KEYS:
         if match := re.fullmatch(pattern, name):
-            if kind != want:
-                return f"{name}: is a {kind}, not a {want}"
-            if ttl_ms == NO_TTL and not may_stay(client, match):
-                return f"{name}: has no TTL and no lane that will remove it"
+            if kind != expected_kind:
+                return f"{name}: is a {kind}, expected a {expected_kind}"
+            if ttl_ms == NO_TTL and not may_lack_ttl(client, match):
+                return f"{name}: has no TTL, and no busy lane will remove it"
             return None
-    return f"{name}: a {kind} that jobs/keys.py does not name"
+    return f"{name}: is a {kind} that jobs/keys.py does not list"
 
 
-def _unattended(client: Any) -> list[str]:
-    """Return a line for each busy lane that is not in ATTENTION, and each idle one that is."""
+def _lane_faults(client: Any) -> list[str]:
+    """Return a sentence for each busy lane that is not in ATTENTION, and for each idle lane that is."""
     watched = set(client.zrange(keys.ATTENTION, 0, -1))
     lanes = client.keys("ff:lane:*")
     states = _each(client, "hget", lanes, ["state"] * len(lanes))
@@ -64,68 +63,67 @@ def _state(client: Any, lane: str) -> str | None:
     return state
 
 
-def _of_busy_lane(client: Any, match: re.Match[str]) -> bool:
+def _lane_is_busy(client: Any, match: re.Match[str]) -> bool:
     return _state(client, match["lane"]) in BUSY
 
 
-def _only_known_jobs(client: Any, _: re.Match[str]) -> bool:
+def _members_have_jobs(client: Any, _: re.Match[str]) -> bool:
     """Return whether every member is a job key of arq, which has a TTL."""
     members = client.zrange(keys.QUEUE, 0, -1)
     return all(client.exists(f"arq:job:{member}") for member in members)
 
 
-def _for_ever(_: Any, __: re.Match[str]) -> bool:
+def _allowed(_: Any, __: re.Match[str]) -> bool:
     return True
 
 
-def _never(_: Any, __: re.Match[str]) -> bool:
+def _forbidden(_: Any, __: re.Match[str]) -> bool:
     return False
 
 
-_MayStay = Callable[[Any, re.Match[str]], bool]
-
+_MayLackTtl = Callable[[Any, re.Match[str]], bool]
 
 _NAME = "[a-z0-9][a-z0-9-]{0,31}"
 
-_KEYS: list[tuple[str, str, _MayStay]] = [
-    (keys.SERIAL, "string", _for_ever),
-    (keys.BACKLOG, "string", _for_ever),
-    (keys.SWEPT, "string", _never),
-    (keys.CANCELS, "string", _for_ever),
-    (keys.RESETS, "string", _for_ever),
-    (keys.POLICY, "hash", _for_ever),
-    (keys.DRAINS, "hash", _never),
-    (keys.HANDED, "hash", _never),
-    (keys.POLICY_VERSION, "string", _for_ever),
-    (keys.BATCHES, "zset", _for_ever),
-    (keys.INBOX, "list", _never),
-    (keys.TAKEN, "list", _never),
-    (rf"{keys.INBOX}(:{_NAME})?:newer", "list", _for_ever),
-    (rf"{keys.INBOX}:{_NAME}(:taken)?", "list", _never),
-    (rf"{keys.INTAKE}(:{_NAME})?", "hash", _never),
-    (keys.INBOXES, "set", _for_ever),
-    (keys.ALL_RESULTS, "stream", _for_ever),
-    (keys.DEAD, "stream", _for_ever),
-    (keys.ATTENTION, "zset", _for_ever),  # its members are checked by _unattended
-    (keys.DEATHS, "zset", _never),
-    (keys.WORKERS, "zset", _for_ever),
-    (keys.LACKING, "set", _never),
-    (keys.QUEUE, "zset", _only_known_jobs),
-    (rf"{keys.QUEUE}:health-check", "string", _never),  # arq's own
-    (r"arq:(job|retry|in-progress|result):.+", "string", _never),
-    (r"ff:worker:.+", "string", _never),
-    (r"ff:policy-file:.+", "string", _never),
-    (r"ff:batch:[0-9a-f]{16}", "hash", _never),
-    (r"ff:batch:[0-9a-f]{16}:results", "stream", _never),
-    (r"ff:batch:[0-9a-f]{16}:lanes", "set", _never),
-    (r"ff:batch:[0-9a-f]{16}:digests", "list", _never),
-    (r"ff:batch:[0-9a-f]{16}:receipt(:.+)?", "string", _never),
-    (r"ff:batch:[0-9a-f]{16}:fetches(:[0-9]+)?", "string", _never),
-    (r"ff:key:.+", "string", _never),
-    (r"ff:robots:https?://.+", "string", _never),
-    (r"ff:claimed:(?P<lane>.+)", "hash", _of_busy_lane),
-    (r"ff:later:(?P<lane>.+)", "zset", _of_busy_lane),
-    (r"ff:waiting:(?P<lane>.+):(returned|high|normal|low)", "list", _of_busy_lane),
-    (r"ff:cancelled:(?P<lane>.+)", "set", _never),
-    (r"ff:lane:(?P<lane>.+)", "hash", _of_busy_lane),
+_KEYS: list[tuple[str, str, _MayLackTtl]] = [
+    (keys.SERIAL, "string", _allowed),
+    (keys.BACKLOG, "string", _allowed),
+    (keys.SWEPT, "string", _forbidden),
+    (keys.CANCELS, "string", _allowed),
+    (keys.RESETS, "string", _allowed),
+    (keys.POLICY, "hash", _allowed),
+    (keys.DRAINS, "hash", _forbidden),
+    (keys.HANDED, "hash", _forbidden),
+    (keys.POLICY_VERSION, "string", _allowed),
+    (keys.BATCHES, "zset", _allowed),
+    (keys.INBOX, "list", _forbidden),
+    (keys.TAKEN, "list", _forbidden),
+    (rf"{keys.INBOX}(:{_NAME})?:newer", "list", _allowed),
+    (rf"{keys.INBOX}:{_NAME}(:taken)?", "list", _forbidden),
+    (rf"{keys.INTAKE}(:{_NAME})?", "hash", _forbidden),
+    (keys.INBOXES, "set", _allowed),
+    (keys.ALL_RESULTS, "stream", _allowed),
+    (keys.DEAD, "stream", _allowed),
+    (keys.ATTENTION, "zset", _allowed),  # its members are checked by _lane_faults
+    (keys.DEATHS, "zset", _forbidden),
+    (keys.WORKERS, "zset", _allowed),
+    (keys.LACKING, "set", _forbidden),
+    (keys.QUEUE, "zset", _members_have_jobs),
+    (rf"{keys.QUEUE}:health-check", "string", _forbidden),  # arq's own
+    (r"arq:(job|retry|in-progress|result):.+", "string", _forbidden),
+    (r"ff:worker:.+", "string", _forbidden),
+    (r"ff:policy-file:.+", "string", _forbidden),
+    (r"ff:batch:[0-9a-f]{16}", "hash", _forbidden),
+    (r"ff:batch:[0-9a-f]{16}:results", "stream", _forbidden),
+    (r"ff:batch:[0-9a-f]{16}:lanes", "set", _forbidden),
+    (r"ff:batch:[0-9a-f]{16}:digests", "list", _forbidden),
+    (r"ff:batch:[0-9a-f]{16}:receipt(:.+)?", "string", _forbidden),
+    (r"ff:batch:[0-9a-f]{16}:fetches(:[0-9]+)?", "string", _forbidden),
+    (r"ff:key:.+", "string", _forbidden),
+    (r"ff:robots:https?://.+", "string", _forbidden),
+    (r"ff:claimed:(?P<lane>.+)", "hash", _lane_is_busy),
+    (r"ff:later:(?P<lane>.+)", "zset", _lane_is_busy),
+    (r"ff:waiting:(?P<lane>.+):(returned|high|normal|low)", "list", _lane_is_busy),
+    (r"ff:cancelled:(?P<lane>.+)", "set", _forbidden),
+    (r"ff:lane:(?P<lane>.+)", "hash", _lane_is_busy),
 ]

@@ -30,18 +30,18 @@ class Stage:
     """Behaviours of an origin that hold a response before its header or in its body."""
 
     def __init__(self) -> None:
-        self.go_on = asyncio.Event()
+        self.resume = asyncio.Event()
 
     async def head(self, x: Exchange) -> None:
-        """Respond once `go_on` is set."""
-        await self.go_on.wait()
+        """Respond once `resume` is set."""
+        await self.resume.wait()
         await x.respond(200, (), b"whole")
 
     async def body(self, x: Exchange) -> None:
-        """Send a part of the body, and the rest once `go_on` is set."""
+        """Send a part of the body, and the rest once `resume` is set."""
         await x.send_head(200, [("Content-Length", "10")])
         await x.send(b"whole")
-        await self.go_on.wait()
+        await self.resume.wait()
         await x.send(b"whole")
 
 
@@ -150,7 +150,7 @@ async def terminated_at(name: str, place: int, folder: Path) -> None:
         if name == "while redis is frozen":
             server.thaw()
         await wait_until(server.responds, "Redis")
-        stage.go_on.set()
+        stage.resume.set()
         await workers.start_all("second")
         results = await results_of(fleet, batch.id)
         await server.wait_until_clean()
@@ -182,7 +182,7 @@ async def test_i08_a_worker_finishes_a_long_fetch_within_its_grace_period(
             await wait_until(lambda: long.in_progress, "the long fetch", SOON_S)
             worker.send(signal.SIGTERM)
             await wait_until(lambda: worker.events("worker.stopping"), "the stop", SOON_S)
-            stage.go_on.set()
+            stage.resume.set()
             assert 0 == await worker.ended()
             [result] = (await results_of(fleet, batch.id)).values()
 
@@ -220,7 +220,7 @@ async def test_i07_ten_rolling_restarts_charge_a_long_fetch_no_attempt(
                     replaced = workers.start(old)
                     await wait_until(lambda: long.in_progress, f"the long fetch at {new}", SOON_S)
                     await replaced.started()
-            stage.go_on.set()
+            stage.resume.set()
             results = await results_of(fleet, batch.id)
             last = results.pop(long.url("/"))
 

@@ -1,4 +1,4 @@
-"""Compare fetchfleet with other programs: the same task and server, medians of several rounds."""
+"""Compare fetchfleet with other programs on the same task and server, by medians of several rounds."""
 
 import json
 import sys
@@ -19,7 +19,7 @@ from tools.bench.peers import PEERS
 from tools.bench.process import BenchError
 from tools.bench.profiler import profile as profile_module
 from tools.bench.stats import BASE, MB, OWN, is_own
-from tools.origin.tls_server import THERE as TLS_THERE
+from tools.origin.tls_server import TLS_INSTALLED
 
 WIDE = 120
 KB = 1_000
@@ -33,13 +33,15 @@ Rounds = Annotated[int, typer.Option(min=1, help="Runs of each program.")]
 JsonTo = Annotated[
     Path | None, typer.Option("--json", help="Write the figures to this file, and the tables beside it.")
 ]
-Disk = Annotated[bool, typer.Option("--disk", help="Files on the disk of TMPDIR, instead of in memory.")]
-Only = Annotated[list[str] | None, typer.Option("--only", metavar="PROGRAM", help="Measure it; repeatable.")]
+Disk = Annotated[bool, typer.Option("--disk", help="Store files on the disk of TMPDIR instead of in memory.")]
+Only = Annotated[
+    list[str] | None, typer.Option("--only", metavar="PROGRAM", help="Measure this program only; repeatable.")
+]
 
 SMALL, HOSTS_LOAD, LARGE, TLS = "small", "hosts", "large", "tls"
 NO_TLS = "nginx and openssl, for the load with TLS"
 UNITS = {SMALL: "per_s", HOSTS_LOAD: "per_s", LARGE: "mb_per_s", TLS: "per_s"}
-"""The loads, each with the rate that counts."""
+"""The unit of the rate of each load."""
 
 FULL = {
     SMALL: Load(20_000, 10 * KB, HOSTS, 5, in_parts=True),
@@ -63,7 +65,7 @@ QUICK_ENQUEUE = enqueue_module.Load(50_000, 2_000, 3)
 def bench(
     context: typer.Context,
     *,
-    quick: Annotated[bool, typer.Option("--quick", help="Use smaller loads: under three minutes.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Use smaller loads; takes three minutes.")] = False,
     rounds: Annotated[int | None, typer.Option(min=1, help="Runs of each program.")] = None,
     small: Annotated[int | None, typer.Option(min=1, help="Number of small files.")] = None,
     many: Annotated[int | None, typer.Option(min=1, help="Number of hosts with a file each.")] = None,
@@ -73,30 +75,31 @@ def bench(
     disk: Disk = False,
     json_to: JsonTo = None,
 ) -> None:
-    """Compare fetchfleet with other programs. Without a command: all but profile.
+    """Compare fetchfleet with other programs. Without a command, run all commands except profile.
 
-    Programs that are not installed are listed. BENCH_PYTHON names a Python that has aiohttp and Scrapy.
+    Programs that are not installed are skipped and listed. BENCH_PYTHON: a Python with aiohttp and Scrapy.
     """
     if context.invoked_subcommand is not None:
         return
-    loads, of_layers, enqueue = (
+    loads, layers_load, enqueue_load = (
         (QUICK, QUICK_LAYERS, QUICK_ENQUEUE) if quick else (FULL, FULL_LAYERS, FULL_ENQUEUE)
     )
-    given: dict[str, dict[str, int | None]] = {
+    overrides: dict[str, dict[str, int | None]] = {
         SMALL: {"files": small},
         HOSTS_LOAD: {"files": many, "hosts": many},
         LARGE: {"size_bytes": large_mb and large_mb * MB},
         TLS: {"files": many, "hosts": many},
     }
-    with _reported(json_to) as found:
+    with _reported(json_to) as figures:
         for name, load in loads.items():
-            _compare(name, _changed(load, {"rounds": rounds, **given[name]}), found, only, disk=disk)
-        of_all = {name: found[name] for name in UNITS if name in found}
-        _show(report.summary(of_all, UNITS, BASE if BASE in found[SMALL] else OWN), found)
-        _layers(_changed(of_layers, {"rounds": rounds, "files": small}), found, disk=disk)
-        _show(report.targets({**of_all, "layers": found["layers"]}), found)
-        count = enqueued or enqueue.fetches
-        _enqueue(enqueue_module.Load(count, min(enqueue.jobs, count), rounds or enqueue.rounds), found)
+            _compare(name, _changed(load, {"rounds": rounds, **overrides[name]}), figures, only, disk=disk)
+        by_load = {name: figures[name] for name in UNITS if name in figures}
+        _show(report.summary(by_load, UNITS, BASE if BASE in figures[SMALL] else OWN), figures)
+        _layers(_changed(layers_load, {"rounds": rounds, "files": small}), figures, disk=disk)
+        _show(report.targets({**by_load, "layers": figures["layers"]}), figures)
+        count = enqueued or enqueue_load.fetches
+        jobs = min(enqueue_load.jobs, count)
+        _enqueue(enqueue_module.Load(count, jobs, rounds or enqueue_load.rounds), figures)
 
 
 @app.command()
@@ -110,8 +113,8 @@ def small(
     json_to: JsonTo = None,
 ) -> None:
     """Fetch small files from 20 hosts; report fetches/s and CPU time of the whole command."""
-    with _reported(json_to) as found:
-        _compare(SMALL, Load(files, kb * KB, HOSTS, rounds, in_parts=True), found, only, disk=disk)
+    with _reported(json_to) as figures:
+        _compare(SMALL, Load(files, kb * KB, HOSTS, rounds, in_parts=True), figures, only, disk=disk)
 
 
 @app.command()
@@ -125,17 +128,17 @@ def hosts(
     json_to: JsonTo = None,
 ) -> None:
     """Fetch one small file from each of many hosts; report fetches/s and CPU time of the whole command."""
-    with _reported(json_to) as found:
-        _compare(HOSTS_LOAD, Load(files, kb * KB, files, rounds, in_parts=True), found, only, disk=disk)
+    with _reported(json_to) as figures:
+        _compare(HOSTS_LOAD, Load(files, kb * KB, files, rounds, in_parts=True), figures, only, disk=disk)
 
 
 @app.command()
 def tls(
     files: Files = 1_000, rounds: Rounds = 5, *, only: Only = None, disk: Disk = False, json_to: JsonTo = None
 ) -> None:
-    """Fetch one small file over TLS from each of many hosts: a handshake each, certificates verified."""
-    with _reported(json_to) as found:
-        _compare(TLS, Load(files, 10 * KB, files, rounds, tls=True), found, only, disk=disk)
+    """Fetch one small file over TLS from each of many hosts, with certificates verified."""
+    with _reported(json_to) as figures:
+        _compare(TLS, Load(files, 10 * KB, files, rounds, tls=True), figures, only, disk=disk)
 
 
 @app.command()
@@ -149,15 +152,15 @@ def bodies(
     json_to: JsonTo = None,
 ) -> None:
     """Fetch large bodies over loopback; report MB/s of the whole command, its CPU time and peak memory."""
-    with _reported(json_to) as found:
-        _compare(LARGE, Load(files, mb * MB, 1, rounds), found, only, disk=disk)
+    with _reported(json_to) as figures:
+        _compare(LARGE, Load(files, mb * MB, 1, rounds), figures, only, disk=disk)
 
 
 @app.command()
 def layers(files: Files = 20_000, rounds: Rounds = 5, *, disk: Disk = False, json_to: JsonTo = None) -> None:
-    """Measure the CPU time of a fetch at each layer: loopback, file, HTTP client, straight line, worker."""
-    with _reported(json_to) as found:
-        _layers(Load(files, 10 * KB, HOSTS, rounds), found, disk=disk)
+    """Measure the CPU time of a fetch at each layer, from loopback and file to the worker."""
+    with _reported(json_to) as figures:
+        _layers(Load(files, 10 * KB, HOSTS, rounds), figures, disk=disk)
 
 
 @app.command()
@@ -167,105 +170,108 @@ def enqueue(
     rounds: Rounds = 5,
     json_to: JsonTo = None,
 ) -> None:
-    """Measure enqueued fetches/s of one producer: Fleet.submit, and arq's enqueue_job one by one."""
-    with _reported(json_to) as found:
-        _enqueue(enqueue_module.Load(fetches, jobs, rounds), found)
+    """Measure the fetches/s that one producer enqueues with Fleet.submit, and with arq's enqueue_job."""
+    with _reported(json_to) as figures:
+        _enqueue(enqueue_module.Load(fetches, jobs, rounds), figures)
 
 
 @app.command()
 def profile(
     files: Files = 5_000,
-    engine: Annotated[list[str] | None, typer.Option(help="One of the engines; repeatable.")] = None,
-    sink: Annotated[list[str] | None, typer.Option(help="One of the sinks; repeatable.")] = None,
+    engine: Annotated[list[str] | None, typer.Option(help="Engine to profile; repeatable.")] = None,
+    sink: Annotated[list[str] | None, typer.Option(help="Sink to profile; repeatable.")] = None,
     *,
     disk: Disk = False,
     json_to: JsonTo = None,
 ) -> None:
-    """Profile one worker: CPU time of a fetch by subsystem, in µs. Without options: each engine and sink."""
+    """Profile one worker: the CPU time of a fetch by subsystem, in µs. Default: each engine and sink."""
     load = Load(files, 10 * KB, HOSTS, 1)
-    with _reported(json_to) as found:
-        found["profile"] = {
-            f"{name}, {where}": profile_module.profile(load, name, where, disk=disk)
-            for name in engine or settings.ENGINES
-            for where in sink or settings.SINKS
+    with _reported(json_to) as figures:
+        figures["profile"] = {
+            f"{engine_name}, {sink_name}": profile_module.profile(load, engine_name, sink_name, disk=disk)
+            for engine_name in engine or settings.ENGINES
+            for sink_name in sink or settings.SINKS
         }
-        title = f"{files:,} of 10 KB over {HOSTS} hosts, {_place(disk=disk)}, µs of CPU a fetch"
-        _show(report.where(found["profile"], title), found)
+        title = f"{files:,} files of 10 KB from {HOSTS} hosts, {_place(disk=disk)}, µs of CPU a fetch"
+        _show(report.where(figures["profile"], title), figures)
 
 
 @contextmanager
 def _reported(json_to: Path | None) -> Iterator[dict[str, Any]]:
-    """Write the figures and list absent programs; exit 1 if a program failed its task."""
-    absent = [peer.name for peer in PEERS if not peer.there]
+    """Yield the figures to fill; write them, and list programs that are not installed.
+
+    Exits with 1 if a program failed its task.
+    """
+    absent = [peer.name for peer in PEERS if not peer.installed]
     began_s = time.monotonic()
-    found: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "absent": absent,
         "machine": environment.machine(),
         "versions": environment.versions(),
     }
     try:
-        yield found
+        yield figures
     except BenchError as error:
         console.print(str(error), style="red", markup=False)
         raise typer.Exit(1) from None
     if absent:
         console.print(f"not installed: {'; '.join(absent)}")
-    found["took_s"] = round(time.monotonic() - began_s, 1)
+    figures["took_s"] = round(time.monotonic() - began_s, 1)
     if json_to is not None:
-        json_to.write_text(json.dumps(found, indent=2) + "\n")
-        json_to.with_suffix(".md").write_text("\n".join(found.get("markdown", [])))
+        json_to.write_text(json.dumps(figures, indent=2) + "\n")
+        json_to.with_suffix(".md").write_text("\n".join(figures.get("markdown", [])))
 
 
-def _changed(load: Load, given: Mapping[str, int | None]) -> Load:
-    """Return the load with the fields that are given."""
-    fields: dict[str, Any] = {name: value for name, value in given.items() if value}
+def _changed(load: Load, overrides: Mapping[str, int | None]) -> Load:
+    """Return the load with the fields that are set in `overrides`."""
+    fields: dict[str, Any] = {name: value for name, value in overrides.items() if value}
     return load._replace(**fields)
 
 
-def _compare(name: str, load: Load, found: dict[str, Any], only: list[str] | None, *, disk: bool) -> None:
-    """Measure a load and show its table. only: the programs to measure; all if empty."""
-    if load.tls and not TLS_THERE:
-        found["absent"].append(NO_TLS)
+def _compare(name: str, load: Load, figures: dict[str, Any], only: list[str] | None, *, disk: bool) -> None:
+    """Measure a load and show its table. only: names of programs to measure, all if empty."""
+    if load.tls and not TLS_INSTALLED:
+        figures["absent"].append(NO_TLS)
         return
-    peers = [peer for peer in PEERS if peer.there and (not only or peer.name in only)]
-    if load.tls:  # the others find the CA in other ways
+    peers = [peer for peer in PEERS if peer.installed and (not only or peer.name in only)]
+    if load.tls:  # SSL_CERT_FILE configures only these programs
         peers = [peer for peer in peers if is_own(peer.name) or peer.name == BASE]
     if not peers:
-        names = "; ".join(peer.name for peer in PEERS if peer.there)
-        raise BenchError(f"--only names no program that can be measured here: {names}")
+        names = "; ".join(peer.name for peer in PEERS if peer.installed)
+        raise BenchError(f"--only must name a program that is installed and runs this load: {names}")
     unit = UNITS[name]
     measured = side_by_side(load, peers, unit, _report_progress, disk=disk)
-    found[name] = measured.found
-    found["server"] = measured.server
-    found.setdefault("rounds", {})[name] = measured.rounds
+    figures[name] = measured.figures
+    figures["server"] = measured.server
+    figures.setdefault("rounds", {})[name] = measured.rounds
     size = f"{load.size_bytes // MB} MB" if load.size_bytes >= MB else f"{load.size_bytes // KB} KB"
-    over = f"{load.hosts:,} hosts" if load.hosts > 1 else "one host"
-    how = f"{measured.server}, {_place(disk=disk)}, median of {measured.rounds}"
-    title = f"{load.files:,} of {size} from {over}, {how}"
-    _show(report.files(measured.found, unit, title), found)
+    hosts = f"{load.hosts:,} hosts" if load.hosts > 1 else "one host"
+    setup = f"{measured.server}, {_place(disk=disk)}, median of {measured.rounds}"
+    title = f"{load.files:,} files of {size} from {hosts}, {setup}"
+    _show(report.files(measured.figures, unit, title), figures)
 
 
-def _layers(load: Load, found: dict[str, Any], *, disk: bool) -> None:
-    found["layers"], rounds = lower_bound.measure(load, _report_progress, disk=disk)
-    found.setdefault("rounds", {})["layers"] = rounds
-    size = f"{load.files:,} of {load.size_bytes // KB} KB over {load.hosts} hosts"
-    _show(report.layers(found["layers"], f"{size}, {_place(disk=disk)}, median of {rounds}"), found)
+def _layers(load: Load, figures: dict[str, Any], *, disk: bool) -> None:
+    figures["layers"], rounds = lower_bound.measure(load, _report_progress, disk=disk)
+    figures.setdefault("rounds", {})["layers"] = rounds
+    size = f"{load.files:,} files of {load.size_bytes // KB} KB from {load.hosts} hosts"
+    _show(report.layers(figures["layers"], f"{size}, {_place(disk=disk)}, median of {rounds}"), figures)
 
 
 def _place(*, disk: bool) -> str:
     return "to disk" if disk else "to memory"
 
 
-def _enqueue(load: enqueue_module.Load, found: dict[str, Any]) -> None:
-    found["enqueue"] = enqueue_module.measure(load, _report_progress)
-    found.setdefault("rounds", {})["enqueue"] = load.rounds
-    title = f"{load.fetches:,} fetches, {load.jobs:,} of arq's jobs, median of {load.rounds}"
-    _show(report.rates(found["enqueue"], title), found)
+def _enqueue(load: enqueue_module.Load, figures: dict[str, Any]) -> None:
+    figures["enqueue"] = enqueue_module.measure(load, _report_progress)
+    figures.setdefault("rounds", {})["enqueue"] = load.rounds
+    title = f"{load.fetches:,} fetches, {load.jobs:,} arq jobs, median of {load.rounds}"
+    _show(report.rates(figures["enqueue"], title), figures)
 
 
-def _show(sheet: report.Sheet, found: dict[str, Any]) -> None:
+def _show(sheet: report.Sheet, figures: dict[str, Any]) -> None:
     console.print(sheet.rich)
-    found.setdefault("markdown", []).append(sheet.markdown)
+    figures.setdefault("markdown", []).append(sheet.markdown)
 
 
 def _report_progress(line: str) -> None:

@@ -1,4 +1,4 @@
-"""Make the bodies to serve, and check that the stored bodies are identical."""
+"""Make the bodies that the benchmark serves, and check the bodies that programs have stored."""
 
 import os
 import zlib
@@ -24,7 +24,7 @@ def first(folder: Path, files: int) -> Counter[int]:
 
 
 def in_files(out: Path, served: Counter[int]) -> str:
-    """Describe how the files of a folder differ from those served; empty if they do not."""
+    """Describe how the files in a folder differ from the served ones; empty if they are identical."""
     found = _sums(path for path in out.rglob("*") if path.is_file() and _is_body(path))
     wrong = (found - served).total()
     missing = (served - found).total()
@@ -32,7 +32,10 @@ def in_files(out: Path, served: Counter[int]) -> str:
 
 
 def in_segments(out: Path, served: Counter[int]) -> str:
-    """Describe a difference between the number of WARC responses in a folder and of bodies served."""
+    """Report a number of WARC responses in a folder that differs from the number of served bodies.
+
+    Returns an empty string if the numbers are equal.
+    """
     found = sum(
         path.read_bytes().count(b"WARC-Type: response\r\n") for path in out.rglob("*.warc") if path.is_file()
     )
@@ -40,7 +43,7 @@ def in_segments(out: Path, served: Counter[int]) -> str:
 
 
 def _write(file: Path, size_bytes: int) -> None:
-    """Write a repeated block of random bytes, so that the file is neither sparse nor easy to compress."""
+    """Repeat a block of random bytes, so that the file is neither sparse nor compressible."""
     block = os.urandom(min(BLOCK_BYTES, size_bytes))
     with file.open("wb") as served:
         for at in range(0, size_bytes, len(block)):

@@ -17,43 +17,49 @@ from tools.bench.stats import Run
 from tools.origin.static_server import serve_folder
 from tools.origin.tls_server import serve_tls
 
-KEPT_BYTES = 100 * stats.MB
+MAX_KEPT_BYTES = 100 * stats.MB
+"""Up to this size, the stored files of all rounds stay on disk until the end."""
 
 
 class Load(NamedTuple):
-    """The files to fetch, and a time limit: a round that would exceed the budget is not started."""
+    """The files to fetch, and the number of rounds."""
 
     files: int
     size_bytes: int
     hosts: int
     rounds: int
     budget_s: float = float("inf")
+    """A round that would end after this time is not started."""
     tls: bool = False
     in_parts: bool = False
-    """Slow programs fetch their share of the files only."""
+    """True if a slow program fetches only its share of the files."""
 
 
 class Measured(NamedTuple):
-    """The figures of each program, the number of rounds, and the server used."""
+    """The result of a comparison."""
 
-    found: dict[str, Any]
+    figures: dict[str, Any]
+    """By program."""
     rounds: int
     server: str
 
 
 class _Turn(NamedTuple):
-    """A program with its task, and the checksums of what it is to store."""
+    """A program and its task."""
 
     peer: Peer
     task: Task
     served: Counter[int]
+    """The checksums of the bodies to store."""
 
 
-Tell = Callable[[str], None]
+OnProgress = Callable[[str], None]
 
 
-def side_by_side(load: Load, peers: Sequence[Peer], unit: str, tell: Tell, *, disk: bool = False) -> Measured:
-    """Serve the files and let each program fetch them, in turn; raise BenchError if one fails."""
+def side_by_side(
+    load: Load, peers: Sequence[Peer], unit: str, on_progress: OnProgress, *, disk: bool = False
+) -> Measured:
+    """Serve the files, and run each program in turn. Raises BenchError if one fails."""
     with workspace(disk=disk) as folder:
         bodies.make(folder / "served", load.files, load.size_bytes)
         with _serving(load, folder) as (server, base_urls, ca_file):
@@ -63,7 +69,9 @@ def side_by_side(load: Load, peers: Sequence[Peer], unit: str, tell: Tell, *, di
                 _turn(load, peer._replace(environment={**peer.environment, **trusted}), base_urls, folder)
                 for peer in peers
             ]
-            runs = _rounds(load, turns, tell, keep=disk and load.files * load.size_bytes <= KEPT_BYTES)
+            runs = _rounds(
+                load, turns, on_progress, keep=disk and load.files * load.size_bytes <= MAX_KEPT_BYTES
+            )
     measured = {
         turn.peer.name: stats.of_files(
             runs[turn.peer.name], len(turn.task.urls), len(turn.task.urls) * load.size_bytes
@@ -80,7 +88,7 @@ def hosts(load: Load) -> list[str]:
 
 @contextmanager
 def _serving(load: Load, folder: Path) -> Iterator[tuple[str, list[str], Path | None]]:
-    """Serve the files; yield the server's name, the URL of each host, and its CA file if it has TLS."""
+    """Serve the files; yield the server's name, the URL of each host, and the CA file if it uses TLS."""
     if load.tls:
         with serve_tls(folder / "served", hosts(load), folder / "tls") as (base_urls, ca_file):
             yield "nginx with TLS", base_urls, ca_file
@@ -92,16 +100,18 @@ def _serving(load: Load, folder: Path) -> Iterator[tuple[str, list[str], Path | 
 def _turn(load: Load, peer: Peer, base_urls: list[str], folder: Path) -> _Turn:
     files = max(1, round(load.files * peer.share)) if load.in_parts else load.files
     urls = [f"{base_urls[number % load.hosts]}/{number}.bin" for number in range(files)]
-    listed = folder / f"{files}.txt"
-    listed.write_text("\n".join(urls) + "\n")
-    task = Task(urls, listed, folder / "out", load.hosts)
+    url_file = folder / f"{files}.txt"
+    url_file.write_text("\n".join(urls) + "\n")
+    task = Task(urls, url_file, folder / "out", load.hosts)
     return _Turn(peer, task, bodies.first(folder / "served", files))
 
 
-def _rounds(load: Load, turns: Sequence[_Turn], tell: Tell, *, keep: bool) -> dict[str, list[Run]]:
-    """Give each program its turn in each round.
+def _rounds(
+    load: Load, turns: Sequence[_Turn], on_progress: OnProgress, *, keep: bool
+) -> dict[str, list[Run]]:
+    """Run each program once in each round; return the runs by program.
 
-    keep: the stored files. ext4 creates files at half the speed after many deletions.
+    keep: True to keep the stored files. ext4 creates files at half the speed after many deletions.
     """
     runs: dict[str, list[Run]] = {turn.peer.name: [] for turn in turns}
     took_s: list[float] = []
@@ -112,17 +122,17 @@ def _rounds(load: Load, turns: Sequence[_Turn], tell: Tell, *, keep: bool) -> di
             runs[peer.name].append(_run(peer, own, served))
             if not keep:
                 shutil.rmtree(own.out)
-            tell(f"round {len(took_s) + 1}: {peer.name} {runs[peer.name][-1].took_s:.2f} s")
+            on_progress(f"round {len(took_s) + 1}: {peer.name} {runs[peer.name][-1].took_s:.2f} s")
         took_s.append(time.monotonic() - began_s)
     return runs
 
 
 def _run(peer: Peer, task: Task, served: Counter[int]) -> Run:
     """Run the program once into its own folder and check every stored body."""
-    os.sync()  # flush what the previous run left, so that this run does not wait for it
+    os.sync()  # so that this run does not wait for the writes of the previous one
     task.out.mkdir()
-    done = run(peer.name, peer.command(task), task.listed.parent, peer.environment)
-    wrong = peer.stored(task.out, served)
-    if wrong:
-        raise BenchError(f"{peer.name}: {wrong}")
-    return done
+    measured = run(peer.name, peer.command(task), task.url_file.parent, peer.environment)
+    difference = peer.difference(task.out, served)
+    if difference:
+        raise BenchError(f"{peer.name}: {difference}")
+    return measured

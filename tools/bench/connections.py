@@ -1,10 +1,10 @@
-"""Measure the memory of a connection and its fetch, with many connections open in one worker.
+"""Measure the memory that a connection and its fetch take, with many connections open in one worker.
 
     python -m tools.bench.connections [--count N] [--engine NAME]
 
 The worker and the hosts run in separate processes. The hosts hold every response until all requests have
-arrived, then respond one host after the other.
-Without --engine each engine is measured. The limit of open files caps the count.
+arrived, then respond one host after the other. Without --engine each engine is measured. The limit of open
+files caps the count.
 """
 
 import argparse
@@ -32,27 +32,27 @@ from fetchfleet.worker.settings import ENGINES
 from tools.one_worker import OneWorker
 
 HOSTS = 20
-GIVE_UP_S = 120.0
+TIMEOUT_S = 120.0
 IDLE_S = 5.0
-"""After this long without a new request, the hosts stop waiting for the missing ones."""
+"""The time without a new request after which the hosts stop waiting for missing requests."""
 
-LOOK_EVERY_S = 0.05
+POLL_S = 0.05
 NEXT_HOST_S = 1.0
 SPARE_FILES = 500
 LONG_TIMEOUTS = Timeouts(connect_s=60, read_s=120, write_s=60, pool_s=60, total_s=240)
 
 
-def most_at_once(wanted: int) -> int:
+def max_connections(wanted: int) -> int:
     """Raise the limit of open files to its maximum; return the count it allows, at most `wanted`."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return min(wanted, hard - SPARE_FILES)
 
 
-class _Held(asyncio.Protocol):
+class _HeldConnection(asyncio.Protocol):
     """A connection whose response waits until all requests have arrived."""
 
-    held: list[asyncio.Transport] = []  # noqa: RUF012 shared by all connections
+    transports: list[asyncio.Transport] = []  # noqa: RUF012 of all connections with a request
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport for the response."""
@@ -62,7 +62,7 @@ class _Held(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Count the request and send nothing."""
         if data.startswith(b"GET "):
-            self.held.append(self._transport)
+            self.transports.append(self._transport)
 
 
 def _host(transport: asyncio.Transport) -> str:
@@ -70,19 +70,25 @@ def _host(transport: asyncio.Transport) -> str:
 
 
 async def _serve(count: int) -> None:
-    """Accept `count` requests on all hosts, print their number, and respond after a line on stdin."""
+    """Accept `count` requests on all hosts, print their number, and respond after a line on stdin.
+
+    Exits after a second line.
+    """
     loop = asyncio.get_running_loop()
-    hosts = [await loop.create_server(_Held, f"127.0.72.{n + 1}", 0, backlog=4096) for n in range(HOSTS)]
+    hosts = [
+        await loop.create_server(_HeldConnection, f"127.0.72.{n + 1}", 0, backlog=4096) for n in range(HOSTS)
+    ]
     print(json.dumps([host.sockets[0].getsockname() for host in hosts]), flush=True)
-    began_s, idle_s, seen = time.monotonic(), 0.0, 0
-    while len(_Held.held) < count and idle_s < IDLE_S and time.monotonic() - began_s < GIVE_UP_S:
-        await asyncio.sleep(LOOK_EVERY_S)
-        idle_s = idle_s + LOOK_EVERY_S if seen and seen == len(_Held.held) else 0.0
-        seen = len(_Held.held)
-    print(len(_Held.held), flush=True)
+    held = _HeldConnection.transports
+    began_s, idle_s, arrived = time.monotonic(), 0.0, 0
+    while len(held) < count and idle_s < IDLE_S and time.monotonic() - began_s < TIMEOUT_S:
+        await asyncio.sleep(POLL_S)
+        idle_s = idle_s + POLL_S if arrived and arrived == len(held) else 0.0
+        arrived = len(held)
+    print(len(held), flush=True)
     await asyncio.to_thread(sys.stdin.readline)
-    for _, held in groupby(sorted(_Held.held, key=_host), key=_host):
-        for transport in held:
+    for _, of_host in groupby(sorted(held, key=_host), key=_host):
+        for transport in of_host:
             transport.write(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
         await asyncio.sleep(NEXT_HOST_S)
     await asyncio.to_thread(sys.stdin.readline)
@@ -101,8 +107,8 @@ async def _fetch(engine: str, count: int) -> None:
     urls = [f"http://{hosts[n % HOSTS][0]}:{hosts[n % HOSTS][1]}/{n}" for n in range(count)]
     policy: dict[str, Any] = {"concurrency": 1000, "timeout": LONG_TIMEOUTS, "attempts": 1}
     with tempfile.TemporaryDirectory() as folder, EmbeddedRedis(Path(folder) / "redis") as redis:
-        out, most = Path(folder) / "out", count
-        async with OneWorker(redis.url, out, policy=policy, engine=engine, max_in_flight=most) as worker:
+        out = Path(folder) / "out"
+        async with OneWorker(redis.url, out, policy=policy, engine=engine, max_in_flight=count) as worker:
             batch = await worker.submit(urls)
             before_bytes = rss_bytes()
             opened = int(await server.stdout.readline())
@@ -116,18 +122,18 @@ async def _fetch(engine: str, count: int) -> None:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Measure the engine of the command line, or each engine in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--engine", choices=ENGINES)
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    count = most_at_once(given.count)
-    if given.serve:
+    options = parser.parse_args()
+    count = max_connections(options.count)
+    if options.serve:
         asyncio.run(_serve(count))
-    elif given.engine:
+    elif options.engine:
         log.configure(io.StringIO())
-        uvloop.run(asyncio.wait_for(_fetch(given.engine, count), 2 * GIVE_UP_S))
+        uvloop.run(asyncio.wait_for(_fetch(options.engine, count), 2 * TIMEOUT_S))
     else:
         print(f"open files: {resource.getrlimit(resource.RLIMIT_NOFILE)[0]}, so {count} connections")
         for engine in ENGINES:

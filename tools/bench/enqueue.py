@@ -1,4 +1,4 @@
-"""Measure the enqueue rate of one producer: Fleet.submit, and arq's enqueue_job one by one."""
+"""Measure the enqueue rate of one producer: with Fleet.submit, and with one arq enqueue_job at a time."""
 
 import asyncio
 import tempfile
@@ -19,30 +19,31 @@ HOSTS = 20
 
 
 class Load(NamedTuple):
-    """The number that each enqueues in a round. jobs: of arq; fewer, as its rate does not depend on it."""
+    """The work of a round, and the number of rounds."""
 
     fetches: int
     jobs: int
+    """Jobs for arq: fewer, because its rate does not depend on the number."""
     rounds: int
 
 
-Tell = Callable[[str], None]
+OnProgress = Callable[[str], None]
 
 
-async def rates(load: Load, tell: Tell) -> dict[str, Any]:
-    """Return the rates of both. They take turns on one Redis, which is emptied before each."""
-    ways: dict[str, tuple[Callable[[str, int], Awaitable[float]], int]] = {
+async def rates(load: Load, on_progress: OnProgress) -> dict[str, Any]:
+    """Return the rates of both, measured in turn on one Redis that is emptied each time."""
+    methods: dict[str, tuple[Callable[[str, int], Awaitable[float]], int]] = {
         "fetchfleet": (_with_fleet, load.fetches),
         "arq": (_with_arq, load.jobs),
     }
-    found: dict[str, list[float]] = {name: [] for name in ways}
+    figures: dict[str, list[float]] = {name: [] for name in methods}
     with tempfile.TemporaryDirectory(prefix="ff-bench-") as folder, EmbeddedRedis(Path(folder)) as redis:
         for number in range(load.rounds):
-            for name, (enqueue, count) in ways.items():
+            for name, (enqueue, count) in methods.items():
                 await _empty(redis.url)
-                found[name].append(count / await enqueue(redis.url, count))
-                tell(f"round {number + 1}: {name} {found[name][-1]:,.0f} enqueued/s")
-    return stats.with_ratios({name: stats.of_rates(own) for name, own in found.items()}, "per_s")
+                figures[name].append(count / await enqueue(redis.url, count))
+                on_progress(f"round {number + 1}: {name} {figures[name][-1]:,.0f} enqueued/s")
+    return stats.with_ratios({name: stats.of_rates(own) for name, own in figures.items()}, "per_s")
 
 
 async def _with_fleet(url: str, count: int) -> float:
@@ -52,7 +53,7 @@ async def _with_fleet(url: str, count: int) -> float:
         batch = await fleet.submit(fetches)
         took_s = time.monotonic() - began_s
         if (await batch.counts()).total != count:
-            raise BenchError("fetchfleet did not enqueue all")
+            raise BenchError(f"fetchfleet did not enqueue all of {count} fetches")
     return took_s
 
 
@@ -64,7 +65,7 @@ async def _with_arq(url: str, count: int) -> float:
             await pool.enqueue_job("fetch", f"https://host{number % HOSTS}.example.com/files/{number}.bin")
         took_s = time.monotonic() - began_s
         if await pool.zcard("arq:queue") != count:
-            raise BenchError("arq did not enqueue all")
+            raise BenchError(f"arq did not enqueue all of {count} jobs")
     finally:
         await pool.aclose()
     return took_s
@@ -75,6 +76,6 @@ async def _empty(url: str) -> None:
         await redis.flushall()
 
 
-def measure(load: Load, tell: Tell) -> dict[str, Any]:
+def measure(load: Load, on_progress: OnProgress) -> dict[str, Any]:
     """Run `rates` in a new event loop."""
-    return asyncio.run(rates(load, tell))
+    return asyncio.run(rates(load, on_progress))

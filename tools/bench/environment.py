@@ -1,4 +1,4 @@
-"""The machine and the versions that the figures were measured with, and the folder for files."""
+"""The machine and the software versions of a benchmark, and its working folder."""
 
 import importlib.metadata
 import os
@@ -24,19 +24,19 @@ COMMANDS = {
 }
 MB = 1 << 20
 MEMORY = Path("/dev/shm")  # noqa: S108 TemporaryDirectory makes a private folder in it
-"""Where tmpfs is mounted on Linux."""
+"""The mount point of a tmpfs on Linux."""
 
 
 @contextmanager
 def workspace(*, disk: bool) -> Iterator[Path]:
-    """Yield a new folder in memory, or on the disk of TMPDIR; remove it with the block."""
-    place = MEMORY if MEMORY.is_dir() and not disk else None
-    with tempfile.TemporaryDirectory(prefix="ff-bench-", dir=place) as name:
+    """Yield a new folder in memory, or on the disk of TMPDIR; remove it at the end of the block."""
+    parent = MEMORY if MEMORY.is_dir() and not disk else None
+    with tempfile.TemporaryDirectory(prefix="ff-bench-", dir=parent) as name:
         yield Path(name)
 
 
 def machine() -> dict[str, Any]:
-    """Return the machine's cores, memory and system, and its load before the benchmark."""
+    """Return the machine's cores, memory, system and current load, and the command line."""
     memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // MB
     return {
         "cores": os.cpu_count(),

@@ -1,4 +1,4 @@
-"""Measure the CPU time of a fetch at each layer, from the kernel to the worker, one after the other."""
+"""Measure the CPU time of a fetch at each layer, from the kernel to the worker."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from urllib.parse import unquote
 from fetchfleet.worker.local.embedded_redis import EmbeddedRedis
 from fetchfleet.worker.settings import ENGINES
 from tools.bench import bodies, stats
-from tools.bench.compare import Load, Tell, hosts
+from tools.bench.compare import Load, OnProgress, hosts
 from tools.bench.contenders.straight_line import LAYERS
 from tools.bench.environment import workspace
 from tools.bench.process import BenchError
@@ -24,7 +24,7 @@ WITHOUT_REDIS = LAYERS[:-1]
 PROGRAMS = "tools.bench.contenders"
 
 
-def measure(load: Load, tell: Tell, *, disk: bool = False) -> tuple[dict[str, Any], int]:
+def measure(load: Load, on_progress: OnProgress, *, disk: bool = False) -> tuple[dict[str, Any], int]:
     """Return the figures of each layer and of a worker with each engine, and the number of rounds."""
     programs = {layer: ("straight_line", layer) for layer in LAYERS}
     programs |= {f"worker, {engine}": ("worker", engine) for engine in ENGINES}
@@ -40,18 +40,18 @@ def measure(load: Load, tell: Tell, *, disk: bool = False) -> tuple[dict[str, An
                 for name, (program, argument) in programs.items():
                     runs[name].append(_run(folder, program, argument))
                     used_us = runs[name][-1].cpu_s / load.files * 1e6
-                    tell(f"round {len(took_s) + 1}: {name} {used_us:.0f} µs")
+                    on_progress(f"round {len(took_s) + 1}: {name} {used_us:.0f} µs")
                 took_s.append(time.monotonic() - began_s)
-    found: dict[str, Any] = {
+    figures: dict[str, Any] = {
         name: stats.of_files(own, load.files, load.files * load.size_bytes) for name, own in runs.items()
     }
-    for name, times in stats.beside(found, "cpu_us", STRAIGHT_LINE).items():
-        found[name]["times_straight_line"] = round(times, 2)
-    return found, len(next(iter(runs.values())))
+    for name, times in stats.beside(figures, "cpu_us", STRAIGHT_LINE).items():
+        figures[name]["times_straight_line"] = round(times, 2)
+    return figures, len(next(iter(runs.values())))
 
 
 def _run(folder: Path, program: str, argument: str) -> Run:
-    """Run a program once, with a new out folder and, if it needs one, a new Redis."""
+    """Run a program once, with a new out folder, and with a new Redis if it needs one."""
     out = folder / "out"
     out.mkdir()
     with EmbeddedRedis(folder / "redis") if argument not in WITHOUT_REDIS else nullcontext() as redis:
@@ -61,6 +61,6 @@ def _run(folder: Path, program: str, argument: str) -> Run:
     shutil.rmtree(out)
     shutil.rmtree(folder / "redis", ignore_errors=True)
     if done.returncode != 0:
-        raise BenchError(f"{program} {argument} ended with {done.returncode}: {done.stderr[-500:]}")
+        raise BenchError(f"{program} {argument} exited with {done.returncode}: {done.stderr[-500:]}")
     printed = json.loads(done.stdout)
     return Run(printed["took_s"], [0], printed["cpu_s"])

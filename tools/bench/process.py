@@ -10,16 +10,16 @@ from pathlib import Path
 
 from tools.bench.stats import Run
 
-LOOK_EVERY_S = 0.05
-GIVE_UP_S = 600.0
+POLL_S = 0.05
+TIMEOUT_S = 600.0
 
 
 class BenchError(Exception):
-    """A program failed its task; the message names it and its exit."""
+    """A program failed its task. The message names the program, and its exit code or the difference."""
 
 
 def run(name: str, command: list[str], folder: Path, environment: Mapping[str, str]) -> Run:
-    """Run the command with TMPDIR in the folder; raise BenchError if it fails or does not end."""
+    """Run the command with `folder` as TMPDIR; raise BenchError if it fails or does not end."""
     began_s, before_s = time.monotonic(), _children_s()
     peaks_bytes: dict[int, int] = {}
     with subprocess.Popen(
@@ -31,27 +31,27 @@ def run(name: str, command: list[str], folder: Path, environment: Mapping[str, s
         while process.poll() is None:
             for pid in _family(process.pid):
                 peaks_bytes[pid] = max(peaks_bytes.get(pid, 0), _peak_bytes(pid))
-            if time.monotonic() - began_s > GIVE_UP_S:
+            if time.monotonic() - began_s > TIMEOUT_S:
                 process.kill()
-                raise BenchError(f"{name} did not end within {GIVE_UP_S:.0f} s")
+                raise BenchError(f"{name} did not end within {TIMEOUT_S:.0f} s")
             with suppress(subprocess.TimeoutExpired):
-                process.wait(LOOK_EVERY_S)
+                process.wait(POLL_S)
         took_s = time.monotonic() - began_s
         assert process.stderr is not None
         stderr = process.stderr.read().decode(errors="replace")
     if process.returncode != 0:
-        raise BenchError(f"{name} ended with {process.returncode}: {stderr[-500:]}")
+        raise BenchError(f"{name} exited with {process.returncode}: {stderr[-500:]}")
     return Run(took_s, [*peaks_bytes.values()] or [0], _children_s() - before_s)
 
 
 def _children_s() -> float:
-    """Return the CPU time of the processes that have ended: children, and theirs for which they waited."""
+    """Return the CPU time of ended children, and of those of their descendants that were waited for."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 def _family(pid: int) -> Iterator[int]:
-    """Yield the ids of the process and its descendants."""
+    """Yield the PIDs of the process and its descendants."""
     yield pid
     with suppress(OSError):
         for thread in Path(f"/proc/{pid}/task").iterdir():

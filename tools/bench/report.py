@@ -35,20 +35,20 @@ class Sheet(NamedTuple):
         return "\n".join([f"{self.title}:", "", *lines, ""])
 
 
-def files(found: Mapping[str, Any], per_s: str, title: str) -> Sheet:
-    """Return the table of a load of files. per_s: the rate to show, `per_s` or `mb_per_s`."""
+def files(figures: Mapping[str, Any], per_s: str, title: str) -> Sheet:
+    """Return the table of a load. per_s: the rate to show, `per_s` or `mb_per_s`."""
     unit = {"per_s": "fetches/s", "mb_per_s": "MB/s"}[per_s]
     heads = ["", unit, "s, min to max", "µs of CPU a fetch", "peak RSS, MB", "largest process", _TIMES]
-    return Sheet(title, heads, [_of_files(name, figure, per_s) for name, figure in found.items()])
+    return Sheet(title, heads, [_of_files(name, figure, per_s) for name, figure in figures.items()])
 
 
 def summary(loads: Mapping[str, Mapping[str, Any]], units: Mapping[str, str], base: str) -> Sheet:
-    """Return one table of all loads: how many times the rate of `base` each program has, and its CPU time.
+    """Return one table of all loads: the rate and CPU time of each program, divided by those of `base`.
 
-    units: the rate that counts for each load.
+    units: the rate of each load, `per_s` or `mb_per_s`.
     """
-    columns = {f"{load}, rate": beside(found, units[load], base) for load, found in loads.items()}
-    columns |= {f"{load}, CPU": beside(found, "cpu_us", base) for load, found in loads.items()}
+    columns = {f"{load}, rate": beside(figures, units[load], base) for load, figures in loads.items()}
+    columns |= {f"{load}, CPU": beside(figures, "cpu_us", base) for load, figures in loads.items()}
     names = dict.fromkeys(name for column in columns.values() for name in column)
     rows = [
         [name, *(f"{column[name]:.2f}" if name in column else "" for column in columns.values())]
@@ -58,32 +58,33 @@ def summary(loads: Mapping[str, Mapping[str, Any]], units: Mapping[str, str], ba
 
 
 def targets(loads: Mapping[str, Any]) -> Sheet:
-    """Return the table of the targets, with what was measured."""
+    """Return the table of the targets, with the measured ratios."""
     rows = []
     for target in TARGETS:
         ratio = target.ratio(loads)
-        what = "CPU time" if target.is_most else "rate"
-        bound = f"{'at most' if target.is_most else 'at least'} {target.bound:g} times the {target.base}"
+        figure = "CPU time" if target.is_upper_bound else "rate"
+        limit = "at most" if target.is_upper_bound else "at least"
+        bound = f"{limit} {target.bound:g} times the {target.base}"
         verdict = "" if ratio is None else "met" if target.is_met(ratio) else "missed"
         measured = "" if ratio is None else f"{ratio:.2f}"
-        rows.append([f"{target.load}: {what} of {target.program}", bound, measured, verdict])
+        rows.append([f"{target.load}: {figure} of {target.program}", bound, measured, verdict])
     return Sheet("Targets", ["", "target", "measured", "verdict"], rows)
 
 
-def layers(found: Mapping[str, Any], title: str) -> Sheet:
-    """Return the table of what a fetch costs at each layer."""
+def layers(figures: Mapping[str, Any], title: str) -> Sheet:
+    """Return the table of the CPU time of a fetch at each layer."""
     rows = [
         [name, f"{figure['cpu_us']:,.0f}", f"{figure['per_s']:,.0f}", f"{figure['times_straight_line']:.2f}"]
-        for name, figure in found.items()
+        for name, figure in figures.items()
     ]
     return Sheet(title, ["", "µs of CPU a fetch", "per second", "times the straight line"], rows)
 
 
-def rates(found: Mapping[str, Any], title: str) -> Sheet:
+def rates(figures: Mapping[str, Any], title: str) -> Sheet:
     """Return the table of figures measured as rates."""
     rows = [
         [name, f"{figure['per_s']:,.0f}", _span(figure, "per_s", ",.0f"), _times(figure)]
-        for name, figure in found.items()
+        for name, figure in figures.items()
     ]
     return Sheet(title, ["", "per second", "min to max", _TIMES], rows)
 
@@ -91,16 +92,14 @@ def rates(found: Mapping[str, Any], title: str) -> Sheet:
 def where(profiles: Mapping[str, Any], title: str) -> Sheet:
     """Return the table of the CPU time of a fetch by subsystem, with a column for each profile."""
     columns = [
-        {**of["cpu"], "the Redis server": of["redis_server"], "elapsed": of["wall"]}
-        for of in profiles.values()
+        {**profile["cpu"], "the Redis server": profile["redis_server"], "elapsed": profile["wall"]}
+        for profile in profiles.values()
     ]
-    ends = ("all", "the Redis server", "elapsed")
-    rooms = [
-        room for room in dict.fromkeys(room for column in columns for room in column) if room not in ends
-    ]
+    totals = ("all", "the Redis server", "elapsed")
+    names = dict.fromkeys(name for column in columns for name in column)
     rows = [
-        [room, *(f"{column[room]:,.0f}" if room in column else "" for column in columns)]
-        for room in (*rooms, *ends)
+        [name, *(f"{column[name]:,.0f}" if name in column else "" for column in columns)]
+        for name in (*(name for name in names if name not in totals), *totals)
     ]
     return Sheet(title, ["", *profiles], rows)
 
@@ -114,9 +113,9 @@ def _of_files(name: str, figure: Mapping[str, Any], per_s: str) -> list[str]:
     return [name, f"{figure[per_s]:,.0f}", _span(figure, "s", ".2f"), cpu, *memory, _times(figure)]
 
 
-def _span(figure: Mapping[str, Any], unit: str, shown: str) -> str:
+def _span(figure: Mapping[str, Any], unit: str, number_format: str) -> str:
     least, most = figure[f"least_{unit}"], figure[f"most_{unit}"]
-    return f"{least:{shown}} to {most:{shown}}"
+    return f"{least:{number_format}} to {most:{number_format}}"
 
 
 def _times(figure: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Medians of runs, ratios between programs, and the ratios that fetchfleet aims at. Pure."""
+"""Medians of runs, ratios between programs, and the target ratios of fetchfleet. Pure."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 MB = 1_000_000
 OWN = "fetchfleet"
 BASE = "aiohttp script"
-"""The program that the ratios of the summary go by: the bare way to fetch in Python."""
-
+"""The program with which the summary compares all others: the simplest fetcher in Python."""
 
 DIRECT = f"{OWN}, direct"
 WGET2 = "wget2"
@@ -17,7 +16,7 @@ STRAIGHT_LINE = "straight line"
 
 
 class Target(NamedTuple):
-    """A bound of the ratio of two figures of a load."""
+    """A bound of the ratio between two programs, for one figure of a load."""
 
     load: str
     unit: str
@@ -26,17 +25,17 @@ class Target(NamedTuple):
     bound: float
 
     @property
-    def is_most(self) -> bool:
-        """True if the bound is an upper one, as of CPU time."""
+    def is_upper_bound(self) -> bool:
+        """True for CPU time, false for rates."""
         return self.unit == "cpu_us"
 
     def ratio(self, loads: Mapping[str, Mapping[str, Mapping[str, float]]]) -> float | None:
-        """Return the ratio of the figures; None if one of them was not measured."""
+        """Return the program's figure divided by that of `base`; None if one was not measured."""
         return beside(loads.get(self.load, {}), self.unit, self.base).get(self.program)
 
     def is_met(self, ratio: float) -> bool:
-        """Return whether the ratio keeps the bound."""
-        return ratio <= self.bound if self.is_most else ratio >= self.bound
+        """Return whether the ratio is within the bound."""
+        return ratio <= self.bound if self.is_upper_bound else ratio >= self.bound
 
 
 TARGETS = (
@@ -58,17 +57,19 @@ TARGETS = (
 
 
 class Run(NamedTuple):
-    """One run: its duration, the peak memory of each of its processes, and the CPU time of all of them."""
+    """One run of a program."""
 
     took_s: float
     peaks_bytes: Sequence[int]
+    """The peak memory of each process."""
     cpu_s: float
+    """The CPU time of all processes."""
 
 
 def of_files(runs: Sequence[Run], files: int, bytes_a_run: int) -> dict[str, float]:
-    """Return the figures of one program that fetched that many files in each run.
+    """Return the figures of a program that fetched `files` files in each run.
 
-    Memory is of the worst round: all processes, and the largest one.
+    Times are medians. Memory is that of the worst round, for all processes and for the largest process.
     """
     took_s = statistics.median(run.took_s for run in runs)
     return {
@@ -84,7 +85,7 @@ def of_files(runs: Sequence[Run], files: int, bytes_a_run: int) -> dict[str, flo
 
 
 def of_rates(rates_per_s: Sequence[float]) -> dict[str, float]:
-    """Return the figures of rounds that were measured as rates."""
+    """Return the figures of rounds that were measured as rates: the median, and the range."""
     return {
         "per_s": round(statistics.median(rates_per_s), 1),
         "least_per_s": round(min(rates_per_s), 1),
@@ -93,23 +94,23 @@ def of_rates(rates_per_s: Sequence[float]) -> dict[str, float]:
 
 
 def with_ratios(figures: Mapping[str, Mapping[str, float]], unit: str) -> dict[str, Any]:
-    """Return the figures with ratios of rates.
+    """Add the ratios of rates to the figures.
 
-    A peer gets the ratio of fetchfleet to it; each configuration of fetchfleet gets its ratio to every peer.
+    A configuration of fetchfleet gets its ratio to each peer. A peer gets the ratio of fetchfleet to itself.
     """
     rates = {name: figure[unit] for name, figure in figures.items()}
     peers = [name for name in rates if not is_own(name)]
-    found: dict[str, Any] = {name: dict(figure) for name, figure in figures.items()}
-    for name, figure in found.items():
+    compared: dict[str, Any] = {name: dict(figure) for name, figure in figures.items()}
+    for name, figure in compared.items():
         if is_own(name):
             figure["times"] = {peer: round(rates[name] / rates[peer], 2) for peer in peers}
         elif OWN in rates:
             figure[f"{OWN}_is_times"] = round(rates[OWN] / rates[name], 2)
-    return found
+    return compared
 
 
 def beside(figures: Mapping[str, Mapping[str, float]], unit: str, base: str) -> dict[str, float]:
-    """Return how many times the figure of `base` each program has; empty if the base was not measured."""
+    """Return each program's figure divided by that of `base`; empty if `base` was not measured."""
     if base not in figures:
         return {}
     return {name: figure[unit] / figures[base][unit] for name, figure in figures.items()}
@@ -121,5 +122,5 @@ def is_own(name: str) -> bool:
 
 
 def another_fits(round_took_s: Sequence[float], budget_s: float) -> bool:
-    """Return whether a round as long as the longest so far still ends within the budget."""
+    """Return whether the budget has time for a round as long as the longest so far."""
     return sum(round_took_s) + max(round_took_s) <= budget_s

@@ -1,4 +1,4 @@
-"""Run a fleet under faults. Every acknowledged fetch ends once and correctly; no host exceeds its limits."""
+"""Run a fleet under faults, then check that every acknowledged fetch ended once and that limits were kept."""
 
 import argparse
 import asyncio
@@ -36,7 +36,7 @@ from tools.origin.process import OriginProcess, origins_in_child
 DRAINS_WITHIN_S = 120.0
 AGREES_WITHIN_S = 15.0
 PROGRESS_EVERY_S = 5.0
-LOOK_EVERY_S = 0.2
+POLL_S = 0.2
 WIDE = 160
 
 POLICY = f"""\
@@ -68,7 +68,7 @@ class Run:
         self._out = history.folder / "bodies"
 
     async def go(self, hosts: OriginProcess) -> None:
-        """Inject the faults, heal, drain, and collect the history."""
+        """Inject the faults, heal them, drain the fleet, and collect the history."""
         policy = self._history.folder / "policy.toml"
         policy.write_text(POLICY)
         arguments = ["--out", str(self._out), "--allow-net", "127.0.0.0/8", "--policy", str(policy)]
@@ -84,36 +84,36 @@ class Run:
             ]
             reporting = asyncio.create_task(self._report_progress(redis, faults, producers), name="progress")
             await self._inject(faults, producers)
-            why = await self._drain(redis)
+            breaches = await self._drain(redis)
             await aio.end(reporting)
-            await self._collect(redis, server.url, workers, why)
+            await self._collect(redis, server.url, workers, breaches)
             await self._stop(workers)
 
     async def _inject(self, faults: Nemesis, producers: list[Producer]) -> None:
-        enough = asyncio.Event()
-        async with asyncio.TaskGroup() as busy:
+        healed = asyncio.Event()
+        async with asyncio.TaskGroup() as producing:
             for producer in producers:
-                busy.create_task(producer.run(enough))
-            busy.create_task(producers[0].submit_killers(self._killers, self._lasts_s))
+                producing.create_task(producer.run(healed))
+            producing.create_task(producers[0].submit_killers(self._killers, self._lasts_s))
             await faults.inject(self._faults, self._lasts_s)
-            enough.set()
+            healed.set()
         console.print("faults healed; waiting for the fleet to drain")
 
     async def _drain(self, redis: Redis) -> list[str]:
-        """Wait until the fleet has drained; return a breach if it does not."""
+        """Wait until the fleet has drained; return a breach if it does not drain in time."""
         began_s = time.monotonic()
         if await _until(lambda: collect.drained(redis), DRAINS_WITHIN_S):
             console.print(f"drained after {time.monotonic() - began_s:.1f} s")
             return []
         return [f"the fleet did not drain within {DRAINS_WITHIN_S:.0f} s after the faults healed"]
 
-    async def _collect(self, redis: Redis, url: str, workers: WorkerPool, why: list[str]) -> None:
+    async def _collect(self, redis: Redis, url: str, workers: WorkerPool, breaches: list[str]) -> None:
         async def only_live_workers_listed() -> bool:
             return await collect.listed(redis) <= workers.names
 
         await _until(only_live_workers_listed, AGREES_WITHIN_S)
         left = await collect.remains(redis, url, workers.names)
-        self._history.add("remains", [Leftovers([*why, *left.lines], left.unix_s)])
+        self._history.add("remains", [Leftovers([*breaches, *left.lines], left.unix_s)])
         async with Fleet(url) as fleet:
             self._history.add("ended", await collect.ended(fleet, self._batches()))
         self._history.add("found", collect.files(self._out))
@@ -121,13 +121,13 @@ class Run:
             console.print(f"{workers.failed_starts} worker starts failed because Redis was unavailable")
 
     def _batches(self) -> set[str]:
-        """Return the batches that the producers know of."""
+        """Return the IDs of the batches that the producers know."""
         known: set[str] = set()
         for line in self._history.read().producer:
             if isinstance(line, Attempted):
                 known.add(line.batch)
             elif isinstance(line, Acknowledged):
-                known |= {batch_of(of) for of in line.ids}
+                known |= {batch_of(fetch_id) for fetch_id in line.ids}
         return known - {""}
 
     async def _stop(self, workers: WorkerPool) -> None:
@@ -158,7 +158,7 @@ async def _until(condition: Callable[[], bool | Awaitable[bool]], within_s: floa
             value = condition()
             if value if isinstance(value, bool) else await value:
                 return True
-        await asyncio.sleep(LOOK_EVERY_S)
+        await asyncio.sleep(POLL_S)
     return False
 
 
@@ -173,40 +173,42 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--workers", type=int, default=4, choices=range(3, 7))
     parser.add_argument(
-        "--kill-every", type=float, metavar="S", help="kill a worker every S seconds on average, nothing else"
+        "--kill-every", type=float, metavar="S", help="only kill workers, one every S seconds on average"
     )
     parser.add_argument(
         "--killers", type=int, default=0, metavar="N", help="submit N fetches that kill their worker"
     )
-    parser.add_argument("--keep", action="store_true", help="keep the history and logs even without a breach")
     parser.add_argument(
-        "--judge", type=Path, metavar="FOLDER", help="check the history kept by an earlier run"
+        "--keep", action="store_true", help="keep the history and logs even if no breach is found"
     )
-    given = parser.parse_args(arguments)
-    if given.judge:
-        return _judged(History(given.judge))
+    parser.add_argument(
+        "--judge", type=Path, metavar="FOLDER", help="only check the history that an earlier run has kept"
+    )
+    options = parser.parse_args(arguments)
+    if options.judge:
+        return _judged(History(options.judge))
     console.print(
-        f"seed {given.seed}: ./scripts/chaos --seed {given.seed} --minutes {given.minutes:g}"
-        f" --workers {given.workers}"
+        f"seed {options.seed}: ./scripts/chaos --seed {options.seed} --minutes {options.minutes:g}"
+        f" --workers {options.workers}"
     )
-    lasts_s = given.minutes * 60
+    lasts_s = options.minutes * 60
     faults = (
-        plan_kills(given.seed, lasts_s, given.workers, given.kill_every)
-        if given.kill_every
-        else plan(given.seed, lasts_s, given.workers)
+        plan_kills(options.seed, lasts_s, options.workers, options.kill_every)
+        if options.kill_every
+        else plan(options.seed, lasts_s, options.workers)
     )
     folder = Path(tempfile.mkdtemp(prefix="fetchfleet-chaos-"))
     history = History(folder)
     kept = True
     try:
-        with origins_in_child(hosts_module.hosts_of_seed(given.seed)) as hosts:
-            run = Run(given.seed, lasts_s, given.workers, faults, given.killers, history)
+        with origins_in_child(hosts_module.hosts_of_seed(options.seed)) as hosts:
+            run = Run(options.seed, lasts_s, options.workers, faults, options.killers, history)
             asyncio.run(run.go(hosts))
             reports = hosts.report()
-        history.add("requests", collect.requests(given.seed, reports))
+        history.add("requests", collect.requests(options.seed, reports))
         history.add("backoffs", collect.backoff_windows(reports))
         failed = _judged(history)
-        kept = bool(failed) or given.keep
+        kept = bool(failed) or options.keep
     finally:
         if kept:
             console.print(f"the history and logs are in {folder}", soft_wrap=True)
@@ -218,12 +220,12 @@ def main(arguments: list[str]) -> int:
 def _judged(history: History) -> int:
     verdict = judge(history.read())
     show(console, verdict)
-    console.print("no breach was found" if not verdict.breaches else "breaches were found")
+    console.print("breaches found" if verdict.breaches else "no breach found")
     return 1 if verdict.breaches else 0
 
 
 def show(console: Console, verdict: Verdict) -> None:
-    """Print the tables, then each breach in a sentence."""
+    """Print the tables, then each breach."""
     console.print(_faults(verdict))
     console.print(_fetches(verdict))
     for breach in verdict.breaches:
@@ -247,11 +249,11 @@ def _fetches(verdict: Verdict) -> Table:
     table.add_column("count", justify="right")
     rows = {
         "acknowledged": verdict.acknowledged,
-        "unacknowledged (may have been enqueued)": verdict.perhaps,
+        "unacknowledged (may have been enqueued)": verdict.unacknowledged,
         **dict(sorted(verdict.outcomes.items())),
         "lost": verdict.lost,
         "unexpected": verdict.unexpected,
-        "duplicate results": verdict.doubled,
+        "duplicate results": verdict.duplicated,
         "requests": verdict.requests,
         "repeats (complete responses without a result)": verdict.repeats,
     }

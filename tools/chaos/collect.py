@@ -1,4 +1,4 @@
-"""Collect the results of a run after the fleet has drained."""
+"""Collect the history of a run after the fleet has drained."""
 
 import hashlib
 import time
@@ -30,7 +30,7 @@ async def drained(redis: Redis) -> bool:
 
 
 async def ended(fleet: Fleet, known: Iterable[str]) -> list[FetchEnd]:
-    """Return every result of every batch, listed by the fleet or known to the producers."""
+    """Return the results of all batches: those that the fleet lists, and those that producers know."""
     listed = {batch.id for batch in await fleet.batches(MOST_BATCHES)}
     found: list[FetchEnd] = []
     for batch in sorted(listed | set(known)):
@@ -38,7 +38,7 @@ async def ended(fleet: Fleet, known: Iterable[str]) -> list[FetchEnd]:
         try:
             found += [_ended(result, results.position) async for result in results]
         except UnknownBatchError:
-            continue  # the checker reports its acknowledged fetches as lost
+            continue  # the checker reports the acknowledged fetches of this batch as lost
     return found
 
 
@@ -65,7 +65,7 @@ def files(out: Path) -> Iterator[StoredFile]:
 
 
 def requests(seed: int, reports: Mapping[str, Report]) -> Iterator[ObservedRequest]:
-    """Yield every request, in order for each host."""
+    """Yield every request, by host, in the order of arrival."""
     for host, report in reports.items():
         counts: dict[str, int] = {}
         for seen in report.requests:
@@ -93,7 +93,7 @@ def backoff_windows(reports: Mapping[str, Report]) -> Iterator[BackoffWindow]:
 
 
 async def remains(redis: Redis, redis_url: str, living: set[str]) -> Leftovers:
-    """Return what an idle fleet must not have left in Redis."""
+    """Return the state that an idle fleet must not leave in Redis. living: names of the running workers."""
     lines = leftovers(redis_url)
     backlog = int(await redis.get(keys.BACKLOG) or 0)
     if backlog:
@@ -105,9 +105,9 @@ async def remains(redis: Redis, redis_url: str, living: set[str]) -> Leftovers:
     for pattern in (keys.claimed("*"), keys.later("*"), *keys.waiting("*")):
         lines += [f"{name.decode()} exists" async for name in redis.scan_iter(pattern)]
     async for name in redis.scan_iter(keys.lane("*")):
-        state, still = await redis.hmget(name.decode(), ["state", "open"])  # type: ignore[misc]
-        if state != b"idle" or int(still or 0):
-            lines.append(f"{name.decode()} is {state!r} with {still!r} open")
+        state, count = await redis.hmget(name.decode(), ["state", "open"])  # type: ignore[misc]
+        if state != b"idle" or int(count or 0):
+            lines.append(f"{name.decode()} is {state!r} with {count!r} open fetches")
     lines += [f"{name} is dead but listed in {keys.WORKERS}" for name in sorted(await listed(redis) - living)]
     return Leftovers(lines, time.time() - time.monotonic())
 
@@ -121,5 +121,5 @@ async def _results_mismatch(redis: Redis) -> list[str]:
 
 
 async def listed(redis: Redis) -> set[str]:
-    """Return the names of the workers listed as members of the fleet."""
+    """Return the names of the workers that are listed in ff:workers."""
     return {name_of(instance.decode()) for instance in await redis.zrange(keys.WORKERS, 0, -1)}

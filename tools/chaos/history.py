@@ -12,17 +12,20 @@ L = TypeVar("L", bound=msgspec.Struct)
 
 
 class Attempted(msgspec.Struct, frozen=True, tag=True):
-    """A producer submits these URLs. batch: its own batch id, '' if none; dests: by URL."""
+    """A producer is about to submit these URLs."""
 
     urls: list[str]
     batch: str = ""
+    """The batch ID that the producer chose, '' if none."""
     dests: dict[str, str] = {}
+    """The `dest` of fetches that have one, by URL."""
 
 
 class Acknowledged(msgspec.Struct, frozen=True, tag=True):
-    """Redis acknowledged the URLs. ids: of their fetches, '' for the inbox, which returns none."""
+    """Redis acknowledged the URLs."""
 
     ids: list[str]
+    """The ID of each fetch, '' for a message of the inbox."""
     urls: list[str]
 
 
@@ -33,25 +36,26 @@ class Cancelling(msgspec.Struct, frozen=True, tag=True):
 
 
 class Followed(msgspec.Struct, frozen=True):
-    """The results of a batch as a producer read them while the faults came. ended: it came to the end."""
+    """The results of a batch that a producer read while faults were injected."""
 
     batch: str
     ids: list[str]
     ended: bool
+    """True if the producer read the batch to its end."""
 
 
 class ObservedRequest(msgspec.Struct, frozen=True):
-    """One request at a host; times of time.monotonic. by: the worker's name.
-
-    act: the host's behaviour (hosts.Act). finished_s: None while the response is being sent.
-    """
+    """One request at a host. Times are from time.monotonic."""
 
     host: str
     target: str
     by: str
+    """The name of the worker."""
     arrived_s: float
     finished_s: float | None
+    """None if the response was still being sent."""
     act: str
+    """The behaviour of the host, a value of hosts.Act."""
     status: int | None
     aborted: bool
 
@@ -65,7 +69,7 @@ class BackoffWindow(msgspec.Struct, frozen=True):
 
 
 class FetchEnd(msgspec.Struct, frozen=True):
-    """A result from its batch's stream; at_ms by Redis's clock."""
+    """A result from the stream of its batch."""
 
     id: str
     url: str
@@ -76,6 +80,7 @@ class FetchEnd(msgspec.Struct, frozen=True):
     sha256: str | None
     attempts: int
     at_ms: int
+    """Unix time of the stream record, by Redis's clock."""
 
 
 class StoredFile(msgspec.Struct, frozen=True):
@@ -86,33 +91,37 @@ class StoredFile(msgspec.Struct, frozen=True):
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """An injected fault; times of time.monotonic. by: the affected worker, '' for all."""
+    """An injected fault. Times are from time.monotonic."""
 
     kind: Kind
-    by: str
+    worker: str
+    """The name of the affected worker, '' for all of them or Redis."""
     from_s: float
     until_s: float
 
 
 class WorkerDeath(msgspec.Struct, frozen=True):
-    """A worker that ended by itself, or with an error on SIGTERM."""
+    """A worker that exited unasked, or with an error on SIGTERM."""
 
-    by: str
-    how: str
+    worker: str
+    description: str
+    """The cause, and the end of the log."""
 
 
 class Leftovers(msgspec.Struct, frozen=True):
-    """Everything left in Redis after the run, a line each. unix_s: Unix time minus time.monotonic."""
+    """The keys that the drained fleet left in Redis."""
 
     lines: list[str]
+    """A sentence for each."""
     unix_s: float
+    """Unix time minus time.monotonic."""
 
 
 Producer = Attempted | Acknowledged | Cancelling
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole history of a run, the input of the checker."""
+    """The complete history of a run, which is the input of the checker."""
 
     producer: list[Producer]
     requests: list[ObservedRequest]

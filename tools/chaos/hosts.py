@@ -1,4 +1,4 @@
-"""Hosts that misbehave by seed: the response to each request is a pure function of seed, target and count.
+"""Misbehaving hosts. The response to a request is a pure function of seed, target and request number.
 
 Paths: /f/NAME serves a body, /gone/NAME a 404, /go/HOST:PORT/NAME a redirect to /f/NAME on that host,
 /post/NAME accepts a POST, /kill/NAME kills the worker that requests it. A body is derived from its name.
@@ -24,11 +24,11 @@ Answer = Callable[[Exchange, random.Random], Awaitable[None]]
 HOSTS = tuple(f"127.0.8.{number}" for number in range(1, 9))
 CONCURRENCY = 4
 
-MOST_BYTES = 48 * 1024
+MAX_BYTES = 48 * 1024
 """Fits the kernel's socket buffers, so a response ends even if the client is stopped."""
 
 MAX_FAULTS = 3
-"""After this many requests for a target the host behaves, so that every fetch can succeed."""
+"""The host behaves normally after this many requests for a target, so that every fetch can succeed."""
 
 RETRY_AFTER_S = 1
 
@@ -36,8 +36,8 @@ RETRY_AFTER_S = 1
 class Act(StrEnum):
     """The behaviour of a host for one request."""
 
-    WELL = "well"
-    LATE = "late"
+    NORMAL = "normal"
+    DELAYED = "delayed"
     SLOW = "slow"
     STATUS_500 = "500"
     STATUS_503 = "503"
@@ -48,13 +48,13 @@ class Act(StrEnum):
     CUT_CHUNKED = "cut in chunks"
 
 
-GOOD = frozenset({Act.WELL, Act.LATE, Act.SLOW})
+GOOD = frozenset({Act.NORMAL, Act.DELAYED, Act.SLOW})
 CHARGED = frozenset(Act) - GOOD - {Act.THROTTLE}
 """Behaviours that charge the fetch an attempt."""
 
 _WEIGHTS = {
-    Act.WELL: 80,
-    Act.LATE: 8,
+    Act.NORMAL: 80,
+    Act.DELAYED: 8,
     Act.SLOW: 4,
     Act.STATUS_500: 2,
     Act.STATUS_503: 1,
@@ -67,17 +67,17 @@ _WEIGHTS = {
 
 
 def act_of(seed: int, target: str, nth: int) -> Act:
-    """Return the behaviour for the nth request (from 0) for a target."""
+    """Return the behaviour for request number `nth`, from 0, for a target."""
     if not target.startswith("/f/") or nth >= MAX_FAULTS:
-        return Act.WELL
+        return Act.NORMAL
     chance = _chance(seed, target, nth)
     return chance.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0]
 
 
 def body_of(name: str) -> bytes:
-    """Return the body of a name, at most about MOST_BYTES; its first bytes identify it."""
+    """Return the body of a name, at most about MAX_BYTES; the first 32 bytes are the digest of the name."""
     digest = hashlib.sha256(name.encode()).digest()
-    size_bytes = 32 + int.from_bytes(digest[:4]) % (MOST_BYTES if digest[4] < 32 else 2048)
+    size_bytes = 32 + int.from_bytes(digest[:4]) % (MAX_BYTES if digest[4] < 32 else 2048)
     return (digest * (size_bytes // len(digest) + 1))[:size_bytes]
 
 
@@ -92,7 +92,7 @@ def behaviours(seed: int) -> Mapping[str, Behaviour]:
 
 
 def hosts_of_seed(seed: int) -> Callable[[], Mapping[str, Behaviour]]:
-    """Return a function that another process calls to make the hosts."""
+    """Return a function that makes the hosts; a child process can import it."""
     return functools.partial(behaviours, seed)
 
 
@@ -114,7 +114,7 @@ def _host(seed: int) -> Behaviour:
     return answer
 
 
-async def _well(x: Exchange, _: random.Random) -> None:
+async def _normal(x: Exchange, _: random.Random) -> None:
     target, name = x.request.target, name_of(x.request.target)
     if target.startswith("/gone/"):
         await x.respond(404)
@@ -127,9 +127,9 @@ async def _well(x: Exchange, _: random.Random) -> None:
         await x.respond(200, body=body_of(name))
 
 
-async def _late(x: Exchange, chance: random.Random) -> None:
+async def _delayed(x: Exchange, chance: random.Random) -> None:
     await asyncio.sleep(chance.choice([0.2, 0.5, 1.0, 3.0]))
-    await _well(x, chance)
+    await _normal(x, chance)
 
 
 async def _slow(x: Exchange, chance: random.Random) -> None:
@@ -155,7 +155,9 @@ def kill_worker(name: str) -> None:
                 os.kill(int(pid), signal.SIGKILL)
 
 
-def _simply(behave: Callable[[bytes], Behaviour]) -> Answer:
+def _with_body(behave: Callable[[bytes], Behaviour]) -> Answer:
+    """Adapt a behaviour that depends on the body alone."""
+
     async def answer(x: Exchange, _: random.Random) -> None:
         await behave(body_of(name_of(x.request.target)))(x)
 
@@ -163,14 +165,14 @@ def _simply(behave: Callable[[bytes], Behaviour]) -> Answer:
 
 
 _ACTS: Mapping[Act, Answer] = {
-    Act.WELL: _well,
-    Act.LATE: _late,
+    Act.NORMAL: _normal,
+    Act.DELAYED: _delayed,
     Act.SLOW: _slow,
     Act.THROTTLE: _throttle,
-    Act.STATUS_500: _simply(lambda _: o.status(500)),
-    Act.STATUS_503: _simply(lambda _: o.status(503)),
-    Act.RESET: _simply(lambda _: o.reset),
-    Act.RESET_IN_BODY: _simply(lambda body: o.reset_after(len(body) // 2)),
-    Act.TRUNCATED: _simply(lambda body: o.truncated(body[:-1], len(body))),
-    Act.CUT_CHUNKED: _simply(lambda body: o.cut_chunked(body[:-1])),
+    Act.STATUS_500: _with_body(lambda _: o.status(500)),
+    Act.STATUS_503: _with_body(lambda _: o.status(503)),
+    Act.RESET: _with_body(lambda _: o.reset),
+    Act.RESET_IN_BODY: _with_body(lambda body: o.reset_after(len(body) // 2)),
+    Act.TRUNCATED: _with_body(lambda body: o.truncated(body[:-1], len(body))),
+    Act.CUT_CHUNKED: _with_body(lambda body: o.cut_chunked(body[:-1])),
 }

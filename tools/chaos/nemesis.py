@@ -23,7 +23,7 @@ SLOW_BY_S = (0.02, 0.3)
 
 
 class Nemesis:
-    """Injects faults. Each worker, and Redis, has at most one fault at a time."""
+    """Injects faults (Jepsen's term). Each worker, and Redis, has at most one fault at a time."""
 
     def __init__(self, pool: WorkerPool, server: Server, history: History) -> None:
         self._pool = pool
@@ -34,87 +34,87 @@ class Nemesis:
         self.counts: Counter[Kind] = Counter()
 
     async def inject(self, planned: Sequence[schedule.Fault], lasts_s: float) -> None:
-        """Inject each fault at its time; return when all are healed."""
+        """Inject each fault at its time; return when all faults are healed."""
         began_s = time.monotonic()
         async with asyncio.TaskGroup() as injecting:
             for fault in planned:
                 await asyncio.sleep(began_s + fault.at_s - time.monotonic())
-                injecting.create_task(self._one(fault), name=fault.kind.value)
+                injecting.create_task(self._inject(fault), name=fault.kind.value)
             await asyncio.sleep(began_s + lasts_s - time.monotonic())
             self._heal.set()
 
-    async def _one(self, fault: schedule.Fault) -> None:
+    async def _inject(self, fault: schedule.Fault) -> None:
         worker = None if fault.worker is None else self._pool.workers[fault.worker]
         if fault.kind is Kind.ALL_REPLACED:
-            await self._all_replaced(fault)
+            await self._replace_all(fault)
             return
         async with worker.lock if worker else self._redis:
             if self._heal.is_set():
                 return
-            by = worker.name if worker else ""
+            name = worker.name if worker else ""
             from_s = time.monotonic()
             if worker:
-                await self._of_worker(fault, worker)
+                await self._inject_into_worker(fault, worker)
             else:
-                await self._of_redis(fault)
-            self._note(fault.kind, by, from_s)
+                await self._inject_into_redis(fault)
+            self._record(fault.kind, name, from_s)
 
-    def _note(self, kind: Kind, by: str, from_s: float) -> None:
+    def _record(self, kind: Kind, worker: str, from_s: float) -> None:
         self.counts[kind] += 1
-        self._history.add("faults", [history.Fault(kind, by, from_s, time.monotonic())])
+        self._history.add("faults", [history.Fault(kind, worker, from_s, time.monotonic())])
 
-    async def _lasting(self, length_s: float) -> None:
-        """Wait for the length of a fault, or until the run heals all faults."""
+    async def _wait(self, duration_s: float) -> None:
+        """Wait for the duration of a fault, or until the run heals all faults."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._heal.wait(), length_s)
+            await asyncio.wait_for(self._heal.wait(), duration_s)
 
-    async def _all_replaced(self, fault: schedule.Fault) -> None:
-        """Replace one after another, all of them though the run heals meanwhile: a deploy that began ends."""
+    async def _replace_all(self, fault: schedule.Fault) -> None:
+        """Replace the workers in turn. A deploy that has begun continues although the run heals faults."""
         from_s = time.monotonic()
         for worker in self._pool.workers:
             async with worker.lock:
-                await worker.replace(fault.length_s)
-        self._note(fault.kind, "", from_s)
+                await worker.replace(fault.duration_s)
+        self._record(fault.kind, "", from_s)
 
-    async def _of_worker(self, fault: schedule.Fault, worker: Worker) -> None:
+    async def _inject_into_worker(self, fault: schedule.Fault, worker: Worker) -> None:
         match fault.kind:
             case Kind.WORKER_KILLED:
                 await worker.kill()
-                await self._lasting(fault.length_s)
+                await self._wait(fault.duration_s)
                 worker.start()
             case Kind.WORKER_STOPPED:
                 worker.process.send_signal(signal.SIGSTOP)
-                await self._lasting(fault.length_s)
+                await self._wait(fault.duration_s)
                 worker.process.send_signal(signal.SIGCONT)
             case Kind.WORKER_REPLACED:
-                await worker.replace(fault.length_s)
-            case Kind.LINE_CUT:
-                await worker.line.cut()
-            case Kind.LINE_BLACK:
-                worker.line.passes.clear()
-                await self._lasting(fault.length_s)
-                await worker.line.cut()  # swallowed data is lost
-                worker.line.passes.set()
-            case Kind.LINE_SLOW:
-                worker.line.delay_s = SLOW_BY_S[0] + fault.length_s % (SLOW_BY_S[1] - SLOW_BY_S[0])
-                await self._lasting(fault.length_s)
-                worker.line.delay_s = 0.0
+                await worker.replace(fault.duration_s)
+            case Kind.CONNECTION_CUT:
+                await worker.proxy.cut()
+            case Kind.CONNECTION_BLACK_HOLED:
+                worker.proxy.forwards.clear()
+                await self._wait(fault.duration_s)
+                await worker.proxy.cut()  # the data held back is lost
+                worker.proxy.forwards.set()
+            case Kind.CONNECTION_SLOW:
+                worker.proxy.delay_s = SLOW_BY_S[0] + fault.duration_s % (SLOW_BY_S[1] - SLOW_BY_S[0])
+                await self._wait(fault.duration_s)
+                worker.proxy.delay_s = 0.0
 
-    async def _of_redis(self, fault: schedule.Fault) -> None:
+    async def _inject_into_redis(self, fault: schedule.Fault) -> None:
         match fault.kind:
             case Kind.REDIS_RESTARTED | Kind.REDIS_KILLED:
                 killed = fault.kind is Kind.REDIS_KILLED
                 await self._server.end(signal.SIGKILL if killed else signal.SIGTERM)
-                await self._lasting(fault.length_s)
+                await self._wait(fault.duration_s)
                 await self._server.start()
             case Kind.REDIS_FROZEN:
                 self._server.send(signal.SIGSTOP)
-                await self._lasting(fault.length_s)
+                await self._wait(fault.duration_s)
                 self._server.send(signal.SIGCONT)
             case Kind.REDIS_READONLY:
                 async with self._admin() as admin:
                     await admin.replicaof(*DEAD_ADDRESS)
-                    await self._lasting(fault.length_s)
+                    await self._wait(fault.duration_s)
                     await admin.replicaof("NO", "ONE")
             case Kind.CLIENTS_KILLED:
                 async with self._admin() as admin:
@@ -123,7 +123,7 @@ class Nemesis:
                 async with self._admin() as admin:
                     await admin.config_set("maxclients", FEW_CLIENTS)
                     await admin.client_kill_filter(_type="normal", skipme=True)
-                    await self._lasting(fault.length_s)
+                    await self._wait(fault.duration_s)
                     await admin.config_set("maxclients", ENOUGH_CLIENTS)
 
     @asynccontextmanager

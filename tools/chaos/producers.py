@@ -1,6 +1,6 @@
-"""Producers that submit during the whole run, in every way, and read the results of what they submit.
+"""Producers that submit during the whole run, by every route, and read the results of some batches.
 
-They use the public client and leave it to that to survive the faults of Redis.
+They use the public client, which must survive the faults of Redis.
 """
 
 import asyncio
@@ -21,17 +21,17 @@ from tools.chaos.history import Acknowledged, Attempted, Cancelling, Followed, H
 PRODUCERS = 3
 MAX_BACKLOG = 600
 PAUSE_S = (0.05, 0.6)
-MOST_FETCHES = 30
-MANY_FETCHES, MANY = 600, 0.02
-"""A list larger than one chunk, and its probability."""
+MAX_FETCHES = 30
+LARGE_LIST_FETCHES, LARGE_LIST_SHARE = 600, 0.02
+"""A list larger than one chunk, and the share of such lists."""
 
-CANCELLED = 0.08
-FOLLOWED_ONE_IN = 2
+CANCELLED_SHARE = 0.08
+FOLLOW_ONE_IN = 2
 REDIS_PATIENCE_S = 300.0
-"""More than any fault lasts: a call that gives up is a fault of the client."""
+"""Longer than any fault, so a call that gives up shows a bug in the client."""
 
 READ_WITHIN_S = 120.0
-"""After the faults have healed."""
+"""Time to read the remaining results after the faults have healed."""
 
 
 class Producer:
@@ -61,12 +61,12 @@ class Producer:
                 await aio.end(*late)
 
     async def submit_killers(self, count: int, lasts_s: float) -> None:
-        """Submit, one after another over the time, fetches that kill each worker that makes them."""
+        """Submit fetches that kill their worker, one at a time, spread over `lasts_s`."""
         async with self._fleet() as fleet:
             for number in range(count):
                 await asyncio.sleep(self._chance.uniform(0.5, 1.0) * lasts_s / count)
                 url = f"{self._chance.choice(self._urls)}/kill/{self._name}-{number}"
-                await self._named(fleet, [Fetch(url=url)], f"{self._chance.getrandbits(64):016x}")
+                await self._submit_list(fleet, [Fetch(url=url)], f"{self._chance.getrandbits(64):016x}")
 
     def _fleet(self, max_backlog: int = 0) -> Fleet:
         return Fleet(
@@ -77,42 +77,43 @@ class Producer:
         )
 
     async def _submit(self, fleet: Fleet, redis: Redis) -> None:
-        count = MANY_FETCHES if self._chance.random() < MANY else self._chance.randint(1, MOST_FETCHES)
+        is_large = self._chance.random() < LARGE_LIST_SHARE
+        count = LARGE_LIST_FETCHES if is_large else self._chance.randint(1, MAX_FETCHES)
         fetches = [self._fetch() for _ in range(count)]
-        way = self._chance.random()
-        if way < 0.15:
+        route = self._chance.random()
+        if route < 0.15:
             await self._push(redis, fetches)
-        elif way < 0.4:
-            await self._named(fleet, fetches, "")
+        elif route < 0.4:
+            await self._submit_list(fleet, fetches, "")
         else:
-            await self._named(fleet, fetches, f"{self._chance.getrandbits(64):016x}")
+            await self._submit_list(fleet, fetches, f"{self._chance.getrandbits(64):016x}")
 
-    async def _named(self, fleet: Fleet, fetches: list[Fetch], batch: str) -> None:
-        """Submit a list; follow some of the batches, and cancel some."""
-        self._attempt(fetches, batch)
-        done = await fleet.submit(fetches, batch_id=batch or None, when_full="wait")
-        self._acknowledge(done.ids, fetches)
+    async def _submit_list(self, fleet: Fleet, fetches: list[Fetch], batch_id: str) -> None:
+        """Submit a list; follow some of the batches, and cancel some. batch_id: '' lets the client choose."""
+        self._attempt(fetches, batch_id)
+        batch = await fleet.submit(fetches, batch_id=batch_id or None, when_full="wait")
+        self._acknowledge(batch.ids, fetches)
         is_killer = "/kill/" in fetches[0].url
-        if not is_killer and int(done.id, 16) % FOLLOWED_ONE_IN == 0:
-            self._reading.append(asyncio.create_task(self._follow(fleet.batch(done.id)), name="follow"))
-        if not is_killer and self._chance.random() < CANCELLED:
+        if not is_killer and int(batch.id, 16) % FOLLOW_ONE_IN == 0:
+            self._reading.append(asyncio.create_task(self._follow(fleet.batch(batch.id)), name="follow"))
+        if not is_killer and self._chance.random() < CANCELLED_SHARE:
             await asyncio.sleep(self._chance.uniform(0, 1))
-            self._history.add("producer", [Cancelling(done.id)])
-            await fleet.batch(done.id).cancel()
+            self._history.add("producer", [Cancelling(batch.id)])
+            await fleet.batch(batch.id).cancel()
 
     async def _follow(self, batch: Batch) -> None:
-        """Read the results of a batch through all faults."""
+        """Read the results of a batch through all faults, and record them even if the reader is cancelled."""
         ids: list[str] = []
         ended = False
         try:
             async for result in batch.results():
-                ids.append(result.id)  # noqa: PERF401 kept if it does not come to the end
+                ids.append(result.id)  # noqa: PERF401 the list so far is recorded
             ended = True
         finally:
             self._history.add("followed", [Followed(batch.id, ids, ended)])
 
     async def _push(self, redis: Redis, fetches: list[Fetch]) -> None:
-        """Push to the inbox."""
+        """Push the fetches to the inbox."""
         self._attempt(fetches, "")
         with suppress(RedisError, OSError):  # a push that is not acknowledged may still have taken effect
             await redis.rpush(keys.INBOX, *map(msgspec.json.encode, fetches))  # type: ignore[misc]
@@ -127,20 +128,20 @@ class Producer:
         self._history.add("producer", [Acknowledged(ids, [fetch.url for fetch in fetches])])
 
     def _fetch(self) -> Fetch:
-        """Return a random fetch; one with a key may repeat an earlier one."""
+        """Return a random fetch; a few repeat an earlier fetch with a key."""
         chance, kind = self._chance, self._chance.random()
         if kind < 0.03 and self._keyed:
             return chance.choice(self._keyed)
         self._count += 1
-        name, at = f"{self._name}-{self._count}", chance.choice(self._urls)
+        name, base = f"{self._name}-{self._count}", chance.choice(self._urls)
         if kind < 0.06:
-            return Fetch(url=f"{at}/gone/{name}")
+            return Fetch(url=f"{base}/gone/{name}")
         if kind < 0.1:
-            return Fetch(url=f"{at}/post/{name}", method="POST", body="once")
+            return Fetch(url=f"{base}/post/{name}", method="POST", body="once")
         if kind < 0.2:
-            return Fetch(url=f"{at}/go/{chance.choice(self._urls).removeprefix('http://')}/{name}")
+            return Fetch(url=f"{base}/go/{chance.choice(self._urls).removeprefix('http://')}/{name}")
         if kind < 0.3:
-            self._keyed.append(Fetch(url=f"{at}/f/{name}", key=name))
+            self._keyed.append(Fetch(url=f"{base}/f/{name}", key=name))
             return self._keyed[-1]
         dest = f"named/{self._name}/{name}" if kind < 0.35 else None
-        return Fetch(url=f"{at}/f/{name}", dest=dest)
+        return Fetch(url=f"{base}/f/{name}", dest=dest)

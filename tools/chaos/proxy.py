@@ -9,27 +9,29 @@ BLOCK_BYTES = 1 << 16
 BACKLOG = 1024
 
 
-class Line:
-    """Forwards one Unix socket to another; `delay_s` and `passes` may change at any time."""
+class Proxy:
+    """Forwards the connections of one Unix socket to another."""
 
-    def __init__(self, there: Path) -> None:
-        self._there = there
+    def __init__(self, target: Path) -> None:
+        self._target = target
         self._tasks: set[asyncio.Task[None]] = set()
         self.delay_s = 0.0
-        self.passes = asyncio.Event()
-        self.passes.set()
+        """Delay of each block of data; may change at any time."""
+        self.forwards = asyncio.Event()
+        """Cleared to hold all data back."""
+        self.forwards.set()
 
     @classmethod
     @asynccontextmanager
-    async def between(cls, here: Path, there: Path) -> AsyncIterator["Line"]:
-        """Yield a running proxy."""
-        line = cls(there)
-        server = await asyncio.start_unix_server(line._accept, here, backlog=BACKLOG)
+    async def between(cls, socket: Path, target: Path) -> AsyncIterator["Proxy"]:
+        """Yield a proxy that listens on a socket and connects to the target."""
+        proxy = cls(target)
+        server = await asyncio.start_unix_server(proxy._accept, socket, backlog=BACKLOG)
         try:
-            yield line
+            yield proxy
         finally:
             server.close()
-            await line.cut()
+            await proxy.cut()
 
     async def cut(self) -> None:
         """Close every connection at once."""
@@ -44,31 +46,31 @@ class Line:
         task.add_done_callback(self._tasks.discard)
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        other = None
+        redis_writer = None
         try:
-            redis, other = await asyncio.open_unix_connection(self._there)
-            ways = [
-                asyncio.create_task(self._carry(reader, other)),
-                asyncio.create_task(self._carry(redis, writer)),
+            redis_reader, redis_writer = await asyncio.open_unix_connection(self._target)
+            directions = [
+                asyncio.create_task(self._forward(reader, redis_writer)),
+                asyncio.create_task(self._forward(redis_reader, writer)),
             ]
             try:
-                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                for way in ways:
-                    way.cancel()
-                await asyncio.gather(*ways, return_exceptions=True)
+                for direction in directions:
+                    direction.cancel()
+                await asyncio.gather(*directions, return_exceptions=True)
         except OSError:
             pass  # Redis is unavailable: the client reads an end of file
         finally:
-            for end in (writer, other):
+            for end in (writer, redis_writer):
                 if end is not None:
                     end.transport.abort()
 
-    async def _carry(self, source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
+    async def _forward(self, source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while data := await source.read(BLOCK_BYTES):
                 if self.delay_s:
                     await asyncio.sleep(self.delay_s)
-                await self.passes.wait()
+                await self.forwards.wait()
                 to.write(data)
                 await to.drain()

@@ -14,12 +14,12 @@ from fetchfleet.worker.local.embedded_redis import find_server
 from fetchfleet.worker.local.process import die_with_parent
 
 READY_WITHIN_S = 30.0
-ENDS_WITHIN_S = 20.0
+EXITS_WITHIN_S = 20.0
 PING_EVERY_S = 0.05
 
 
 class Server:
-    """A redis-server with its AOF in `folder`; `url` stays the same across restarts."""
+    """A redis-server with its append-only file in `folder`; its `url` does not change with a restart."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -60,17 +60,17 @@ class Server:
             preexec_fn=die_with_parent,  # noqa: PLW1509 the caller has no threads that hold locks
         )
         async with asyncio.timeout(READY_WITHIN_S):
-            while not await self._answers():  # noqa: ASYNC110 another process changes it
+            while not await self._responds():  # noqa: ASYNC110 another process changes it
                 await asyncio.sleep(PING_EVERY_S)
 
-    async def end(self, by: signal.Signals) -> None:
-        """Send SIGTERM or SIGKILL; return when the process has ended."""
+    async def end(self, number: signal.Signals) -> None:
+        """Send SIGTERM or SIGKILL; return when the process has exited."""
         process = self._process
         if process is None:
             return
-        process.send_signal(by)
+        process.send_signal(number)
         process.send_signal(signal.SIGCONT)
-        async with asyncio.timeout(ENDS_WITHIN_S):
+        async with asyncio.timeout(EXITS_WITHIN_S):
             while process.poll() is None:  # noqa: ASYNC110 another process changes it
                 await asyncio.sleep(PING_EVERY_S)
 
@@ -79,7 +79,7 @@ class Server:
         assert self._process is not None
         self._process.send_signal(number)
 
-    async def _answers(self) -> bool:
+    async def _responds(self) -> bool:
         async with redis.asyncio.Redis.from_url(self.url) as client:
             with suppress(RedisError, OSError):
                 return bool(await client.ping())

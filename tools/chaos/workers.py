@@ -1,6 +1,6 @@
 """The worker processes of a run, each behind its own proxy to Redis.
 
-A worker that ends by itself after it was ready is a breach.
+A worker that exits unasked after it was ready is a breach.
 """
 
 import asyncio
@@ -15,23 +15,23 @@ from pathlib import Path
 from fetchfleet.worker.local.process import die_with_parent
 from fetchfleet.worker.util import aio
 from tools.chaos.history import History, WorkerDeath
-from tools.chaos.proxy import Line
+from tools.chaos.proxy import Proxy
 from tools.chaos.schedule import LEASE_S
 
 GRACE_S = 2.0
-ENDS_WITHIN_S = 60.0
+EXITS_WITHIN_S = 60.0
 """After SIGTERM: the grace period, plus the longest freeze of Redis."""
 
-LOOK_EVERY_S = 0.1
-START_AGAIN_S = 0.5
+POLL_S = 0.1
+RESTART_DELAY_S = 0.5
 TAIL_LINES = 15
 
 
 class Worker:
     """One slot of the pool and its current process. Hold `lock` while injecting a fault."""
 
-    def __init__(self, number: int, line: Line, arguments: list[str], history: History) -> None:
-        self.line = line
+    def __init__(self, number: int, proxy: Proxy, arguments: list[str], history: History) -> None:
+        self.proxy = proxy
         self.lock = asyncio.Lock()
         self._number = number
         self._arguments = arguments
@@ -47,14 +47,14 @@ class Worker:
 
     @property
     def started(self) -> bool:
-        """True if the process is ready to take lanes."""
+        """True if the process is ready to acquire lanes."""
         return b'"worker.started"' in self._log.read_bytes()
 
     def start(self) -> None:
         """Start a new process."""
         self._starts += 1
         self._log = self._history.folder / f"{self.name}.log"
-        own = {
+        variables = {
             "FETCHFLEET_WORKER_ID": self.name,
             "FETCHFLEET_USER_AGENT": self.name,
             "FETCHFLEET_LEASE_S": str(LEASE_S),
@@ -66,7 +66,7 @@ class Worker:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **own},
+                env={**os.environ, **variables},
                 start_new_session=True,
                 preexec_fn=die_with_parent,  # noqa: PLW1509 the caller has no threads that hold locks
             )
@@ -77,7 +77,7 @@ class Worker:
         await self._ended()
 
     async def replace(self, after_s: float) -> None:
-        """Stop the process and start a new one, as in a deploy."""
+        """Stop the process, and start a new one after a delay, as in a deploy."""
         await self.end()
         await asyncio.sleep(after_s)
         self.start()
@@ -86,38 +86,42 @@ class Worker:
         """Send SIGTERM; record a breach unless the process exits with 0 in time."""
         self.process.terminate()
         try:
-            async with asyncio.timeout(ENDS_WITHIN_S):
+            async with asyncio.timeout(EXITS_WITHIN_S):
                 await self._ended()
         except TimeoutError:
-            self._record_death(f"did not end within {ENDS_WITHIN_S:.0f} s of SIGTERM")
+            self._record_death(f"did not exit within {EXITS_WITHIN_S:.0f} s of SIGTERM")
             await self.kill()
         else:
             if self.process.returncode != 0 and self.started:
-                self._record_death(f"ended with {self.process.returncode} on SIGTERM")
+                self._record_death(f"exited with {self.process.returncode} on SIGTERM")
 
     async def watch(self) -> None:
-        """Restart the process whenever it ends by itself; a breach if it was ready. Runs until cancelled."""
+        """Restart the process whenever it exits unasked, and record a breach if it was ready.
+
+        Runs until cancelled.
+        """
         while True:
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(POLL_S)
             async with self.lock:
                 if self.process.poll() is not None:
-                    await self._start_again()
+                    await self._restart()
 
-    async def _start_again(self) -> None:
+    async def _restart(self) -> None:
         if self.started:
-            self._record_death(f"ended by itself with {self.process.returncode}")
+            self._record_death(f"exited unasked with {self.process.returncode}")
         else:
             self.failed_starts += 1
-        await asyncio.sleep(START_AGAIN_S)
+        await asyncio.sleep(RESTART_DELAY_S)
         self.start()
 
     async def _ended(self) -> None:
         while self.process.poll() is None:  # noqa: ASYNC110 another process changes it
-            await asyncio.sleep(LOOK_EVERY_S / 5)
+            await asyncio.sleep(POLL_S / 5)
 
-    def _record_death(self, how: str) -> None:
+    def _record_death(self, cause: str) -> None:
         tail = self._log.read_text(errors="replace").splitlines()[-TAIL_LINES:]
-        self._history.add("died", [WorkerDeath(self.name, "\n".join([f"{how}; {self._log} ends:", *tail]))])
+        description = "\n".join([f"{cause}; the end of {self._log}:", *tail])
+        self._history.add("died", [WorkerDeath(self.name, description)])
 
 
 class WorkerPool:
@@ -151,8 +155,8 @@ async def worker_pool(
         workers: list[Worker] = []
         for number in range(1, count + 1):
             socket = history.folder / f"{number}.sock"
-            line = await stack.enter_async_context(Line.between(socket, redis_socket))
-            workers.append(Worker(number, line, ["--redis", f"unix://{socket}", *arguments], history))
+            proxy = await stack.enter_async_context(Proxy.between(socket, redis_socket))
+            workers.append(Worker(number, proxy, ["--redis", f"unix://{socket}", *arguments], history))
         watchers = [asyncio.create_task(worker.watch(), name="watch") for worker in workers]
         try:
             yield WorkerPool(workers)

@@ -1,6 +1,6 @@
-"""Run `python -m tools.demo [FOLDER]`.
+"""Run the demo: `python -m tools.demo [FOLDER]`.
 
-The hosts live in another module because the spawned process cannot import a package's `__main__`.
+The hosts are in another module because a spawned process cannot import a package's `__main__`.
 """
 
 import sys

@@ -44,8 +44,8 @@ BEHAVIOURS = {
     BIG: f"bodies of {BIG_BYTES // 1_000_000} MB",
 }
 
-# A lane is a host, whatever the port. On one machine each host is a loopback address. In containers the names
-# are aliases of one container (docker-compose.yml), and each has its own port.
+# A lane is a host, regardless of the port. On one machine each host is a loopback address. In containers the
+# names are aliases of one container (docker-compose.yml), and each has its own port.
 LOOPBACK = {name: f"127.0.0.{number}" for number, name in enumerate(BEHAVIOURS, 21)}
 PORTS = {name: port for port, name in enumerate(BEHAVIOURS, 8001)}
 REPORT_PORT = 8000
@@ -57,7 +57,7 @@ CONCURRENCY = {TRICKLING: 12, BIG: 2}
 
 
 def policy(hosts: Mapping[str, str]) -> str:
-    """Return a policy with short waits. hosts: each name as URLs spell it."""
+    """Return a policy with short waits. hosts: the host in URLs, by name."""
     tables = [f'[host."{hosts[name]}"]\nconcurrency = {limit}' for name, limit in CONCURRENCY.items()]
     default = [
         "[default]",
@@ -70,13 +70,16 @@ def policy(hosts: Mapping[str, str]) -> str:
 
 
 class Group(NamedTuple):
-    """Fetches of one kind from one host. path: makes the i-th path. expect: their outcome."""
+    """Fetches of one kind from one host."""
 
     host: str
-    number: int
+    fetches: int
     path: Callable[[int], str]
-    expect: str = "stored"
+    """Makes the path of the i-th fetch."""
+    outcome: str = "stored"
+    """The expected outcome."""
     fields: Mapping[str, Any] = {}
+    """Further fields of each fetch."""
 
 
 GROUPS = (
@@ -97,7 +100,7 @@ def behaviours() -> Mapping[str, Behaviour]:
     """Return the behaviour of each listening host, by name."""
     files = by_path({"/gone": status(404)}, otherwise=ok(BODY))
     return {
-        **{host: latency(0.002 * place, files) for place, host in enumerate(HEALTHY)},
+        **{host: latency(0.002 * index, files) for index, host in enumerate(HEALTHY)},
         LIMITED: throttle_window(LIMIT_PER_S, RETRY_AFTER_S, ok(BODY)),
         HEALING: fail_for(HEALS_AFTER_S, 503, ok(BODY)),
         CUTTING: by_path({"/never-whole": _cut()}, otherwise=_cut_every_third()),
@@ -108,7 +111,7 @@ def behaviours() -> Mapping[str, Behaviour]:
 
 
 def fetches(urls: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    """Yield every fetch of the demo as JSON fields, hosts interleaved. urls: each host's origin."""
+    """Yield every fetch of the demo as JSON fields, the hosts interleaved. urls: base URLs by name."""
     queues = [_of_group(group, urls) for group in GROUPS]
     queues += [_redirects(urls, POINTING[0], POINTING[1]), _redirects(urls, POINTING[1], POINTING[0])]
     while queues:
@@ -121,9 +124,9 @@ def fetches(urls: Mapping[str, str]) -> Iterator[dict[str, Any]]:
 
 
 def _of_group(group: Group, urls: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    for i in range(group.number):
+    for i in range(group.fetches):
         url = urls[group.host] + group.path(i)
-        yield {"url": url, "meta": {"expect": group.expect}, **group.fields}
+        yield {"url": url, "meta": {"expect": group.outcome}, **group.fields}
 
 
 def _redirects(urls: Mapping[str, str], via: str, to: str) -> Iterator[dict[str, Any]]:
@@ -142,13 +145,13 @@ def _cut() -> Behaviour:
 
 def _cut_every_third() -> Behaviour:
     """Truncate every third file on its first request."""
-    whole, cut = ok(BODY), _cut()
+    complete, cut = ok(BODY), _cut()
     requested: set[str] = set()
 
     async def answer(x: Exchange) -> None:
         target = x.request.target
         first = target not in requested
         requested.add(target)
-        await (cut if first and len(requested) % 3 == 0 else whole)(x)
+        await (cut if first and len(requested) % 3 == 0 else complete)(x)
 
     return answer

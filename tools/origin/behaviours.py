@@ -1,4 +1,4 @@
-"""Ready-made behaviours of a recording origin."""
+"""Behaviours for the recording origin."""
 
 import asyncio
 import hashlib
@@ -38,8 +38,6 @@ def status(code: int, headers: Headers = (), body: bytes = b"") -> Behaviour:
 
 
 OK = ok()
-
-
 NOT_FOUND = status(404)
 
 
@@ -59,7 +57,7 @@ def set_cookie(*cookies: str, body: bytes = b"ok") -> Behaviour:
 
 
 def chunked(chunks: Iterable[bytes]) -> Behaviour:
-    """Respond with 200 in these chunks, none of them empty."""
+    """Respond with 200 and a body in these chunks, none of which may be empty."""
     pieces = tuple(chunks)
 
     async def answer(x: Exchange) -> None:
@@ -99,10 +97,10 @@ def retry_after(wait: float | str, code: int = 429) -> Behaviour:
     text = wait if isinstance(wait, str) else f"{wait:.10g}"
 
     async def answer(x: Exchange) -> None:
-        asked_s = time.monotonic()
+        from_s = time.monotonic()
         await x.respond(code, [("Retry-After", text)])
         if (wait_s := _wait_s(text)) is not None:
-            x.windows.append((time.monotonic(), asked_s + wait_s))
+            x.windows.append((time.monotonic(), from_s + wait_s))
 
     return answer
 
@@ -163,7 +161,7 @@ def fail_times(n: int, code: int, then: Behaviour = OK) -> Behaviour:
 
 
 def truncated(body: bytes, declared_bytes: int, headers: Headers = ()) -> Behaviour:
-    """Send less than Content-Length says, then close."""
+    """Send fewer bytes than Content-Length announces, then close."""
 
     async def answer(x: Exchange) -> None:
         await x.send_head(200, [*headers, ("Content-Length", str(declared_bytes))])
@@ -174,7 +172,7 @@ def truncated(body: bytes, declared_bytes: int, headers: Headers = ()) -> Behavi
 
 
 def cut_chunked(body: bytes) -> Behaviour:
-    """Send one whole chunk, then close without the last chunk."""
+    """Send one complete chunk, then close without the last chunk."""
 
     async def answer(x: Exchange) -> None:
         await x.send_head(200, [("Transfer-Encoding", "chunked")])
@@ -194,28 +192,28 @@ def stall_headers(for_s: float) -> Behaviour:
     return answer
 
 
-def held(may_end: asyncio.Event, then: Behaviour = OK) -> Behaviour:
+def held(until: asyncio.Event, then: Behaviour = OK) -> Behaviour:
     """Send nothing until the event is set."""
 
     async def answer(x: Exchange) -> None:
-        await may_end.wait()
+        await until.wait()
         await then(x)
 
     return answer
 
 
 class HalfBody:
-    """Send half of a body, and the other half once `go_on` is set."""
+    """Send half of a body, and the other half once `resume` is set."""
 
     def __init__(self, half_bytes: int = 1 << 20) -> None:
-        self.go_on = asyncio.Event()
+        self.resume = asyncio.Event()
         self._half = b"x" * half_bytes
 
     async def __call__(self, x: Exchange) -> None:
         """Send one body in two halves."""
         await x.send_head(200, [("Content-Length", str(2 * len(self._half)))])
         await x.send(self._half)
-        await self.go_on.wait()
+        await self.resume.wait()
         await x.send(self._half)
 
 
@@ -230,7 +228,7 @@ def garbage(raw: bytes) -> Behaviour:
 
 
 def reset_after(n_bytes: int) -> Behaviour:
-    """Send a response header and `n_bytes` of its body, then reset the connection."""
+    """Send a response header and `n_bytes` of the body, then reset the connection."""
 
     async def answer(x: Exchange) -> None:
         await x.send_head(200, [("Content-Length", str(n_bytes + 1))])
@@ -246,7 +244,7 @@ async def silent(_: Exchange) -> None:
 
 
 async def unframed(x: Exchange) -> None:
-    """Send a body that ends with the connection."""
+    """Send a body that only the end of the connection delimits."""
     await x.send_head(200)
     await x.send(b"until the end")
     x.close()
@@ -259,10 +257,10 @@ async def reset(x: Exchange) -> None:
 
 def sequence(*behaviours: Behaviour) -> Behaviour:
     """Apply the nth behaviour to the nth request; the last one repeats."""
-    turns = itertools.chain(behaviours, itertools.repeat(behaviours[-1]))
+    remaining = itertools.chain(behaviours, itertools.repeat(behaviours[-1]))
 
     async def answer(x: Exchange) -> None:
-        await next(turns)(x)
+        await next(remaining)(x)
 
     return answer
 
@@ -292,7 +290,7 @@ def _wait_s(retry_after_text: str) -> float | None:
 
 
 def _blocks(size_bytes: int) -> Iterator[bytes]:
-    """Yield the body of `big` in blocks, each of which starts with its number so that all differ."""
+    """Yield the body of `big` in blocks, each of which starts with its number, so that no two are equal."""
     filler = bytes(range(256)) * (BLOCK_BYTES // 256)
     for number, start in enumerate(range(0, size_bytes, BLOCK_BYTES)):
         block = number.to_bytes(8) + filler[8:]

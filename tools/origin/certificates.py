@@ -9,13 +9,13 @@ from typing import NamedTuple
 HAS_OPENSSL = shutil.which("openssl") is not None
 
 P256 = ("ec", "-pkeyopt", "ec_paramgen_curve:prime256v1")
-"""Quick to make: a key of RSA takes half a second of CPU."""
+"""The default: an RSA key takes half a second of CPU."""
 RSA = ("rsa:2048",)
 
-_OF_A_CA = """
+_CA_CONFIG = """
 [ca]
-default_ca = us
-[us]
+default_ca = test
+[test]
 database = index.txt
 new_certs_dir = .
 default_md = sha256
@@ -34,7 +34,7 @@ class Certificate(NamedTuple):
 
 
 class Authority:
-    """A CA with its files in `folder`. keys: the kind of its key and of those of its certificates."""
+    """A CA with its files in `folder`. keys: arguments of openssl for the keys of it and its certificates."""
 
     def __init__(self, folder: Path, name: str = "ca", keys: Sequence[str] = P256) -> None:
         self._folder = folder
@@ -56,7 +56,7 @@ class Authority:
         """Issue a certificate that expired years ago."""
         request = self._signing_request(name, *names)
         (self._folder / "index.txt").touch()
-        (self._folder / "ca.cnf").write_text(_OF_A_CA)
+        (self._folder / "ca.cnf").write_text(_CA_CONFIG)
         ca = ["-cert", f"{self._name}.pem", "-keyfile", f"{self._name}.key", "-config", "ca.cnf", "-batch"]
         self._openssl("ca", *request, *ca, "-startdate", "20200101000000Z", "-enddate", "20200102000000Z")
         return self._files(name)

@@ -35,9 +35,10 @@ def server_tls(certificate: Certificate, *protocols: str) -> ssl.SSLContext:
 
 @dataclass
 class Seen:
-    """One request as the origin received it."""
+    """One recorded request."""
 
     connection: int
+    """The number of the connection, from 1."""
     stream: int
     method: str = ""
     path: str = ""
@@ -53,7 +54,8 @@ class Exchange:
     def __init__(self, peer: "Peer", seen: Seen) -> None:
         self.peer = peer
         self.seen = seen
-        self.more = asyncio.Event()
+        self.may_send = asyncio.Event()
+        """Set when the flow-control window may have grown, and at the end of the request."""
         self.task: asyncio.Task[None] | None = None
 
     async def head(self, status: int = 200, fields: Fields = (), *, last: bool = False) -> None:
@@ -66,17 +68,17 @@ class Exchange:
         """Send a piece of the body, as flow control permits."""
         h2s, stream = self.peer.h2, self.seen.stream
         while data:
-            room = min(h2s.local_flow_control_window(stream), h2s.max_outbound_frame_size)
-            if room:
-                h2s.send_data(stream, data[:room], end_stream=last and room >= len(data))
-                data = data[room:]
+            size_bytes = min(h2s.local_flow_control_window(stream), h2s.max_outbound_frame_size)
+            if size_bytes:
+                h2s.send_data(stream, data[:size_bytes], end_stream=last and size_bytes >= len(data))
+                data = data[size_bytes:]
                 await self.peer.flush()
             else:
-                self.more.clear()
-                await self.more.wait()
+                self.may_send.clear()
+                await self.may_send.wait()
 
     async def respond(self, status: int = 200, body: bytes = b"ok", fields: Fields = ()) -> None:
-        """Send a whole response with Content-Length."""
+        """Send a complete response with Content-Length."""
         await self.head(status, [*fields, ("content-length", str(len(body)))], last=not body)
         await self.send(body, last=True)
 
@@ -152,7 +154,7 @@ class Peer:
             await self._writer.drain()
 
     async def allow(self, streams: int) -> None:
-        """Announce a stream limit, which h2 does not enforce."""
+        """Announce a limit of concurrent streams, which h2 does not enforce."""
         limit = SettingsFrame(0, {SettingCodes.MAX_CONCURRENT_STREAMS: streams})
         await self.raw(limit.serialize())
 
@@ -171,10 +173,10 @@ class Peer:
                     self.h2.acknowledge_received_data(length, stream)
             case h2.events.WindowUpdated() | h2.events.RemoteSettingsChanged():
                 for exchange in self.exchanges.values():
-                    exchange.more.set()
+                    exchange.may_send.set()
             case h2.events.StreamEnded(stream_id=stream):
                 assert stream is not None
-                self.exchanges[stream].more.set()
+                self.exchanges[stream].may_send.set()
             case h2.events.StreamReset(stream_id=stream, error_code=code):
                 exchange = self.exchanges[stream or 0]
                 exchange.seen.reset = code
@@ -187,13 +189,14 @@ class Peer:
 
 
 class Http2Origin:
-    """A listening origin and its record; `behaviour` and `max_streams` may change while it runs."""
+    """A listening origin, and its record of requests. A test may change `behaviour` and `max_streams`."""
 
     def __init__(self, behaviour: Behaviour) -> None:
         self.behaviour = behaviour
         self.max_streams: int | None = None
         """The stream limit announced on a new connection; None keeps the 100 of h2."""
         self.reads_bodies = True
+        """False to leave the windows of request bodies exhausted."""
         self.requests: list[Seen] = []
         self.peers: list[Peer] = []
         self.open = 0

@@ -1,4 +1,4 @@
-"""Measures of politeness, computed from the requests that an origin recorded."""
+"""Measure politeness by the requests that an origin recorded."""
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -31,20 +31,20 @@ def most_at_once(seen: Iterable[Seen], since_s: float = 0.0) -> int:
 
 
 def refused(seen: Iterable[Seen], since_s: float = 0.0) -> float:
-    """Return the share of refusals among the responses to requests from since_s on."""
-    answered = [request for request in seen if request.arrived_s >= since_s and request.status is not None]
-    return sum(request.status in REFUSALS for request in answered) / max(1, len(answered))
+    """Return the share of 429 and 503 among the responses to requests from since_s on."""
+    responded = [request for request in seen if request.arrived_s >= since_s and request.status is not None]
+    return sum(request.status in REFUSALS for request in responded) / max(1, len(responded))
 
 
 def closer_than(seen: Iterable[Seen], interval_s: float, burst: int, slack_s: float) -> list[float]:
-    """Return by how much requests exceeded a rate limit, in s each. slack_s: allowance for network jitter.
+    """Return the time in s by which each request arrived too early for a rate limit.
 
-    Of any burst + n requests, the last may arrive n intervals after the first at the earliest.
+    The last of any burst + n requests may arrive n intervals after the first. slack_s: allowance for jitter.
     """
     arrivals = arrivals_of(seen)
     early: list[float] = []
-    for place, first_s in enumerate(arrivals):
-        for n, last_s in enumerate(arrivals[place + burst :], 1):
+    for index, first_s in enumerate(arrivals):
+        for n, last_s in enumerate(arrivals[index + burst :], 1):
             too_early_s = n * interval_s - (last_s - first_s) - slack_s
             if too_early_s > 0:
                 early.append(too_early_s)
@@ -52,7 +52,7 @@ def closer_than(seen: Iterable[Seen], interval_s: float, burst: int, slack_s: fl
 
 
 def waits_after(seen: Iterable[Seen], status: int, together_s: float = 0.5) -> list[float]:
-    """Return the pauses after responses with this status; responses within together_s count once."""
+    """Return the pauses after responses with this status. Requests less than together_s apart count once."""
     waits: list[float] = []
     pending = False
     for before, after in pairwise(sorted(seen, key=lambda request: request.arrived_s)):
@@ -65,7 +65,7 @@ def waits_after(seen: Iterable[Seen], status: int, together_s: float = 0.5) -> l
 
 
 def capped(windows: Sequence[Window], most_s: float) -> list[Window]:
-    """Return the back-off windows, shortened to the cap of the policy."""
+    """Return the back-off windows, shortened to most_s, the cap of the policy."""
     return [(from_s, min(until_s, from_s + most_s)) for from_s, until_s in windows]
 
 
@@ -74,8 +74,8 @@ def repeats(seen: Iterable[Seen]) -> list[Seen]:
     known: set[tuple[str, str]] = set()
     found: list[Seen] = []
     for request in sorted(seen, key=lambda request: request.arrived_s):
-        name = (request.method, request.target)
-        if name in known:
+        key = (request.method, request.target)
+        if key in known:
             found.append(request)
-        known.add(name)
+        known.add(key)
     return found

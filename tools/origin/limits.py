@@ -10,13 +10,14 @@ from tools.origin.server import Behaviour, Exchange, Header
 
 Schedule = Sequence[tuple[float, int]]
 Announce = Callable[[int, float], list[Header]]
-"""Makes the header fields from the remaining requests and the seconds to the end of the window."""
+"""Makes the header fields from the number of remaining requests and the seconds to the end of the window."""
 
 
 class Capacity:
     """Serve a limited number of requests at once and refuse the others.
 
-    schedule: (seconds since the first request, capacity) in order. refuse: the response above capacity.
+    schedule: pairs of seconds since the first request and the capacity from then on, in order. refuse: the
+    response above capacity.
     """
 
     def __init__(self, schedule: Schedule, refuse: Behaviour, latency_s: float) -> None:
@@ -44,7 +45,7 @@ class Capacity:
 
 
 class Quota:
-    """Allow a quota of requests in each window and announce it; respond with 429 above it.
+    """Allow a number of requests in each window, announce it, and respond with 429 to further requests.
 
     strict: False to announce the quota without enforcing it.
     """
@@ -91,10 +92,10 @@ def retry_on(wait_s: int, clock_off_s: float) -> Behaviour:
     """Respond with 429 and an HTTP-date by a clock that is off; record the back-off window."""
 
     async def answer(x: Exchange) -> None:
-        asked_s, host_now_s = time.monotonic(), time.time() + clock_off_s
+        from_s, host_now_s = time.monotonic(), time.time() + clock_off_s
         date, until = (formatdate(at_s, usegmt=True) for at_s in (host_now_s, host_now_s + wait_s))
         await x.respond(429, [("Date", date), ("Retry-After", until)])
-        x.windows.append((time.monotonic(), asked_s + wait_s))
+        x.windows.append((time.monotonic(), from_s + wait_s))
 
     return answer
 

@@ -1,6 +1,6 @@
-"""Many origins in one child process, so that they do not share an event loop with the worker.
+"""Run many origins in one child process, so that they do not share an event loop with the worker.
 
-A module-level function returns each host's behaviour; the child process imports it by name:
+A module-level function returns the behaviour of each host. The child process imports it by name:
 
     with origins_in_child(hosts_of_the_demo) as origins:
         origins.urls["127.0.0.21"]  # "http://127.0.0.21:40123"
@@ -29,8 +29,10 @@ class Report:
 
     requests: list[Seen]
     windows: list[Window]
+    """Back-off windows."""
     connections_opened: int
     high_water: int
+    """Peak of concurrent requests."""
 
 
 class OriginProcess:
@@ -48,23 +50,23 @@ class OriginProcess:
 
 @contextmanager
 def origins_in_child(make_hosts: MakeHosts) -> Iterator[OriginProcess]:
-    """Serve the hosts for the length of a block.
+    """Serve the hosts in a child process during the block.
 
-    Raises RuntimeError if the child process ended with an error.
+    Raises RuntimeError if the child process failed.
     """
     # Spawned, not forked: the parent has an event loop and threads.
     spawning = get_context("spawn")
-    ours, theirs = spawning.Pipe()
-    child = spawning.Process(target=_live, args=(theirs, make_hosts), daemon=True)
+    parent_end, child_end = spawning.Pipe()
+    child = spawning.Process(target=_run, args=(child_end, make_hosts), daemon=True)
     child.start()
-    theirs.close()
+    child_end.close()
     try:
-        with ours:
-            yield OriginProcess(ours)
+        with parent_end:
+            yield OriginProcess(parent_end)
     finally:
         _join(child)
     if child.exitcode != 0:
-        raise RuntimeError(f"the origins' process ended with {child.exitcode}: see its stderr")
+        raise RuntimeError(f"the process of the origins exited with {child.exitcode}: see its stderr")
 
 
 def _join(child: SpawnProcess) -> None:
@@ -74,23 +76,24 @@ def _join(child: SpawnProcess) -> None:
         child.join()
 
 
-def _live(pipe: Pipe, make_hosts: MakeHosts) -> None:
+def _run(pipe: Pipe, make_hosts: MakeHosts) -> None:
     asyncio.run(_serve(pipe, make_hosts()))
 
 
 async def _serve(pipe: Pipe, hosts: Mapping[str, Behaviour]) -> None:
-    """Serve the hosts, and report when asked, until the parent closes the pipe."""
+    """Serve the hosts and send reports on request, until the parent closes the pipe."""
     async with AsyncExitStack() as stack:
         origins = {
             host: await stack.enter_async_context(Origin.serving(host, behaviour))
             for host, behaviour in hosts.items()
         }
         pipe.send({host: origin.url("") for host, origin in origins.items()})
-        while await asyncio.to_thread(_is_asked, pipe):
+        while await asyncio.to_thread(_receive_request, pipe):
             pipe.send({host: report_of(origin) for host, origin in origins.items()})
 
 
-def _is_asked(pipe: Pipe) -> bool:
+def _receive_request(pipe: Pipe) -> bool:
+    """Wait for a request of the parent; return False once the pipe is closed."""
     try:
         pipe.recv()
     except EOFError:

@@ -1,7 +1,7 @@
 """A hostile, scriptable HTTP/1.1 origin that records every request.
 
-It uses asyncio without an HTTP library, so that it can violate the protocol. Times are `time.monotonic`,
-which all processes of a machine share.
+It uses asyncio without an HTTP library, so that it can violate the protocol. Times are from `time.monotonic`,
+whose clock all processes of a machine share.
 
 An `Origin` listens, a `Behaviour` responds to an `Exchange`, and every request is recorded as a `Seen`.
 """
@@ -26,6 +26,7 @@ from typing import Self
 Header = tuple[str, str]
 Headers = Sequence[Header]
 Window = tuple[float, float]
+"""Start and end of a period in which the host asked the client to back off."""
 Behaviour = Callable[["Exchange"], Awaitable[None]]
 
 REASONS = {status.value: status.phrase for status in HTTPStatus}
@@ -36,21 +37,23 @@ BLOCK_BYTES = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One recorded request. finished_s: infinite while the response is being sent.
-
-    status: of the response, None if there is none yet.
-    """
+    """One recorded request."""
 
     method: str
     target: str
     version: str
     headers: tuple[Header, ...]
+    """Names are in lower case."""
     connection: int
+    """The number of the connection, from 1."""
     arrived_s: float
     finished_s: float = math.inf
+    """When the response was complete; infinite while it is being sent."""
     body: bytes = b""
     aborted: bool = False
+    """True if the client closed the connection before the response was complete."""
     status: int | None = None
+    """The status of the response, None before it is sent."""
 
 
 class Exchange:
@@ -69,12 +72,12 @@ class Exchange:
         await self.raw(self._head(status, headers, reason))
 
     async def send(self, data: bytes) -> None:
-        """Write a piece of the body; nothing for a HEAD request."""
+        """Write a piece of the body, except in response to HEAD."""
         if self.request.method != "HEAD":
             await self.raw(data)
 
     async def respond(self, status: int, headers: Headers = (), body: bytes = b"") -> None:
-        """Write a whole, well-formed response with Content-Length."""
+        """Write a complete, well-formed response with Content-Length."""
         if _is_bodyless(status):
             await self.send_head(status, headers)
             return
@@ -87,15 +90,15 @@ class Exchange:
         await self._writer.drain()
 
     def close(self) -> None:
-        """End the response and close the connection: the client reads an end of file."""
+        """End the response and close the connection; the client reads an end of file."""
         self.ended, self.keep_alive = True, False
         self._writer.close()
 
     def abort(self) -> None:
         """End the response with a TCP reset."""
         self.ended, self.keep_alive = True, False
-        line: socket.socket = self._writer.get_extra_info("socket")
-        line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_0)
+        tcp: socket.socket = self._writer.get_extra_info("socket")
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_0)
         self._writer.transport.abort()
 
     def _head(self, status: int, headers: Headers, reason: str | None = None) -> bytes:
@@ -156,7 +159,7 @@ async def _read_chunks(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
 
 
 class _Watched(asyncio.StreamReaderProtocol):
-    """asyncio's stream protocol that also reports at once when the client closes the connection."""
+    """asyncio's stream protocol, which also reports the client's close at once."""
 
     def __init__(self, connection: "_Connection") -> None:
         super().__init__(asyncio.StreamReader(HEAD_LIMIT_BYTES), connection.open)
@@ -197,7 +200,7 @@ class _Connection:
 
     async def stop(self) -> None:
         if self._exchange is not None:
-            self._exchange.ended = True  # by the origin, so the request does not count as aborted
+            self._exchange.ended = True  # the origin ends it, so the request does not count as aborted
         self._writer.transport.abort()
         self._serving.cancel()
         await asyncio.wait([self._serving])
@@ -209,7 +212,7 @@ class _Connection:
                 pass
         except (ConnectionError, asyncio.IncompleteReadError):
             pass  # the client closed the connection: the request is recorded as aborted
-        except Exception as fault:  # noqa: BLE001 - any error fails the test
+        except Exception as fault:  # noqa: BLE001 any error fails the test
             self._origin.faults.append(fault)
         finally:
             self._writer.close()
@@ -220,24 +223,24 @@ class _Connection:
         head = await self._reader.readuntil(b"\r\n\r\n")
         request = parse_head(head, self._number, time.monotonic())
         self._exchange = exchange = Exchange(request, self._writer, self._origin.windows)
-        place = self._origin.begin(request)
+        index = self._origin.begin(request)
         try:
-            await self._answer(exchange, place)
+            await self._answer(exchange, index)
         finally:
             aborted = self._is_client_gone and not exchange.ended
-            self._origin.finish(place, exchange.status, aborted=aborted)
+            self._origin.finish(index, exchange.status, aborted=aborted)
             exchange.ended = True
         return exchange.keep_alive
 
-    async def _answer(self, exchange: Exchange, place: int) -> None:
+    async def _answer(self, exchange: Exchange, index: int) -> None:
         body = await _read_body(self._reader, exchange.request)
-        exchange.request = self._origin.amend(place, body)
+        exchange.request = self._origin.add_body(index, body)
         await self._origin.behaviour(exchange)
         exchange.ended = True
 
 
 class Origin:
-    """A listening origin and its record; `behaviour` may change while it runs."""
+    """A listening origin, and its record of requests. A test may change `behaviour` at any time."""
 
     _server: asyncio.Server
     _address: tuple[str, int]
@@ -247,9 +250,11 @@ class Origin:
         self.requests: list[Seen] = []
         self.windows: list[Window] = []
         self.faults: list[Exception] = []
+        """Errors of behaviours and of malformed requests."""
         self.connections_opened = 0
         self.in_progress = 0
         self.high_water = 0
+        """Peak of concurrent requests."""
         self._connections: set[_Connection] = set()
 
     @classmethod
@@ -302,17 +307,17 @@ class Origin:
         self.high_water = max(self.high_water, self.in_progress)
         return len(self.requests) - 1
 
-    def amend(self, place: int, body: bytes) -> Seen:
-        """Add the complete body of a request to the record."""
+    def add_body(self, index: int, body: bytes) -> Seen:
+        """Add the complete body of a request to the record; return the record of the request."""
         if body:
-            self.requests[place] = replace(self.requests[place], body=body)
-        return self.requests[place]
+            self.requests[index] = replace(self.requests[index], body=body)
+        return self.requests[index]
 
-    def finish(self, place: int, status: int | None, *, aborted: bool) -> None:
-        """Record the end of a response, and its status if it has one."""
+    def finish(self, index: int, status: int | None, *, aborted: bool) -> None:
+        """Record the end of an exchange. status: of the response, None if none was sent."""
         self.in_progress -= 1
-        self.requests[place] = replace(
-            self.requests[place], finished_s=time.monotonic(), aborted=aborted, status=status
+        self.requests[index] = replace(
+            self.requests[index], finished_s=time.monotonic(), aborted=aborted, status=status
         )
 
     def keep(self, connection: _Connection, serving: asyncio.Task[None]) -> None:

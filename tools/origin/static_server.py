@@ -1,7 +1,6 @@
-"""Serve a folder on many loopback hosts with a third-party server.
+"""Serve a folder on many loopback hosts with a third-party server in a child process.
 
-The server is nginx if installed, else Python's http.server. It runs as a child process for the length of the
-block.
+The server is nginx if installed, else Python's http.server.
 """
 
 import os
@@ -50,21 +49,25 @@ http {{
 
 @dataclass(frozen=True)
 class StaticServer:
-    """A running server. access_log: one line a request, deleted with the server."""
+    """A running server."""
 
     name: Kind
     base_urls: list[str]
+    """One for each host."""
     access_log: Path
+    """One line a request; removed at the end of the block."""
 
 
 @dataclass(frozen=True)
 class _Site:
-    """The folder to serve, its addresses, and a folder for the server's own files."""
+    """The configuration of a server."""
 
     folder: Path
+    """The folder to serve."""
     hosts: list[str]
     port: int
     prefix: Path
+    """The folder for the server's own files."""
 
     @property
     def access_log(self) -> Path:
@@ -79,7 +82,7 @@ class _Site:
 def serve_folder(
     folder: Path, hosts: list[str], port: int = 0, kind: Kind | None = None
 ) -> Iterator[StaticServer]:
-    """Serve the folder on every host at one port; 0 picks a port. kind: None picks nginx if installed."""
+    """Serve the folder on every host at one port, 0 for a free one. kind: None for nginx if installed."""
     kind = kind or ("nginx" if shutil.which("nginx") else "http.server")
     with TemporaryDirectory(prefix="static-server-") as prefix:
         site = _Site(folder.resolve(), hosts, _free_port(hosts, port), Path(prefix))
@@ -90,7 +93,10 @@ def serve_folder(
 
 @contextmanager
 def serve_nginx(servers: str, hosts: list[str], prefix: Path) -> Iterator[int]:
-    """Yield the port of an nginx with `servers`, {port} filled in, in its http block; files go to prefix."""
+    """Run nginx with these `server` blocks, in which {port} is replaced; yield the port.
+
+    prefix: the folder for nginx's own files.
+    """
     site = _Site(prefix, hosts, _free_port(hosts, 0), prefix)
     with _running(_nginx_command(site, servers.replace("{port}", str(site.port))), site):
         yield site.port
@@ -131,8 +137,8 @@ _COMMANDS: dict[Kind, Callable[[_Site], list[str]]] = {
 
 @contextmanager
 def _running(command: list[str], site: _Site) -> Iterator[None]:
-    """Run the command; enter the block once every host accepts connections."""
-    # In its own session, so that Ctrl-C does not reach it and its children can be killed as a group.
+    """Run the command during the block, which starts once every host accepts connections."""
+    # A session of its own: Ctrl-C does not reach the server, and its children can be killed as a group.
     with site.access_log.open("ab") as log, site.errors.open("ab") as errors:
         child = subprocess.Popen(command, stdout=log, stderr=errors, start_new_session=True)
     try:
@@ -145,7 +151,7 @@ def _running(command: list[str], site: _Site) -> Iterator[None]:
 def _await_ready(child: subprocess.Popen[bytes], site: _Site) -> None:
     give_up_s = time.monotonic() + READY_WITHIN_S
     for host in site.hosts:
-        while not _takes_connections(host, site.port):
+        while not _accepts_connections(host, site.port):
             if child.poll() is not None or time.monotonic() > give_up_s:
                 raise RuntimeError(
                     f"{host}:{site.port} does not accept connections: {site.errors.read_text()}"
@@ -153,7 +159,7 @@ def _await_ready(child: subprocess.Popen[bytes], site: _Site) -> None:
             time.sleep(POLL_S)
 
 
-def _takes_connections(host: str, port: int) -> bool:
+def _accepts_connections(host: str, port: int) -> bool:
     with suppress(OSError), socket.create_connection((host, port), READY_WITHIN_S):
         return True
     return False

@@ -1,1 +1,1 @@
-"""Scenarios: three workers against hostile hosts, checked by the hosts' records."""
+"""Scenarios: three workers against hostile hosts, checked by the requests that the hosts recorded."""

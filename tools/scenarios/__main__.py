@@ -1,6 +1,6 @@
-"""Run `python -m tools.scenarios [FOLDER]`.
+"""Run the scenarios: `python -m tools.scenarios [FOLDER]`.
 
-The hosts live in another module because the spawned process cannot import a package's `__main__`.
+The hosts are in another module because a spawned process cannot import a package's `__main__`.
 """
 
 import sys

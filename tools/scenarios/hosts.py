@@ -24,23 +24,24 @@ DEAD_FETCHES = 3000
 
 
 class Host(NamedTuple):
-    """A host of the scenarios.
-
-    may: its limit, in words. policy: its table. faults: yields what is wrong with its record.
-    measured: further figures to show.
-    """
+    """A host of the scenarios."""
 
     name: str
-    may: str
+    limit: str
+    """The limit, in words."""
     behaviour: Behaviour
     fetches: Callable[[str], Sequence[Fetch]]
+    """Makes the fetches from the URL of the host."""
     faults: Callable[[Report], Iterator[str]]
+    """Yields the ways in which the recorded requests exceed the limit."""
     measured: Callable[[Report], str] = lambda _: ""
+    """Returns further figures to show."""
     policy: str = ""
+    """Keys of the host's policy table."""
 
 
 def many(count: int, path: str = "/files") -> Callable[[str], Sequence[Fetch]]:
-    """Return a function that makes `count` GETs of a host."""
+    """Return a function that makes `count` fetches of a host."""
     return lambda url: [Fetch(url=f"{url}{path}/{i}") for i in range(count)]
 
 
@@ -54,7 +55,7 @@ def backed_off(report: Report) -> Iterator[str]:
 
 
 def curved(report: Report) -> Iterator[str]:
-    """Check that each cool-down was as long as the back-off curve requires."""
+    """Check that each cool-down was at least as long as the back-off curve requires."""
     waits = judge.waits_after(report.requests, 429)
     if any(wait_s < min(2**n, CAP_S) - 0.05 for n, wait_s in enumerate(waits)):
         yield f"cool-downs of {', '.join(f'{wait_s:.1f}' for wait_s in waits)} s"
@@ -79,7 +80,7 @@ def rate_of(report: Report) -> str:
 
 
 def rate_limited(report: Report) -> Iterator[str]:
-    """Check the rate limit over every stretch of the record."""
+    """Check the rate limit for every pair of requests."""
     early = judge.closer_than(report.requests, 1 / RATE_PER_S, BURST, 0.1)
     if early:
         yield f"{len(early)} requests too early, by {max(early):.2f} s at most"
@@ -97,7 +98,7 @@ def stretches(report: Report) -> Iterator[tuple[int, list[Seen]]]:
 
 
 def adapted(report: Report) -> Iterator[str]:
-    """Check that each capacity was found, used and not exceeded."""
+    """Check that concurrency adapted to each capacity: close to it, with few refusals."""
     for capacity, seen in stretches(report):
         most = judge.most_at_once(seen)
         if not 0.6 * capacity <= most <= capacity + 1:
@@ -106,7 +107,7 @@ def adapted(report: Report) -> Iterator[str]:
             yield f"{judge.refused(seen):.1%} refused at a capacity of {capacity}"
 
 
-def found(report: Report) -> str:
+def capacity_figures(report: Report) -> str:
     """Show the peak concurrency, refusals and goodput for each capacity."""
     shown = []
     for capacity, seen in stretches(report):
@@ -120,9 +121,9 @@ def found(report: Report) -> str:
 def probes(report: Report) -> list[Seen]:
     """Return the requests after the breaker first opened."""
     seen = sorted(report.requests, key=lambda request: request.arrived_s)
-    for place, (before, after) in enumerate(pairwise(seen), 1):
+    for index, (before, after) in enumerate(pairwise(seen), 1):
         if after.arrived_s - before.arrived_s >= BREAKER_RESET_S - 0.1:
-            return seen[place:]
+            return seen[index:]
     return []
 
 
@@ -135,25 +136,25 @@ def probed(report: Report) -> Iterator[str]:
     if judge.most_at_once(after) > 1:
         yield f"{judge.most_at_once(after)} probes at once"
     if any(later < sooner * 0.8 for sooner, later in pairwise(judge.gaps_of(after))):
-        yield "intervals between probes get shorter"
+        yield "the intervals between probes get shorter"
 
 
-def after_opening(report: Report) -> str:
-    """Show the number of probes and their intervals."""
+def probe_figures(report: Report) -> str:
+    """Show the number of requests before the breaker opened, of probes after, and the probes' intervals."""
     after = probes(report)
     gaps = ", ".join(f"{gap_s:.1f}" for gap_s in judge.gaps_of(after))
     return f"{len(report.requests) - len(after)} and {len(after)} single probes, {gaps} s apart"
 
 
 def few_connections(report: Report) -> Iterator[str]:
-    """Check that thousands of fetches cost only tens of connections."""
+    """Check that thousands of fetches open only tens of connections."""
     if report.connections_opened > 40:
         yield f"{report.connections_opened} connections"
     yield from probed(report)
 
 
 def budgeted(report: Report) -> Iterator[str]:
-    """Check that retries are at most a fifth of the traffic, or three in ten seconds, plus three."""
+    """Check that the retries are at most three, plus a fifth of the requests or 0.3 a second."""
     arrivals = judge.arrivals_of(report.requests)
     most = max(0.2 * len(arrivals), 0.3 * (arrivals[-1] - arrivals[0])) + 3
     if len(judge.repeats(report.requests)) > most:
@@ -165,15 +166,15 @@ def retried(report: Report) -> str:
     return f"{len(judge.repeats(report.requests))} retries of {len(report.requests)} requests"
 
 
-BACKOFF = f"nothing during back-off, {CONCURRENCY} at once"
-CURVE = "nothing for 1, 2, 4 … s, once per incident"
+BACKOFF = f"no request during back-off, {CONCURRENCY} at once"
+CURVE = "no request for 1, 2, 4 … s, once per incident"
 IN_QUOTA = f"{QUOTA} in {WINDOW_S:.0f} s"
 ADAPTIVE = "concurrency = {min = 1, max = 64}\nattempts = 100"
 IN_CAPACITY = f"{CAPACITY} at once, {LESS} after {LESS_FROM_S:.0f} s"
 
 
 def throttled(name: str, throttle: Behaviour, *, windows: bool = True) -> Host:
-    """A host that responds with 429 ten times. windows: whether it says for how long."""
+    """Return a host that responds with 429 ten times. windows: True if its Retry-After is valid."""
     behaviour = latency(0.02, limits.after(10, 10, throttle))
     if windows:
         return Host(f"429, {name}", BACKOFF, behaviour, many(60), backed_off, waits)
@@ -181,13 +182,13 @@ def throttled(name: str, throttle: Behaviour, *, windows: bool = True) -> Host:
 
 
 def capacity(name: str, refuse: Behaviour) -> Host:
-    """A host with a limited capacity."""
+    """Return a host with a limited capacity."""
     behaviour = Capacity([(0, CAPACITY), (LESS_FROM_S, LESS)], refuse, 0.05)
-    return Host(f"capacity, {name}", IN_CAPACITY, behaviour, many(9000), adapted, found, ADAPTIVE)
+    return Host(f"capacity, {name}", IN_CAPACITY, behaviour, many(9000), adapted, capacity_figures, ADAPTIVE)
 
 
 def limited(name: str, announce: Announce) -> Host:
-    """A host that announces its quota."""
+    """Return a host that announces its quota."""
     behaviour = latency(0.02, Quota(QUOTA, WINDOW_S, announce))
     return Host(name, IN_QUOTA, behaviour, many(150), unrefused, rate_of)
 
@@ -218,7 +219,7 @@ HOSTS = (
         latency(0.05, status(500)),
         many(500),
         probed,
-        after_opening,
+        probe_figures,
         "attempts = 100\ngive_up_s = 3600",
     ),
     Host(
@@ -227,7 +228,7 @@ HOSTS = (
         reset,
         many(DEAD_FETCHES),
         few_connections,
-        after_opening,
+        probe_figures,
     ),
     Host(
         "every second fetch fails",

@@ -1,4 +1,4 @@
-"""Run three workers against hostile hosts and check the requests that each host received."""
+"""Run three workers against hostile hosts, and check the requests that each host received."""
 
 import asyncio
 import shutil
@@ -39,10 +39,12 @@ console = Console(width=None if sys.stdout.isatty() else WIDE, highlight=False)
 
 
 class Throughput(NamedTuple):
-    """Figures of the healthy hosts: fetches stored/s, and the 99th percentile of the response time."""
+    """Figures of the healthy hosts."""
 
     per_s: float
+    """Fetches stored a second."""
     p99_ms: float
+    """The 99th percentile of the time to the first byte."""
 
 
 def suite() -> Mapping[str, Behaviour]:
@@ -51,7 +53,7 @@ def suite() -> Mapping[str, Behaviour]:
 
 
 def neighbours() -> Mapping[str, Behaviour]:
-    """Return the behaviours of the healthy hosts, and of new bad hosts for each round."""
+    """Return the behaviour of each healthy host, and of the bad hosts of each round."""
     bad = {at: hosts.BAD[name]() for addresses in BAD for name, at in addresses.items()}
     return {**dict.fromkeys(HEALTHY, latency(0.02, ok(b"well" * 500))), **bad}
 
@@ -74,7 +76,7 @@ def policy() -> str:
 
 
 def main(out: Path) -> int:
-    """Run both parts; return 0 if no limit was exceeded."""
+    """Run both parts; return 0 if no fault was found."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     (out / "policy.toml").write_text(policy())
@@ -90,7 +92,7 @@ def main(out: Path) -> int:
 
 
 async def _hosts(redis_url: str) -> list[str]:
-    """Run every hostile host at once; return the faults in their records."""
+    """Fetch from all hostile hosts at once; return the faults in their records."""
     count = len(hosts.HOSTS)
     console.print(f"{count} hosts, {WORKERS} workers, {SUITE_S:.0f} s\n", soft_wrap=True)
     with origins_in_child(suite) as origins:
@@ -99,13 +101,13 @@ async def _hosts(redis_url: str) -> list[str]:
             await asyncio.sleep(SUITE_S)
             reports = origins.report()
             for batch in batches:
-                await _cancelled(batch)
+                await _cancel(batch)
     console.print(_table(reports))
     return [f"{host.name}: {fault}" for host in hosts.HOSTS for fault in host.faults(reports[AT[host.name]])]
 
 
 def _table(reports: Mapping[str, Report]) -> Table:
-    table = Table(title="as the hosts saw it")
+    table = Table(title="requests recorded by the hosts")
     for name in ("host", "limit"):
         table.add_column(name)
     for name in ("requests", "most at once", "during back-off", "refused"):
@@ -118,7 +120,7 @@ def _table(reports: Mapping[str, Report]) -> Table:
         inside = len(requests_inside(windows, report.requests, hosts.ON_THE_WIRE_S))
         table.add_row(
             host.name,
-            host.may,
+            host.limit,
             f"{len(report.requests):,}",
             str(report.high_water),
             str(inside) if windows else "",
@@ -130,7 +132,7 @@ def _table(reports: Mapping[str, Report]) -> Table:
 
 
 async def _beside_bad_hosts(redis_url: str) -> list[str]:
-    """Measure the healthy hosts alone, and beside bad hosts that have nine tenths of the backlog, in turn."""
+    """Measure the healthy hosts in turn alone, and beside bad hosts with nine tenths of the backlog."""
     alone, beside, faults = list[Throughput](), list[Throughput](), list[str]()
     with origins_in_child(neighbours) as origins:
         async with Fleet(redis_url) as fleet:
@@ -141,7 +143,7 @@ async def _beside_bad_hosts(redis_url: str) -> list[str]:
                 beside.append(await _healthy(fleet, origins))
                 if (await bad.counts()).done:
                     faults.append("the bad hosts finished before the healthy ones")
-                await _cancelled(bad)
+                await _cancel(bad)
     table = Table(title=f"{hosts.HEALTHY} healthy hosts, median of {hosts.ROUNDS}")
     table.add_column("")
     for name in ("fetches stored/s", "p99 response time, ms"):
@@ -166,7 +168,8 @@ def _bad(origins: OriginProcess, nth: int) -> list[Fetch]:
     return [Fetch(url=f"{origins.urls[at]}/{i}") for i in range(BAD_FETCHES) for at in BAD[nth].values()]
 
 
-async def _cancelled(batch: Batch) -> None:
+async def _cancel(batch: Batch) -> None:
+    """Cancel a batch; return when all its fetches have ended."""
     await batch.cancel()
     async for _ in batch.results():
         pass

@@ -62,7 +62,7 @@ async def test_a_claim_whose_reply_was_lost_is_found(
 
     await orphan_claim(redis, HOST)
     assert 2 == len(await claimed(redis, HOST))
-    half.go_on.set()
+    half.resume.set()
     results = await results_of(batch)
 
     assert {Outcome.STORED} == {result.outcome for result in results}

@@ -97,7 +97,7 @@ async def finds_what_it_has_not_heard_of(
     await wait_until(lambda: origin.in_progress, "a request")
     await orphan_claim(admin, HOST)
     await wait_until(lambda: "claims" in ran["worker"], "the claims to be compared")
-    half.go_on.set()
+    half.resume.set()
     assert {Outcome.STORED} == {result.outcome for result in await results_of(batch)}
     origin.behaviour = before
 

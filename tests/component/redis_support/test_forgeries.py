@@ -70,7 +70,7 @@ async def test_forged_entries_do_not_change_the_results_of_a_working_fleet(
         async with connect(guarded.url("producer")) as client:
             for command in forgeries.SERIALS.values():
                 await ask(client, *command)
-        half.go_on.set()
+        half.resume.set()
         results = await results_of(batch)
         await results_of(await fleet.submit([*after, "http://localhost:1/after"]))
         counts = await batch.counts()
@@ -108,7 +108,7 @@ async def test_a_pusher_can_write_only_its_own_batches(
         good = json.dumps({"batch": own, "fetches": [origin.url("/own")]})
         await ask(pusher, "RPUSH", keys.inbox("pusher"), *pushed, good)
         await wait_until(lambda: ask(pusher, "HGET", keys.batch(own), "sealed"), "the batch of the pusher")
-        half.go_on.set()
+        half.resume.set()
         [kept] = await results_of(batch)
         rows = await wait_until(lambda: ask(pusher, "XRANGE", keys.results(own), "-", "+"), "its result")
         with pytest.raises(NoPermissionError):

@@ -99,7 +99,7 @@ async def test_running_fetches_of_other_batches_continue(origin: Origin, worker:
     await batch.cancel()
 
     assert {"cancelled": 1} == await outcomes(batch)
-    slow.go_on.set()
+    slow.resume.set()
     assert {"stored": 1} == await outcomes(other)
     assert {"/gone"} == {seen.target for seen in origin.requests if seen.aborted}
 
@@ -195,7 +195,7 @@ async def test_a_batch_is_cancelled_while_no_slot_is_free(
 
     assert {"cancelled": 30} == await outcomes(batch)
     assert [] == other.requests
-    slow.go_on.set()
+    slow.resume.set()
     assert {"stored": 1} == await outcomes(running)
 
 
@@ -375,7 +375,7 @@ async def test_two_batches_are_cancelled_in_one_lane(origin: Origin, start: Star
         await batch.cancel()
 
     assert [{"cancelled": 20}] * 2 == [await outcomes(batch) for batch in gone]
-    slow.go_on.set()
+    slow.resume.set()
     assert [{"stored": 1}, {"stored": 20}] == [await outcomes(holding), await outcomes(stays)]
     assert not [seen for seen in origin.requests if seen.target.startswith("/gone")]
 
@@ -395,7 +395,7 @@ async def test_thousands_of_waiting_fetches_of_a_lane_are_cancelled(
     await asyncio.gather(batch.cancel(), more.cancel())
 
     assert [{"cancelled": 2500}, {"cancelled": 500}] == [await outcomes(batch), await outcomes(more)]
-    slow.go_on.set()
+    slow.resume.set()
     assert [{"stored": 1}, {"stored": 10}] == [await outcomes(holding), await outcomes(stays)]
     assert [f"/stays/{n}" for n in range(10)] == [seen.target for seen in origin.requests[1:]]
     await no_lane_is_left(worker, redis)

@@ -83,7 +83,7 @@ async def test_a_body_completed_after_the_lease_ended_is_not_placed(
     await one.stop_acquiring()
 
     lane.lease_ends_s = 0
-    held.go_on.set()
+    held.resume.set()
     await wait_until(lambda: not one.runtime.lanes, "the end of the lane")
     await one.stop()
     assert not one.files() | one.parts()
@@ -125,7 +125,7 @@ async def test_stop_lets_short_fetches_end_and_hands_back_the_rest(
 
     stopping = asyncio.create_task(one.stop())
     await wait_until(lambda: one.runtime.stopping, "the stop to begin")
-    short.go_on.set()
+    short.resume.set()
     await stopping
 
     counts = await batch.counts()
@@ -137,7 +137,7 @@ async def test_stop_lets_short_fetches_end_and_hands_back_the_rest(
     assert [seen.aborted for seen in origin.requests if seen.target == "/long"] == [True]
     assert not one.parts()
 
-    long.go_on.set()
+    long.resume.set()
     await start(worker_id="two")
     done, again = await results_of(batch)
     assert (done.outcome, done.worker, done.interruptions) == (Outcome.STORED, "one", 0)

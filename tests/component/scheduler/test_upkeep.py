@@ -121,7 +121,7 @@ async def test_deadlines_and_cancellations_take_effect_behind_a_slow_fetch_while
 
     assert [(Outcome.CANCELLED, None)] == await ended(gone)
     assert [(Outcome.FAILED, Reason.DEADLINE)] == await ended(late)
-    slow.go_on.set()
+    slow.resume.set()
     assert [(Outcome.STORED, None)] == await ended(running)
     assert 1 == len(origin.requests)
 
@@ -212,7 +212,7 @@ async def test_a_fetch_that_waits_to_run_alone_ends_at_its_deadline(
 
     assert [(Outcome.FAILED, Reason.DEADLINE)] == await ended(late)
     assert [] == other.requests
-    slow.go_on.set()
+    slow.resume.set()
     assert [(Outcome.STORED, None)] == await ended(running)
     after = await worker.submit([Fetch(url=other.url(), method="POST")])
     assert [(Outcome.STORED, None)] == await ended(after)

@@ -12,7 +12,7 @@ from tools.bench.stats import is_own
 
 ROOT = Path(__file__).parents[3]
 MEASURED = {"fetchfleet", "arq + httpx by hand"}
-ABSENT = {peer.name for peer in PEERS if not peer.there}
+ABSENT = {peer.name for peer in PEERS if not peer.installed}
 
 
 def bench(written: Path, *arguments: str) -> Any:

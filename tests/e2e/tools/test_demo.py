@@ -22,5 +22,5 @@ def test_the_demo_exits_0_although_some_of_its_fetches_fail(tmp_path: Path) -> N
     assert 0 == ended.returncode, ended.stdout + ended.stderr
     assert len(outcomes) > 2900
     assert {"stored", "failed"} == set(outcomes)
-    assert "as the hosts saw it" in ended.stdout
+    assert "requests recorded by the hosts" in ended.stdout
     assert f"bodies, results and logs are in {tmp_path / 'demo'}" in ended.stdout

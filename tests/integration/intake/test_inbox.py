@@ -228,11 +228,11 @@ async def test_workers_that_take_the_inbox_from_each_other_lose_and_repeat_nothi
 
 async def test_a_slow_worker_keeps_the_inbox(redis: Redis, worker: Open) -> None:
     """The lease is renewed while it enqueues."""
-    go_on, begun = asyncio.Event(), asyncio.Event()
+    resume, begun = asyncio.Event(), asyncio.Event()
 
     async def slow(_: Iterable[LaneNotification]) -> None:
         begun.set()
-        await go_on.wait()
+        await resume.wait()
 
     async def renewed() -> bool:
         return int(await ask(redis, "HGET", keys.INTAKE, "until_ms")) > first_until_ms
@@ -242,7 +242,7 @@ async def test_a_slow_worker_keeps_the_inbox(redis: Redis, worker: Open) -> None
     await begun.wait()
     first_until_ms = int(await ask(redis, "HGET", keys.INTAKE, "until_ms"))
     await wait_until(renewed, "a renewal")
-    go_on.set()
+    resume.set()
     await taking
 
     assert await empty(redis)

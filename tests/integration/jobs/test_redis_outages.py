@@ -111,13 +111,13 @@ def server() -> Iterator[OwnRedis]:
 
 async def all_of(server: OwnRedis, fleet: Fleet, fault: Fault, said: list[str]) -> None:
     """Let every call meet the fault."""
-    half, go_on = asyncio.Event(), asyncio.Event()
+    half, resume = asyncio.Event(), asyncio.Event()
 
     async def items() -> AsyncIterator[str]:
         for number in range(1000):
             if number == 600:
                 half.set()
-                await go_on.wait()
+                await resume.wait()
             yield url(f"/{number}", ITEMS_HOST)
 
     async with Redis.from_url(server.url) as admin:
@@ -132,7 +132,7 @@ async def all_of(server: OwnRedis, fleet: Fleet, fault: Fault, said: list[str]) 
 
         steps = fault(server, admin)
         await anext(steps)
-        go_on.set()
+        resume.set()
         reading = asyncio.create_task(rest_of(reader))
         waiting, counting = asyncio.create_task(followed.wait()), asyncio.create_task(followed.counts())
         listing, cancelling = asyncio.create_task(fleet.batches()), asyncio.create_task(unwanted.cancel())

@@ -62,7 +62,7 @@ def test_every_program_has_a_unique_name_and_fetchfleet_is_first() -> None:
 
     assert len(set(names)) == len(names)
     assert "fetchfleet" == names[0]
-    assert PEERS[0].there
+    assert PEERS[0].installed
     assert {"fetchfleet", "fetchfleet, 2 workers"} < {name for name in names if is_own(name)}
     assert not is_own("wget2")
 

@@ -1,4 +1,4 @@
-"""The verdict of a chaos run: each broken promise is found in histories where it was planted."""
+"""The checker of chaos runs finds each breach that is planted in a history."""
 
 import hashlib
 from typing import Any
@@ -43,7 +43,7 @@ def ended(place: int, **changes: Any) -> FetchEnd:
 
 
 def request(target: str, arrived_s: float, by: str = "w1.1", **changes: Any) -> ObservedRequest:
-    good = ObservedRequest(HOST, target, by, arrived_s, arrived_s + 0.5, "well", 200, aborted=False)
+    good = ObservedRequest(HOST, target, by, arrived_s, arrived_s + 0.5, "normal", 200, aborted=False)
     return msgspec.structs.replace(good, **changes)
 
 
@@ -62,12 +62,12 @@ def breaches(**changes: Any) -> list[str]:
 
 
 def test_a_history_without_fault_has_no_breach() -> None:
-    """All other histories differ from it."""
+    """The other tests change this history."""
     assert [] == breaches()
 
 
 PLANTED: dict[str, tuple[str, dict[str, Any]]] = {
-    "a lost id": (
+    "a lost ID": (
         "acknowledged and lost",
         {"producer": [*GOOD.producer, Acknowledged([f"{BATCH}-000000ff"], [URLS[0]])]},
     ),
@@ -75,7 +75,7 @@ PLANTED: dict[str, tuple[str, dict[str, Any]]] = {
         "acknowledged and lost",
         {"producer": [*GOOD.producer, Acknowledged([""], [f"http://{HOST}/f/five"])]},
     ),
-    "an unexpected id": (
+    "an unexpected ID": (
         "never submitted",
         {
             "ended": [
@@ -91,47 +91,47 @@ PLANTED: dict[str, tuple[str, dict[str, Any]]] = {
             ]
         },
     ),
-    "a doubled result": ("ended twice", {"ended": [*GOOD.ended, ended(0)]}),
+    "a duplicate result": ("ended twice", {"ended": [*GOOD.ended, ended(0)]}),
     "two fetches of one URL": ("ended twice", {"ended": [*GOOD.ended, ended(0, id=f"{BATCH}-000000ff")]}),
-    "a result read twice": ("read wrongly", {"followed": [Followed(BATCH, [*IDS, IDS[0]], ended=True)]}),
-    "a result not read": ("read wrongly", {"followed": [Followed(BATCH, IDS[1:], ended=True)]}),
-    "results out of order": ("read wrongly", {"followed": [Followed(BATCH, IDS[::-1], ended=True)]}),
-    "a reader without an end": ("did not come to the end", {"followed": [Followed(BATCH, IDS, ended=False)]}),
+    "a result read twice": ("read incorrectly", {"followed": [Followed(BATCH, [*IDS, IDS[0]], ended=True)]}),
+    "a result not read": ("read incorrectly", {"followed": [Followed(BATCH, IDS[1:], ended=True)]}),
+    "results out of order": ("read incorrectly", {"followed": [Followed(BATCH, IDS[::-1], ended=True)]}),
+    "a batch not read to its end": ("not read to the end", {"followed": [Followed(BATCH, IDS, ended=False)]}),
     "a wrong body": (
-        "not on disk as its result says",
+        "body on disk differs from the result",
         {"found": [StoredFile(GOOD.found[0].path, digest("/f/two")), *GOOD.found[1:]]},
     ),
-    "no body": ("not on disk as its result says", {"found": GOOD.found[1:]}),
+    "a missing body": ("body on disk differs from the result", {"found": GOOD.found[1:]}),
     "a digest that is not the body's": (
-        "not on disk as its result says",
+        "body on disk differs from the result",
         {"ended": [ended(0, sha256=digest("/f/two")), *GOOD.ended[1:]]},
     ),
     "a wrong file of a fetch that failed": (
-        "no fetch explains",
+        "belongs to no fetch",
         {"found": [*GOOD.found, StoredFile(path_of(IDS[2]), digest("/f/one"))]},
     ),
     "an unknown file": (
-        "no fetch explains",
+        "belongs to no fetch",
         {"found": [*GOOD.found, StoredFile("x/y", digest("/f/one"))]},
     ),
     "a failure that nothing explains": (
-        "ended wrongly",
+        "unexplained result",
         {"ended": [ended(0, outcome="failed", reason="read"), *GOOD.ended[1:]]},
     ),
     "a fetch given up as poison although it kills no worker": (
-        "ended wrongly",
+        "unexplained result",
         {
             "ended": [ended(0, outcome="failed", reason="poison", path=None), *GOOD.ended[1:]],
             "faults": [Fault(Kind.WORKER_KILLED, "w1.1", n, n) for n in range(3)],
         },
     ),
     "a cancellation without a request": (
-        "ended wrongly",
+        "unexplained result",
         {"ended": [ended(0, outcome="cancelled"), *GOOD.ended[1:]]},
     ),
     "an attempt charged for a fault": ("2 attempts", {"ended": [ended(0, attempts=2), *GOOD.ended[1:]]}),
     "a POST sent again": ("sent twice", {"requests": [*GOOD.requests, request("/post/four", 9.0)]}),
-    "concurrency over": (
+    "too many requests at once": (
         "requests at once",
         {"requests": [request(f"/f/{n}", 1 + n / 100) for n in range(hosts.CONCURRENCY + 1)]},
     ),
@@ -140,28 +140,28 @@ PLANTED: dict[str, tuple[str, dict[str, Any]]] = {
         {"requests": [request("/f/one", 1.7)], "backoffs": [BackoffWindow(HOST, 1.0, 2.0)]},
     ),
     "a fetch that kills a tenth worker": (
-        "killed more workers",
+        "killed too many workers",
         {"requests": [*GOOD.requests, *(request("/kill/ten", 9.0, f"w{n}.1") for n in range(10))]},
     ),
-    "something left in Redis": ("left in Redis: lane", {"remains": Leftovers(["lane x is held"], 0.0)}),
-    "a worker that died": (
-        "w1.1: ended by itself",
-        {"died": [WorkerDeath("w1.1", "ended by itself with 1")]},
+    "a lane left in Redis": ("left in Redis: lane", {"remains": Leftovers(["lane x is held"], 0.0)}),
+    "a worker that exited": (
+        "w1.1: exited unasked",
+        {"died": [WorkerDeath("w1.1", "exited unasked with 1")]},
     ),
 }
 
 
-@pytest.mark.parametrize("what", PLANTED)
-def test_a_planted_breach_is_found(what: str) -> None:
-    """Each is named in a sentence."""
-    sentence, changes = PLANTED[what]
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_breach_is_found(name: str) -> None:
+    """The checker describes it in a sentence."""
+    sentence, changes = PLANTED[name]
 
     assert [breach for breach in breaches(**changes) if sentence in breach]
 
 
 def test_an_effect_of_the_faults_is_no_breach() -> None:
     """Cancelled batches, interrupted POSTs, attempts that a host failed, workers killed by a fetch."""
-    by_fate = {
+    changes = {
         1: {"outcome": "cancelled", "path": None},
         3: {"outcome": "failed", "reason": "interrupted", "path": None},
     }
@@ -169,7 +169,7 @@ def test_an_effect_of_the_faults_is_no_breach() -> None:
     assert [] == breaches(
         followed=[],
         producer=[*GOOD.producer, Cancelling(BATCH)],
-        ended=[ended(0), GONE, *(ended(place, **fate) for place, fate in by_fate.items())],
+        ended=[ended(0), GONE, *(ended(index, **change) for index, change in changes.items())],
     )
     killer = f"http://{HOST}:1/kill/five"
     assert [] == breaches(
@@ -178,9 +178,9 @@ def test_an_effect_of_the_faults_is_no_breach() -> None:
         ended=[*GOOD.ended, FetchEnd(KILLER, killer, "failed", "poison", None, None, None, 1, 0)],
         requests=[
             *GOOD.requests,
-            *(request("/kill/five", 9.0 + n, f"w{n}.1", act="late", status=None) for n in range(5)),
+            *(request("/kill/five", 9.0 + n, f"w{n}.1", act="delayed", status=None) for n in range(5)),
         ],
-        died=[WorkerDeath("w4.1", "ended by itself with -9")],
+        died=[WorkerDeath("w4.1", "exited unasked with -9")],
     )
     assert [] == breaches(
         ended=[ended(0, attempts=2), *GOOD.ended[1:]],
@@ -200,14 +200,14 @@ def test_fetches_of_a_stopped_worker_count_until_its_lease_ends() -> None:
 
 
 def test_repeats_are_counted_and_allowed() -> None:
-    """A complete response without a result costs the host a request, and breaks no promise."""
+    """A complete response without a result costs the host a request, but is no breach."""
     verdict = judge(msgspec.structs.replace(GOOD, requests=[request("/f/one", float(n)) for n in range(5)]))
 
     assert (2, []) == (verdict.repeats, verdict.breaches)
 
 
 def test_recoveries_are_measured_from_the_fault() -> None:
-    """Until another worker sends a request to the host. For Redis until the next result."""
+    """Up to the next request of another worker to the host. For faults of Redis, up to the next result."""
     verdict = judge(
         msgspec.structs.replace(
             GOOD,
@@ -233,7 +233,7 @@ def test_recoveries_are_measured_from_the_fault() -> None:
 
 
 def test_the_plan_depends_on_the_seed_only() -> None:
-    """Each kind of fault occurs, within the time."""
+    """Each kind of fault occurs, all of them within the duration of the run."""
     faults = plan(7, 180, 4)
 
     assert faults == plan(7, 180, 4) != plan(8, 180, 4)

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import aiohttp
 
-A_HOST = 8
+PER_HOST = 8
 CHUNK_BYTES = 256 * 1024
 
 
 async def fetch(session: aiohttp.ClientSession, url: str, out: Path) -> None:
-    """Fetch one URL to a file named after it; writes block the event loop, as in a plain script."""
+    """Fetch a URL into a file named after it. Writes block the event loop, as in a simple script."""
     async with session.get(url) as response:
         response.raise_for_status()
         with (out / url.rpartition("/")[2]).open("wb") as file:
@@ -26,7 +26,7 @@ async def fetch(session: aiohttp.ClientSession, url: str, out: Path) -> None:
 
 async def main(urls: list[str], out: Path, at_once: int) -> None:
     """Fetch all URLs, as fast as the connections allow."""
-    connector = aiohttp.TCPConnector(limit=at_once, limit_per_host=A_HOST)
+    connector = aiohttp.TCPConnector(limit=at_once, limit_per_host=PER_HOST)
     timeout = aiohttp.ClientTimeout(total=None)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
         await asyncio.gather(*(fetch(session, url, out) for url in urls))

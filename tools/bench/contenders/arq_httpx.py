@@ -20,11 +20,11 @@ from arq.worker import Worker, func
 
 from fetchfleet.worker.local.embedded_redis import EmbeddedRedis
 
-A_HOST = 8
+PER_HOST = 8
 
 
 async def fetch(ctx: dict[str, Any], url: str) -> int:
-    """Fetch one URL to a file named after it."""
+    """Fetch a URL into a file named after it; return its size in bytes."""
     parts = urlsplit(url)
     size_bytes = 0
     async with ctx["hosts"][parts.netloc], ctx["client"].stream("GET", url) as response:
@@ -37,14 +37,14 @@ async def fetch(ctx: dict[str, Any], url: str) -> int:
 
 
 async def main(urls: list[str], out: Path, at_once: int) -> None:
-    """Enqueue all, then work until the queue is empty."""
+    """Enqueue all URLs, then run a worker until the queue is empty."""
     with tempfile.TemporaryDirectory() as state, EmbeddedRedis(Path(state)) as redis:
         pool = await create_pool(RedisSettings(unix_socket_path=redis.url.removeprefix("unix://")))
         for url in urls:
             await pool.enqueue_job("fetch", url)
         limits = httpx.Limits(max_connections=at_once, max_keepalive_connections=at_once)
         async with httpx.AsyncClient(limits=limits) as client:
-            hosts: dict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(A_HOST))
+            hosts: dict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(PER_HOST))
             ctx = {"client": client, "out": out, "hosts": hosts}
             worker = Worker(
                 [func(fetch, max_tries=1)],

@@ -10,11 +10,11 @@ from typing import Any
 import scrapy
 from scrapy.crawler import CrawlerProcess
 
-A_HOST = 8
+PER_HOST = 8
 
 
 class Files(scrapy.Spider):
-    """Fetch every URL of the list to a file named after it."""
+    """Fetches every URL of the list into a file named after it."""
 
     name = "files"
 
@@ -35,7 +35,7 @@ def main(listed: Path, out: Path, at_once: int) -> None:
             "LOG_ENABLED": False,
             "TELNETCONSOLE_ENABLED": False,
             "CONCURRENT_REQUESTS": at_once,
-            "CONCURRENT_REQUESTS_PER_DOMAIN": A_HOST,
+            "CONCURRENT_REQUESTS_PER_DOMAIN": PER_HOST,
             "DOWNLOAD_DELAY": 0,
             "DOWNLOAD_MAXSIZE": 0,
             "DOWNLOAD_WARNSIZE": 0,

@@ -1,9 +1,9 @@
-"""The lower bound of a fetch in Python: what each layer costs, without fetchfleet.
+"""The lower bound of the cost of a fetch in Python, at each layer, without fetchfleet.
 
     python -m tools.bench.contenders.straight_line LAYER URLS OUT REDIS
 
-LAYER is one of LAYERS, REDIS a Unix socket. Prints the CPU time of the process and the seconds that the work
-took, as JSON. No layer has retries, resumption, leases, rate limits or checks.
+LAYER is one of LAYERS, REDIS a Unix socket. Prints the CPU time of the process and the duration of the work,
+in seconds, as JSON. No layer has retries, resumption, leases, rate limits or checks.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ import msgspec
 import uvloop
 from redis.asyncio import Redis
 
-A_HOST = 8
+PER_HOST = 8
 CLAIMED = 16
 FILES_A_BATCH = 64
 SETTLE_EVERY_S = 0.02
@@ -35,12 +35,11 @@ RECEIVE_BYTES = 1 << 16
 DONE = "done"
 """The stream of results in Redis."""
 
-
 Claimed = Awaitable[list[bytes] | None]
 
 
 class Target(NamedTuple):
-    """A URL, taken apart."""
+    """A parsed URL, and its request."""
 
     name: str
     host: str
@@ -49,7 +48,7 @@ class Target(NamedTuple):
 
 
 class Claim(msgspec.Struct):
-    """A fetch as it waits in Redis."""
+    """A fetch that waits in Redis."""
 
     id: str
     url: str
@@ -59,7 +58,7 @@ class Claim(msgspec.Struct):
 
 
 class Ended(msgspec.Struct):
-    """A fetch that has ended: its result, and its line in the log."""
+    """The result of a fetch, which is also its log line."""
 
     id: str
     url: str
@@ -74,7 +73,7 @@ class Ended(msgspec.Struct):
 
 
 def target(url: str) -> Target:
-    """Take a URL apart."""
+    """Parse a URL and build its request."""
     parts = urlsplit(url)
     fields = f"Host: {parts.netloc}\r\nUser-Agent: lower bound\r\nAccept: */*\r\nAccept-Encoding: identity"
     request = f"GET {parts.path} HTTP/1.1\r\n{fields}\r\n\r\n".encode()
@@ -88,7 +87,10 @@ def by_host(targets: Iterable[Target]) -> Iterator[tuple[str, list[Target]]]:
 
 
 def loopback(targets: list[Target]) -> None:
-    """Send each request and receive its response, on one connection a host, without reading what it says."""
+    """Send each request and receive its response, on one connection a host.
+
+    Only the Content-Length of the first response is parsed: all responses have the same size.
+    """
     buffer = bytearray(RECEIVE_BYTES)
     for host, own in by_host(targets):
         with socket.create_connection((host, own[0].port)) as connection:
@@ -122,7 +124,7 @@ def digests(targets: list[Target], size_bytes: int) -> None:
 
 
 def store(out: Path, name: str, body: Iterable[bytes]) -> None:
-    """Write a body to a new file that appears whole under its name."""
+    """Write a body to a temporary file and rename it, so that the file appears complete."""
     part, final = f"{out}/.{name}", f"{out}/{name}"
     file = os.open(part, os.O_CREAT | os.O_WRONLY, 0o644)
     for piece in body:
@@ -132,7 +134,7 @@ def store(out: Path, name: str, body: Iterable[bytes]) -> None:
 
 
 class Connection(asyncio.Protocol):
-    """A connection that makes one exchange at a time; a response is its status and the pieces of its body."""
+    """A connection that makes one exchange at a time; `status` and `body` are those of its last response."""
 
     def __init__(self) -> None:
         self.status = 0
@@ -143,23 +145,23 @@ class Connection(asyncio.Protocol):
         self._done: asyncio.Future[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport."""
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's has no class of asyncio
+        """Keep the transport for requests."""
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is not a subclass
 
     def data_received(self, data: bytes) -> None:
-        """Parse what has arrived."""
+        """Feed the parser."""
         if not self.first_s:
             self.first_s = time.monotonic()
         assert self._parser is not None
         self._parser.feed_data(data)
 
     def on_headers_complete(self) -> None:
-        """Note the status."""
+        """Store the status."""
         assert self._parser is not None
         self.status = self._parser.get_status_code()
 
     def on_body(self, piece: bytes) -> None:
-        """Keep a piece of the body."""
+        """Store a piece of the body."""
         self.body.append(piece)
 
     def on_message_complete(self) -> None:
@@ -168,7 +170,7 @@ class Connection(asyncio.Protocol):
         self._done.set_result(None)
 
     async def get(self, request: bytes) -> None:
-        """Send a request; return when the whole response is here."""
+        """Send a request; return when the response is complete."""
         self._parser, self.body, self.first_s = httptools.HttpResponseParser(self), [], 0.0
         self._done = asyncio.get_running_loop().create_future()
         assert self._transport is not None
@@ -196,7 +198,7 @@ async def client(targets: list[Target]) -> None:
     lanes = [deque(own) for _, own in by_host(targets)]
     async with asyncio.TaskGroup() as group:
         for waiting in lanes:
-            for _ in range(min(A_HOST, len(waiting))):
+            for _ in range(min(PER_HOST, len(waiting))):
                 group.create_task(one(waiting))
 
 
@@ -210,7 +212,7 @@ class FileThread(threading.Thread):
         self._queue: queue.SimpleQueue[tuple[asyncio.Future[str], str, list[bytes]]] = queue.SimpleQueue()
 
     def store(self, name: str, body: list[bytes]) -> asyncio.Future[str]:
-        """Return the digest of a body, once it is stored."""
+        """Store a body; the future's result is its digest."""
         stored: asyncio.Future[str] = self._loop.create_future()
         self._queue.put((stored, name, body))
         return stored
@@ -237,7 +239,7 @@ class FileThread(threading.Thread):
 
 
 class StraightLine:
-    """Claims from Redis, an exchange, a digest, a file, a log line, a result in Redis. Nothing else."""
+    """The minimal worker: claims from Redis, an exchange, a digest, a file, a log line, a result in Redis."""
 
     def __init__(self, redis: Redis, out: Path) -> None:
         self._redis = redis
@@ -249,7 +251,7 @@ class StraightLine:
         self._encode = msgspec.json.Encoder().encode
 
     async def run(self, lanes: Iterable[str]) -> None:
-        """Do all that waits in the lanes."""
+        """Run every fetch that waits in the lanes."""
         self._files.start()
         ended = asyncio.Event()
         settling = asyncio.create_task(self._settle(ended))
@@ -276,7 +278,7 @@ class StraightLine:
                 claimed = await cast("Claimed", self._redis.lpop(lane, CLAIMED))
                 more = bool(claimed)
                 ready.extend(claimed or ())
-            while ready and len(running) < A_HOST:
+            while ready and len(running) < PER_HOST:
                 task = asyncio.create_task(self._fetch(self._decode(ready.popleft()), idle))
                 running.add(task)
                 task.add_done_callback(end)
@@ -321,7 +323,7 @@ class StraightLine:
 
 
 def work(layer: str, urls: list[str], out: Path, redis_socket: str) -> tuple[float, float]:
-    """Do the work of a layer; return the CPU time of this process and the seconds that it took."""
+    """Do the work of a layer; return the CPU time of this process and the duration, in seconds."""
     targets = [target(url) for url in urls]
     size_bytes = 10_000
     simple = {

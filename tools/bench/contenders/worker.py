@@ -1,9 +1,9 @@
-"""One worker of fetchfleet in this process, measured while it fetches a list.
+"""Measure a fetchfleet worker in this process while it fetches a list.
 
     python -m tools.bench.contenders.worker ENGINE URLS OUT REDIS
 
-REDIS is a Unix socket. Prints the CPU time of the process and the seconds that the work took, as JSON.
-Neither includes imports and the submit.
+REDIS is a Unix socket. Prints the CPU time of the process and the duration of the work in seconds, as JSON.
+Neither includes imports or the submit.
 """
 
 import asyncio
@@ -21,11 +21,11 @@ from fetchfleet.worker.settings import load_settings
 from fetchfleet.worker.util import aio, gc_freeze
 from tools.bench.process import BenchError
 
-LOOK_EVERY_S = 0.05
+POLL_S = 0.05
 
 
 async def work(engine: str, urls: list[str], out: Path, redis_url: str) -> tuple[float, float]:
-    """Fetch the list; return the CPU time of this process and the seconds that it took."""
+    """Fetch the list; return the CPU time of this process and the duration, in seconds."""
     flags = {"redis_url": redis_url, "out": str(out), "allow_net": "127.0.0.0/8", "alone": "1"}
     settings = load_settings(flags, {"FETCHFLEET_ENGINE": engine})
     async with Fleet(redis_url) as fleet:
@@ -36,7 +36,7 @@ async def work(engine: str, urls: list[str], out: Path, redis_url: str) -> tuple
         serving = asyncio.create_task(serve_arq_jobs(runtime))
         try:
             while not (counts := await batch.counts()).ended:  # noqa: ASYNC110 another process counts
-                await asyncio.sleep(LOOK_EVERY_S)
+                await asyncio.sleep(POLL_S)
             used_s, took_s = time.process_time() - cpu_s, time.monotonic() - began_s
         finally:
             await runtime.stop()
@@ -47,7 +47,7 @@ async def work(engine: str, urls: list[str], out: Path, redis_url: str) -> tuple
 
 
 def main() -> None:
-    """Measure as the command line says; the log goes to a file beside the list."""
+    """Run the command line. The worker's log goes to a file beside the list."""
     engine, listed, out, redis = sys.argv[1:]
     with Path(listed).with_suffix(".log").open("w") as lines:
         log.configure(lines)

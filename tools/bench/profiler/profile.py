@@ -18,18 +18,18 @@ from fetchfleet.worker.util import aio, gc_freeze
 from tools.bench import bodies
 from tools.bench.compare import Load, hosts
 from tools.bench.environment import workspace
-from tools.bench.peers import A_HOST
+from tools.bench.peers import PER_HOST
 from tools.bench.process import BenchError
 from tools.bench.profiler.sampler import Sampler
 from tools.bench.profiler.subsystems import room_of, room_of_thread
 from tools.origin.static_server import serve_folder
 
-LOOK_EVERY_S = 0.1
+POLL_S = 0.1
 TOP = 40
 
 
 def profile(load: Load, engine: str, sink: str, *, disk: bool = False) -> dict[str, Any]:
-    """Return, per fetch in µs: `cpu` by subsystem, `redis_server`, `wall`; `functions`: the costliest."""
+    """Return times per fetch in µs: `cpu` by subsystem, `redis_server`, `wall`, and the top `functions`."""
     with workspace(disk=disk) as folder:
         bodies.make(folder / "served", load.files, load.size_bytes)
         with (
@@ -47,7 +47,7 @@ async def _profiled(urls: Sequence[str], redis_url: str, out: Path, engine: str,
     environment = {"FETCHFLEET_ENGINE": engine, "FETCHFLEET_SINK": sink}
     flags = {"redis_url": redis_url, "out": str(out), "allow_net": "127.0.0.0/8"}
     settings = load_settings(flags, environment)
-    assert settings.policy.default.concurrency == A_HOST
+    assert settings.policy.default.concurrency == PER_HOST
     async with Fleet(redis_url) as fleet, Redis.from_url(redis_url) as redis:
         batch = await fleet.submit(urls)
         runtime = await start(settings)
@@ -90,10 +90,10 @@ async def _ended(batch: Batch) -> Counts:
         counts = await batch.counts()
         if counts.ended:
             return counts
-        await asyncio.sleep(LOOK_EVERY_S)
+        await asyncio.sleep(POLL_S)
 
 
 async def _server_s(redis: Redis) -> float:
-    """Return the CPU time that the Redis server has used, in s."""
+    """Return the CPU time of the Redis server so far, in s."""
     info = await redis.info("cpu")
     return float(info["used_cpu_sys"]) + float(info["used_cpu_user"])

@@ -1,8 +1,8 @@
-"""Sample the CPU time of a process: SIGPROF, which follows CPU time, samples the main thread.
+"""Sample the main thread with SIGPROF, whose timer counts CPU time.
 
-Each sample adds the thread's CPU time since the last one to the subsystem of the running code. Waiting costs
-nothing. A sampling thread would favour code that releases the GIL; a signal does not. Other threads are not
-sampled: their CPU time is counted by thread name.
+Each sample adds the thread's CPU time since the last sample to the subsystem of the running code. Waiting is
+not counted. A sampling thread would favour code that releases the GIL. Other threads are not sampled: their
+CPU time is counted by thread name.
 """
 
 import signal
@@ -38,11 +38,11 @@ class Sampler:
     def __exit__(self, *_: object) -> None:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.signal(signal.SIGPROF, self._handler)
-        ours = {thread.native_id: thread.name for thread in threading.enumerate()}
+        names = {thread.native_id: thread.name for thread in threading.enumerate()}
         for task in Path("/proc/self/task").iterdir():
-            number = int(task.name)
-            if number != threading.main_thread().native_id:
-                self.threads_s[ours.get(number) or _named(task)] += _used_s(number)
+            native_id = int(task.name)
+            if native_id != threading.main_thread().native_id:
+                self.threads_s[names.get(native_id) or _kernel_name(task)] += _used_s(native_id)
 
     def _sample(self, _signal: int, frame: FrameType | None) -> None:
         now_s = time.thread_time()
@@ -53,15 +53,15 @@ class Sampler:
             self.detail_s[f"{room} {_name(frame)}"] += used_s
 
 
-def _named(task: Path) -> str:
-    """Return the name of a thread that Python did not start."""
+def _kernel_name(task: Path) -> str:
+    """Return the kernel's name of a thread that Python did not start."""
     with suppress(OSError):
         return (task / "comm").read_text().strip()
     return ""
 
 
 def _used_s(native_id: int) -> float:
-    """Return the CPU time of the thread, by its clock id on Linux (clock_gettime(2))."""
+    """Return the CPU time of the thread, read from its clock on Linux (clock_gettime(2))."""
     try:
         return time.clock_gettime(~native_id << 3 | 6)
     except OSError:

@@ -1,4 +1,4 @@
-"""The subsystem that a sample of a worker's time belongs to, by the frames on its stack. Pure."""
+"""Assign samples of a worker's CPU time to subsystems, by the frames on the stack. Pure."""
 
 from collections.abc import Iterable
 
