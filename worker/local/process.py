@@ -24,7 +24,7 @@ from fetchfleet.worker.http.net.tls_contexts import check
 from fetchfleet.worker.observability import redact
 from fetchfleet.worker.policy.model import PolicyError
 from fetchfleet.worker.settings import NO_POLICY, Settings, SettingsError, load_settings
-from fetchfleet.worker.util import aio
+from fetchfleet.worker.util import aio, gc_freeze
 
 T = TypeVar("T")
 
@@ -93,6 +93,7 @@ def run_until_signal(work: Coroutine[Any, Any, T], if_interrupted: str = "interr
 
     Raises CommandError for an expected error, and with `if_interrupted` after a signal.
     """
+    gc.set_threshold(gc_freeze.YOUNG_OBJECTS)
     gc.enable()  # the command line has disabled it while it imported
 
     async def main() -> T:
