@@ -1,15 +1,20 @@
-"""Exit codes, and the exceptions of the worker."""
+"""The exit codes of commands, and the exceptions of the worker."""
 
 FAILED = 1
+"""Some fetches failed, or the command did."""
 BAD_USE = 2
+"""Arguments, settings or input are invalid."""
 UNREACHABLE = 3
+"""Redis has not answered for the command's patience."""
 INTERRUPTED = 130
+"""SIGINT or SIGTERM ended the command."""
 
 
 class CommandError(Exception):
-    """An expected error: the command prints its message, without a traceback, and exits with `exit_code`."""
+    """An expected error, of which a command prints the message only before it exits."""
 
     exit_code = FAILED
+    """The exit code of the command."""
 
     def __init__(self, message: str, exit_code: int | None = None) -> None:
         super().__init__(message)
@@ -18,33 +23,33 @@ class CommandError(Exception):
 
 
 class FetchError(Exception):
-    """Ends an attempt of a fetch; worker/fetch/error_mapping.py gives each its reason."""
+    """An attempt of a fetch failed. worker/fetch/error_mapping.py maps each subclass to a reason."""
 
 
 class ForeignHostError(Exception):
-    """A bug: connections of one host, with its TLS settings, were to be used for another host."""
+    """A bug: a request was to use connections, and so TLS settings, of another host."""
 
     def __init__(self, host: str, connections_of: str) -> None:
-        super().__init__(f"{host!r} was to be requested on connections of {connections_of!r}")
+        super().__init__(f"request to {host!r} on connections of {connections_of!r}")
 
 
 # --- No connection -----------------------------------------------------------
 
 
 class ConnectError(FetchError):
-    """No connection to the host could be opened."""
+    """No connection to the host was opened."""
 
 
 class EgressRefusedError(ConnectError):
-    """The address must not be dialled; the message names the rule."""
+    """The egress policy refuses the address. The message names the rule."""
 
 
 class UnresolvedError(ConnectError):
-    """The host name has no address, or the resolver gave none."""
+    """The host name was not resolved to an address."""
 
 
 class NoSuchNameError(UnresolvedError):
-    """The nameserver answered that the name does not exist or has no address."""
+    """The nameserver replied that the name does not exist or has no address."""
 
 
 class NameServerError(UnresolvedError):
@@ -52,15 +57,15 @@ class NameServerError(UnresolvedError):
 
 
 class NameTimeoutError(UnresolvedError):
-    """The nameserver did not answer in time."""
+    """The nameserver did not reply in time."""
 
 
 class TlsError(ConnectError):
-    """The TLS handshake failed; its argument is the error below, if that says anything."""
+    """The TLS handshake failed. The argument is the underlying error, if that has a message."""
 
 
 class TlsTimeoutError(TlsError):
-    """The TLS handshake did not end in time."""
+    """The TLS handshake was not complete in time."""
 
 
 class ConnectTimeoutError(ConnectError):
@@ -68,14 +73,14 @@ class ConnectTimeoutError(ConnectError):
 
 
 class PoolTimeoutError(ConnectError):
-    """No connection, or stream of one, became free in time."""
+    """No connection or HTTP/2 stream became free in time."""
 
 
 # --- The connection breaks ---------------------------------------------------
 
 
 class ConnectionBrokenError(FetchError):
-    """An open connection failed; its cause is the error below, if there is one."""
+    """An open connection failed. The cause is the underlying error, if there is one."""
 
 
 class ReadError(ConnectionBrokenError):
@@ -87,41 +92,41 @@ class WriteError(ConnectionBrokenError):
 
 
 class ReadTimeoutError(ConnectionBrokenError):
-    """The response stopped arriving."""
+    """No more of the response arrived in time."""
 
 
 class WriteTimeoutError(ConnectionBrokenError):
-    """The host did not take a piece of the request body in time."""
+    """The host did not accept a block of the request body in time."""
 
 
 # --- The response breaks the protocol ----------------------------------------
 
 
 class ProtocolError(FetchError):
-    """The host did not answer the request as HTTP demands."""
+    """The exchange violates HTTP."""
 
 
 class FirstByteTimeoutError(ProtocolError):
-    """The request was sent, and no byte of a response came in time."""
+    """The request was sent, but no byte of a response arrived in time."""
 
 
 class BadAnswerError(ProtocolError):
-    """The response is complete as HTTP frames it, and contradicts itself or the request."""
+    """The response is complete by its framing, but contradicts itself or the request."""
 
 
 class RemoteProtocolError(ProtocolError):
-    """The response cannot be read as HTTP, or its connection ended before it was complete."""
+    """The response is not valid HTTP, or the connection was closed before it was complete."""
 
 
 class InvalidRequestError(ProtocolError):
-    """The request cannot be written as HTTP; a retry would fail too."""
+    """The request cannot be expressed in HTTP. A retry would fail too."""
 
 
 # --- The response's body -----------------------------------------------------
 
 
 class BodyError(FetchError):
-    """The response's body is not one to store."""
+    """The body of the response must not be stored."""
 
 
 class OverlongBodyError(BodyError):
@@ -133,22 +138,22 @@ class TruncatedBodyError(BodyError):
 
 
 class DigestMismatchError(BodyError):
-    """The body does not have the digest that the caller or the host named."""
+    """The digest of the body differs from the one that the fetch or the response states."""
 
 
 class TooSlowError(BodyError):
-    """The body arrives below the policy's minimum rate."""
+    """The body arrives more slowly than the minimum rate of the policy."""
 
 
 # --- The file that a request sends -------------------------------------------
 
 
 class RequestBodyError(FetchError):
-    """The request's body file cannot be sent."""
+    """The body file of the request cannot be sent."""
 
 
 class NoBodyFileError(RequestBodyError):
-    """The file does not exist or is not a regular file; a retry would fail too."""
+    """The file does not exist or is not a regular file. A retry would fail too."""
 
 
 class BodyFileChangedError(RequestBodyError):
@@ -156,23 +161,23 @@ class BodyFileChangedError(RequestBodyError):
 
 
 class UnreadableBodyFileError(RequestBodyError):
-    """The disk failed to read the file; the message names it."""
+    """The file cannot be read. The message names it."""
 
 
-# --- The place of the body ---------------------------------------------------
+# --- The destination of the body ---------------------------------------------
 
 
 class DestinationError(FetchError):
-    """The body cannot be stored where it belongs."""
+    """The body cannot be stored at its destination."""
 
 
 class BadDestError(DestinationError):
-    """The fetch's `dest` cannot be used."""
+    """The `dest` of the fetch cannot be used."""
 
 
 class InTheWayError(BadDestError):
-    """Something in the out folder blocks the path; the message names it and its kind."""
+    """A file, folder or link in the out folder blocks the path. The message names it."""
 
 
 class ExistsError(DestinationError):
-    """A file exists at the destination and must not be replaced."""
+    """A file exists at the destination, and the fetch must not replace it."""

@@ -1,4 +1,4 @@
-"""The settings of a worker: flags over environment variables over defaults, all checked at once."""
+"""The settings of a worker, from flags, environment variables and defaults, in this order of precedence."""
 
 import os
 import re
@@ -23,13 +23,13 @@ from fetchfleet.worker.policy.published import digest_of_bytes
 HTTPX, DIRECT = "httpx", "direct"
 ENGINES = (HTTPX, DIRECT)
 REMOVED = {"reqwest": "was removed: direct replaces it and needs no extra; use --engine direct"}
-"""Engines of earlier versions, and the remedy."""
+"""The engines of earlier versions, each with the rest of its error message."""
 FILES, WARC = "files", "warc"
 SINKS = (FILES, WARC)
 LOG_LEVELS = ("debug", "info")
 VIAS = ("lanes", "inbox")
 POLICY_KEYS = "policy_keys"
-"""The flag that holds keys of the policy's default table, with their values."""
+"""The flag with keys of the policy's default table and their values."""
 OPTIONS_OF_KEYS = {
     "concurrency": "--concurrency",
     "rate_per_s": "--rate",
@@ -37,63 +37,66 @@ OPTIONS_OF_KEYS = {
     "timeout": "--timeout",
     "max_bytes": "--max-bytes",
 }
-"""The options for keys that everybody sets; `--set KEY=VALUE` sets any."""
+"""The options that set a policy key by its own name. `--set KEY=VALUE` sets any key."""
 
 
 class SettingsError(ValueError):
-    """Settings that cannot be used; the message has one line for each, with its remedy."""
+    """Invalid settings. The message has a line for each, with its remedy."""
 
 
 NO_POLICY = Policy()
-"""The policy without a policy file: the defaults for every host."""
+"""The policy without a policy file: the built-in defaults for every host."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings of one worker process. ENVIRONMENT names the variable of each."""
+    """The settings of one worker process, or of a command. ENVIRONMENT names the variable of each."""
 
     redis_url: str = "redis://127.0.0.1:6379"
     """The fleet's Redis."""
     out: Path = Path("data")
-    """Folder for bodies; created if missing."""
+    """The folder for bodies; created if missing."""
     in_folder: Path | None = None
-    """Folder that a fetch's `body_file` is read from; None: no fetch may have one."""
+    """The folder with the files that fetches name as `body_file`. If None, no fetch may name one."""
     policy: Policy = NO_POLICY
+    """The policy of all hosts."""
     allow_net: str = ""
-    """Networks that may be dialled although they are not public, comma-separated."""
+    """The networks that may be dialled although they are not public, separated by commas."""
     deny_net: str = ""
-    """Networks that are never dialled, comma-separated; overrides allow_net."""
+    """The networks that are never dialled, separated by commas; overrides allow_net."""
     nameservers: str = ""
-    """As `parse_nameservers` reads them; empty: the system's."""
+    """The nameservers, in the form that `parse_nameservers` parses; if empty, those of the system."""
     engine: str = HTTPX
     """One of ENGINES."""
     sink: str = FILES
     """One of SINKS."""
     warc_max_bytes: int = 1 << 30
-    """A WARC segment is closed before it exceeds this size."""
+    """The largest size of a WARC segment, unless it has a single, larger record."""
     warc_max_age_s: float = 3600.0
-    """A WARC segment is closed at this age."""
+    """The age at which a WARC segment is closed."""
     user_agent: str = "fetchfleet/0.1"
+    """The User-Agent of requests that set none."""
     max_in_flight: int = 256
-    """Concurrent fetches over all lanes."""
+    """The limit of concurrent fetches in all lanes."""
     grace_s: float = 10.0
-    """How long fetches may go on after SIGTERM before they are handed back."""
+    """The time after SIGTERM in which fetches may end, before they are returned to their lanes."""
     lease_s: float = 8.0
-    """How long a lane stays with a worker that does not renew its lease."""
+    """The time until another worker may acquire a lane whose lease is not renewed."""
     max_backlog: int = 0
-    """At so many fetches without a result the inbox and arq jobs wait. 0: no limit."""
+    """The number of unfinished fetches at which inbox messages and arq jobs must wait; 0 for no limit."""
     results_length: int = 100_000
-    """Results kept in the stream of all batches. 0: no such stream."""
+    """The number of results in the stream of all batches; 0 for no such stream."""
     min_free_bytes: int = 64 << 20
-    """With less space on the disk of the out folder the worker acquires no lanes."""
+    """The free space on the disk of the out folder below which the worker acquires no lanes."""
     redis_patience_s: float = 60.0
-    """How long a command waits for a Redis that does not answer. Workers wait for ever."""
+    """The time that a command waits while Redis does not answer. Workers wait without limit."""
     via: str = "lanes"
     """One of VIAS: how commands reach the fleet."""
     log_level: str = "info"
     """One of LOG_LEVELS; debug adds one line for each exchange."""
     worker_id: str = ""
+    """The name of the worker in results, logs and status."""
     alone: bool = False
-    """Every worker of the fleet has these settings: a fetch that this one cannot do ends at once."""
+    """True if every worker of the fleet has these settings: a fetch that this one cannot do ends at once."""
 
     @property
     def egress(self) -> Egress:
@@ -104,19 +107,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return f"<Settings {redacted_url(self.redis_url)} out={self.out} id={self.worker_id}>"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
-        """Return what rich shows in a traceback; msgspec's own version shows the password."""
+        """Return the fields that rich shows in a traceback. The method of msgspec would show the password."""
         return [("redis_url", redacted_url(self.redis_url)), ("out", self.out), ("worker_id", self.worker_id)]
 
 
 ENVIRONMENT = {name: f"FETCHFLEET_{name.upper()}" for name in Settings.__struct_fields__}
 ENVIRONMENT["in_folder"] = "FETCHFLEET_IN"
+"""The environment variables, by the names of the settings."""
 
 
 class _Number(NamedTuple):
+    """The type and the range of a setting."""
+
     type: type[int | float]
     least: int
     most: int
     least_means: str = ""
+    """An addition to `least` in the error message."""
 
 
 _BOOLEANS = {"1": True, "0": False}
@@ -135,36 +142,41 @@ _NUMBERS = {
 
 
 def load_settings(flags: Mapping[str, Any], environment: Mapping[str, str]) -> Settings:
-    """Return the settings of flags (None: not given) and environment; raises SettingsError."""
+    """Return the settings of flags (None if not given) and environment.
+
+    Raises SettingsError with all faults, except in the files that the policy names.
+    """
     errors: list[str] = []
-    given: dict[str, Any] = {"worker_id": f"{socket.gethostname()}-{os.getpid()}"}
+    values: dict[str, Any] = {"worker_id": f"{socket.gethostname()}-{os.getpid()}"}
     for name, variable in ENVIRONMENT.items():
         value = flags.get(name)
         if value is None:
             value = environment.get(variable) or None
         if value is not None:
-            given[name] = value
+            values[name] = value
     keys = flags.get(POLICY_KEYS) or {}
-    path = given.pop("policy", None)
+    path = values.pop("policy", None)
     if path is not None or keys:
         try:
-            given["policy"] = read_policy(path and Path(path), keys)
+            values["policy"] = read_policy(path and Path(path), keys)
         except OSError as error:
             errors.append(f"--policy {path}: {error.strerror}")
         except UnicodeDecodeError as error:
             errors.append(f"--policy {path}: {error}")
         except PolicyError as error:
             errors += [_with_option(fault, path, keys) for fault in error.faults]
-    for name in [name for name in _NUMBERS if name in given]:
+    for name in [name for name in _NUMBERS if name in values]:
+        type_ = _NUMBERS[name].type
         try:
-            given[name] = _NUMBERS[name].type(given[name])
+            values[name] = type_(values[name])
         except ValueError:
-            errors.append(f"{ENVIRONMENT[name]}: {given.pop(name)!r} is not a number")
-    if given.get("alone") not in {None, *_BOOLEANS}:
-        errors.append(f"{ENVIRONMENT['alone']}: {given.pop('alone')!r} is not 1 or 0")
-    given |= {name: _BOOLEANS[given[name]] for name in ("alone",) if name in given}
-    given |= {name: Path(given[name]) for name in ("out", "in_folder") if name in given}
-    settings = Settings(**given)
+            kind = "an integer" if type_ is int else "a number"
+            errors.append(f"{ENVIRONMENT[name]}: must be {kind}, got {values.pop(name)!r}")
+    if values.get("alone") not in {None, *_BOOLEANS}:
+        errors.append(f"{ENVIRONMENT['alone']}: must be 1 or 0, got {values.pop('alone')!r}")
+    values |= {name: _BOOLEANS[values[name]] for name in ("alone",) if name in values}
+    values |= {name: Path(values[name]) for name in ("out", "in_folder") if name in values}
+    settings = Settings(**values)
     errors += _faults(settings)
     if errors:
         raise SettingsError("\n".join(errors))
@@ -172,9 +184,10 @@ def load_settings(flags: Mapping[str, Any], environment: Mapping[str, str]) -> S
 
 
 def read_policy(path: Path | None, default_keys: Mapping[str, Any] = NO_KEYS) -> Policy:
-    """Read a policy file, if there is one; raises OSError, UnicodeDecodeError or PolicyError.
+    """Return the policy of a file, or the built-in defaults if the path is None.
 
-    default_keys: keys of the default table, which replace those of the file.
+    default_keys: keys of the default table, which override those of the file. Raises OSError,
+    UnicodeDecodeError or PolicyError.
     """
     file = b"" if path is None else path.read_bytes()
     added = msgspec.json.encode(dict(default_keys), order="sorted") if default_keys else b""
@@ -192,25 +205,25 @@ def _with_option(fault: PolicyFault, path: str | None, option_keys: Mapping[str,
 
 
 def _faults(settings: Settings) -> Iterator[str]:
-    """Yield what is wrong with each setting."""
+    """Yield the error message of each invalid setting."""
     for name, choices in {"engine": ENGINES, "sink": SINKS, "via": VIAS}.items():
-        chosen = getattr(settings, name)
-        if chosen not in choices:
-            yield f"--{name} {chosen}: {REMOVED.get(chosen) or 'choose ' + ' or '.join(choices)}"
+        value = getattr(settings, name)
+        if value not in choices:
+            yield f"--{name} {value}: {REMOVED.get(value) or 'choose ' + ' or '.join(choices)}"
     if settings.log_level not in LOG_LEVELS:
-        yield f"FETCHFLEET_LOG_LEVEL: {settings.log_level!r} is not one of {', '.join(LOG_LEVELS)}"
+        yield f"FETCHFLEET_LOG_LEVEL: must be {' or '.join(LOG_LEVELS)}, got {settings.log_level!r}"
     for name, (_, least, most, least_means) in _NUMBERS.items():
         value = getattr(settings, name)
         if not least <= value <= most:
-            yield f"{ENVIRONMENT[name]}: must be within {least}{least_means} and {most}, got {value}"
+            yield f"{ENVIRONMENT[name]}: must be between {least}{least_means} and {most}, got {value}"
     if not settings.user_agent.isascii() or not settings.user_agent.isprintable():
-        yield "FETCHFLEET_USER_AGENT: must be printable ASCII"
-    if found := UNSAFE.search(settings.worker_id):
-        yield f"FETCHFLEET_WORKER_ID: holds {found[0]!a}; leave out characters that control or hide text"
+        yield f"FETCHFLEET_USER_AGENT: must be printable ASCII, got {settings.user_agent!a}"
+    if match := UNSAFE.search(settings.worker_id):
+        yield f"FETCHFLEET_WORKER_ID: contains {match[0]!a}; remove control and invisible characters"
     if settings.in_folder is not None and not os.path.isdir(settings.in_folder):  # noqa: PTH112 never raises
-        yield f"--in {settings.in_folder}: is not a folder; name the one that holds the files to send"
+        yield f"--in {settings.in_folder}: not a folder; give the one with the files to send"
     elif settings.in_folder is not None and not os.access(settings.in_folder, os.R_OK | os.X_OK):
-        yield f"--in {settings.in_folder}: Permission denied; the worker must be able to read it"
+        yield f"--in {settings.in_folder}: Permission denied; let the user of the worker read it"
     checks = (
         lambda: settings.egress,
         lambda: parse_nameservers(settings.nameservers),
@@ -230,20 +243,21 @@ _NAMESERVER = re.compile(
 
 
 def parse_nameservers(text: str) -> tuple[str, ...]:
-    """Parse `ADDRESS[:PORT]`, comma-separated; an IPv6 address with a port needs brackets.
+    """Return the nameservers of a list of `ADDRESS[:PORT]`, each with its port, in the form of c-ares.
 
-    Returns each with its port, as c-ares reads it. Raises ValueError naming the entry and the remedy.
+    The list is separated by commas. An IPv6 address with a port needs brackets. Raises ValueError.
     """
     servers = []
     for entry in filter(None, map(str.strip, text.split(","))):
         address, port = None, 0
-        if found := _NAMESERVER.fullmatch(entry):
+        if match := _NAMESERVER.fullmatch(entry):
             with suppress(ValueError):
-                address = ip_address(found["bracketed"] or found["host"] or found["bare"])
-                port = int(found["port"] or found["host_port"] or 53)
+                address = ip_address(match["bracketed"] or match["host"] or match["bare"])
+                port = int(match["port"] or match["host_port"] or 53)
         if address is None or not 1 <= port <= 0xFFFF:
             raise ValueError(
-                f"nameserver {entry!r}: write it like 10.0.0.53, 10.0.0.53:5353 or [fd00::53]:5353"
+                f"FETCHFLEET_NAMESERVERS: nameserver {entry!r} is invalid; write it like 10.0.0.53,"
+                " 10.0.0.53:5353 or [fd00::53]:5353"
             )
         servers.append(f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}")
     return tuple(servers)
