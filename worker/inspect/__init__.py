@@ -1,1 +1,1 @@
-"""Read-only views of a fleet, out of Redis."""
+"""Read-only views of a fleet, from its state in Redis."""

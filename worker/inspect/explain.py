@@ -1,4 +1,4 @@
-"""The reason for which a host or a fetch waits, from everything that Redis holds about it."""
+"""The reason for which a host or a fetch waits, from its state in Redis: `fetchfleet explain`."""
 
 import time
 from collections.abc import Mapping
@@ -41,59 +41,75 @@ FAILURES = frozenset(
     for reason in Reason
     if host_signal_of(Failed(reason=reason)) in {HostSignal.FAILED, HostSignal.TIMED_OUT, HostSignal.NAMELESS}
 )
+"""The reasons of failures that count against the host."""
+
 BROKEN_ANSWERS = frozenset(
     {Reason.PROTOCOL, Reason.READ, Reason.READ_TIMEOUT, Reason.TOO_SLOW, Reason.TRUNCATED}
 )
-"""Failures of a host that begins to answer."""
+"""The reasons of failures after the host has begun to respond."""
 
 CALENDAR_END_S = 253_370_764_800
-"""The first day of the year 9999, in every time zone."""
+"""The beginning of the year 9999 in every time zone, Unix seconds."""
 
 NO_WORKER = "no worker"
 
 RESETTABLE = {WaitReason.COOL_DOWN.value, WaitReason.BREAKER.value, WaitReason.ROBOTS.value}
-"""The states of a lane that an operator may end."""
+"""The states of a lane that a reset ends."""
 
 
 class HostAnswer(msgspec.Struct, frozen=True):
-    """A status, or the error in its place, and when (Unix ms)."""
+    """An outcome of a request to the host."""
 
     at_ms: int
+    """Unix ms."""
     what: str
+    """The status of the response, or the reason of the failure."""
 
 
 class UnservedFetches(msgspec.Struct, frozen=True, kw_only=True):
-    """The number of fetches that wait for a worker with these abilities (worker/fetch/rules/abilities.py)."""
+    """The fetches that no live worker can do."""
 
     needs: list[str]
+    """The abilities that they need (worker/fetch/rules/abilities.py)."""
     fetches: int
+    """Their number."""
 
 
 class LaneExplained(msgspec.Struct, frozen=True, kw_only=True):
-    """A lane: its state, until when (Unix ms) and why, in words; and the last responses of its host."""
+    """The state of a lane, with the reason in words."""
 
     lane: str
     state: str
+    """`busy`, `idle`, `retry`, `waiting`, NO_WORKER, or a reason for which the gate is closed."""
     until_ms: int | None
+    """The end of the state, Unix ms; None if unknown."""
     why: str
+    """The reason of the state, in words."""
     in_flight: int
     waiting: int
     concurrency: int
+    """The most fetches that may be in flight now."""
     owner: str | None
+    """The instance of the worker that holds the lane."""
     answers: list[HostAnswer]
+    """The last outcomes of requests to the host, the oldest first."""
     unserved: list[UnservedFetches] = []
-    """Fetches that wait for a worker with abilities that no live worker has together."""
 
 
 class FetchExplained(msgspec.Struct, frozen=True, kw_only=True):
-    """A fetch: where it is, how many are ahead of it in its queue, its lane; or its result."""
+    """The state of a fetch, and of its lane."""
 
     id: str
     state: str
+    """`claimed`, `waiting`, `retry`, `unknown`, or the outcome of its result."""
     why: str
+    """The reason of the state, in words."""
     ahead: int | None = None
+    """The number of fetches before it in its queue."""
     lane: LaneExplained | None = None
+    """The lane, unless the fetch has ended or is unknown."""
     result: Result | None = None
+    """The result, if it has ended."""
 
 
 MAX_OWNER_BYTES = 300
@@ -103,47 +119,50 @@ async def explain_lane(redis: Redis, policy: Policy, name: str) -> LaneExplained
     """Return the state of a lane and why it waits."""
     now_ms = await redis_now_ms(redis)
     snapshot = await lane_snapshot(redis, name, now_ms)
-    owner, state_of, due_ms, saved, reset_by, left_for = await redis.hmget(  # type: ignore[misc]
+    owner, lane_status, due, saved, reset_by, handed_to = await redis.hmget(  # type: ignore[misc]
         keys.lane(name), ["owner", "state", "due_ms", "gate", "reset", "needs"]
     )
-    rules = policy.for_lane(name)
-    state = bounded(from_json(saved or b""), rules, now_ms)
+    lane_policy = policy.for_lane(name)
+    gate_state = bounded(from_json(saved or b""), lane_policy, now_ms)
     if reset_by:  # the next owner applies it
-        state = reset(state)
-    due_at_ms = number_of(due_ms) or 0
-    retry_ms = due_at_ms if state_of == b"scheduled" and due_at_ms > now_ms else None
-    found, until_ms, why = lane_state(
+        gate_state = reset(gate_state)
+    due_ms = number_of(due) or 0
+    retry_ms = due_ms if lane_status == b"scheduled" and due_ms > now_ms else None
+    state, until_ms, why = lane_state(
         snapshot,
-        state,
-        rules,
+        gate_state,
+        lane_policy,
         now_ms,
         retry_ms=retry_ms,
         has_workers=bool(await living(redis, now_ms)),
     )
-    if left_for and found == "retry":
-        why = f"its worker leaves it to {describe_worker(parse(text_of(left_for)).abilities)}"
-    if found == NO_WORKER:
+    if handed_to and state == "retry":
+        why = f"its worker leaves it to {describe_worker(parse(text_of(handed_to)).abilities)}"
+    if state == NO_WORKER:
         why = why_no_worker(await worker_reports(redis)) or why
-    if found in RESETTABLE and resettable(state, now_ms):
-        why += f"; once the host is well: fetchfleet reset {name}"
-    paused = found == WaitReason.PAUSED.value
-    lacking = await unserved(redis, name) if snapshot.waiting else {}
-    if lacking:
-        why = sentence(lacking) if found == "retry" else f"{why}; {sentence(lacking)}"
-    if found == "idle" and (messages := await messages_at_doors(redis)):
-        why += f"; arq jobs and inbox messages that no worker has enqueued yet, for any host: {messages}"
+    if state in RESETTABLE and resettable(gate_state, now_ms):
+        why += f"; if the host works again: fetchfleet reset {name}"
+    if state == WaitReason.PAUSED.value:
+        why = why_paused(name, policy.pauses.stop(name))
+    unserved_counts = await unserved(redis, name) if snapshot.waiting else {}
+    if unserved_counts:
+        unserved_text = sentence(unserved_counts)
+        why = unserved_text if state == "retry" else f"{why}; {unserved_text}"
+    if state == "idle" and (messages := await messages_at_doors(redis)):
+        why += f"; arq jobs and inbox messages that no worker has enqueued yet, for any host: {messages:,}"
     return LaneExplained(
         lane=name,
-        state=found,
+        state=state,
         until_ms=until_ms,
-        why=why_paused(name, policy.pauses.stop(name)) if paused else why,
+        why=why,
         in_flight=snapshot.in_flight,
         waiting=snapshot.waiting,
-        concurrency=gate.max_in_flight(state, rules),
+        concurrency=gate.max_in_flight(gate_state, lane_policy),
         owner=text_of(owner[:MAX_OWNER_BYTES]) if owner else None,
-        answers=[HostAnswer(answer.at_ms, answer.what) for answer in state.answers],
+        answers=[HostAnswer(answer.at_ms, answer.what) for answer in gate_state.answers],
         unserved=[
-            UnservedFetches(needs=sorted(abilities), fetches=count) for abilities, count in lacking.items()
+            UnservedFetches(needs=sorted(abilities), fetches=count)
+            for abilities, count in unserved_counts.items()
         ],
     )
 
@@ -157,87 +176,90 @@ def lane_state(
     retry_ms: int | None,
     has_workers: bool,
 ) -> tuple[str, int | None, str]:
-    """Return the lane's state in a word, until when, and why. Pure."""
-    closed, room = gate.closed_until(state, policy, now_ms), gate.max_in_flight(state, policy)
+    """Return the state of a lane, its end (Unix ms), and its reason in words. Pure.
+
+    retry_ms: the time when the lane is due, if that is in the future; None otherwise.
+    """
+    closed, limit = gate.closed_until(state, policy, now_ms), gate.max_in_flight(state, policy)
     if not snapshot.waiting and not snapshot.in_flight and not policy.paused:
-        return "idle", None, "nothing waits for this host"
+        return "idle", None, "no fetch waits for this host"
     if closed is not None:
         until_ms = None if closed.why is WaitReason.PAUSED else closed.until_ms
         return closed.why.value, until_ms, why_closed(closed.why, state, policy)
     if snapshot.in_flight:
-        full = ": as many as may be" if snapshot.in_flight >= room else ""
-        return "busy", None, f"{snapshot.in_flight} of {room} are in flight{full}"
+        at_limit = ", the concurrency limit" if snapshot.in_flight >= limit else ""
+        return "busy", None, f"{snapshot.in_flight} of {limit} in flight{at_limit}"
     if not has_workers:
         return NO_WORKER, None, "no worker is running; start one: fetchfleet worker"
-    # The policy file of the workers, which is not the one of this command, may be why the lane waits.
+    # The lane may wait by the policy file of the workers, which this command may not know.
     if retry_ms is not None and snapshot.why in set(WaitReason):
         until_ms = now_ms + int(snapshot.opens_in_s * 1000)
         return snapshot.why, until_ms, why_closed(WaitReason(snapshot.why), state, policy)
     if retry_ms is not None:
-        return "retry", retry_ms, "what waits is a retry that is not due yet"
-    return "waiting", None, "its turn comes as soon as a worker has a slot"
+        return "retry", retry_ms, "only retries wait, and none is due yet"
+    return "waiting", None, "waiting for a free slot of a worker"
 
 
 def why_no_worker(reports: Mapping[str, WorkerReport]) -> str:
-    """Return why the live workers start no fetch; empty if none is alive. Pure."""
+    """Return the reason for which the live workers start no fetch; empty if no worker is alive. Pure."""
     drained = [name for name, report in reports.items() if report.draining]
     lacking = {name: report for name, report in reports.items() if report.lacking and not report.draining}
-    parts = []
+    reasons = []
     if lacking:
         lacks = (
             f"{name} lacks {lack_text(report.lacking, report.lacking_error)}"
             for name, report in lacking.items()
         )
-        parts.append(f"no worker can store bodies: {', '.join(lacks)}")
+        reasons.append(f"no worker can store bodies: {', '.join(lacks)}")
     if drained:
         every = "every other worker" if lacking else "every worker"
-        parts.append(f"{every} is drained; let one take lanes again: fetchfleet undrain {drained[0]}")
-    return "; ".join(parts)
+        reasons.append(f"{every} is drained; undrain one with: fetchfleet undrain {drained[0]}")
+    return "; ".join(reasons)
 
 
 def why_closed(why: WaitReason, state: GateState, policy: LanePolicy) -> str:
-    """Return the reason in words. Pure."""
+    """Return the reason for which the gate is closed, in words. Pure."""
     match why:
         case WaitReason.COOL_DOWN:
-            asked = [
+            statuses = [
                 answer.what
                 for answer in state.answers
                 if answer.what in {"429", "503"}
                 or (answer.what == "403" and answer.at_ms == state.cool_since_ms)
             ]
-            return f"the host asked for quiet{f' by {asked[-1]}' if asked else ''}"
+            return f"the host asked to back off{f' with {statuses[-1]}' if statuses else ''}"
         case WaitReason.BREAKER:
-            return f"{how_it_fails(state)}; its breaker is open, {ordinal(state.opens)} time"
+            return f"{how_it_fails(state)}; its circuit breaker is open for the {ordinal(state.opens)} time"
         case WaitReason.RATE_LIMIT:
             if not policy.rate_per_s:
-                return "the workers' policy paces it; name their file with --policy to see how"
-            return f"the policy lets {policy.rate_per_s:g} fetches start a second"
+                return "the workers' policy limits its rate; to see the limit, give their file with --policy"
+            return f"the policy allows {policy.rate_per_s:g} requests each second"
         case WaitReason.QUOTA:
-            return "the host says that its quota is nearly used up (RateLimit)"
+            return "the quota in the RateLimit field of the host is nearly used up"
         case WaitReason.PAUSED:
-            return "an operator has paused it; go on with: fetchfleet resume"
+            return "an operator has paused it; resume it with: fetchfleet resume"
         case WaitReason.ROBOTS:
-            return "the host does not say what its robots.txt allows; it will be asked again"
+            return "its robots.txt could not be fetched; it will be requested again"
 
 
 def why_paused(lane: str, stop: Stop | None) -> str:
-    """Return what pauses a lane, since when, and the command that lets it go on."""
+    """Return what pauses a lane, since when, and the command that resumes it."""
     if stop is None or stop.in_file:
-        where = f" in the table of {stop.name}" if stop is not None else ""
-        return f"the workers' policy file pauses it{where}; let it go on with: {exception_of(lane)}"
+        table = f" in the table of {stop.name}" if stop is not None else ""
+        return f"the workers' policy file pauses it{table}; resume it with: {exception_of(lane)}"
     since = f" since {local_time(stop.since_ms)}" if stop.since_ms is not None else ""
     if stop.name == lane:
         return f"paused{since}; resume with: fetchfleet resume {lane}"
     return (
         f"paused with {stop.name}{since}; resume all of it with: fetchfleet resume {in_shell(stop.name)};"
-        f" or this host alone: {exception_of(lane)}"
+        f" or resume this host only: {exception_of(lane)}"
     )
 
 
 def local_time(at_ms: int) -> str:
-    """Format a time (Unix ms) for people: local, with its date if that is another day.
+    """Format a time (Unix ms) in the local time zone, with the date unless that is today.
 
-    A time beyond the calendar is shown as its last day.
+    A time after the year 9998 is shown as the beginning of 9999.
     """
     at, now = time.localtime(max(0, min(at_ms / 1000, CALENDAR_END_S))), time.localtime()
     today = (at.tm_year, at.tm_yday) == (now.tm_year, now.tm_yday)
@@ -245,17 +267,17 @@ def local_time(at_ms: int) -> str:
 
 
 def how_it_fails(state: GateState) -> str:
-    """Return what the last failure of the host was, in words. Pure."""
-    last = "no answer"
+    """Return the last failure of the host, in words. Pure."""
+    last = "no response"
     for answer in state.answers:
         if is_host_failure(int(answer.what)) if answer.what.isdecimal() else answer.what in FAILURES:
             last = answer.what
     if last.isdecimal():
-        return f"the host answers {last}"
+        return f"the host responds with {last}"
     if last in BROKEN_ANSWERS:
-        return f"the host does not answer as it should ({last})"
-    dead = ", its name does not exist" if state.nameless else ""
-    return f"the host does not answer ({last}{dead})"
+        return f"the host does not respond properly ({last})"
+    nameless = ", its name does not exist" if state.nameless else ""
+    return f"the host does not respond ({last}{nameless})"
 
 
 def ordinal(number: int) -> str:
@@ -265,7 +287,7 @@ def ordinal(number: int) -> str:
 
 
 async def explain_fetch(redis: Redis, policy: Policy, fetch_id: str) -> FetchExplained:
-    """Return where a fetch is."""
+    """Return the state of a fetch and why it waits."""
     batch = batch_of(fetch_id)
     id_field, start = f'"id":"{fetch_id}"'.encode(), "-"
     while rows := await redis.xrange(keys.results(batch), start, "+", RESULTS_AT_ONCE):
@@ -273,23 +295,27 @@ async def explain_fetch(redis: Redis, policy: Policy, fetch_id: str) -> FetchExp
             if id_field in fields[b"r"]:
                 result = decode_result(fields[b"r"])
                 return FetchExplained(
-                    id=fetch_id, state=result.outcome.value, why="it has ended", result=result
+                    id=fetch_id, state=result.outcome.value, why="the fetch has ended", result=result
                 )
         start = f"({rows[-1][0].decode()}"
     lanes = sorted(text_of(lane) for lane in await redis.smembers(keys.batch_lanes(batch)))  # type: ignore[misc]
     for name in lanes:
-        found = await _place_in_lane(redis, name, fetch_id)
-        if found is not None:
-            state, ahead = found
+        place = await _place_in_lane(redis, name, fetch_id)
+        if place is not None:
+            state, ahead = place
             lane = await explain_lane(redis, policy, name)
             return FetchExplained(id=fetch_id, state=state, why=lane.why, ahead=ahead, lane=lane)
-    known = await redis.exists(keys.batch(batch))
-    why = "no lane holds it: it may just be ending, ask again" if known else "its batch is not in Redis"
+    is_known = await redis.exists(keys.batch(batch))
+    why = (
+        "in no lane, as if it were ending now; repeat the command"
+        if is_known
+        else "its batch is not in Redis"
+    )
     return FetchExplained(id=fetch_id, state="unknown", why=why)
 
 
 async def _place_in_lane(redis: Redis, lane: str, fetch_id: str) -> tuple[str, int | None] | None:
-    """Return claimed, waiting or retry, and how many fetches are ahead in its queue; None if not there."""
+    """Return the state of a fetch in a lane, and the number of fetches before it; None if not in the lane."""
     if await redis.hexists(keys.claimed(lane), fetch_id):  # type: ignore[misc]
         return "claimed", None
     id_bytes = fetch_id.encode()
@@ -297,9 +323,9 @@ async def _place_in_lane(redis: Redis, lane: str, fetch_id: str) -> tuple[str, i
     for state, read, queue in [*queues, ("retry", redis.zrange, keys.later(lane))]:
         for start in range(0, MAX_LOOKED_AT, LOOK_AT):
             elements: list[bytes] = await read(queue, start, start + LOOK_AT - 1)
-            for place, element in enumerate(elements, start):
+            for ahead, element in enumerate(elements, start):
                 if element[:FETCH_ID_CHARS] == id_bytes:
-                    return state, place
+                    return state, ahead
             if len(elements) < LOOK_AT:
                 break
     return None

@@ -1,4 +1,4 @@
-"""The state of a whole fleet, for people and machines: `fetchfleet status`."""
+"""The state of a whole fleet: `fetchfleet status`."""
 
 from contextlib import suppress
 from itertools import chain
@@ -19,24 +19,24 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     """Its name."""
     instance: str
-    """The identity of the process; two workers may have one name."""
+    """The identity of the process. Two workers may have one name."""
     version: str | None
-    """The version of fetchfleet; None, as the fields down to age_s, for a worker that publishes none."""
+    """The version of fetchfleet. This and the fields to age_s are None for a worker of an older version."""
     python: str | None
     engine: str | None
     sink: str | None
     policy: str | None
     """The digest of its policy file, or `defaults`."""
     age_s: float | None
-    """Since its start."""
+    """The time since its start."""
     abilities: list[str] | None = None
-    """Those of worker/fetch/rules/abilities.py that it has; None if it does not publish them."""
+    """Its abilities (worker/fetch/rules/abilities.py); None if it does not publish them."""
     draining: bool = False
-    """Whether an operator has drained it: it gives its lanes back and takes none."""
+    """True if an operator has drained it: it releases its lanes and acquires none."""
     lacking: str = ""
-    """What it lacks to store bodies: bytes, files, writing or folder; else empty. It starts no fetch then."""
+    """The lack for which it starts no fetch: bytes, files, writing or folder; empty if there is none."""
     lacking_error: str = ""
-    """The error of the writes that are refused."""
+    """The error of the disk, if it refuses writes."""
     lanes: int
     in_flight: int
     finished_per_s: float
@@ -48,30 +48,31 @@ class FleetStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     workers: list[WorkerStatus]
     lanes: list[LaneSnapshot]
-    """The lanes with the most work."""
+    """The lanes that are not idle, those with the most waiting fetches first, MAX_LANES at most."""
     lanes_in_all: int
+    """The number of lanes that are not idle."""
     backlog: int
-    """Fetches without a result: in lanes, and at the doors."""
+    """The fetches without a result, in lanes and at the doors."""
     backlog_exact: bool
-    """False if some messages were not read: each of them counts as one fetch."""
+    """False if some messages at the doors were not read; each counts as one fetch."""
     oldest_s: float | None
-    """The age of the oldest waiting fetch, as far as it is known."""
+    """The age of the oldest waiting fetch; None if unknown."""
     in_lanes: int
-    """Fetches of the backlog that are in lanes."""
+    """The fetches of the backlog that are in lanes."""
     inbox: int
-    """Messages that no worker has enqueued yet."""
+    """The inbox messages that no worker has enqueued yet."""
     inbox_door: Door
     arq_door: Door
     dead: int
 
     @property
     def finished_per_s(self) -> float:
-        """Return the recent rate of finished fetches."""
+        """The recent rate of finished fetches."""
         return sum(worker.finished_per_s for worker in self.workers)
 
     @property
     def received_bytes_per_s(self) -> float:
-        """Return the recent rate of received bytes."""
+        """The recent rate of received bytes of bodies."""
         return sum(worker.received_bytes_per_s for worker in self.workers)
 
 
@@ -110,7 +111,7 @@ async def fleet_status(redis: Redis) -> FleetStatus:
                 pipe.lrange(queue, 0, 0)
             pipe.zrange(keys.later(lane.name), 0, 0)
         lanes_in_all, in_lanes, dead, *heads = await pipe.execute()
-    # The head of a queue, or the next retry, was there before all that is behind it.
+    # Queues are in the order of submission, so the first of each is its oldest fetch.
     submitted_ms: list[int] = []
     for entry in chain.from_iterable(heads):
         with suppress(BadEntryError):

@@ -1,4 +1,4 @@
-"""The other live workers: what they can do, and where workers of one fleet differ."""
+"""The other live workers of a fleet: their abilities, and the settings in which workers differ."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,13 +12,14 @@ from fetchfleet.worker.observability import events
 from fetchfleet.worker.util.clock import mono_s
 
 KNOWN_FOR_S = 1.0
-"""How long abilities that were read are used: as long as a heartbeat takes to change them."""
+"""The time for which abilities are cached: about that of a heartbeat, which publishes them."""
 
 Differences = dict[str, dict[str, list[str]]]
+"""The names of the workers, by setting and value."""
 
 
 class Peers:
-    """One for a worker process."""
+    """The other live workers, as seen by one worker process."""
 
     def __init__(
         self, redis: Redis, own: Registration, log: FilteringBoundLogger, known_for_s: float = KNOWN_FOR_S
@@ -32,7 +33,7 @@ class Peers:
         self._logged: object = {}
 
     async def abilities(self) -> Sequence[Abilities]:
-        """Return the abilities of the other live workers that take lanes, each different one once."""
+        """Return the distinct abilities of the other live workers that acquire lanes."""
         now_s = mono_s()
         if now_s - self._read_s > self._known_for_s:
             reports = await worker_reports(self._redis)
@@ -45,7 +46,7 @@ class Peers:
         return self._abilities
 
     async def look_for_differences(self) -> None:
-        """Log in which settings the live workers differ, once for each mixture."""
+        """Log the settings in which live workers differ, unless they are those logged last."""
         reports = await worker_reports(self._redis)
         found = differences([report.registration for report in reports.values() if report.registration])
         values = {setting: sorted(workers) for setting, workers in found.items()}
@@ -55,9 +56,9 @@ class Peers:
 
 
 def differences(workers: Sequence[Registration]) -> Differences:
-    """Return each setting in which workers differ: its values, with the names of the workers of each. Pure.
+    """Return the settings in which workers differ, with the workers of each value. Pure.
 
-    Of egress and policy the digest is the value. Workers that do not publish a setting are left out.
+    For egress and policy, the value is a digest. Workers that do not publish a setting are left out.
     """
     found: Differences = {}
     for worker in workers:

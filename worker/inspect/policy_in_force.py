@@ -1,4 +1,4 @@
-"""The policy that a fleet uses: the file that its workers publish, under the tables set at run time."""
+"""The policy that a fleet applies: the file that its workers publish, overridden by tables in Redis."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
@@ -19,7 +19,7 @@ from fetchfleet.worker.policy.published import NO_FILE, digest_of, read_publishe
 from fetchfleet.worker.settings import NO_POLICY
 
 MAX_FILES = 16
-"""Policy files that are read if every worker has another."""
+"""The most policy files that are read if the workers have different ones."""
 
 NAMES_SHOWN = 5
 DIGEST_SHOWN_CHARS = 8
@@ -31,55 +31,59 @@ class Origin(StrEnum):
     WORKERS = "workers"
     """Published by the workers."""
     GIVEN = "given"
-    """Named by the caller."""
+    """Given with --policy."""
     ASSUMED = "assumed"
-    """None is known: the built-in defaults."""
+    """The built-in defaults, because no file is known."""
 
 
 class Source(msgspec.Struct, frozen=True):
-    """The source of a value: `default`, `file` or `override`, and its table (None for default)."""
+    """The source of a policy value."""
 
     source: str
+    """`default`, `file` or `override`."""
     table: str | None = None
+    """The table in the file or in Redis; None for `default`."""
 
 
 BUILT_IN = Source("default")
 
 
 class WorkersPolicies(NamedTuple):
-    """The policy files of the live workers.
-
-    workers: the names of the workers with each digest; "" for those that publish none. files: by digest,
-    those that can be read. faults: by digest, why the others cannot. refusals: by name, why a worker does not
-    use the tables in Redis. behind: the workers that have not read them since they changed. instances: the
-    name and the digest of each instance that publishes one.
-    """
+    """The policy files of the live workers, and their use of the tables in Redis."""
 
     workers: Mapping[str, Sequence[str]]
+    """The names of the workers, by the digest of their file; "" for those that publish none."""
     files: Mapping[str, Policy]
+    """The valid files, by digest."""
     faults: Mapping[str, str]
+    """The faults of the other files, by digest."""
     refusals: Mapping[str, str]
+    """The reasons for which workers refuse the tables in Redis, by worker name."""
     behind: Sequence[str]
+    """The names of the workers that have not read the tables since their last change."""
     instances: Mapping[str, tuple[str, str]]
+    """The worker name and the digest, by instance."""
 
 
 class PolicyInForce(NamedTuple):
-    """The policy of a fleet, as far as it is known here."""
+    """The policy of a fleet, as far as it is known to a command."""
 
     origin: Origin
     digest: str
+    """The digest of `file`."""
     file: Policy
     policy: Policy
-    """The file under the tables in Redis."""
+    """The file, overridden by the tables in Redis."""
     overrides: Overrides
+    """The tables in Redis."""
     known: WorkersPolicies
     holder: str = ""
-    """The worker that holds the lane asked about, if its file is the one shown."""
+    """The worker that holds the lane in question, if `file` is its file."""
     refused: str = ""
-    """Why the tables in Redis do not fit the file: then only their pauses hold. Empty if they fit."""
+    """The reason for which the tables do not fit the file, so that only their pauses hold; else empty."""
 
     def summary(self, lane: str) -> dict[str, Any]:
-        """Return for machines where the policy of a lane comes from, and what to know about it."""
+        """Return the sources of a lane's policy and the notes, as JSON fields."""
         return {
             "origin": self.origin,
             "digest": self.digest,
@@ -89,25 +93,25 @@ class PolicyInForce(NamedTuple):
         }
 
     def notes(self, lane: str) -> Iterator[str]:
-        """Yield what limits the answer about a lane: what is assumed, what differs, what cannot be read."""
+        """Yield the limits of the answer for a lane: assumptions, different files, unreadable files."""
         workers, files = self.known.workers, self.known.files
-        remedy = "name the workers' policy file with --policy"
+        remedy = "give the workers' policy file with --policy"
         for digest, why in self.known.faults.items():
             yield f"policy file {short(digest)} of {listed(workers[digest])}: {why}; {remedy}"
         if self.origin is Origin.ASSUMED and not workers:
-            yield f"no worker runs that publishes its policy: the built-in defaults are assumed; {remedy}"
+            yield f"no worker runs, so the built-in defaults are assumed; {remedy}"
         elif self.origin is Origin.ASSUMED and not self.known.faults:
-            yield f"the workers are of a version that publishes no policy: the defaults are assumed; {remedy}"
+            yield f"the workers' version publishes no policy, so the defaults are assumed; {remedy}"
         elif "" in workers:
             yield f"no policy is published by {listed(workers[''])} (an older version)"
         others = [digest for digest in workers if digest not in {"", self.digest}]
         if self.origin is Origin.GIVEN and others:
-            yield f"--policy names file {short(self.digest)}, and workers use another"
+            yield f"--policy gives file {short(self.digest)}, but workers use another"
         if others and (len(others) > 1 or self.origin is Origin.WORKERS):
             using = [f"{short(digest)} on {listed(workers[digest])}" for digest in [*workers] if digest]
             yield f"workers differ in their policy files: {'; '.join(using)}"
             if self.holder:
-                yield f"shown is the file of {self.holder}, which holds {lane}"
+                yield f"the file shown is that of {self.holder}, which holds {lane}"
         for digest in others:
             if digest in files and (text := self.difference(files[digest], lane)):
                 yield f"{listed(workers[digest])} ({short(digest)}): {text} for {lane}"
@@ -116,16 +120,16 @@ class PolicyInForce(NamedTuple):
     def _notes_on_overrides(self) -> Iterator[str]:
         if self.refused:
             yield (
-                f"the tables set at run time are refused, all but their pauses: {self.refused};"
-                " take the key back with: fetchfleet policy unset"
+                f"the keys set at run time are refused, all but pauses: {self.refused};"
+                " remove the key with: fetchfleet policy unset"
             )
         for name, why in self.known.refusals.items():
-            yield f"{name} refuses the tables set at run time and keeps those before: {why}"
+            yield f"{name} refuses the keys set at run time and keeps the earlier ones: {why}"
         if self.known.behind:
-            yield f"the tables set at run time last are not yet in force on {listed(self.known.behind)}"
+            yield f"the last change at run time is not yet in force on {listed(self.known.behind)}"
 
     def difference(self, other: Policy, lane: str) -> str:
-        """Return the values of another policy file that differ for a lane; empty if none does."""
+        """Return the values of another policy file that differ for a lane; empty if no value differs."""
         try:
             other_policy = other.overridden(*self.overrides).for_lane(lane)
         except PolicyError as error:
@@ -139,25 +143,25 @@ class PolicyInForce(NamedTuple):
 
     def sources(self, lane: str) -> dict[str, Source]:
         """Return the source of each key of a lane's policy."""
-        found = dict.fromkeys(LanePolicy.__struct_fields__, BUILT_IN)
+        sources = dict.fromkeys(LanePolicy.__struct_fields__, BUILT_IN)
         overriding = {} if self.refused else self.overrides.tables
         for name in reversed([*covering(lane)]):  # from the widest table to the narrowest
             of_file = self.file.default_table if name == DEFAULT else self.file.tables.get(name, {})
             for source, table in (("file", of_file), ("override", overriding.get(name, {}))):
-                found |= {key: Source(source, name) for key in table if key in found}
+                sources |= {key: Source(source, name) for key in table if key in sources}
         stop = self.policy.pauses.stop(lane)  # pauses have rules of their own
-        found[PAUSED] = Source("file" if stop.in_file else "override", stop.name) if stop else BUILT_IN
-        return found
+        sources[PAUSED] = Source("file" if stop.in_file else "override", stop.name) if stop else BUILT_IN
+        return sources
 
 
 async def policy_in_force(redis: Redis, given: Policy, lane: str | None = None) -> PolicyInForce:
     """Return the policy of the fleet. If the tables in Redis do not fit the file, only their pauses hold.
 
-    given: the policy of the settings, used in place of the workers' if it is not NO_POLICY. lane: if workers
-    differ, the file of the worker that holds it counts, else the file that most workers use.
+    given: used in place of the workers' file, unless it is NO_POLICY. lane: if the workers' files differ,
+    that of the lane's holder is used; without a lane or holder, the file of most workers.
     """
     holder = ""
-    found = await overrides.read(redis)
+    in_redis = await overrides.read(redis)
     known = await workers_policies(redis)
     if given is not NO_POLICY:
         origin, digest, file = Origin.GIVEN, digest_of(given), given
@@ -171,10 +175,10 @@ async def policy_in_force(redis: Redis, given: Policy, lane: str | None = None) 
         origin, digest, file = Origin.ASSUMED, NO_FILE, NO_POLICY
     refused = ""
     try:
-        policy = file.overridden(*found)
+        policy = file.overridden(*in_redis)
     except PolicyError as error:
-        policy, refused = file.with_pauses(file.pauses_with(found)), str(error)
-    return PolicyInForce(origin, digest, file, policy, found, known, holder, refused)
+        policy, refused = file.with_pauses(file.pauses_with(in_redis)), str(error)
+    return PolicyInForce(origin, digest, file, policy, in_redis, known, holder, refused)
 
 
 async def workers_policies(redis: Redis) -> WorkersPolicies:
@@ -201,7 +205,7 @@ async def workers_policies(redis: Redis) -> WorkersPolicies:
     for digest, text in zip(digests, texts, strict=True):
         try:
             if text is None:
-                raise PolicyError("it is not published yet")  # noqa: TRY301 reported as any other fault
+                raise PolicyError("not published yet")  # noqa: TRY301 reported like other faults
             files[digest] = read_published(text)
         except PolicyError as error:
             faults[digest] = str(error)
@@ -209,16 +213,16 @@ async def workers_policies(redis: Redis) -> WorkersPolicies:
 
 
 def short(digest: str) -> str:
-    """Return what people are shown of a digest."""
+    """Return the beginning of a digest, which is enough to compare."""
     return digest[:DIGEST_SHOWN_CHARS]
 
 
 def listed(names: Sequence[str]) -> str:
-    """Return names of workers for people."""
+    """Return a list of worker names in words, NAMES_SHOWN at most."""
     more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
     return ", ".join(names[:NAMES_SHOWN]) + more
 
 
 def encoded(value: Any) -> str:
-    """Return a value as `policy set` reads it."""
+    """Return a policy value in JSON, the form that `policy set` accepts."""
     return msgspec.json.encode(value).decode()

@@ -1,7 +1,7 @@
-"""The identity of a worker process, and the facts about it that do not change: its name, version, settings.
+"""The registration of a worker: its name, instance, version and settings, which never change.
 
-A name is for people and may occur twice: two machines with the same host name, a copied manifest. An
-instance is the identity of one process, in Redis and in names of files that workers share.
+Two workers may have one name, on two machines with the same host name for example. An instance identifies one
+process, in Redis and in the names of shared files.
 """
 
 import hashlib
@@ -24,12 +24,12 @@ _DIGEST_BYTES = 8
 
 
 class Registration(msgspec.Struct, frozen=True, kw_only=True):
-    """The facts that a worker publishes with each heartbeat; a worker of an older version publishes none."""
+    """The registration of a worker, published with each heartbeat. Older versions publish none."""
 
     name: str
     """FETCHFLEET_WORKER_ID, or host name and process ID."""
     instance: str
-    """The name with a random suffix: the identity of the process."""
+    """The name with a random suffix, which identifies the process."""
     version: str = ""
     """The version of fetchfleet."""
     python: str = ""
@@ -39,16 +39,16 @@ class Registration(msgspec.Struct, frozen=True, kw_only=True):
     policy: str = ""
     """The digest of its policy file, or NO_FILE (worker/policy/published.py)."""
     abilities: tuple[str, ...] | None = None
-    """Those of worker/fetch/rules/abilities.py; None: a version that does not publish them."""
+    """Its abilities (worker/fetch/rules/abilities.py); None if its version does not publish them."""
     in_folder: str = ""
-    """A digest that tells its in folder from those of other machines; empty if it has none."""
+    """A digest of the machine and the path of its in folder; empty without one."""
     egress: str = ""
-    """A digest of the networks that it may and must not dial."""
+    """A digest of allow_net and deny_net."""
     started_ms: int = 0
-    """When it started, Unix ms by Redis's clock."""
+    """The time of its start, Unix ms by the clock of Redis."""
 
     def log_fields(self) -> dict[str, str]:
-        """Return its fields of the log line `worker.started`."""
+        """Return the fields for the log event `worker.started`."""
         names = ("instance", "version", "python", "engine", "sink", "policy")
         return {name: getattr(self, name) for name in names}
 
@@ -84,7 +84,7 @@ def _digest(*parts: object) -> str:
 def abilities_of(registration: Registration | None) -> Abilities:
     """Return the abilities that a worker publishes.
 
-    A version that publishes none may have all of them, but for those that its sink excludes.
+    A worker that publishes none is assumed to have all abilities that its sink allows.
     """
     if registration is None:
         return Abilities(frozenset(Ability))
@@ -101,23 +101,23 @@ def abilities_of(registration: Registration | None) -> Abilities:
 
 
 def name_of(instance: str) -> str:
-    """Return the name of an instance; the ID of a worker without a suffix is its name."""
-    found = _INSTANCE.fullmatch(instance)
-    return found[1] if found else instance
+    """Return the worker name of an instance. An ID without a suffix, of an older version, is a name."""
+    match = _INSTANCE.fullmatch(instance)
+    return match[1] if match else instance
 
 
 def is_of(instance: str, name: str) -> bool:
-    """Return whether an instance has a name, or the default name of a host (host-pid) of that name."""
-    own = name_of(instance)
-    host, _, process = own.rpartition("-")
-    return own == name or (host == name and process.isdecimal())
+    """Return whether the worker has this name, or a default name (host-pid) with this host."""
+    worker = name_of(instance)
+    host, _, process = worker.rpartition("-")
+    return worker == name or (host == name and process.isdecimal())
 
 
 def doubles_of(own: Registration, heartbeats: Iterable[tuple[str, float]]) -> list[str]:
-    """Return the other instances with the same name that were alive after this one had started.
+    """Return the other instances with the same name that have sent a heartbeat since this one started.
 
-    heartbeats: each instance, and the Unix ms of its last heartbeat. A predecessor that has ended sent its
-    last one before.
+    heartbeats: each instance, with the time of its last heartbeat (Unix ms). A predecessor sent its last one
+    earlier.
     """
     return sorted(
         instance

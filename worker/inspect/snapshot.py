@@ -13,7 +13,7 @@ from fetchfleet.worker.redis_support.drains import drained
 MAX_LANES = 500
 
 MAX_WORKERS = 10_000
-"""How many names of workers are read: another program may have written any number."""
+"""The most worker names that are read. Another program may have written any number."""
 
 MAX_WHY_BYTES = 40
 
@@ -25,69 +25,80 @@ _LACKS = {
 }
 
 
+"""The words for the values of `WorkerReport.lacking`."""
+
+
 class LaneSnapshot(msgspec.Struct, frozen=True):
-    """A lane."""
+    """The state of a lane."""
 
     name: str
     in_flight: int
     waiting: int
     why: str
-    """Why it waits; empty if it does not."""
+    """The reason for which no fetch may start; empty if one may."""
     opens_in_s: float
-    """How long until it may start a fetch."""
+    """The time until a fetch may start."""
 
     @property
     def state(self) -> str:
-        """Return why it waits, or else busy or waiting (for a worker)."""
+        """The reason for which no fetch may start, else `busy`, or `waiting` for a worker."""
         if self.why:
             return self.why
         return "busy" if self.in_flight else "waiting"
 
 
 class LaneReport(msgspec.Struct):
-    """A worker's report about a lane that it holds."""
+    """The report of a worker on a lane that it holds."""
 
     in_flight: int = 0
     why: str | None = None
+    """The reason for which no fetch may start."""
     until_ms: int | None = None
+    """The time from which a fetch may start, Unix ms."""
 
 
 class WorkerReport(msgspec.Struct):
-    """A worker's report about itself, written with each heartbeat; the totals count from its start."""
+    """The report of a worker, written with each heartbeat."""
 
     registration: Registration | None = None
     draining: bool = False
-    """Whether an operator has drained it: it gives its lanes back and takes none."""
+    """True if an operator has drained it: it releases its lanes and acquires none."""
     lacking: str = ""
-    """What it lacks to store bodies: bytes, files, writing or folder; else empty. It starts no fetch then."""
+    """The lack for which it starts no fetch: bytes, files, writing or folder; empty if there is none."""
     lacking_error: str = ""
-    """The error of the writes that are refused."""
+    """The error of the disk, if it refuses writes."""
     policy_version: str | None = None
     """The version of the policy tables in Redis that it has read."""
     policy_refused: str = ""
-    """Why it does not use those tables."""
+    """The reason for which it refuses those tables; empty if it uses them."""
     lanes: dict[str, LaneReport] = {}
+    """The lanes that it holds, by name."""
     finished: int = 0
+    """The fetches finished since its start."""
     finished_per_s: float = 0.0
     received_bytes: int = 0
+    """The bytes of bodies received since its start."""
     received_bytes_per_s: float = 0.0
 
 
 class Snapshot(NamedTuple):
-    """The fleet at now_ms: its lanes that are not idle, and the reports of its live workers."""
+    """The state of a fleet."""
 
     now_ms: int
+    """The time of the snapshot, Unix ms by the clock of Redis."""
     lanes: list[LaneSnapshot]
+    """The lanes that are not idle, those with the most waiting fetches first, MAX_LANES at most."""
     workers: dict[str, WorkerReport]
+    """The reports of the live workers, by instance."""
 
     @property
     def received_bytes(self) -> int:
-        """Return the bytes of bodies that the workers have received since they started."""
+        """The bytes of bodies that the workers have received since they started."""
         return sum(worker.received_bytes for worker in self.workers.values())
 
 
 async def snapshot(redis: Redis) -> Snapshot:
-    """Read the fleet, its fullest lane first and MAX_LANES at most, in a few round trips."""
+    """Read the state of the fleet, in a few round trips."""
     now_ms = await redis_now_ms(redis)
     names = [text_of(name) for name in await redis.zrange(keys.ATTENTION, 0, MAX_LANES - 1)]
     workers = await worker_reports(redis)
@@ -98,28 +109,28 @@ async def snapshot(redis: Redis) -> Snapshot:
 
 
 async def lane_snapshot(redis: Redis, name: str, now_ms: int) -> LaneSnapshot:
-    """Read one lane, which may be idle."""
-    found = (at.lanes[name] for at in (await worker_reports(redis)).values() if name in at.lanes)
+    """Read the state of one lane, which may be idle."""
+    reports = (of.lanes[name] for of in (await worker_reports(redis)).values() if name in of.lanes)
     (row,) = await _rows(redis, [name])
-    return _lane(name, row, next(found, None), now_ms)
+    return _lane(name, row, next(reports, None), now_ms)
 
 
 async def living(redis: Redis, now_ms: int) -> list[str]:
     """Return the instances of the workers with a recent heartbeat."""
-    found = await redis.zrangebyscore(
+    members = await redis.zrangebyscore(
         keys.WORKERS, now_ms - keys.WORKER_TTL_MS, now_ms + keys.WORKER_TTL_MS, 0, MAX_WORKERS
     )
-    return [text_of(worker) for worker in found]
+    return [text_of(member) for member in members]
 
 
 async def is_alive(redis: Redis, name: str) -> bool:
-    """Return whether a worker of that name, or of that host (named host-pid), has a recent heartbeat."""
+    """Return whether a worker with this name, or a default name (host-pid) with this host, is alive."""
     workers = {*await living(redis, await redis_now_ms(redis)), *await worker_reports(redis)}
     return any(is_of(worker, name) for worker in workers)
 
 
 async def _rows(redis: Redis, names: list[str]) -> list[list[Any]]:
-    """Return for each lane the fields of its hash, then the lengths of its queues."""
+    """Return for each lane the fields of its hash, the lengths of its queues, and the number of claims."""
     async with redis.pipeline(transaction=False) as pipe:
         for name in names:
             pipe.hmget(keys.lane(name), ["state", "due_ms", "shut_until_ms", "why"])
@@ -133,34 +144,34 @@ async def _rows(redis: Redis, names: list[str]) -> list[list[Any]]:
 
 
 async def worker_reports(redis: Redis) -> dict[str, WorkerReport]:
-    """Return the reports of the live workers by their instances."""
+    """Return the reports of the live workers, by instance. Drained and lacking workers are included."""
     with_heartbeat = await redis.zrange(keys.WORKERS, 0, MAX_WORKERS - 1)
     few_lacking = await redis.scard(keys.LACKING) <= MAX_WORKERS  # type: ignore[misc]
     lacking = await redis.smembers(keys.LACKING) if few_lacking else set[bytes]()  # type: ignore[misc]
     workers = sorted({*map(text_of, with_heartbeat), *map(text_of, lacking), *await drained(redis)})
     if not workers:
         return {}
-    found = await redis.mget([keys.worker(worker) for worker in workers])
-    return {worker: _report(text) for worker, text in zip(workers, found, strict=True) if text}
+    texts = await redis.mget([keys.worker(worker) for worker in workers])
+    return {worker: _report(text) for worker, text in zip(workers, texts, strict=True) if text}
 
 
 def lack_text(lacking: str, error: str) -> str:
-    """Return what a worker lacks to store bodies. Pure."""
+    """Return the lack of a worker that cannot store bodies, in words, with the error of the disk. Pure."""
     return f"{_LACKS.get(lacking, lacking)}{f' ({error})' if error else ''}"
 
 
 async def instances_named(redis: Redis, name: str) -> list[str]:
-    """Return the instances of the live workers of that instance or name, or else those of that host."""
+    """Return the live instances that an instance or worker name stands for, else those of a host name."""
     reports = await worker_reports(redis)
     names = {
         instance: of.registration.name if of.registration else instance for instance, of in reports.items()
     }
-    found = [instance for instance, called in names.items() if name in {instance, called}]
-    return found or [instance for instance in names if is_of(instance, name)]
+    instances = [instance for instance, worker_name in names.items() if name in {instance, worker_name}]
+    return instances or [instance for instance in names if is_of(instance, name)]
 
 
 def _report(text: bytes) -> WorkerReport:
-    """Return a worker's report; an empty one if another program wrote it, or a version with another form."""
+    """Parse a worker's report. Return an empty one for a form that this version does not know."""
     try:
         return msgspec.json.decode(text, type=WorkerReport)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -168,18 +179,18 @@ def _report(text: bytes) -> WorkerReport:
 
 
 def _lane(name: str, row: list[Any], report: LaneReport | None, now_ms: int) -> LaneSnapshot:
-    (state, due_ms, shut_until_ms, why), *queued, claimed = row
+    """Return the state of a lane from a row of `_rows` and the report of its holder."""
+    (state, due, shut_until, why), *queued, claimed = row
     if state == b"held":
-        at = report or LaneReport()
-        opens_ms = at.until_ms or now_ms
-        held_why = at.why or ""
-        waiting = sum(queued) + max(0, claimed - at.in_flight)
-        return LaneSnapshot(name, at.in_flight, waiting, held_why, _in_s(opens_ms, now_ms))
-    due = number_of(due_ms) or now_ms
-    closed_until = number_of(shut_until_ms) or 0
-    closed = closed_until > now_ms
-    reason = text_of((why or b"")[:MAX_WHY_BYTES]) if closed else "retry" if due > now_ms else ""
-    opens_ms = closed_until if closed else due
+        held = report or LaneReport()
+        opens_ms = held.until_ms or now_ms
+        waiting = sum(queued) + max(0, claimed - held.in_flight)
+        return LaneSnapshot(name, held.in_flight, waiting, held.why or "", _in_s(opens_ms, now_ms))
+    due_ms = number_of(due) or now_ms
+    closed_until_ms = number_of(shut_until) or 0
+    is_closed = closed_until_ms > now_ms
+    reason = text_of((why or b"")[:MAX_WHY_BYTES]) if is_closed else "retry" if due_ms > now_ms else ""
+    opens_ms = closed_until_ms if is_closed else due_ms
     return LaneSnapshot(name, 0, sum(queued) + claimed, reason, _in_s(opens_ms, now_ms))
 
 

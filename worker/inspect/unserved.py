@@ -11,31 +11,32 @@ from fetchfleet.worker.fetch.rules.abilities import Ability, describe_worker, ne
 from fetchfleet.worker.inspect.registration import abilities_of
 from fetchfleet.worker.inspect.snapshot import worker_reports
 
-LOOK_AT = 500
-MOST = 20_000
-"""How many entries are looked at; those beyond are not counted."""
+PAGE = 500
+MAX_ENTRIES = 20_000
+"""The most entries of a lane that are read; fetches beyond are not counted."""
 
 Unserved = Mapping[frozenset[str], int]
-"""How many fetches wait for a worker with abilities that no live worker has together."""
+"""The number of fetches that no live worker can do, by the abilities that they need."""
 
 
 async def unserved(redis: Redis, lane: str) -> Unserved:
-    """Count the fetches that wait for another attempt and need what no live worker can do."""
+    """Count the retries of a lane that no live worker can do."""
     workers = [abilities_of(report.registration).names for report in (await worker_reports(redis)).values()]
     if not workers or any(frozenset(Ability) <= has for has in workers):
         return {}
-    found: Counter[frozenset[str]] = Counter()
-    for start in range(0, MOST, LOOK_AT):
-        elements: list[bytes] = await redis.zrange(keys.later(lane), start, start + LOOK_AT - 1)
+    counts: Counter[frozenset[str]] = Counter()
+    for start in range(0, MAX_ENTRIES, PAGE):
+        elements: list[bytes] = await redis.zrange(keys.later(lane), start, start + PAGE - 1)
         for needs in _needs(elements):
             if not any(needs <= has for has in workers):
-                found[needs] += 1
-        if len(elements) < LOOK_AT:
+                counts[needs] += 1
+        if len(elements) < PAGE:
             break
-    return found
+    return counts
 
 
 def _needs(elements: list[bytes]) -> Iterator[frozenset[str]]:
+    """Yield the abilities that each valid entry needs."""
     for element in elements:
         try:
             yield needs_of(parse_entry(element)).abilities
@@ -43,9 +44,9 @@ def _needs(elements: list[bytes]) -> Iterator[frozenset[str]]:
             continue
 
 
-def sentence(found: Unserved) -> str:
-    """Return the counts for people; empty without any. Pure."""
+def sentence(counts: Unserved) -> str:
+    """Return the counts in words; empty without any. Pure."""
     return "; ".join(
-        f"{count} {'fetch waits' if count == 1 else 'fetches wait'} for {describe_worker(abilities)}"
-        for abilities, count in sorted(found.items(), key=lambda one: sorted(one[0]))
+        f"{count:,} {'fetch waits' if count == 1 else 'fetches wait'} for {describe_worker(abilities)}"
+        for abilities, count in sorted(counts.items(), key=lambda item: sorted(item[0]))
     )

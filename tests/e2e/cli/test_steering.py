@@ -179,12 +179,12 @@ async def test_explain_names_the_reason_for_waiting(
     assert "no worker" == unserved["state"]
     assert "fetchfleet worker" in unserved["why"]
     assert {name: name for name in hosts} == {name: read["state"] for name, read in found.items()}
-    assert "asked for quiet by 429" in found["cooling"]["why"]
-    assert "does not answer" in found["breaker"]["why"]
+    assert "asked to back off with 429" in found["cooling"]["why"]
+    assert "does not respond" in found["breaker"]["why"]
     assert "1st time" in in_words
     assert "0.01 fetches" in without_file["why"]
     assert "0.01 fetches" in found["pacing"]["why"]
-    assert "2 of 2 are in flight: as many as may be" == found["busy"]["why"]
+    assert "2 of 2 in flight, the concurrency limit" == found["busy"]["why"]
     assert all(found[name]["until_ms"] for name in ("cooling", "breaker", "pacing", "retry"))
     assert {"429"} == {said["what"] for said in found["cooling"]["answers"]}
     assert ("claimed", "busy") == (claimed["state"], claimed["lane"]["state"])

@@ -156,7 +156,10 @@ def test_explain_of_a_paused_host_names_its_start_and_the_remedy(operator: Comma
     assert own["why"].startswith("paused since ")
     assert own["why"].endswith(f"; resume with: fetchfleet resume {HOST}")
     assert wide["why"].startswith("paused with default since ")
-    assert f"fetchfleet resume default; or this host alone: fetchfleet resume {HOST} --except" in wide["why"]
+    assert (
+        f"fetchfleet resume default; or resume this host only: fetchfleet resume {HOST} --except"
+        in wide["why"]
+    )
     assert in_words.startswith(f"{HOST}: paused; paused with default since ")
 
 

@@ -84,7 +84,7 @@ async def test_explain_mentions_messages_that_may_concern_an_idle_host(
     await redis.rpush(inbox, "http://a.example/")  # type: ignore[misc]
     idle, waiting = [await explain_lane(redis, Policy(), name) for name in ("a.example", "b.example")]
 
-    assert ("idle", "nothing waits for this host") == (quiet.state, quiet.why)
+    assert ("idle", "no fetch waits for this host") == (quiet.state, quiet.why)
     assert ("idle", True) == (idle.state, idle.why.endswith("for any host: 3"))
     assert "any host" not in waiting.why
 

@@ -89,7 +89,7 @@ async def test_without_a_worker_that_publishes_its_policy_the_defaults_are_assum
 
     assert [Origin.ASSUMED] * 2 == [nobody.origin, old.origin]
     assert ["no worker runs"] == [note[:14] for note in nobody.notes(LANE)]
-    assert ["the workers are of a version"] == [note[:28] for note in old.notes(LANE)]
+    assert ["the workers' version publishes"] == [note[:30] for note in old.notes(LANE)]
     assert all("--policy" in note for found in (nobody, old) for note in found.notes(LANE))
     assert {"unknown": ["old-1"]} == old.summary(LANE)["workers"]
 
@@ -129,7 +129,7 @@ async def test_the_file_of_the_worker_that_holds_a_lane_counts_for_it(redis: Red
         found["held.example"].digest,
         found["held.example"].policy.for_lane("held.example").concurrency,
     )
-    assert "shown is the file of worker-3, which holds held.example" in [
+    assert "the file shown is that of worker-3, which holds held.example" in [
         *found["held.example"].notes("held.example")
     ]
     assert [FILE.digest] * 2 == [found["old.example"].digest, other.digest]
@@ -148,7 +148,7 @@ async def test_a_given_file_replaces_that_of_the_workers_and_differences_are_nam
 
     assert [Origin.GIVEN] * 3 == [alone.origin, same.origin, given.origin]
     assert ([], []) == ([*alone.notes(LANE)], [*same.notes(LANE)])
-    assert any("--policy names file fedcba98" in note for note in given.notes(LANE))
+    assert any("--policy gives file fedcba98" in note for note in given.notes(LANE))
     assert 4 == given.policy.for_lane(LANE).concurrency
 
 
@@ -177,8 +177,8 @@ async def test_workers_that_do_not_use_the_tables_set_at_run_time_are_named(
     notes = [*(await policy_in_force(redis, NO_POLICY)).notes(LANE)]
 
     assert [
-        "worker-2 refuses the tables set at run time and keeps those before: concurrency: 0",
-        "the tables set at run time last are not yet in force on worker-3",
+        "worker-2 refuses the keys set at run time and keeps the earlier ones: concurrency: 0",
+        "the last change at run time is not yet in force on worker-3",
     ] == notes
 
 

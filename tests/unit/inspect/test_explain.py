@@ -84,8 +84,8 @@ def test_a_busy_lane_names_the_use_of_its_concurrency() -> None:
         BUSY, OPEN, LanePolicy(concurrency=Range()), NOW_MS, retry_ms=None, has_workers=True
     )
 
-    assert ("busy", None, "2 of 2 are in flight: as many as may be") == said
-    assert ("busy", None, "2 of 4 are in flight") == adaptive
+    assert ("busy", None, "2 of 2 in flight, the concurrency limit") == said
+    assert ("busy", None, "2 of 4 in flight") == adaptive
 
 
 def test_a_waiting_lane_names_its_cause() -> None:
@@ -107,18 +107,26 @@ def test_the_reason_of_the_worker_counts_without_a_policy_file() -> None:
 @pytest.mark.parametrize(
     ("why", "state", "words"),
     [
-        (WaitReason.COOL_DOWN, COOLING, "asked for quiet by 503"),
-        (WaitReason.COOL_DOWN, COOLED_BY_403, "asked for quiet by 403"),
-        (WaitReason.COOL_DOWN, OPEN, "asked for quiet"),
-        (WaitReason.BREAKER, BROKEN, "does not answer (connect); its breaker is open, 2nd time"),
+        (WaitReason.COOL_DOWN, COOLING, "asked to back off with 503"),
+        (WaitReason.COOL_DOWN, COOLED_BY_403, "asked to back off with 403"),
+        (WaitReason.COOL_DOWN, OPEN, "asked to back off"),
+        (
+            WaitReason.BREAKER,
+            BROKEN,
+            "does not respond (connect); its circuit breaker is open for the 2nd time",
+        ),
         (WaitReason.BREAKER, replace(BROKEN, nameless=True), "its name does not exist"),
-        (WaitReason.BREAKER, OPEN, "no answer"),
-        (WaitReason.BREAKER, failing("200", "500", "404"), "the host answers 500; its breaker is open"),
-        (WaitReason.BREAKER, failing("connect", "522", "501"), "the host answers 522;"),
-        (WaitReason.BREAKER, failing("500", "first_byte_timeout"), "does not answer (first_byte_timeout)"),
-        (WaitReason.BREAKER, failing("truncated", "too_large"), "does not answer as it should (truncated)"),
-        (WaitReason.BREAKER, failing("200", "of a newer worker"), "no answer"),
-        (WaitReason.RATE_LIMIT, PACED, "name their file with --policy"),
+        (WaitReason.BREAKER, OPEN, "no response"),
+        (
+            WaitReason.BREAKER,
+            failing("200", "500", "404"),
+            "the host responds with 500;",
+        ),
+        (WaitReason.BREAKER, failing("connect", "522", "501"), "the host responds with 522;"),
+        (WaitReason.BREAKER, failing("500", "first_byte_timeout"), "does not respond (first_byte_timeout)"),
+        (WaitReason.BREAKER, failing("truncated", "too_large"), "does not respond properly (truncated)"),
+        (WaitReason.BREAKER, failing("200", "of a newer worker"), "no response"),
+        (WaitReason.RATE_LIMIT, PACED, "give their file with --policy"),
         (WaitReason.QUOTA, SPENT, "RateLimit"),
         (WaitReason.PAUSED, OPEN, "fetchfleet resume"),
     ],
@@ -130,7 +138,7 @@ def test_each_reason_has_its_sentence(why: WaitReason, state: GateState, words: 
 
 def test_a_pace_is_named_as_the_policy_has_it() -> None:
     """Integer rates have no fraction."""
-    assert "lets 5 fetches" in why_closed(WaitReason.RATE_LIMIT, PACED, LanePolicy(rate_per_s=5.0))
+    assert "allows 5 requests" in why_closed(WaitReason.RATE_LIMIT, PACED, LanePolicy(rate_per_s=5.0))
     assert "lets 0.5 fetches" in why_closed(WaitReason.RATE_LIMIT, PACED, LanePolicy(rate_per_s=0.5))
 
 
