@@ -1,4 +1,4 @@
-"""One worker process: `build` wires it, `Runtime` runs and stops it, arq brings it jobs.
+"""One worker process: `build` wires it, `Runtime` runs and stops it, `arq_worker` runs its arq jobs.
 
-Also its own loops: heartbeat, statistics, disk guard, policy changes.
+Its own loops belong to this room too: heartbeat, statistics, disk guard, policy changes.
 """

@@ -1,6 +1,6 @@
 """The arq jobs of a worker (lane notifications, fetches, housekeeping) and the arq loop that runs them.
 
-This module and worker/main.py are the only ones that know arq's Worker.
+Only this module and worker/main.py use arq's Worker.
 """
 
 import asyncio
@@ -33,79 +33,80 @@ from fetchfleet.worker.util import aio, gc_freeze
 NOTIFICATION_TIMEOUT_S = 10
 JOBS_AT_ONCE = 64
 MAX_NOTIFICATION_TRIES = 1000
-AGAIN_S = 0.05
+NOTIFICATION_RETRY_S = 0.05
+"""The shortest wait before another try of a lane notification."""
 MAX_DECLINES = 40
-"""How often a worker with its share of lanes declines one: after that the other workers may be stuck."""
+"""The tries that a worker with its share of lanes declines. After them the other workers may be stuck."""
 
 FETCH_TIMEOUT_S = 120
-"""A job of 8 MiB takes seconds. arq holds back the jobs of a dead worker for this long."""
+"""A job of 8 MiB takes seconds. arq blocks the jobs of a dead worker for this time."""
 FETCH_RETRY_S = 1
 MAX_FETCH_TRIES = 1_000_000
-"""While the backlog is full or Redis fails, a job is retried until it expires by arq's rules."""
-FULL_WAITS = 8
-"""How many times FETCH_RETRY_S a job waits at most while the backlog is full."""
+"""While the backlog is full or Redis fails, a job is retried until it expires by the rules of arq."""
+MAX_FULL_WAITS = 8
+"""The longest wait of a job while the backlog is full, in units of FETCH_RETRY_S."""
 RECEIPT_TTL_S = 3600
 
 STOP_ARQ_S = 2.0
-"""How long shutdown waits for arq's jobs under way before fetches' grace period counts."""
+"""How long shutdown waits for running arq jobs before it waits for fetches."""
 
 CANCEL_AGAIN_S = 0.05
 
-UNSUPPORTED_WAITS = 24
-"""How many times longer than the first wait the later ones of a job of a newer version become."""
+MAX_UNSUPPORTED_WAITS = 24
+"""The longest wait of a job of a newer version, in units of unsupported_retry_s."""
 SWEEP = "sweep"
-"""The name of the housekeeping: older workers reclaim lanes in it as well."""
+"""The name of the housekeeping job. Workers of older versions also reclaim lanes in it."""
 SWEEP_EVERY_S = 2
 
 logging.getLogger("arq").setLevel(logging.WARNING)
 
 
 async def take_lane(ctx: dict[str, Any], lane: str, generation: int) -> None:
-    """Acquire the lane and return; the runtime serves it."""
+    """Acquire the lane of a notification. The runtime serves it in a task of its own."""
     runtime: Runtime = ctx["runtime"]
     beyond_share = ctx["job_try"] > MAX_DECLINES
     match await runtime.take_lane(lane, generation, beyond_share=beyond_share):
         case Early(due_in_ms=due_in_ms):
-            raise Retry(defer=max(due_in_ms / 1000, AGAIN_S))
+            raise Retry(defer=max(due_in_ms / 1000, NOTIFICATION_RETRY_S))
         case Enough():
-            # The random part lets another worker be the first to see the job again. arq compares times of
-            # this machine's clock with others': if it is ahead, they would see the job that much later.
+            # The random part gives other workers a chance to take the job first. arq computes the next try by
+            # the clock of this machine. If that clock is ahead, other workers would see the job later.
             ahead_s = max(0.0, time.time() - runtime.services.clock.now_ms() / 1000)
-            wait_s = AGAIN_S + runtime.timings.poll_delay_s * runtime.services.chance()
+            wait_s = NOTIFICATION_RETRY_S + runtime.timings.poll_delay_s * runtime.services.chance()
             raise Retry(defer=wait_s - ahead_s)
 
 
 async def fetch(ctx: dict[str, Any], /, *args: Any, **kwargs: Any) -> dict[str, Any]:
     """Enqueue the fetches of an arq job and return the receipt (worker/intake/arq_jobs.py)."""
     runtime: Runtime = ctx["runtime"]
-    if runtime.live_lanes.drained.is_set():  # under arq's own command, whose loop goes on
+    if runtime.live_lanes.drained.is_set():  # possible only under arq's own command
         raise Retry(defer=FETCH_RETRY_S)
     run_id = f"{ctx['job_id']} {ctx['enqueue_time']}"
     try:
         return await runtime.arq_ingress.fetch(run_id, args, kwargs)
-    except NewerMessageError:  # a newer worker may be the next to try; many such jobs must not fill the queue
-        waits = min(_doubled(ctx), UNSUPPORTED_WAITS)
+    except NewerMessageError:  # a newer worker may run the next try; the wait keeps the queue free for others
+        waits = min(_doubled(ctx), MAX_UNSUPPORTED_WAITS)
         raise Retry(defer=waits * runtime.timings.unsupported_retry_s) from None
-    except (FullError, RedisError, OSError):  # a retry has the same batch id, so nothing is enqueued twice
-        raise Retry(defer=min(_doubled(ctx), FULL_WAITS) * FETCH_RETRY_S) from None
+    except (FullError, RedisError, OSError):  # a retry has the same batch ID, so nothing is enqueued twice
+        raise Retry(defer=min(_doubled(ctx), MAX_FULL_WAITS) * FETCH_RETRY_S) from None
 
 
 def _doubled(ctx: dict[str, Any]) -> int:
-    """Return 1 at the first try of a job, and twice as much at each further one, up to 1024."""
+    """Return 1 for the first try of a job, doubled for each further one, at most 1024."""
     return int(2 ** min(ctx.get("job_try", 1) - 1, 10))
 
 
 async def refused(ctx: dict[str, Any], note: str, found: str) -> None:
-    """Record an invalid job as a dead letter; its result is the reason."""
+    """Write a dead letter for an invalid job. The result of the job is the reason."""
     runtime: Runtime = ctx["runtime"]
     await runtime.arq_ingress.refuse(note, found)
     raise InvalidFetchError(note)
 
 
 async def sweep(ctx: dict[str, Any]) -> None:
-    """Trim the stream of all results. arq runs this job on one worker of the fleet at a time.
+    """Trim the stream of all results. arq runs this cron job on one worker of the fleet at a time.
 
-    Lanes are swept by each worker's own loop (worker/scheduler/sweep.py). Only the name is shared.
+    It shares only its name with the sweep of lanes, which is a loop of its own (worker/scheduler/sweep.py).
     """
     runtime: Runtime = ctx["runtime"]
     await runtime.housekeeping.run()
@@ -139,20 +140,21 @@ CRON_JOBS = [
 KNOWN = frozenset({TAKE_LANE, FETCH, REFUSED, SWEEP})
 
 read_job = functools.partial(arq_jobs.read_job, KNOWN)
-"""arq's deserializer: nothing is ever unpickled."""
+"""The deserializer of arq's Worker. Nothing is ever unpickled."""
 
 
 async def run_monitored_worker(settings: Settings) -> None:
-    """Run one worker, as run_worker does, and serve its health (worker/observability/process_health.py)."""
+    """Run one worker as run_worker does, and serve its health (worker/observability/process_health.py)."""
     health = ProcessHealth(settings.worker_id)
     async with health.serve(os.environ):
         await run_worker(settings, health)
 
 
 async def run_worker(settings: Settings, health: ProcessHealth | None = None) -> None:
-    """Run one worker until SIGTERM or SIGINT; it survives a Redis that goes away.
+    """Run one worker until SIGTERM or SIGINT. Once started, it survives outages of Redis.
 
-    health: receives what the worker is not ready for. Raises what `build` and Runtime.start raise.
+    health: the endpoint that reports why the worker is not ready. Raises the errors of `build` and
+    Runtime.start.
     """
     signalled = aio.stop_signal()
     starting = asyncio.create_task(start(settings), name="start")
@@ -167,13 +169,13 @@ async def run_worker(settings: Settings, health: ProcessHealth | None = None) ->
     gc_freeze.freeze()
     work = asyncio.create_task(serve_arq_jobs(runtime), name="arq")
     await aio.wait_for_either(work, signalled)
-    runtime.leave()  # at once: what follows takes a while if Redis does not answer
+    runtime.leave()  # first, because the end of arq's loop takes a while if Redis does not reply
     async with aio.cancelling(work, STOP_ARQ_S):
         await runtime.stop()
 
 
 async def start(settings: Settings) -> Runtime:
-    """Return a running worker that takes no arq jobs yet; raises what `build` and Runtime.start raise."""
+    """Return a running worker that takes no arq jobs yet. Raises the errors of `build` and Runtime.start."""
     runtime = await build(settings)
     await runtime.start()
     return runtime
@@ -187,9 +189,9 @@ async def serve_arq_jobs(runtime: Runtime) -> None:
 
 
 async def _serve_until_drained(runtime: Runtime) -> None:
-    """Run arq's loop; start it again when a Redis error or a bug ends it.
+    """Run arq's loop until the worker is drained. Restart it when a Redis error or a bug ends it.
 
-    Lanes that this worker holds are not affected.
+    Held lanes are not affected.
     """
     async for attempt in AsyncRetrying(
         retry=retry_if_exception_type(Exception),
@@ -204,7 +206,7 @@ async def _serve_until_drained(runtime: Runtime) -> None:
                 queue_name=keys.QUEUE,
                 ctx={"runtime": runtime},
                 handle_signals=False,
-                # Each worker has an interval of its own, so that none is always a moment behind another.
+                # A random interval for each worker, so that none always polls right after another.
                 poll_delay=runtime.timings.poll_delay_s * (0.7 + 0.6 * runtime.services.chance()),
                 max_jobs=JOBS_AT_ONCE,
                 keep_result=0,
@@ -222,8 +224,8 @@ async def _serve_until_drained(runtime: Runtime) -> None:
 
 async def _end(worker: Worker, work: asyncio.Task[None]) -> None:
     """End arq's loop and its jobs, and close its connections."""
-    await aio.end(work, again_s=CANCEL_AGAIN_S)  # this interrupts no clean-up of arq's
-    # Not arq's own close: it raises what cancelled jobs raise, and leaves connections open.
+    await aio.end(work, again_s=CANCEL_AGAIN_S)  # arq's loop has no clean-up that this could interrupt
+    # Not Worker.close: it raises the errors of cancelled jobs, and leaves connections open.
     worker.handle_sig(signal.SIGTERM)
     await asyncio.gather(*worker.tasks.values(), return_exceptions=True)
     await worker.pool.aclose(close_connection_pool=True)

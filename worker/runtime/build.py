@@ -1,4 +1,4 @@
-"""The composition root: opens what a worker needs and wires it into a Runtime."""
+"""The composition root: opens the resources of a worker and wires its components into a Runtime."""
 
 import asyncio
 import dataclasses
@@ -55,7 +55,7 @@ from fetchfleet.worker.util.clock import RedisClock
 
 @dataclass(frozen=True, slots=True)
 class _Base:
-    """The objects that most components of a worker need."""
+    """Objects that most components of a worker need."""
 
     settings: Settings
     registration: Registration
@@ -73,7 +73,7 @@ class _Base:
 
 
 async def build(settings: Settings, timings: WorkerTimings | None = None) -> Runtime:
-    """Return a runtime that is ready to start; close what was opened if that fails.
+    """Return a runtime that is ready to start. If that fails, close the opened resources.
 
     Waits while Redis loads its data. Raises RefusedRedisError, UnreachableRedisError, PolicyError,
     redis.exceptions.RedisError or OSError.
@@ -114,7 +114,7 @@ async def build(settings: Settings, timings: WorkerTimings | None = None) -> Run
 
 
 async def _open_services(base: _Base, opened: AsyncExitStack) -> tuple[FetchServices, LivePolicy]:
-    """Open the engine, the sink and the store that lanes use, and the policy in force."""
+    """Open the engine, the sink and the lane store, and create the live policy."""
     settings, redis, health, log = base.settings, base.redis, base.health, base.log
     sink = sink_of(settings, base.registration.instance)
     opened.callback(sink.close)
@@ -166,7 +166,7 @@ async def _open_services(base: _Base, opened: AsyncExitStack) -> tuple[FetchServ
 async def _wire(
     base: _Base, services: FetchServices, live_policy: LivePolicy, opened: AsyncExitStack
 ) -> Runtime:
-    """Wire what acquires lanes, what brings fetches in, and what shows this worker to the fleet."""
+    """Wire the components that acquire lanes, accept fetches, and announce this worker to the fleet."""
     settings, timings, redis, log = base.settings, base.timings, base.redis, base.log
     lanes, health = base.lanes, base.health
     store, settler = services.store, services.settler
@@ -182,8 +182,8 @@ async def _wire(
     reporter = WorkerReporter(base.registration, lanes, settler, services.sink.disk, live_policy, disk_guard)
     heartbeat = _heartbeat(base, reporter, leases, signals, drain)
     submitter = RepairingSubmitter(base.key_repair, redis, base.notifier.send, Limits(settings.max_backlog))
-    lone_timings = dataclasses.replace(timings.inbox, look_s=2.0)  # of a run: its Redis is for it alone
-    inbox_timings = lone_timings if settings.alone else timings.inbox
+    # The Redis of `fetchfleet run` has no other producers, so its inbox is rarely polled.
+    inbox_timings = dataclasses.replace(timings.inbox, look_s=2.0) if settings.alone else timings.inbox
     inbox = InboxReader(
         *(settings.redis_url, settings.worker_id, submitter, base.redis_errors, log, inbox_timings),
         accepts=live_lanes.undrained,
@@ -224,7 +224,7 @@ async def _wire(
 def _heartbeat(
     base: _Base, reporter: WorkerReporter, leases: Leases, signals: FleetSignals, drain: DrainSignal
 ) -> Heartbeat:
-    """Return the heartbeat, which looks at the other workers as well."""
+    """Return the heartbeat, which checks the other workers too."""
     return Heartbeat(
         base.redis,
         base.settings,
@@ -240,7 +240,7 @@ def _heartbeat(
 
 
 def _sweep(base: _Base, acquirer: Acquirer, foreign: ForeignMembers) -> Sweep:
-    """Return the sweep; this worker looks for the lanes that it reclaims, and others are notified."""
+    """Return the sweep. Reclaimed lanes are announced by notifications and acquired by this worker too."""
     return Sweep(
         base.redis,
         LaneReclaimer(base.redis, base.key_repair, base.notifier.try_send, acquirer.look_soon, base.log),

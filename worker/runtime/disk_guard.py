@@ -1,4 +1,4 @@
-"""The disk guard: while bodies cannot be stored, the worker starts no fetch."""
+"""The disk guard: stops new fetches while bodies cannot be stored."""
 
 import asyncio
 from collections.abc import Mapping
@@ -14,10 +14,10 @@ from fetchfleet.worker.util.clock import mono_s
 
 
 class DiskGuard:
-    """One for a worker process; `run` is its task.
+    """Watches the disk of the sink. One for each worker process; `run` is its task.
 
-    While the disk lacks something, it gives back the lanes at hand, since another worker may have space.
-    Fetches in flight may end. What needs no space goes on: Acquirer.keep_up.
+    During a shortage it releases the held lanes, because another worker may have space. Fetches in flight may
+    finish. Work that needs no space continues in Acquirer.keep_up.
     """
 
     def __init__(
@@ -33,13 +33,13 @@ class DiskGuard:
         self._lanes = lanes
         self._log = log
         self._check_s = check_s
-        self.lacking: str | None = None
-        """The resource that the disk lacks: bytes, files, writing or folder. None if it lacks none."""
+        self.shortage: str | None = None
+        """The missing resource: bytes, files, writing or folder. None if bodies can be stored."""
         self.error: str | None = None
-        """The error of the writes that are refused; None if there is none."""
+        """The error of failed writes, if that is the cause of the shortage."""
         self._repeats = Repeats()
         self._logged = False
-        """Whether the last lack was logged, so that its end is logged too."""
+        """True if the shortage was logged, so that its end must be logged too."""
 
     async def run(self) -> None:
         """Check at intervals, until cancelled."""
@@ -48,25 +48,25 @@ class DiskGuard:
             await self.check()
 
     async def check(self) -> None:
-        """Check once and log a change. A disk that cannot be asked changes nothing; fetches will fail."""
+        """Check once and log a change. If the check itself fails, nothing changes, and fetches will fail."""
         try:
             space = await self._disk.space()
         except OSError:
             return
         if space.reopened:
             events.disk_reopened(space.reopened, self._log)
-        before = self.lacking
-        self.lacking = lack(space, self._min_free_bytes, lacked=before is not None)
-        self.error = space.error if self.lacking else None
-        if self.lacking and self.lacking != before:
-            left_out = self._repeats.admit(self.lacking, mono_s())
+        before = self.shortage
+        self.shortage = lack(space, self._min_free_bytes, lacked=before is not None)
+        self.error = space.error if self.shortage else None
+        if self.shortage and self.shortage != before:
+            left_out = self._repeats.admit(self.shortage, mono_s())
             if left_out is not None:
                 report = events.disk_full if space.disk_at_fault else events.disk_refused
-                report(space.free_bytes, space.free_files, self.lacking, space.error, left_out, self._log)
+                report(space.free_bytes, space.free_files, self.shortage, space.error, left_out, self._log)
                 self._logged = True
-        if before and not self.lacking and self._logged:
+        if before and not self.shortage and self._logged:
             events.disk_ok(space.free_bytes, space.free_files, self._log)
             self._logged = False
-        if self.lacking:
+        if self.shortage:
             for lane in self._lanes.values():
                 lane.leave()

@@ -1,4 +1,4 @@
-"""Signals read with the heartbeat: the fleet's size, a new policy, cancelled batches, resets, a drain."""
+"""Acts on the values read with the heartbeat: fleet load, policy, cancelled batches, resets, a drain."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -19,18 +19,21 @@ from fetchfleet.worker.scheduler.rebalancer import Rebalancer
 
 
 class Signals(NamedTuple):
-    """The values that a heartbeat reads. The versions are counters that go up with each change."""
+    """The values that a heartbeat reads. The versions are counters that grow with each change."""
 
     fleet: FleetLoad
     policy_version: bytes
+    """Empty if no policy table was ever set at run time."""
     cancels_version: bytes | None
+    """None if no batch was ever cancelled."""
     resets_version: bytes | None
+    """None if no lane was ever reset."""
     handed: Mapping[bytes, bytes] = {}
-    """The lanes that are left to other workers, with their needs."""
+    """The needs of lanes that were released for workers with other abilities, by lane."""
 
 
 class FleetSignals:
-    """Acts on what the heartbeat reads. One for a worker process."""
+    """Acts on the values that the heartbeat reads. One for each worker process."""
 
     def __init__(
         self,
@@ -47,9 +50,9 @@ class FleetSignals:
         self._live_lanes = live_lanes
 
     async def apply(self, read: Signals) -> None:
-        """Rebalance, then apply a new policy, cancelled batches, resets, and lanes that are left to others.
+        """Rebalance, then apply the new policy, cancellations and resets, and acquire handed lanes.
 
-        A worker that may start no fetch does the upkeep of lanes that no worker takes.
+        A worker that must not start fetches does the upkeep of lanes that no worker acquires.
         """
         self.apply_load(read.fleet)
         if read.policy_version != self._live_policy.version:
@@ -59,11 +62,11 @@ class FleetSignals:
         if read.handed:
             lanes = {text_of(name): text_of(needs) for name, needs in read.handed.items() if is_text(name)}
             await self._acquirer.acquire_handed(lanes)
-        if not self._live_lanes.accepts() and not self._live_lanes.leaving:
+        if not self._live_lanes.accepts() and not self._live_lanes.stopping:
             await self._acquirer.keep_up(others=read.fleet.workers > 0)
 
     def apply_load(self, fleet: FleetLoad) -> None:
-        """Give back lanes beyond this worker's share, or look for those missing from it."""
+        """Release lanes beyond the share of this worker, or look for lanes up to its share."""
         if self._live_lanes.drained.is_set():
             self._rebalancer.give_all()
             return
@@ -73,7 +76,7 @@ class FleetSignals:
 
 
 class DrainSignal:
-    """Drains this worker, and ends that, as an operator asks. One for a worker process."""
+    """Begins and ends the drain of this worker, as an operator requests. One for each worker process."""
 
     def __init__(
         self,
@@ -89,7 +92,7 @@ class DrainSignal:
         self._rebalancer = rebalancer
         self._log = log
         self._since_ms = 0
-        """Since when the worker is drained; 0 while it is not."""
+        """Start of the drain in Unix ms; 0 if the worker is not drained."""
         self._holds_lanes = False
 
     @property
@@ -98,13 +101,13 @@ class DrainSignal:
         return self._since_ms > 0
 
     async def apply(self, field: bytes | None, lanes: int) -> None:
-        """Follow the field of this worker in keys.DRAINS. lanes: how many this worker holds."""
+        """Apply the field of this worker in keys.DRAINS. lanes: the number of held lanes."""
         asked_ms = number_of(field)
         if asked_ms and asked_ms > 0 and not self._since_ms:
             self._since_ms, self._holds_lanes = asked_ms, True
             self._live_lanes.drain()
             self._rebalancer.give_all()
-            await self._redis.zrem(keys.WORKERS, self._instance)  # the others share its lanes at once
+            await self._redis.zrem(keys.WORKERS, self._instance)  # the others take its share at once
             self._log.info(Event.WORKER_DRAINING, lanes=lanes)
         elif asked_ms == drains.ENDED:
             await drains.forget(self._redis, self._instance)

@@ -1,4 +1,4 @@
-"""The heartbeat: once a second a worker publishes its report and reads what has changed in the fleet."""
+"""The heartbeat: once a second, a worker publishes its report and reads the changes in the fleet."""
 
 import asyncio
 import contextlib
@@ -33,21 +33,20 @@ from fetchfleet.worker.sink.base import Disk
 from fetchfleet.worker.util.clock import RedisClock, mono_s
 
 SLOW_S = 2.0
-"""A Redis that takes so long to answer counts as failed: lane owners may have results to write first."""
+"""A reply after this time counts as a failure of Redis: lane owners may have results to write first."""
 
 FIRST_NAME_CHECK_BEATS = 3
-"""By then a predecessor of the same name has sent no heartbeat for longer than two live ones need."""
+"""Heartbeats before the first check of names. A dead predecessor of the same name is not counted then."""
 
-
-MAX_REFUSAL_CHARS = 300
+MAX_ERROR_CHARS = 300
+"""The longest error in the report."""
 
 MAX_WORKERS = 10_000
-"""How many names are read at most: another program may have written any number."""
-"""Of each error in the report."""
+"""The most names of workers that are read. Another program may have written any number."""
 
 
 class WorkerReporter:
-    """Writes the report that others see of this worker: fetches in flight, waits, totals and rates."""
+    """Builds the report of this worker: held lanes, fetches in flight, waits, totals and rates."""
 
     def __init__(
         self,
@@ -69,11 +68,11 @@ class WorkerReporter:
 
     @property
     def lane_count(self) -> int:
-        """Return how many lanes this worker holds."""
+        """The number of lanes that this worker holds."""
         return len(self._lanes)
 
     def report(self, *, draining: bool = False) -> WorkerReport:
-        """Return the report of this moment; each call advances the rates."""
+        """Return the current report. Each call adds a sample to the rates."""
         now_s = mono_s()
         lanes = {}
         for lane in self._lanes.values():
@@ -87,10 +86,10 @@ class WorkerReporter:
         return WorkerReport(
             registration=self.registration,
             draining=draining,
-            lacking=self._disk_guard.lacking or "",
-            lacking_error=redact.text(error)[:MAX_REFUSAL_CHARS] if (error := self._disk_guard.error) else "",
+            lacking=self._disk_guard.shortage or "",
+            lacking_error=redact.text(error)[:MAX_ERROR_CHARS] if (error := self._disk_guard.error) else "",
             policy_version=text_of(self._live_policy.version),
-            policy_refused=self._live_policy.refused[:MAX_REFUSAL_CHARS],
+            policy_refused=self._live_policy.refused[:MAX_ERROR_CHARS],
             lanes=lanes,
             finished=finished,
             finished_per_s=round(self._finished.add(now_s, finished), 1),
@@ -100,9 +99,9 @@ class WorkerReporter:
 
 
 class FleetCheck:
-    """Looks for other live workers with the same name, and for workers with other settings.
+    """Detects live workers with the same name, and live workers with different settings.
 
-    Workers of one name work, but their log lines cannot be distinguished.
+    Workers with one name work, but their log lines and results cannot be distinguished.
     """
 
     def __init__(
@@ -122,7 +121,7 @@ class FleetCheck:
         self._due_ms = registration.started_ms + FIRST_NAME_CHECK_BEATS * timings.heartbeat_s * 1000
 
     async def run(self, now_ms: int, workers: int = 1) -> None:
-        """Log the doubles and the differences if a check is due, or the number of workers has changed."""
+        """Check names and settings if a check is due; only settings if the number of workers has changed."""
         if now_ms < self._due_ms and (workers == self._workers or not self._workers):
             return
         self._workers = workers
@@ -138,7 +137,10 @@ class FleetCheck:
 
 
 class Heartbeat:
-    """One for a worker process; `run` is its task. A worker that cannot renew its leases sends none."""
+    """Sends heartbeats. One for each worker process; `run` is its task.
+
+    A worker that cannot renew its leases sends none.
+    """
 
     def __init__(
         self,
@@ -166,9 +168,9 @@ class Heartbeat:
         self._every_s = every_s
         self._fleet_check = fleet_check
         self.sent_s = mono_s()
-        """When Redis took the last heartbeat, by the monotonic clock."""
-        self._listed_as_lacking = False
-        """Whether this worker may be in keys.LACKING."""
+        """When Redis accepted the last heartbeat, by the monotonic clock."""
+        self._may_be_listed = False
+        """True if this worker may be in keys.LACKING."""
 
     async def run(self) -> None:
         """Send a heartbeat at intervals, until cancelled."""
@@ -186,7 +188,7 @@ class Heartbeat:
                 self._health.report(TimeoutError(f"Redis took {mono_s() - asked_s:.1f} s to answer"))
 
     async def join(self) -> None:
-        """Send the first heartbeat; it replaces the name under which this worker may have been announced."""
+        """Send the first heartbeat. It replaces the announcement of this worker by its name."""
         await self._redis.zrem(keys.WORKERS, self._reporter.registration.name)
         await self.send()
 
@@ -196,9 +198,9 @@ class Heartbeat:
         instance, digest = self._reporter.registration.instance, self._reporter.registration.policy
         now_ms = self._clock.now_ms()
         async with self._redis.pipeline(transaction=False) as pipe:
-            # First: a sweep that comes between removes a name without a report.
+            # First, because a sweep removes a worker without a report.
             pipe.set(keys.worker(instance), msgspec.json.encode(report), px=keys.WORKER_TTL_MS)
-            if report.draining or report.lacking:  # no worker, so that the others share its lanes
+            if report.draining or report.lacking:  # does not count as a worker, so others take its share
                 pipe.zrem(keys.WORKERS, instance)
             else:
                 pipe.zadd(keys.WORKERS, {instance: now_ms})
@@ -206,7 +208,7 @@ class Heartbeat:
             if report.lacking:
                 pipe.sadd(keys.LACKING, instance)
                 pipe.pexpire(keys.LACKING, keys.WORKER_TTL_MS)
-            elif self._listed_as_lacking:
+            elif self._may_be_listed:
                 pipe.srem(keys.LACKING, instance)
             pipe.pexpire(keys.policy_file(digest), keys.POLICY_FILE_TTL_MS)
             pipe.hget(keys.DRAINS, instance)
@@ -227,7 +229,7 @@ class Heartbeat:
                 workers,
                 handed,
             ) = await pipe.execute()
-        self.sent_s, self._listed_as_lacking = mono_s(), bool(report.lacking)
+        self.sent_s, self._may_be_listed = mono_s(), bool(report.lacking)
         if not is_published and digest != NO_FILE:
             await self._redis.set(
                 keys.policy_file(digest), published(self._policy), px=keys.POLICY_FILE_TTL_MS
@@ -238,7 +240,7 @@ class Heartbeat:
         await self._fleet_check.run(now_ms, workers)
 
     async def end(self) -> None:
-        """Remove this worker from the fleet, so that others take its share of the lanes."""
+        """Remove this worker from the fleet, so that others take its share."""
         with contextlib.suppress(RedisError, OSError):
             await self._redis.zrem(keys.WORKERS, self._reporter.registration.instance)
             await self._redis.srem(keys.LACKING, self._reporter.registration.instance)  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""The lanes that this worker holds: serves each in a task of its own, and ends them all at shutdown."""
+"""The lanes that this worker holds. Each is served in a task of its own; shutdown ends all of them."""
 
 import asyncio
 from collections.abc import Sequence
@@ -25,11 +25,7 @@ FRESH = GateState()
 
 
 class LiveLanes:
-    """One for a worker process.
-
-    lanes: filled and emptied here, read by others. lanes_wanted: set when a lane ends and leaves space for
-    another.
-    """
+    """The held lanes of a worker process."""
 
     def __init__(
         self,
@@ -41,6 +37,7 @@ class LiveLanes:
         lanes_wanted: asyncio.Event,
         log: FilteringBoundLogger,
     ) -> None:
+        """lanes: by pool; only this class changes it. lanes_wanted: set when a lane has ended."""
         self._lanes = lanes
         self._services = services
         self._live_policy = live_policy
@@ -49,20 +46,20 @@ class LiveLanes:
         self._lanes_wanted = lanes_wanted
         self._log = log
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        """What serves each lane, by its pool."""
+        """The task that serves each lane, by pool."""
         self._cancels_version: bytes | None = None
         self._resets_version: bytes | None = None
-        self.leaving = False
-        """Set at shutdown: no fetch starts any more."""
+        self.stopping = False
+        """True since the start of shutdown: no fetch starts."""
         self.drained = asyncio.Event()
-        """Set while an operator has drained this worker: it holds no lanes and takes nothing in."""
+        """Set during a drain: the worker acquires no lanes, and takes no messages or jobs."""
         self.undrained = asyncio.Event()
-        """Set while `drained` is not."""
+        """Set while `drained` is not set."""
         self.undrained.set()
 
     def accepts(self) -> bool:
         """Return whether this worker may acquire lanes."""
-        return not self.leaving and not self.drained.is_set() and not self._disk_guard.lacking
+        return not self.stopping and not self.drained.is_set() and not self._disk_guard.shortage
 
     async def begin(
         self,
@@ -75,11 +72,11 @@ class LiveLanes:
     ) -> None:
         """Serve a lane that was acquired by a call made at asked_s (monotonic).
 
-        beyond_share: this worker has its share already, so the lane is not given back at once. for_upkeep: it
-        is given back as soon as what needs no attempt has ended.
+        beyond_share: the worker held its share already, so the rebalancer does not release the lane at once.
+        for_upkeep: release the lane when all fetches that need no attempt have ended.
         """
         self._services.clock.sync(acquired.now_ms)
-        if acquired.policy_version != self._live_policy.version:  # a pause, or its end, holds at once
+        if acquired.policy_version != self._live_policy.version:  # a pause or its end takes effect at once
             await self._live_policy.update(acquired.policy_version)
         policies = self._live_policy.policy
         policy = policies.for_lane(name) if policies.tables else policies.default
@@ -101,9 +98,9 @@ class LiveLanes:
         if acquired.reset_by:
             self._reset(lane, acquired.reset_by)
         self._lanes[lane.pool] = lane
-        if self.leaving or self.drained.is_set():
+        if self.stopping or self.drained.is_set():
             lane.leave()
-        self._cancels_version = None  # a batch may have been cancelled since the lane was acquired
+        self._cancels_version = None  # read again: a batch may have been cancelled since the acquisition
         self._log.info(
             Event.LANE_TAKEN, lane=name, token=acquired.token, orphans=len(acquired.orphans.serialized)
         )
@@ -123,7 +120,7 @@ class LiveLanes:
             self._lanes_wanted.set()
 
     async def apply_cancels(self, version: bytes | None) -> None:
-        """Tell each lane which of its batches are cancelled, if the version of these in Redis is new."""
+        """Cancel the fetches of cancelled batches in the held lanes, if the version is new."""
         if version == self._cancels_version:
             return
         self._cancels_version = version
@@ -143,7 +140,7 @@ class LiveLanes:
             raise
 
     async def apply_resets(self, version: bytes | None) -> None:
-        """Reset the lanes that an operator has marked, if the version of these marks in Redis is new."""
+        """Reset the held lanes that an operator has marked, if the version is new."""
         if version == self._resets_version:
             return
         lanes = list(self._lanes.values())
@@ -161,7 +158,7 @@ class LiveLanes:
         lane.notify()
 
     async def _make_retries_due(self, lane: Lane) -> None:
-        """Make due the retries that were on their way to Redis as the operator reset the lane."""
+        """Make the retries of a reset lane due, including those that are still being written to Redis."""
         await self._services.settler.caught_up(lane)
         try:
             await self._services.store.make_retries_due(lane.name, lane.clock.now_ms())
@@ -170,26 +167,26 @@ class LiveLanes:
         lane.notify()
 
     def drain(self) -> None:
-        """Take no lane any more; those at hand are given back by the rebalancer."""
+        """Stop acquiring lanes. The rebalancer releases the held ones."""
         self.drained.set()
         self.undrained.clear()
 
     def undrain(self) -> None:
-        """Take lanes again."""
+        """Acquire lanes again."""
         self.drained.clear()
         self.undrained.set()
         self._lanes_wanted.set()
 
     def leave(self) -> None:
-        """Start no fetch any more, and give each lane back when its fetches have ended."""
-        self.leaving = True
+        """Start no more fetches, and release each lane when its fetches have ended."""
+        self.stopping = True
         for lane in self._lanes.values():
             lane.leave()
 
     async def end(self, grace_ends_s: float, lease_s: float) -> None:
-        """Wait for the fetches until grace_ends_s (monotonic), then cut them short and give the lanes back.
+        """Wait for fetches until grace_ends_s (monotonic), then interrupt them and release the lanes.
 
-        Give up after lease_s more: Redis then gives the lanes to others.
+        Return after lease_s more at the latest: then the leases have lapsed anyway.
         """
         tasks = self.tasks()
         if tasks:

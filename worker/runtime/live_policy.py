@@ -1,4 +1,4 @@
-"""The policy in force: the worker's file, overlaid with the tables set in Redis at run time."""
+"""The policy in force: the policy file of the worker with the overrides in Redis."""
 
 from collections.abc import Mapping
 
@@ -17,9 +17,9 @@ from fetchfleet.worker.redis_support.health import RedisHealth
 
 
 class LivePolicy:
-    """One for a worker process.
+    """The policy in force. One for each worker process.
 
-    It refuses tables that do not fit the file and keeps the previous ones. Pauses hold even then.
+    It rejects overrides that do not fit the policy file, and keeps the previous ones. Pauses always apply.
     """
 
     def __init__(
@@ -32,11 +32,11 @@ class LivePolicy:
         log: FilteringBoundLogger,
     ) -> None:
         self.policy = policy
-        """The policy of this moment."""
+        """The current policy of every lane."""
         self.version = b""
-        """The version of the tables in Redis that was read last."""
+        """The version of the overrides that were read last."""
         self.refused = ""
-        """Why those tables do not fit the file; empty if they do."""
+        """The reason why these do not fit the policy file; empty if they do."""
         self._file = policy
         self._redis = redis
         self._lanes = lanes
@@ -45,7 +45,7 @@ class LivePolicy:
         self._log = log
 
     async def update(self, version: bytes) -> None:
-        """Read the tables in Redis, whose version is new, and apply them to every lane."""
+        """Read the overrides in Redis and apply them to every held lane. version: that of the overrides."""
         try:
             found = await overrides.read(self._redis)
         except (RedisError, OSError) as error:
@@ -57,7 +57,7 @@ class LivePolicy:
             self.refused = ""
         except PolicyError as error:
             self.refused = shortened(str(error))
-            # A pause holds all the same: an operator relies on it.
+            # Pauses apply nevertheless, because operators rely on them.
             self.policy = self.policy.with_pauses(self._file.pauses_with(found))
             self._log.warning(Event.POLICY_REFUSED, error=self.refused)
         else:

@@ -1,4 +1,4 @@
-"""Sends lane notifications to the fleet through arq."""
+"""Sends lane notifications to the fleet as arq jobs."""
 
 from collections.abc import Iterable
 
@@ -11,7 +11,7 @@ from fetchfleet.worker.redis_support.health import RedisHealth
 
 
 class LaneNotifier:
-    """One for a worker process."""
+    """Sends lane notifications. One for each worker process."""
 
     def __init__(self, arq: ArqRedis, health: RedisHealth) -> None:
         self._arq = arq
@@ -22,7 +22,7 @@ class LaneNotifier:
         await notify_lanes(self._arq, notifications)
 
     async def try_send(self, notifications: Iterable[LaneNotification]) -> None:
-        """Notify workers of these lanes; report a failure. A sweep makes up for it."""
+        """Notify workers of these lanes. Report a failure; the sweep makes up for lost notifications."""
         try:
             await self.send(notifications)
         except (RedisError, OSError) as error:

@@ -1,6 +1,6 @@
-"""One worker process: acquires lanes, keeps its own loops going, and shuts down in order.
+"""The life of a worker process: start its loops, acquire lanes, shut down in order.
 
-`build` (worker/runtime/build.py) makes it. arq's Worker is known to worker/runtime/arq_worker.py only.
+worker/runtime/build.py constructs it, worker/runtime/arq_worker.py runs it.
 """
 
 import asyncio
@@ -38,14 +38,17 @@ from fetchfleet.worker.util import aio
 from fetchfleet.worker.util.clock import mono_s
 
 LEAVE_S = 2.0
-"""How long to wait for Redis when leaving the fleet; if it does not answer, the heartbeat expires instead."""
+"""How long shutdown waits for Redis to remove this worker from the fleet. Later its heartbeat expires."""
 
 Loop = Callable[[], Awaitable[None]]
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class Runtime:
-    """start() → take_lane() … → leave() → stop(). leave() and stop() may be repeated."""
+    """A worker process. Call start(), take_lane() for each notification, leave() and stop(), in this order.
+
+    leave() and stop() may be repeated.
+    """
 
     settings: Settings
     registration: Registration
@@ -53,7 +56,7 @@ class Runtime:
     log: FilteringBoundLogger
     redis: Redis
     resources: AsyncExitStack
-    """What is open; closed at the end of `stop`."""
+    """The open resources. `stop` closes them at its end."""
     redis_errors: RedisErrorReporter
     health: RedisHealth
     services: FetchServices
@@ -74,63 +77,63 @@ class Runtime:
     _stopped: bool = field(default=False, init=False)
     _grace_ends_s: float = field(default=0.0, init=False)
     _loops: dict[str, asyncio.Task[None]] = field(default_factory=dict, init=False)
-    """Loops that go on until every lane is given back, by name."""
+    """Loops that end last at shutdown, after every lane was released. By name."""
     _fleet_loops: dict[str, asyncio.Task[None]] = field(default_factory=dict, init=False)
-    """Loops that end first at shutdown: they bring new work or announce this worker."""
+    """Loops that end first at shutdown, because they bring new work or announce this worker. By name."""
 
     async def start(self) -> None:
         """Start the loops and join the fleet.
 
-        Raises RefusedRedisError, redis.exceptions.RedisError or OSError; the runtime is closed then.
+        Raises RefusedRedisError, redis.exceptions.RedisError or OSError. The runtime is closed then.
         """
         try:
             with startup_permissions():
-                self._keep("settle", self.services.settler.run, self._loops)
-                self._keep("renew", self.leases.run, self._loops)
-                self._keep("foreign", self.services.key_repair.run, self._loops)
-                self._keep("room", self.disk_guard.run, self._loops)
-                self._keep("stats", self.stats.run, self._loops)
-                await self.services.store.renew([])  # fails if Redis denies this worker its scripts
+                self._start_loop("settle", self.services.settler.run, self._loops)
+                self._start_loop("renew", self.leases.run, self._loops)
+                self._start_loop("key_repair", self.services.key_repair.run, self._loops)
+                self._start_loop("disk_guard", self.disk_guard.run, self._loops)
+                self._start_loop("stats", self.stats.run, self._loops)
+                await self.services.store.renew([])  # raises if Redis denies the scripts to this worker
                 await self.heartbeat.join()
         except BaseException:
             await self._close()
             raise
         disk = self.services.sink.disk
-        self._keep("heartbeat", self.heartbeat.run, self._fleet_loops)
-        self._keep("lanes", self.acquirer.run, self._fleet_loops)
-        self._keep("sweep", self.sweep.run, self._fleet_loops)
-        self._keep("intake", self.inbox.run, self._fleet_loops)
-        self._keep("parts", disk.sweep_partial_files, self._fleet_loops)
-        self._keep("records", disk.sweep_index, self._fleet_loops)
+        self._start_loop("heartbeat", self.heartbeat.run, self._fleet_loops)
+        self._start_loop("lanes", self.acquirer.run, self._fleet_loops)
+        self._start_loop("sweep", self.sweep.run, self._fleet_loops)
+        self._start_loop("intake", self.inbox.run, self._fleet_loops)
+        self._start_loop("partial_files", disk.sweep_partial_files, self._fleet_loops)
+        self._start_loop("index", disk.sweep_index, self._fleet_loops)
         loop = type(asyncio.get_running_loop()).__module__
         about = self.registration.log_fields()
         self.log.info(Event.WORKER_STARTED, **about, out=str(self.settings.out), loop=loop)
 
-    def _keep(self, name: str, loop: Loop, loops: dict[str, asyncio.Task[None]]) -> None:
-        """Run a loop in a task; log a bug that ends it, and start it again."""
+    def _start_loop(self, name: str, loop: Loop, loops: dict[str, asyncio.Task[None]]) -> None:
+        """Run a loop in a task. Log a bug that ends it, at most once a minute, and restart it."""
         repeats = Repeats()
 
-        def on_bug(error: Exception) -> None:  # one that comes back as often as the loop is started again
+        def on_bug(error: Exception) -> None:
             left_out = repeats.admit(type(error).__name__, mono_s())
             if left_out is not None:
                 events.worker_bug(name, error, left_out, self.log)
 
-        kept = aio.restart_on_error(loop, on_bug, self.timings.restart_s)
-        loops[name] = asyncio.create_task(kept, name=name)
+        work = aio.restart_on_error(loop, on_bug, self.timings.restart_s)
+        loops[name] = asyncio.create_task(work, name=name)
 
     @property
     def stopping(self) -> bool:
-        """True if shutdown has begun."""
-        return self.live_lanes.leaving
+        """True since the start of shutdown."""
+        return self.live_lanes.stopping
 
     def not_ready(self) -> Iterator[str]:
-        """Yield the reasons why this worker would take no work now."""
+        """Yield the reasons why this worker takes no work now, each as the end of "worker NAME …"."""
         if self.stopping:
             yield "is stopping"
         if self.live_lanes.drained.is_set():
             yield "is drained"
-        if self.disk_guard.lacking:
-            yield f"lacks disk space ({self.disk_guard.lacking})"
+        if self.disk_guard.shortage:
+            yield f"lacks disk space ({self.disk_guard.shortage})"
         if not self.leases.renews:
             yield "does not renew its leases"
         if mono_s() - self.heartbeat.sent_s > keys.WORKER_TTL_MS / 1000:
@@ -139,23 +142,23 @@ class Runtime:
     async def take_lane(
         self, name: str, generation: int, *, beyond_share: bool = False
     ) -> Early | Enough | None:
-        """Acquire a lane that is due and serve it in a task of its own.
+        """Acquire a lane of a notification and serve it in a task of its own.
 
-        Early if it is not due yet, Enough if this worker has its share of the lanes. beyond_share: acquire it
-        all the same, because no other worker did.
+        Return Early if the lane is not due yet, and Enough if this worker holds its share of lanes.
+        beyond_share: acquire the lane even then, because no other worker did.
         """
         if self.stopping or self.live_lanes.drained.is_set():
             return Enough()
-        if self.disk_guard.lacking:
+        if self.disk_guard.shortage:
             return Early(int(self.timings.disk_full_defer_s * 1000))
         return await self.acquirer.acquire(name, generation, beyond_share=beyond_share)
 
     async def stop_acquiring(self) -> None:
-        """Look for no lanes any more; take_lane still acquires."""
+        """Stop looking for due lanes. take_lane still acquires them. For tests and benchmarks."""
         await aio.end(self._fleet_loops["lanes"])
 
     def leave(self) -> None:
-        """Acquire no lane and start no fetch any more; the grace period of those in flight begins."""
+        """Begin shutdown: acquire no lanes and start no fetches. Those in flight have a grace period."""
         if self.stopping:
             return
         self._grace_ends_s = mono_s() + self.settings.grace_s
@@ -163,13 +166,13 @@ class Runtime:
         self.live_lanes.leave()
 
     async def stop(self) -> None:
-        """Leave the fleet, let short fetches end, hand the rest back, close everything."""
+        """Leave the fleet, wait for fetches until the grace period ends, return the rest, and close."""
         self.leave()
         if self._stopped:
             return
         self._stopped = True
 
-        async def leave_fleet() -> None:  # the inbox and this worker's share of the lanes go to the others
+        async def leave_fleet() -> None:  # other workers take over the inboxes and this worker's share
             await aio.end(*self._fleet_loops.values())
             await self.inbox.lease.end()
             await self.heartbeat.end()

@@ -1,4 +1,4 @@
-"""The statistics line, every ten seconds: connections, the loop's lag, memory, open files, lanes."""
+"""Logs statistics every ten seconds: lanes, connections, event-loop lag, memory, open files."""
 
 import asyncio
 import os
@@ -20,7 +20,7 @@ _PAGE_BYTES = resource.getpagesize()
 
 
 class Stats:
-    """One for a worker process; `run` is its task."""
+    """Measures event-loop lag and logs statistics. One for each worker process; `run` is its task."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class Stats:
     ) -> None:
         self.traffic = traffic
         self.lag_s = Recent()
-        """How much later than asked the event loop woke this task, since the last line."""
+        """Samples of the event-loop lag since the last line: how much too late a sleep ended."""
         self._lanes = lanes
         self._settler = settler
         self._quarantined = quarantined
@@ -57,7 +57,7 @@ class Stats:
                 self.log_line()
 
     def log_line(self) -> None:
-        """Log one line about the time since the last one."""
+        """Log a line about the time since the last one."""
         now_s, traffic, lag_s = mono_s(), self.traffic, self.lag_s.pop_sorted()
         counts = (traffic.opened, traffic.reused, traffic.closed)
         opened, reused, closed = (now - then for now, then in zip(counts, self._logged, strict=True))
@@ -70,10 +70,10 @@ class Stats:
             lanes=len(self._lanes),
             in_flight=sum(len(lane.in_flight) for lane in self._lanes.values()),
             settling=self._settler.count,
-            **_spread("pool_wait", traffic.pool_wait_s),
+            **_percentiles("pool_wait", traffic.pool_wait_s),
             **connections,
-            **_spread("tcp", traffic.tcp_s),
-            **_spread("tls", traffic.tls_s),
+            **_percentiles("tcp", traffic.tcp_s),
+            **_percentiles("tls", traffic.tls_s),
             lag_p50_ms=_ms(percentile(lag_s, 0.5)),
             lag_max_ms=_ms(percentile(lag_s, 1)),
             quarantined={
@@ -93,13 +93,13 @@ def rss_bytes() -> int:
 
 
 def open_files() -> int:
-    """Return how many descriptors this process has open, without the one used to count them."""
+    """Return the number of open descriptors of this process, without the one that lists them."""
     return len(os.listdir("/proc/self/fd")) - 1  # noqa: PTH208 no paths are wanted
 
 
-def _spread(name: str, figures: Recent) -> dict[str, float | None]:
-    taken = figures.pop_sorted()
-    return {f"{name}_p50_ms": _ms(percentile(taken, 0.5)), f"{name}_p99_ms": _ms(percentile(taken, 0.99))}
+def _percentiles(name: str, recent: Recent) -> dict[str, float | None]:
+    samples = recent.pop_sorted()
+    return {f"{name}_p50_ms": _ms(percentile(samples, 0.5)), f"{name}_p99_ms": _ms(percentile(samples, 0.99))}
 
 
 def _ms(seconds: float | None) -> float | None:

@@ -1,4 +1,4 @@
-"""The intervals of a worker's own loops. Tests shorten them."""
+"""The intervals of the loops of a worker. Tests shorten them."""
 
 from dataclasses import dataclass, field
 
@@ -9,33 +9,33 @@ from fetchfleet.worker.observability.repeats import RECOVERY_S
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerTimings:
-    """Intervals in seconds."""
+    """The intervals of the loops of a worker, in seconds."""
 
     heartbeat_s: float = 1.0
     """Between two heartbeats."""
     name_check_s: float = 60.0
-    """Between two looks for other workers with the same name."""
+    """Between two checks for other workers with the same name or different settings."""
     stats_s: float = 10.0
     """Between two lines of statistics."""
     loop_lag_s: float = 0.1
-    """Between two measurements of the event loop's lag."""
+    """Between two measurements of the event-loop lag."""
     disk_check_s: float = 1.0
-    """Between two checks of the free disk space."""
+    """Between two checks of the disk."""
     disk_full_defer_s: float = 1.0
-    """Until a lane is offered again that was declined because the disk is full."""
+    """Until the notification of a lane that was declined because of the disk is tried again."""
     key_check_s: float = 5.0
-    """Between two checks of the fleet's fixed keys for conflicting types."""
+    """Between two checks of the fixed keys of the fleet for conflicting types."""
     sweep_s: float = 1.0
     """Between two sweeps of the fleet."""
     reclaim_delay_s: float = 3.0
-    """No lane is reclaimed so soon after Redis failed: owners may have results to write first."""
+    """After a failure of Redis, until lanes are reclaimed: their owners may have results to write first."""
     redis_recovery_s: float = RECOVERY_S
-    """Without a Redis error until the trouble counts as over, or longer if trouble comes and goes."""
+    """Without a Redis error until trouble is over; longer if trouble recurs."""
     restart_s: float = 1.0
-    """Until a loop that raised is started again."""
+    """Until a loop that raised is restarted."""
     poll_delay_s: float = 0.1
-    """Between two looks of arq at its queue, on average."""
+    """Between two polls of arq's queue, on average."""
     unsupported_retry_s: float = 5.0
-    """Until an arq job of a newer version is tried again."""
+    """Until an arq job of a newer version is tried again, the first time. It doubles with each try."""
     inbox: InboxTimings = field(default_factory=InboxTimings)
     lanes: LaneParameters = field(default_factory=LaneParameters)

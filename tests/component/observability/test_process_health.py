@@ -36,7 +36,7 @@ async def test_a_worker_reports_the_reasons_why_it_is_not_ready(
         monkeypatch.setattr(keys, "WORKER_TTL_MS", 0)
         replies.append(await reasons())
         monkeypatch.undo()
-        worker.runtime.disk_guard.lacking = "bytes"
+        worker.runtime.disk_guard.shortage = "bytes"
         replies.append(await reasons())
         worker.runtime.leave()
         replies.append(await reasons())

@@ -68,7 +68,7 @@ def stop(request: pytest.FixtureRequest, disk: FakeDisk, redis: Redis) -> Stop:
     async def stop(worker: OneWorker) -> None:
         if request.param == "full disk":
             disk.spaces[worker.out.name] = FULL
-            await wait_until(lambda: worker.runtime.disk_guard.lacking, "the worker to notice")
+            await wait_until(lambda: worker.runtime.disk_guard.shortage, "the worker to notice")
         else:
             await drains.drain(redis, worker.runtime.registration.instance, await now_ms(redis))
             await wait_until(worker.runtime.live_lanes.drained.is_set, "the worker to be drained")
@@ -153,7 +153,7 @@ async def test_a_full_disk_is_reported_and_its_worker_has_no_share_of_the_lanes(
     """The status, `explain`, the readiness check and one log line name the cause."""
     worker = await start(min_free_bytes=LEAST_BYTES)
     disk.spaces["out"] = Space(1 << 40, refuses=True, error="No space left on device")
-    await wait_until(lambda: worker.runtime.disk_guard.lacking, "the worker to notice")
+    await wait_until(lambda: worker.runtime.disk_guard.shortage, "the worker to notice")
     batch = await worker.submit([origin.url(), other.url()])
     await wait_until(lambda: redis.exists(keys.LACKING), "a heartbeat")
 
@@ -181,7 +181,7 @@ async def test_the_work_of_upkeep_is_bounded(
     monkeypatch.setattr(acquire, "UPKEEP_LANES", 2)
     worker = await start(min_free_bytes=LEAST_BYTES)
     disk.spaces["out"] = FULL
-    await wait_until(lambda: worker.runtime.disk_guard.lacking, "the worker to notice")
+    await wait_until(lambda: worker.runtime.disk_guard.shortage, "the worker to notice")
     most = 0
     begin = worker.runtime.live_lanes.begin
 
@@ -251,7 +251,7 @@ async def test_foreign_values_do_not_stop_the_upkeep(
     monkeypatch.setattr(acquire, "UPKEEP_LOOK", 4)
     worker = await start(min_free_bytes=LEAST_BYTES)
     disk.spaces["out"] = FULL
-    await wait_until(lambda: worker.runtime.disk_guard.lacking, "the worker to notice")
+    await wait_until(lambda: worker.runtime.disk_guard.shortage, "the worker to notice")
     await redis.zadd(keys.ATTENTION, {f"no-lane-{n}.example": 1 for n in range(1000)})
     await redis.set(keys.lane("no-lane-0.example"), "foreign")
     gone = await worker.submit([f"http://{HOST}/"])
