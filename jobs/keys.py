@@ -1,147 +1,149 @@
-"""Every Redis key, with its type and its lifetime. No other module spells a key.
+"""Every Redis key, with its type and lifetime. No other module contains a key.
 
-arq keeps keys of its own (`arq:job:…`, `arq:retry:…`, `arq:in-progress:…`, `arq:result:…`,
-`ff:queue:health-check`) for the jobs on QUEUE; they expire by arq's rules.
+A description begins with the type. Keys without a stated lifetime never expire. arq has its own keys for the
+jobs on QUEUE: `arq:job:…`, `arq:retry:…`, `arq:in-progress:…`, `arq:result:…`, `ff:queue:health-check`.
 
-What producers write and what only workers may see are under different prefixes, so that an ACL can
-tell them apart (ops/users.acl).
+Keys that producers write and keys for workers only have different prefixes, for ACLs (ops/users.acl).
 """
 
 PREFIX = "ff:"
-"""Of every key here. Those of arq begin with ARQ_PREFIX."""
+"""Prefix of every key of fetchfleet. Keys of arq begin with ARQ_PREFIX."""
 
 ARQ_PREFIX = "arq:"
 
 QUEUE = "ff:queue"
-"""zset, arq's queue: one job for each lane that is due. Members are removed when the job ends."""
+"""zset, the queue of arq: job ID → time in Unix ms. A job is removed when it ends."""
 
 SERIAL = "ff:serial"
-"""string, a counter that gives generations and fencing tokens. Lives for ever: it must never go back."""
+"""string, counter: the last generation or fencing token. It must never decrease."""
 
 ATTENTION = "ff:attention"
-"""zset: lane → Unix ms when the sweep must reclaim it (lease end, or due time + grace).
+"""zset: lane → Unix ms when the sweep must reclaim it: the end of its lease, or its due time and a grace.
+
 A lane is a member while it is not idle."""
 
 SWEPT = "ff:swept"
-"""string: Unix ms of the last sweep, so that one worker at a time sweeps. SWEPT_TTL_MS."""
+"""string: Unix ms of the last sweep, so that one worker sweeps at a time. Expires after SWEPT_TTL_MS."""
 
 SWEPT_TTL_MS = 60_000
 
 BACKLOG = "ff:backlog"
-"""string: how many fetches are submitted and have no result yet, in all lanes. Lives for ever."""
+"""string, counter: fetches without a result, in all lanes."""
 
 INBOX = "ff:inbox"
-"""list: inbox messages, pushed from any language (docs/api.md). Gone when empty."""
+"""list: inbox messages, pushed from any language (docs/api.md)."""
 
 TAKEN = "ff:inbox:taken"
-"""list: messages out of the inbox that a worker is enqueuing. Gone when empty."""
+"""list: inbox messages that a worker is enqueueing."""
 
 NEWER = "ff:inbox:newer"
-"""list: messages that only a newer worker reads, each behind its version and a space."""
+"""list: deferred messages, which need a newer worker; each follows its version and a space."""
 
 NEWER_LENGTH = 10_000
 NEWER_BYTES = 64 << 20
-"""The limits of NEWER, and of the same list of each named inbox. What does not fit becomes a dead letter."""
+"""Limits of NEWER, and of that list of each named inbox. Further messages become dead letters."""
 
 INBOXES = "ff:inboxes"
-"""set: the names of the inboxes that operators have registered. Lives for ever."""
+"""set: names of the registered inboxes."""
 
 INTAKE = "ff:intake"
-"""hash: the worker that empties the inboxes: token, until_ms, reads (the version that it reads, and its
-token), the batch that TAKEN becomes, and the bytes in NEWER (newer_bytes).
+"""hash: the lease of the worker that empties the inboxes, and the state of the shared inbox.
 
-INTAKE_TTL_MS, but no TTL while TAKEN is not empty: its batch must stay known if no worker runs for long.
+token, until_ms: the lease. reads: the newest version that the worker reads, and its token. batch: the ID
+under which TAKEN is enqueued. newer_bytes: the size of NEWER.
+
+Expires after INTAKE_TTL_MS, but not while TAKEN has messages, whose batch ID must be kept.
 """
 
 INTAKE_TTL_MS = 3600 * 1000
 
 ALL_RESULTS = "ff:results"
-"""stream, for consumer groups: field `r` holds a result as JSON, of every batch. Lives for ever; the
-housekeeping trims it to the settings' length and to RESULTS_TTL_MS."""
+"""stream, for consumer groups: results of every batch, as JSON in the field `r`.
+
+Trimmed by the housekeeping, to the length of the settings and to RESULTS_TTL_MS."""
 
 POLICY = "ff:policy"
-"""hash: host, pattern or `default` → JSON table laid over the workers' policy files. Lives for ever.
+"""hash: host, pattern or `default` → JSON table that overrides the workers' policy files.
 
 `!` and such a name → JSON array: whether its `paused` is a pause or an exception, and since when (Unix ms).
-Versions that know no such fields skip them, because they are no tables.
+Older versions skip these fields, because they are not tables.
 """
 
 POLICY_VERSION = "ff:policy-version"
-"""string, a counter: goes up with each change of POLICY. Lives for ever."""
+"""string, counter of the changes of POLICY."""
 
 DEAD = "ff:dead"
-"""stream of dead letters: failed fetches, and input that is not a fetch; door, reason, note, lane, id and
-element, the serialized entry or the input. Lives for ever, trimmed to DEAD_LENGTH."""
+"""stream of dead letters: failed fetches, and input that is not a fetch. Trimmed to about DEAD_LENGTH.
+
+Fields: door, reason, note, lane, id, and element, which is the serialized entry or the input."""
 
 DEAD_LENGTH = 100_000
 
 BATCHES = "ff:batches"
-"""zset: batch id → Unix ms of its making. The sweep removes those that have expired."""
+"""zset: batch ID → Unix ms of its first submit. The sweep removes expired batches."""
 
 CANCELS = "ff:cancels"
-"""string, a counter: whenever a batch is cancelled in a lane it goes up. Lives for ever."""
+"""string, counter of the cancellations of a batch in a lane."""
 
 RESETS = "ff:resets"
-"""string, a counter: whenever an operator resets a lane it goes up. Lives for ever."""
+"""string, counter of the resets of a lane by an operator."""
 
 RESULTS_TTL_MS = 24 * 3600 * 1000
-"""How long a finished batch is kept after its last result."""
+"""Time for which a finished batch is kept after its last result."""
 
 UNFINISHED_TTL_MS = 9 * 24 * 3600 * 1000
-"""How long a batch lives after its last change while fetches are open: more than any deadline."""
+"""Time for which a batch with open fetches is kept after its last change: more than any deadline."""
 
 GATE_TTL_MS = 2 * 3600 * 1000
-"""How long an idle lane keeps its gate's state: more than the longest cool-down."""
+"""Time for which an idle lane keeps the state of its gate: more than the longest cool-down."""
 
 LONGEST_WAIT_MS = 4 * 24 * 3600 * 1000
-"""No lane needs attention later than that: more than any wait that a policy allows (jobs/lua/_common.lua)."""
+"""Longest time until a lane needs attention: more than any wait of a policy (jobs/lua/_common.lua)."""
 
 WORKER_TTL_MS = 5_000
-"""How long a worker counts as alive after its last heartbeat."""
+"""Time for which a worker counts as alive after its last heartbeat."""
 
 
 KEY_TTL_MS = 24 * 3600 * 1000
-"""How long a fetch's `key` stands for that fetch, or as long as its deadline if that is longer."""
+"""Shortest time for which a `key` belongs to its fetch; the time until its deadline if that is longer."""
 
 
 def batch(batch_id: str) -> str:
-    """hash: total, sealed, chunks, taken_ms, done, bytes, created_ms, cancel_ms, retried_as.
+    """hash: the counters and the state of a batch. Times are in Unix ms.
 
-    Also a count for each outcome, recorded, recorded_done and last_deadline_ms.
-
-    retried_as: the batches in which failed fetches of it were submitted again, joined by spaces.
-
-    chunks: how many of its chunks are in; taken_ms: when the last of them was taken, in Unix ms.
-    recorded: how many of its chunks are in its `record`, which counts only if it has every one: older
-    producers write none. recorded_done: how many of its results ended a fetch in the record.
-    last_deadline_ms: no fetch of a recorded chunk has a later deadline.
-    RESULTS_TTL_MS after the last result, UNFINISHED_TTL_MS before that.
+    total, sealed, done, bytes, and a count for each outcome. created_ms, cancel_ms.
+    retried_as: the batches in which its failed fetches were submitted again, joined by spaces.
+    chunks: number of enqueued chunks. taken_ms: when the last of them was enqueued.
+    recorded: number of chunks in its `record`, which is used only if all are; older producers write none.
+    recorded_done: number of its results that ended a fetch in the record.
+    last_deadline_ms: latest deadline of a recorded chunk.
+    Expires RESULTS_TTL_MS after the last result; before that, UNFINISHED_TTL_MS after the last change.
     """
     return f"ff:batch:{batch_id}"
 
 
 def results(batch_id: str) -> str:
-    """stream: field `r` holds a result as JSON.
+    """stream: results of the batch, as JSON in the field `r`.
 
-    Lives as long as its batch; UNFINISHED_TTL_MS if the batch was sealed after its last result.
+    Expires with the batch; UNFINISHED_TTL_MS after the last result if the batch was sealed later.
     """
     return f"ff:batch:{batch_id}:results"
 
 
 def batch_lanes(batch_id: str) -> str:
-    """set: the lanes that fetches of the batch have gone to. Lives as long as its batch."""
+    """set: lanes that have had fetches of the batch. Expires with the batch."""
     return f"ff:batch:{batch_id}:lanes"
 
 
 def digests(batch_id: str) -> str:
-    """list: a digest of what each chunk held. Lives as long as its batch."""
+    """list: digest of each chunk. Expires with the batch."""
     return f"ff:batch:{batch_id}:digests"
 
 
 def receipt(batch_id: str, name: str = "") -> str:
-    """string: what became of a message that names this batch, JSON. RECEIPT_TTL_MS.
+    """string: receipt of a message that names this batch, as JSON. Expires after RECEIPT_TTL_MS.
 
-    name: of the receipt that the message asks for; "" for that of the latest message.
+    name: name of the receipt in the message; "" for the receipt of the latest message.
     """
     return f"ff:batch:{batch_id}:receipt:{name}" if name else f"ff:batch:{batch_id}:receipt"
 
@@ -150,27 +152,27 @@ RECEIPT_TTL_MS = 24 * 3600 * 1000
 
 
 def inbox(name: str = "") -> str:
-    """list: messages of one pusher; "" for those of INBOX. Gone when empty."""
+    """list: messages of a named inbox; "" for INBOX."""
     return f"{INBOX}:{name}" if name else INBOX
 
 
 def taken(name: str = "") -> str:
-    """list: as TAKEN, for a named inbox."""
+    """list: TAKEN of a named inbox."""
     return f"{INBOX}:{name}:taken" if name else TAKEN
 
 
 def newer(name: str = "") -> str:
-    """list: as NEWER, for a named inbox."""
+    """list: NEWER of a named inbox."""
     return f"{INBOX}:{name}:newer" if name else NEWER
 
 
 def intake(name: str = "") -> str:
-    """hash: as INTAKE, for a named inbox: batch and newer_bytes. The worker is that of INTAKE."""
+    """hash: the fields batch and newer_bytes of INTAKE, of a named inbox. The lease is that of INTAKE."""
     return f"{INTAKE}:{name}" if name else INTAKE
 
 
 def kinds_of_inbox(name: str = "") -> dict[str, str]:
-    """Return the keys of an inbox with their kinds."""
+    """Return the keys of an inbox, each with its type."""
     return {**dict.fromkeys((inbox(name), taken(name), newer(name)), "list"), intake(name): "hash"}
 
 
@@ -178,64 +180,66 @@ RECORD_SUFFIX = ":fetches"
 """The suffix of the key of a batch's record."""
 
 RECORD_SEGMENT_PLACES = 1 << 20
-"""How many fetches one string of a record has: 6 MiB of the 512 that a string may have."""
+"""Number of fetches in one string of a record: 6 MiB, of the 512 MiB that Redis allows."""
 
 
 def record(batch_id: str, place: int = 0) -> str:
-    """string, a bitfield of a u48 for each place of the batch: its open fetch, 0 once that has ended.
+    """string: a bitfield with a u48 for each place in the batch, 0 once the fetch there has ended.
 
-    The number is (fingerprint of the fetch + its deadline in Unix ms) mod 2^48, or 1 in place of 0
-    (jobs/contract/entry.py, record_of). The second RECORD_SEGMENT_PLACES are in a second string, and so on.
-    UNFINISHED_TTL_MS after the last submit; gone when the batch has ended.
+    The value is (fingerprint of the fetch + deadline in Unix ms) mod 2^48, or 1 if that is 0
+    (jobs/contract/model.py, record_of). Each string has RECORD_SEGMENT_PLACES places. Removed when the batch
+    ends; expires UNFINISHED_TTL_MS after the last submit.
     """
     segment = place // RECORD_SEGMENT_PLACES
     return batch(batch_id) + RECORD_SUFFIX + (f":{segment}" if segment else "")
 
 
 def key(text: str) -> str:
-    """string: the id of the fetch that has this `key`, with + behind it once another batch was given it.
+    """string: ID of the fetch that has this `key`, followed by + once another batch refers to it.
 
-    KEY_TTL_MS, or the fetch's deadline if that is longer.
+    Expires after KEY_TTL_MS, or at the deadline of the fetch if that is later.
     """
     return f"ff:key:{text}"
 
 
 def robots(origin: str) -> str:
-    """string: the origin's robots.txt, JSON. A day at most, an hour if the origin has none."""
+    """string: robots.txt of an origin, as JSON. Expires after a day at most, an hour if there is none."""
     return f"ff:robots:{origin}"
 
 
 def lane(name: str) -> str:
-    """hash: state, generation, due_ms, shut_until_ms, why, owner, last_owner, token, gate, open, earliest_ms.
+    """hash: the state of a lane. Times are in Unix ms.
 
-    reset, also a field: the operator who has reset the lane, until a worker has applied that;
-    open: how many of its fetches have no result yet; earliest_ms: no deadline of those that wait is earlier;
-    estimated, also a field: open was counted from the lane's lists, of which BACKLOG may not have all;
-    needs, also a field: of a fetch for which the lane is left to others (worker/fetch/cases/handover.py);
-    left, also a field: the token under which the last settlements gave the lane back;
-    last_owner: the worker whose lease lapsed, until the next one takes over its claims.
-    No TTL while the lane is not idle, GATE_TTL_MS when it is.
+    state: idle, scheduled or held. generation, due_ms: of a scheduled lane. owner, token: of a held lane.
+    gate: saved state of the gate. shut_until_ms, why: when and why the gate opens later.
+    open: number of fetches without a result. earliest_ms: lower bound of the deadlines of waiting fetches.
+    last_owner: worker whose lease lapsed, until the next owner has its claims.
+    reset: operator who reset the lane, until a worker applies it.
+    estimated: `open` was counted from the queues, and BACKLOG may not include all of it.
+    needs: needs of a fetch for which the lane was handed over (worker/fetch/cases/handover.py).
+    left: token under which the last settlements released the lane.
+    Expires after GATE_TTL_MS while the lane is idle.
     """
     return f"ff:lane:{name}"
 
 
 def claimed(name: str) -> str:
-    """hash: fetch id → serialized entry of what the lane's owner works on. Gone when empty."""
+    """hash: fetch ID → serialized entry, of the fetches that the owner of the lane has claimed."""
     return f"ff:claimed:{name}"
 
 
 def later(name: str) -> str:
-    """zset: serialized entry → Unix ms of its next attempt. Gone when empty."""
+    """zset: serialized entry → Unix ms of its next attempt."""
     return f"ff:later:{name}"
 
 
 def cancelled(name: str) -> str:
-    """set: cancelled batches whose fetches are still to be taken out of the lane. UNFINISHED_TTL_MS."""
+    """set: cancelled batches whose fetches the owner must end. Expires after UNFINISHED_TTL_MS."""
     return f"ff:cancelled:{name}"
 
 
 def waiting(name: str) -> tuple[str, str, str, str]:
-    """Lists of serialized entries in the order they are served: returned, high, normal, low."""
+    """Lists of serialized entries, in the order in which they are claimed: returned, high, normal, low."""
     return (
         f"ff:waiting:{name}:returned",
         f"ff:waiting:{name}:high",
@@ -245,20 +249,19 @@ def waiting(name: str) -> tuple[str, str, str, str]:
 
 
 def waiting_at(name: str, priority: str) -> str:
-    """Return the list of the entries that wait with this priority ("returned": were handed back)."""
+    """Return the key of the list of a priority, or of "returned": claims that a worker returned."""
     return f"ff:waiting:{name}:{priority}"
 
 
 LANE_QUEUES = ("returned", "high", "normal", "low", "later")
-"""The queues of a lane: four lists in the order they are served, and the retries."""
-
+"""The queues of a lane: four lists, in the order in which they are claimed, and the retries."""
 
 LANE_KEYS = "ff:[clw]*"
-"""Matches every key of a lane, and few others."""
+"""Pattern for SCAN that matches every key of a lane, and few others."""
 
 
 def lane_of(key: str) -> str:
-    """Return the name of the lane whose fetches or state the key holds; empty if it is no such key."""
+    """Return the lane of a key that holds its state or fetches; "" for any other key."""
     for prefix in (lane(""), claimed(""), later("")):
         if key.startswith(prefix):
             return key.removeprefix(prefix)
@@ -267,26 +270,28 @@ def lane_of(key: str) -> str:
 
 
 def lane_queue(name: str, queue: str) -> str:
-    """The key of one of LANE_QUEUES."""
+    """Return the key of one of LANE_QUEUES."""
     return later(name) if queue == "later" else waiting_at(name, queue)
 
 
 def worker(instance: str) -> str:
-    """string: the report of a worker's instance, JSON. WORKER_TTL_MS."""
+    """string: report of a worker instance, as JSON. Expires after WORKER_TTL_MS."""
     return f"ff:worker:{instance}"
 
 
 DEATHS = "ff:deaths"
-"""zset: worker id → Unix ms when a lane was taken from it because its lease had lapsed. Gone DEATHS_WINDOW_MS
-after the last. They tell a fetch that kills from one that is hit (worker/fetch/rules/crashes.py)."""
+"""zset: worker instance → Unix ms when a lane was reclaimed from it because its lease had lapsed.
+
+Deaths of several workers have another cause than one fetch (worker/fetch/rules/crashes.py). Expires
+DEATHS_WINDOW_MS after the last death."""
 
 DEATHS_WINDOW_MS = 60_000
 
 
 def policy_file(digest: str) -> str:
-    """string: the policy file with that digest, JSON without private values (worker/policy/published.py).
+    """string: policy file with that digest, as JSON without private values (worker/policy/published.py).
 
-    POLICY_FILE_TTL_MS; the heartbeats of the workers that use it renew that.
+    Expires after POLICY_FILE_TTL_MS unless the heartbeat of a worker that uses it renews it.
     """
     return f"ff:policy-file:{digest}"
 
@@ -294,23 +299,23 @@ def policy_file(digest: str) -> str:
 POLICY_FILE_TTL_MS = 60_000
 
 WORKERS = "ff:workers"
-"""zset: worker instance → Unix ms of its last heartbeat. Members older than WORKER_TTL_MS are removed by the
-next heartbeat of any worker."""
-
+"""zset: worker instance → Unix ms of its last heartbeat. Heartbeats remove those beyond WORKER_TTL_MS."""
 
 LACKING = "ff:lacking"
-"""set: the instances of live workers that cannot store bodies. They start no fetch and are not in WORKERS, so
-that the others share their lanes. WORKER_TTL_MS after the last heartbeat of such a worker."""
+"""set: instances of live workers that cannot store bodies. They start no fetch and are not in WORKERS, so the
+others share the lanes. Expires WORKER_TTL_MS after the last heartbeat of such a worker."""
 
 DRAINS = "ff:drains"
-"""hash: worker instance → Unix ms since when an operator has drained it, 0 once it is to take lanes again.
-The worker removes its field then, and at its end; a field of a worker that was killed stays until the next
-drain. Gone when empty."""
+"""hash: worker instance → Unix ms when an operator drained it, 0 once it may acquire lanes again.
 
+The worker then removes its field, and when it exits. The field of a killed worker stays until the next
+drain."""
 
 HANDED = "ff:handed"
-"""hash: lane → the needs of a fetch in it that the worker which had the lane does not meet. A worker that
-does takes the lane, which removes the field. HANDED_TTL_MS after the last was added."""
+"""hash: lane → needs of a fetch that its last owner does not meet.
+
+A worker that meets them acquires the lane, which removes the field. Expires HANDED_TTL_MS after the last
+field was added."""
 
 HANDED_TTL_MS = 60_000
 
@@ -324,40 +329,40 @@ FIXED: dict[str, str] = {
     LACKING: "set",
     **dict.fromkeys((ALL_RESULTS, DEAD), "stream"),
 }
-"""The keys that exist once in a fleet, with their kinds: a Redis type, or counter for a counting string."""
+"""The keys that exist once in a fleet, each with its kind: a Redis type, or "counter" (a string)."""
 
 
 def kinds_of_lane(name: str) -> dict[str, str]:
-    """Return the keys of a lane with their kinds."""
+    """Return the keys of a lane, each with its type."""
     lists = dict.fromkeys(waiting(name), "list")
     return {lane(name): "hash", claimed(name): "hash", later(name): "zset", cancelled(name): "set", **lists}
 
 
 def kinds_of_batch(batch_id: str) -> dict[str, str]:
-    """Return the keys of a batch with their kinds."""
+    """Return the keys of a batch, each with its type."""
     kinds = {batch(batch_id): "hash", results(batch_id): "stream"}
     return {**kinds, batch_lanes(batch_id): "set", digests(batch_id): "list", record(batch_id): "string"}
 
 
 def arq_job(job_id: str) -> str:
-    """string: a job of arq, as JSON. arq's own, and its TTL."""
+    """string: an arq job, as JSON. Written and expired by arq."""
     return f"arq:job:{job_id}"
 
 
 def arq_in_progress(job_id: str) -> str:
-    """string: a worker runs the job. arq's own, and its TTL."""
+    """string: exists while a worker runs the arq job. Written and expired by arq."""
     return f"arq:in-progress:{job_id}"
 
 
 def arq_tries(job_id: str) -> str:
-    """string: how often the job was begun. arq's own, and its TTL."""
+    """string: number of starts of the arq job. Written and expired by arq."""
     return f"arq:retry:{job_id}"
 
 
 ARQ_ABORTS = "arq:abort"
-"""zset: the jobs to abort. arq's own; each job that ends is removed from it."""
+"""zset: arq jobs to abort. Written by arq, which removes a job that ends."""
 
 
 def notification_job_id(lane_name: str, generation: int) -> str:
-    """Return the arq job id of one notification."""
+    """Return the arq job ID of a notification."""
     return f"lane:{lane_name}:{generation}"

@@ -1,14 +1,16 @@
-"""Notifications about lanes that are due: the data that scripts return and that `notify` enqueues. Pure."""
+"""Notifications of due lanes, which scripts return and `notify` enqueues. Pure."""
 
 from typing import NamedTuple
 
 GRACE_MS = 3_000
-"""How long after its due time a lane may go without a worker before the sweep schedules it again."""
+"""Time after its due time until the sweep reschedules a lane that no worker has acquired."""
 
 
 class LaneNotification(NamedTuple):
-    """One lane to hand to a worker: under which generation, and in how many ms."""
+    """A lane that is or becomes due."""
 
     lane: str
     generation: int
+    """Number of this notification of the lane; workers ignore an old one."""
     due_in_ms: int
+    """Time until it is due; 0: now."""

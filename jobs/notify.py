@@ -1,6 +1,6 @@
-"""Notifies workers of due lanes through arq: all that producers and workers share of arq.
+"""Notification of workers through arq: everything of arq that producers and workers share.
 
-Importing this module loads arq. The producer's client imports it for its first notification.
+Importing this module imports arq, so the producer's client imports it only at its first notification.
 """
 
 import asyncio
@@ -17,19 +17,19 @@ from fetchfleet.jobs.notifications import LaneNotification
 from fetchfleet.jobs.redis_connection import redis_now_ms
 
 TAKE_LANE = "take_lane"
-"""The arq function that takes a lane, with the lane's name and generation."""
+"""Name of the arq job for a due lane. Its arguments are the lane and the generation."""
 
-MAX_AT_ONCE = 16
+MAX_CONCURRENT_JOBS = 16
 
 SKEW_MS = 10 * 60 * 1000
-"""How far the clocks of producers and workers may differ without an effect."""
+"""Difference between the clocks of producers and workers that has no effect."""
 
 serialize = msgspec.json.encode
 deserialize = msgspec.json.decode
 
 
 def arq_client(pool: Any) -> ArqRedis:
-    """Return arq's client on this connection pool. Jobs are JSON: pickle is never read or written."""
+    """Return an arq client on a connection pool. Jobs are JSON: pickle is never read or written."""
     return ArqRedis(
         pool_or_conn=pool,
         job_serializer=serialize,
@@ -39,9 +39,9 @@ def arq_client(pool: Any) -> ArqRedis:
 
 
 async def notify_lanes(arq: ArqRedis, notifications: Iterable[LaneNotification]) -> None:
-    """Enqueue one arq job per lane. The sweep of the workers replaces a notification that is lost."""
+    """Enqueue an arq job for each lane. The sweep of the workers replaces lost notifications."""
     notifications = list(notifications)
-    slots = asyncio.Semaphore(MAX_AT_ONCE)
+    slots = asyncio.Semaphore(MAX_CONCURRENT_JOBS)
     own_ms = int(time.time() * 1000)
     later = any(item.due_in_ms > 0 for item in notifications)
     redis_ms = await redis_now_ms(arq) if later else own_ms
@@ -61,11 +61,11 @@ async def notify_lanes(arq: ArqRedis, notifications: Iterable[LaneNotification])
 
 
 def score_ms(item: LaneNotification, own_ms: int, redis_ms: int) -> int:
-    """Return the time (Unix ms) at which arq is to run the job.
+    """Return the Unix ms at which arq runs the job. own_ms: the time by the local clock.
 
-    arq compares the enqueuing machine's clock with the worker's. A job that is due now gets a time that every
-    clock has passed, and one that is due later never a time of a clock that is ahead. A worker that runs it
-    too early learns so from Redis and tries again at the right time.
+    arq compares it with the clock of the worker. A job that is due now gets a time that every clock has
+    passed. A job that is due later gets the earlier time of the local clock and Redis's; if a worker runs it
+    too early, Redis reports that, and the worker retries at the due time.
     """
     if item.due_in_ms <= 0:
         return own_ms - SKEW_MS

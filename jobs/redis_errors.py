@@ -1,4 +1,4 @@
-"""The errors of Redis, classified: those that pass with time, and those that need an operator."""
+"""Classification of Redis errors: transient ones, and those that need an operator."""
 
 import re
 import ssl
@@ -8,57 +8,58 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError,
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from fetchfleet.jobs.compat import takes_no_writes
+from fetchfleet.jobs.compat import refuses_writes
 from fetchfleet.jobs.errors import JobsError
 
 _TRANSIENT_CODES = re.compile(r"(?:^|\W)(BUSY|CLUSTERDOWN|LOADING|TRYAGAIN|UNBLOCKED|UNKILLABLE) ")
-"""Codes of a Redis that runs a script, loads its data, or changes its role. They follow other words if a
-script of an older Redis met them."""
+"""Codes of a Redis that runs a script, loads its data, or changes its role.
+
+In errors of scripts before Redis 7 the code follows other text."""
 
 _CUT_TLS = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
-"""A TLS connection that ended in the middle, as those to a Redis that restarts do."""
+"""Errors of a TLS connection that was cut off, for example because Redis restarts."""
 
-_OF_A_SOCKET = ConnectionAbortedError | ConnectionRefusedError | ConnectionResetError | TimeoutError
-"""Errors of the operating system that redis-py may pass on. BrokenPipeError may be one of standard output."""
+_SOCKET_ERRORS = ConnectionAbortedError | ConnectionRefusedError | ConnectionResetError | TimeoutError
+"""Errors of the operating system that redis-py does not wrap. BrokenPipeError may be of standard output."""
 
 
 def is_transient(error: BaseException) -> bool:
-    """Return whether the call that raised the error may succeed later without a change to its setup.
+    """Return whether the same call may succeed later without a change of configuration.
 
-    Redis is away, starts, fails over, is frozen, is full of clients or is busy. False if it refuses the
-    password, the user, a command, the database or the type of a key, or if TLS finds a wrong certificate.
+    True if Redis is unreachable, starts, fails over, is frozen or busy, or has too many clients. False if it
+    refuses the password, user, command, database or type of a key, or if its certificate does not verify.
     """
     if isinstance(error, JobsError):
         return False
-    if isinstance(error.__cause__, RedisError):  # redis-py wraps what Redis says to a new connection
+    if isinstance(error.__cause__, RedisError):  # redis-py wraps errors of a new connection
         error = error.__cause__
     if is_refusal(error) or any(map(_is_permanent, _chain(error))):
         return False
     if isinstance(error, ResponseError):
-        return takes_no_writes(error) or _TRANSIENT_CODES.search(str(error)) is not None
-    return isinstance(error, RedisConnectionError | RedisTimeoutError | _OF_A_SOCKET)
+        return refuses_writes(error) or _TRANSIENT_CODES.search(str(error)) is not None
+    return isinstance(error, RedisConnectionError | RedisTimeoutError | _SOCKET_ERRORS)
 
 
 def is_refusal(error: object) -> bool:
     """Return whether Redis refuses the password, or denies its user a command or a key."""
-    return is_of(error, AuthenticationError, NoPermissionError)
+    return is_or_wraps(error, AuthenticationError, NoPermissionError)
 
 
-def is_of(error: object, *kinds: type[Exception]) -> bool:
-    """Return whether the error or its cause is of one of the kinds; redis-py wraps those of a connection."""
-    return isinstance(error, kinds) or isinstance(getattr(error, "__cause__", None), kinds)
+def is_or_wraps(error: object, *types: type[Exception]) -> bool:
+    """Return whether the error or its cause has one of the types: redis-py wraps errors of a connection."""
+    return isinstance(error, types) or isinstance(getattr(error, "__cause__", None), types)
 
 
 def _is_permanent(error: BaseException) -> bool:
-    """Return whether the operating system or TLS reports what a retry does not change."""
+    """Return whether a retry cannot change this error of the operating system or TLS."""
     if isinstance(error, ssl.SSLError):
         return not isinstance(error, _CUT_TLS)
     return isinstance(error, PermissionError)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield the error and those it was raised from: redis-py keeps an error of a socket as the context."""
-    found: BaseException | None = error
-    while found is not None:
-        yield found
-        found = found.__cause__ or found.__context__
+    """Yield the error, its cause and so on: redis-py keeps an error of a socket as the context."""
+    link: BaseException | None = error
+    while link is not None:
+        yield link
+        link = link.__cause__ or link.__context__

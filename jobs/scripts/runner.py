@@ -1,4 +1,4 @@
-"""Runs the Lua scripts by digest, and sends the source to a Redis that does not know it."""
+"""Runs Lua scripts by digest; sends the source to a Redis that does not have it."""
 
 import hashlib
 import re
@@ -17,14 +17,14 @@ from redis.exceptions import (
 )
 
 from fetchfleet.jobs import keys as key_names
-from fetchfleet.jobs.compat import takes_no_writes
+from fetchfleet.jobs.compat import refuses_writes
 from fetchfleet.jobs.contract.entry import MAX_ENTRY_BYTES
 from fetchfleet.jobs.errors import KeyTypeConflictError
 
 Arg = str | bytes | int | float
 
 _REFUSALS = ("The user executing the script can't", "ACL failure in script")
-"""The errors of Redis 7.0, and of 7.2, if a script does what its user may not."""
+"""Errors of a script that its Redis user may not run: of Redis 7.0, and of 7.2."""
 
 _CONFLICT = re.compile(r'WRONGTYPE at "(.*)": a (\w+), not a (\w+)', re.DOTALL)
 """The error of `must_be` in jobs/lua/_common.lua."""
@@ -39,7 +39,7 @@ class Call(NamedTuple):
 
 
 CLAIM_BYTES = 8 << 20
-"""About how many bytes of entries a worker claims at once."""
+"""About the most bytes of entries that a worker claims at once."""
 
 _KEY_NAMES = (
     f"local BATCH_PREFIX, RECORD_SUFFIX = '{key_names.batch('')}', '{key_names.RECORD_SUFFIX}'\n"
@@ -48,7 +48,7 @@ _KEY_NAMES = (
     f"local LANE_PREFIX = '{key_names.lane('')}'\n"
     f"local SEGMENT_PLACES = {key_names.RECORD_SEGMENT_PLACES}\n"
 )
-"""The scripts make the keys of records themselves: they alone see whose entries a lane holds."""
+"""Constants of every script. Scripts build keys of records: only they see the entries of a lane."""
 
 _FOLDER = resources.files("fetchfleet.jobs") / "lua"
 _COMMON = "_common"
@@ -58,7 +58,7 @@ _WORD = re.compile(r"\w+")
 
 @cache
 def _shared() -> list[tuple[str, set[str], set[str]]]:
-    """Return the parts of _common.lua, the last first: each with the names that it defines, and its words."""
+    """Return the parts of _common.lua in reverse order, each with the names it defines and its words."""
     parts = (_FOLDER / f"{_COMMON}.lua").read_text().strip().split("\n\n")
     return [
         (part, {name for names in _NAMES.findall(part) for name in names.split(", ")}, {*_WORD.findall(part)})
@@ -68,7 +68,7 @@ def _shared() -> list[tuple[str, set[str], set[str]]]:
 
 @cache
 def source_of(script: str) -> str:
-    """Return a script behind the shared functions that it uses; Redis makes each of them anew for a call."""
+    """Return a script with the shared functions that it uses; each costs time in every call."""
     source = (_FOLDER / f"{script}.lua").read_text()
     words = {*_WORD.findall(source)}
     for part, names, used in _shared():
@@ -79,8 +79,8 @@ def source_of(script: str) -> str:
 
 @cache
 def digest_of(script: str) -> str:
-    """Return the digest by which Redis knows a script."""
-    return hashlib.sha1(source_of(script).encode()).hexdigest()  # noqa: S324 EVALSHA's own
+    """Return the SHA-1 digest of a script, for EVALSHA."""
+    return hashlib.sha1(source_of(script).encode()).hexdigest()  # noqa: S324 required by EVALSHA
 
 
 def scripts() -> list[str]:
@@ -89,7 +89,7 @@ def scripts() -> list[str]:
 
 
 async def run(redis: Redis, script: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
-    """Return the script's reply. Takes one round trip, two if Redis did not know the script."""
+    """Run a script and return its reply: one round trip, two if Redis does not have the script."""
     try:
         try:
             return await redis.evalsha(digest_of(script), len(keys), *keys, *args)  # type: ignore[misc, arg-type]
@@ -100,20 +100,20 @@ async def run(redis: Redis, script: str, keys: Sequence[str], args: Sequence[Arg
 
 
 async def run_many(redis: Redis, calls: Sequence[Call]) -> list[Any]:
-    """Return the replies of many calls in one round trip; a call that Redis refuses returns its exception."""
+    """Run calls in one round trip and return their replies; a failed call returns its exception."""
     replies = await _pipelined(redis, calls)
     unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
     if unknown:
         for name in {calls[i].script for i in unknown}:
             await redis.script_load(source_of(name))
-        again = await _pipelined(redis, [calls[i] for i in unknown])
-        for i, reply in zip(unknown, again, strict=True):
+        retried = await _pipelined(redis, [calls[i] for i in unknown])
+        for i, reply in zip(unknown, retried, strict=True):
             replies[i] = reply
     return [named(reply) if isinstance(reply, ResponseError) else reply for reply in replies]
 
 
 def named(error: ResponseError) -> ResponseError:
-    """Return the specific exception for an error that a script met: Redis before 7 reports a general one."""
+    """Return the specific exception for an error in a script: before Redis 7 it is a general one."""
     text = str(error)
     if "OOM command not allowed" in text:
         return OutOfMemoryError(text)
@@ -121,13 +121,13 @@ def named(error: ResponseError) -> ResponseError:
         return KeyTypeConflictError(*conflict.groups())
     if any(refusal in text for refusal in _REFUSALS):
         return NoPermissionError(text)
-    if takes_no_writes(error):
+    if refuses_writes(error):
         return ReadOnlyError(text)
     return error
 
 
 async def _pipelined(redis: Redis, calls: Sequence[Call]) -> list[Any]:
-    """Return the replies of all calls, which are sent at once; errors of single calls as exceptions."""
+    """Send all calls at once and return their replies; errors of single calls are returned."""
     pool = redis.connection_pool
     connection = await pool.get_connection()
     try:

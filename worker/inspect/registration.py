@@ -106,7 +106,7 @@ def name_of(instance: str) -> str:
     return match[1] if match else instance
 
 
-def is_of(instance: str, name: str) -> bool:
+def is_or_wraps(instance: str, name: str) -> bool:
     """Return whether the worker has this name, or a default name (host-pid) with this host."""
     worker = name_of(instance)
     host, _, process = worker.rpartition("-")

@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.redis_connection import number_of, redis_now_ms, text_of
-from fetchfleet.worker.inspect.registration import Registration, is_of
+from fetchfleet.worker.inspect.registration import Registration, is_or_wraps
 from fetchfleet.worker.redis_support.drains import drained
 
 MAX_LANES = 500
@@ -126,7 +126,7 @@ async def living(redis: Redis, now_ms: int) -> list[str]:
 async def is_alive(redis: Redis, name: str) -> bool:
     """Return whether a worker with this name, or a default name (host-pid) with this host, is alive."""
     workers = {*await living(redis, await redis_now_ms(redis)), *await worker_reports(redis)}
-    return any(is_of(worker, name) for worker in workers)
+    return any(is_or_wraps(worker, name) for worker in workers)
 
 
 async def _rows(redis: Redis, names: list[str]) -> list[list[Any]]:
@@ -167,7 +167,7 @@ async def instances_named(redis: Redis, name: str) -> list[str]:
         instance: of.registration.name if of.registration else instance for instance, of in reports.items()
     }
     instances = [instance for instance, worker_name in names.items() if name in {instance, worker_name}]
-    return instances or [instance for instance in names if is_of(instance, name)]
+    return instances or [instance for instance in names if is_or_wraps(instance, name)]
 
 
 def _report(text: bytes) -> WorkerReport:

@@ -8,7 +8,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from structlog.typing import FilteringBoundLogger
 
-from fetchfleet.jobs.redis_errors import is_of, is_refusal
+from fetchfleet.jobs.redis_errors import is_or_wraps, is_refusal
 from fetchfleet.worker.observability import events
 from fetchfleet.worker.observability.repeats import RECOVERY_S, Repeats, Trouble
 from fetchfleet.worker.redis_support.key_repair import KeyRepair, is_key_conflict
@@ -25,7 +25,7 @@ def kind_of(error: object) -> Hashable:
     """
     if is_refusal(error):
         return "refusal", str(error)
-    if is_of(error, BusyLoadingError):
+    if is_or_wraps(error, BusyLoadingError):
         return "loading"
     if isinstance(error, RedisConnectionError | RedisTimeoutError | OSError):
         return NO_ANSWER

@@ -14,7 +14,7 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.compat import CLUSTER_MODE
 from fetchfleet.jobs.contract.ids import BATCH_ID_CHARS
 from fetchfleet.jobs.errors import UnsupportedRedisError
-from fetchfleet.jobs.redis_errors import is_of
+from fetchfleet.jobs.redis_errors import is_or_wraps
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.observability import redact
 from fetchfleet.worker.observability.log import Event
@@ -43,7 +43,7 @@ async def await_usable_redis(redis: Redis, redis_url: str, log: FilteringBoundLo
                 await redis.ping()
                 break
             except RedisError as error:
-                if not is_of(error, BusyLoadingError):
+                if not is_or_wraps(error, BusyLoadingError):
                     raise
             if not logged:
                 log.warning(Event.REDIS_LOADING)

@@ -13,7 +13,7 @@ from fetchfleet.worker.inspect.registration import (
     Registration,
     abilities_of,
     doubles_of,
-    is_of,
+    is_or_wraps,
     name_of,
     registration_of,
 )
@@ -60,7 +60,7 @@ def test_a_health_check_finds_a_worker_by_its_name_or_its_host(
     expected: bool,  # noqa: FBT001 a parameter of the test
 ) -> None:
     """Of this version and of an older one, but no worker with a longer name."""
-    assert [expected] * 2 == [is_of(worker, name), is_of(registered(worker).instance, name)]
+    assert [expected] * 2 == [is_or_wraps(worker, name), is_or_wraps(registered(worker).instance, name)]
 
 
 def test_a_double_is_another_live_instance_of_the_name() -> None:

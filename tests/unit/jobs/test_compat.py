@@ -30,7 +30,7 @@ def test_from_url_chooses_a_connection_class_that_is_replaced(url: str) -> None:
 
     assert chosen in CONNECTIONS, f"redis-py has a new connection class for {url}: {chosen}"
     assert issubclass(pool.connection_class, chosen)
-    assert hasattr(pool.connection_class, "takes_no_writes")
+    assert hasattr(pool.connection_class, "refuses_writes")
 
 
 async def test_the_pool_keeps_its_idle_connections_in_available_connections() -> None:
