@@ -118,20 +118,24 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
 
         Raises TlsTimeoutError or TlsError.
         """
+        timer = asyncio.get_running_loop().call_later(timeout_s, self._expire, timeout_s)
         try:
-            async with asyncio.timeout(timeout_s):
-                # Not earlier: uvloop would close the socket's number twice if the first write failed.
-                self._continue_handshake()
-                await self._established
+            # Not earlier: uvloop would close the socket's number twice if the first write failed.
+            self._continue_handshake()
+            await self._established
         except BaseException as error:
             self.abort()
-            if isinstance(error, TimeoutError):
-                raise TlsTimeoutError(f"no TLS handshake within {timeout_s} s") from None
             if isinstance(error, OSError):  # an SSLError is one
                 raise TlsError(error if str(error) else "the TLS handshake failed") from error
             raise
         finally:
+            timer.cancel()
             self._established.cancel()
+
+    def _expire(self, timeout_s: float) -> None:
+        """End the wait for the handshake, which has taken too long."""
+        if not self._established.done():
+            self._established.set_exception(TlsTimeoutError(f"no TLS handshake within {timeout_s} s"))
 
     def _continue_handshake(self) -> None:
         """Begin the handshake, or go on with it, unless it has ended."""
