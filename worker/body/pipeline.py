@@ -110,6 +110,8 @@ class BodyPipeline:
         max_bytes: the size limit of the stored body; 0 for none.
         """
         self._answer = answer
+        rate = MinRate(policy.min_rate_bytes_per_s, policy.min_rate_window_s)
+        source = _PacedBody(answer, rate) if rate.bytes_per_s else answer
         coded_bytes = answer.length_bytes
         encoding = answer.header("content-encoding")
         # An empty body has no coding, whatever the header says.
@@ -118,9 +120,7 @@ class BodyPipeline:
         if codings and fetch.lines and not fetch.decode:
             names = ", ".join(codings)[:MAX_CODING_CHARS]
             raise UnknownCodingError(f"the body is coded as {names}; a fetch with lines must set decode too")
-        read = answer.read
-        if policy.min_rate_bytes_per_s:
-            read = _PacedBody(read, MinRate(policy.min_rate_bytes_per_s, policy.min_rate_window_s)).read
+        read = source.read
         stored_as = names_of(encoding) if coded else ()
         self._decoded: _DecodedBody | None = None
         self._large_decoder = False
@@ -142,7 +142,8 @@ class BodyPipeline:
         Raises CodingError, BadLineError, CutLineError, DigestMismatchError, OverlongBodyError, TooSlowError
         or TruncatedBodyError.
         """
-        self._as_sent = read == answer.read
+        self._receive = source.receive if read == source.read else None
+        """Returns a piece that may have been received into a room; None if the body is decoded or checked."""
         self.coding = _UNPRINTABLE.sub("?", ", ".join(stored_as))[:MAX_CODING_CHARS] if stored_as else None
         """The codings of the stored body, including unknown names of the Content-Encoding; None if none."""
         self.length_bytes = coded_bytes if self._decoded is None else None
@@ -150,7 +151,7 @@ class BodyPipeline:
 
     async def receive(self, room: Room) -> bytes | memoryview:
         """Return the next bytes to store, like `read`, received into the room if they need no decoding."""
-        return await (self._answer.receive(room) if self._as_sent else self.read())
+        return await (self._receive(room) if self._receive is not None else self.read())
 
     @property
     def decodes(self) -> bool:
@@ -187,22 +188,31 @@ class BodyPipeline:
 
 
 class _PacedBody:
-    """A body with a minimum rate. `read` raises TooSlowError."""
+    """A body with a minimum rate. `read` and `receive` raise TooSlowError."""
 
-    def __init__(self, source: Read, rate: MinRate) -> None:
-        self._source = source
+    def __init__(self, answer: Answer, rate: MinRate) -> None:
+        self._answer = answer
         self._rate = rate
         self._window = RateWindow()
 
     async def read(self) -> bytes:
         asked_s = mono_s()
-        chunk = await self._source()
-        window = after(self._window, self._rate, len(chunk), mono_s() - asked_s) if chunk else self._window
+        piece = await self._answer.read()
+        self._count(len(piece), mono_s() - asked_s)
+        return piece
+
+    async def receive(self, room: Room) -> bytes | memoryview:
+        asked_s = mono_s()
+        piece = await self._answer.receive(room)
+        self._count(len(piece), mono_s() - asked_s)
+        return piece
+
+    def _count(self, size_bytes: int, waited_s: float) -> None:
+        rate = self._rate
+        window = after(self._window, rate, size_bytes, waited_s) if size_bytes else self._window
         if window is None:
-            rate = self._rate
             raise TooSlowError(f"less than {rate.bytes_per_s:g} bytes/s over {rate.window_s:g} s")
         self._window = window
-        return chunk
 
 
 class _DecodedBody:

@@ -11,6 +11,7 @@ import pytest
 from fetchfleet import Outcome, Reason
 from fetchfleet.worker.http.http1.connection import MAX_UNREAD_BYTES
 from fetchfleet.worker.policy.model import Timeouts
+from fetchfleet.worker.sink.files.buffered_body import BufferedBody
 from tests.component.conftest import Start
 from tools.origin import behaviours as o
 from tools.origin.server import Behaviour, Exchange, Origin
@@ -62,6 +63,26 @@ async def test_a_body_above_the_minimum_rate_is_stored(origin: Origin, start: St
     result = await worker.one(origin.url())
 
     assert (result.outcome, result.bytes) == (Outcome.STORED, 50_000)
+
+
+async def test_a_large_body_with_a_minimum_rate_is_received_into_blocks(
+    origin: Origin, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not copied on its way to the file, like one without a minimum rate."""
+    asked, room = [], BufferedBody.room
+
+    def counted(body: BufferedBody) -> memoryview | None:
+        asked.append(body)
+        return room(body)
+
+    monkeypatch.setattr(BufferedBody, "room", counted)
+    worker = await start(policy=FLOOR)
+    origin.behaviour = big = o.big(4 << 20)
+
+    result = await worker.one(origin.url())
+
+    assert (result.outcome, result.sha256) == (Outcome.STORED, big.sha256)
+    assert asked
 
 
 async def test_without_a_minimum_rate_a_drip_ends_at_the_total_timeout(origin: Origin, start: Start) -> None:
