@@ -250,7 +250,7 @@ class _DecodedBody:
                     note = f"{self._received_bytes} coded bytes are more than {self._max_coded_bytes}"
                     raise OverlongBodyError(note)
                 self._pieces = self._decode(chunk)
-                in_place = len(chunk) <= IN_PLACE_BYTES  # for the first step only: it may decode to much
+                in_place = len(chunk) <= IN_PLACE_BYTES  # the first step only: it may decode to GBs
             pieces = self._pieces
             step, more = _step(pieces) if in_place else await run_in(CODING, _step, pieces)
             if not more:

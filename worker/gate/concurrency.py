@@ -43,7 +43,7 @@ FOLLOW_UP = 0.15
 
 def allowed(limit: Limit, within: Range) -> int:
     """Return how many requests may be in flight."""
-    return math.floor(_now(limit, within))
+    return math.floor(_current(limit, within))
 
 
 def after_good_response(
@@ -52,20 +52,20 @@ def after_good_response(
     """Return the limit after a good response to a request sent at sent_ms."""
     if sent_ms <= limit.cut_ms:
         return limit
-    now = _now(limit, within)
-    min_samples = max(MIN_SAMPLES, int(SAMPLE_ROUNDS * now))
+    current = _current(limit, within)
+    min_samples = max(MIN_SAMPLES, int(SAMPLE_ROUNDS * current))
     felt = min(limit.felt + 1, min_samples)
     recent_ms = limit.recent_ms + (latency_ms - limit.recent_ms) / felt
     usual_ms = limit.usual_ms
     if felt >= min_samples:
-        share = FOLLOW_DOWN if recent_ms < usual_ms else FOLLOW_UP / now
-        usual_ms = usual_ms + (recent_ms - usual_ms) * share / now if usual_ms else recent_ms
+        share = FOLLOW_DOWN if recent_ms < usual_ms else FOLLOW_UP / current
+        usual_ms = usual_ms + (recent_ms - usual_ms) * share / current if usual_ms else recent_ms
     limit = replace(limit, felt=felt, recent_ms=recent_ms, usual_ms=usual_ms)
-    if in_flight * 2 <= now:
+    if in_flight * 2 <= current:
         return limit  # the limit was not in use, so the response is no evidence for a higher one
     if felt < min_samples or recent_ms <= usual_ms * SLOW_FACTOR + SLOW_MARGIN_MS:
         return _grown(limit, within, now_ms)
-    less = max(float(within.min), now * LATENCY_CUT)
+    less = max(float(within.min), current * LATENCY_CUT)
     return replace(_cut(limit, now_ms), now=less, usual_ms=usual_ms * USUAL_RAISE)
 
 
@@ -92,12 +92,12 @@ def _cut(limit: Limit, now_ms: int) -> Limit:
 
 def _grown(limit: Limit, within: Range, now_ms: int) -> Limit:
     """Return the limit after a good response while more than half of the limit was in use."""
-    now = _now(limit, within)
+    current = _current(limit, within)
     if limit.probes_left > 1:
         return replace(limit, probes_left=limit.probes_left - 1)
     if limit.probes_left:  # two rounds of good responses at the ceiling remove it
         return replace(limit, probes_left=0, ceiling=0, hold_s=HOLD_S)
-    more, below = min(float(within.max), now + 1 / now), limit.ceiling - 1.0
+    more, below = min(float(within.max), current + 1 / current), limit.ceiling - 1.0
     if not limit.ceiling or more <= below:
         return replace(limit, now=more)
     if now_ms < limit.hold_until_ms:
@@ -106,5 +106,5 @@ def _grown(limit: Limit, within: Range, now_ms: int) -> Limit:
     return replace(limit, now=probe, probes_left=2 * limit.ceiling)
 
 
-def _now(limit: Limit, within: Range) -> float:
+def _current(limit: Limit, within: Range) -> float:
     return max(float(within.min), min(float(within.max), limit.now or START_LIMIT))

@@ -242,34 +242,35 @@ def answered(state: GateState, what: str, now_ms: int) -> GateState:
 
 
 def attempt_ended(
-    state: GateState, policy: LanePolicy, seen: Observation, now_ms: int, chance: float
+    state: GateState, policy: LanePolicy, observation: Observation, now_ms: int, chance: float
 ) -> GateState:
     """Return the state after an attempt. For the breaker, a throttle is a success: the host is up.
 
     chance: in [0, 1); lengthens the time for which the breaker opens.
     """
-    if seen.what:
-        state = answered(state, seen.what, now_ms)
-    if seen.signal is HostSignal.NOTHING:
+    if observation.what:
+        state = answered(state, observation.what, now_ms)
+    if observation.signal is HostSignal.NOTHING:
         return state
     within, limit = policy.concurrency, state.limit
+    sent_ms, in_flight = observation.sent_ms, observation.in_flight
     if isinstance(within, Range):
-        if seen.signal in {HostSignal.REFUSED, HostSignal.TIMED_OUT}:
-            limit = concurrency.after_refusal(limit, within, seen.in_flight, seen.sent_ms, now_ms)
-        elif seen.signal is HostSignal.ANSWERED and seen.latency_ms is not None:
+        if observation.signal in {HostSignal.REFUSED, HostSignal.TIMED_OUT}:
+            limit = concurrency.after_refusal(limit, within, in_flight, sent_ms, now_ms)
+        elif observation.signal is HostSignal.ANSWERED and observation.latency_ms is not None:
             limit = concurrency.after_good_response(
-                limit, within, seen.in_flight, seen.latency_ms, seen.sent_ms, now_ms
+                limit, within, in_flight, observation.latency_ms, sent_ms, now_ms
             )
         state = replace(state, limit=limit)
-    failed = seen.signal in {HostSignal.FAILED, HostSignal.TIMED_OUT, HostSignal.NAMELESS} or (
-        seen.signal is HostSignal.REFUSED and not seen.throttle
+    failed = observation.signal in {HostSignal.FAILED, HostSignal.TIMED_OUT, HostSignal.NAMELESS} or (
+        observation.signal is HostSignal.REFUSED and not observation.throttle
     )
-    nameless = seen.signal is HostSignal.NAMELESS
+    nameless = observation.signal is HostSignal.NAMELESS
     if state.nameless is not nameless:
         state = replace(state, nameless=nameless)
     rules = breaker.BreakerRules(policy.breaker_failures, policy.breaker_reset_s, policy.breaker_cap_s)
     return breaker.after_attempt(
-        state, rules, failed=failed, now_ms=now_ms, chance=chance, fetch_id=seen.fetch_id
+        state, rules, failed=failed, now_ms=now_ms, chance=chance, fetch_id=observation.fetch_id
     )
 
 

@@ -55,19 +55,19 @@ def retry_after_s(value: str | None, date: str | None, now_ms: int) -> float | N
 
 def _wait_s(text: str, since: datetime) -> float:
     """Return the wait in one value, relative to `since`; 0 if it is in the past or malformed."""
-    found = _SECONDS.fullmatch(text)
-    if found is not None:
-        wait_s = _rounded_up(found[1], found[2])
+    match = _SECONDS.fullmatch(text)
+    if match is not None:
+        wait_s = _rounded_up(match[1], match[2])
         unix_s = (since - _UNIX).total_seconds()
         for until_s in (wait_s, wait_s / 1000):
             if abs(until_s - unix_s) <= UNIX_TIME_WITHIN_S < unix_s:
                 return max(0.0, math.ceil(until_s - unix_s))
         return wait_s
-    found = _DURATION.fullmatch(text)
-    if found is not None:
-        hours, minutes = _rounded_up(found[1]), _rounded_up(found[2])
-        seconds = _rounded_up(found[3], found[4])
-        return hours * 3600 + minutes * 60 + (math.ceil(seconds / 1000) if found[5] else seconds)
+    match = _DURATION.fullmatch(text)
+    if match is not None:
+        hours, minutes = _rounded_up(match[1]), _rounded_up(match[2])
+        seconds = _rounded_up(match[3], match[4])
+        return hours * 3600 + minutes * 60 + (math.ceil(seconds / 1000) if match[5] else seconds)
     until = _parse_date(text)
     return max(0.0, math.ceil((until - since).total_seconds())) if until is not None else 0.0
 
@@ -81,15 +81,15 @@ def _parse_date(text: str) -> datetime | None:
     """Parse an HTTP-date or an ISO 8601 date, rounded up to a second; None if it is neither."""
     if len(text) > MAX_DATE_CHARS:
         return None
-    found, second = _ISO_DATE.fullmatch(text), _SECOND.search(text)
+    match, second = _ISO_DATE.fullmatch(text), _SECOND.search(text)
     leap_second = second is not None and second[1] == "60"
     adds_second = leap_second or (second is not None and bool((second[2] or "").strip("0")))
     try:
-        if found is not None:
-            year, month, day, hour, minute, seconds = (int(part or 0) for part in found.groups()[:6])
-            offset = timedelta(hours=int(found[9] or 0), minutes=int(found[10] or 0))
-            zone = timezone(-offset if found[8] == "-" else offset)
-            seconds += bool((found[7] or "").strip("0"))
+        if match is not None:
+            year, month, day, hour, minute, seconds = (int(part or 0) for part in match.groups()[:6])
+            offset = timedelta(hours=int(match[9] or 0), minutes=int(match[10] or 0))
+            zone = timezone(-offset if match[8] == "-" else offset)
+            seconds += bool((match[7] or "").strip("0"))
             until = datetime(year, month, day, hour, minute, tzinfo=zone) + timedelta(seconds=seconds)
             return until.astimezone(UTC)
         if second is not None:

@@ -63,13 +63,13 @@ class ArqIngress:
             raise
         return {"batch": receipt.batch_to_follow, "ids": receipt.ids}
 
-    async def refuse(self, note: str, found: str) -> None:
+    async def refuse(self, note: str, excerpt: str) -> None:
         """Write a dead letter and a log line for an invalid job."""
         letter = {
             "door": "arq",
             "reason": Reason.INVALID.value,
             "note": note,
-            "element": found[:EXCERPT_CHARS],
+            "element": excerpt[:EXCERPT_CHARS],
         }
         await self._redis.xadd(keys.DEAD, letter, maxlen=keys.DEAD_LENGTH)  # type: ignore[arg-type]
         self._log.warning(Event.INTAKE_REFUSED, door="arq", error=redact.text(note))
@@ -119,8 +119,8 @@ def write_result(result: Any) -> bytes:
         return msgspec.json.encode({**result, "a": [], "k": {}}, enc_hook=_as_text)
 
 
-def _refusal(note: str, found: str) -> dict[str, Any]:
-    return {"f": REFUSED, "a": [note[:EXCERPT_CHARS], found[:EXCERPT_CHARS]], "k": {}, "et": 0, "t": None}
+def _refusal(note: str, excerpt: str) -> dict[str, Any]:
+    return {"f": REFUSED, "a": [note[:EXCERPT_CHARS], excerpt[:EXCERPT_CHARS]], "k": {}, "et": 0, "t": None}
 
 
 def _excerpt(value: Any) -> str:

@@ -37,14 +37,14 @@ class VettedQueue(ArqRedis):
     on_foreign: OnForeign | None = None
     """Reports removed members."""
 
-    async def zrangebyscore(self, name: Any, *args: Any, **how: Any) -> Any:
+    async def zrangebyscore(self, name: Any, *args: Any, **options: Any) -> Any:
         """Return the members with these scores; for arq's queue, only those whose job may run now."""
         if name != keys.QUEUE or args:
-            return await super().zrangebyscore(name, *args, **how)
+            return await super().zrangebyscore(name, *args, **options)
         for _ in range(MAX_CALLS):
             due = await due_jobs(
                 self,
-                until_ms=how["max"],
+                until_ms=options["max"],
                 most=LISTED,
                 check=CHECKED,
                 max_bytes=MAX_INPUT_BYTES,

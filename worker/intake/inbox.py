@@ -167,7 +167,7 @@ class InboxReader:
         """None while another worker holds the inboxes."""
         self._orders: dict[str, InboxOrders] = {}
         self._names: list[str] = []
-        self._names_found: set[str] = set()
+        self._scanned_names: set[str] = set()
         self._names_cursor = 0
         self._names_read_s = float("-inf")
 
@@ -301,12 +301,12 @@ class InboxReader:
             if self._repair is None or not await self._repair({keys.INBOXES: "set"}):
                 self._report_redis_error(error)
             return
-        self._names_found |= {text_of(member) for member in page if member not in foreign}
+        self._scanned_names |= {text_of(member) for member in page if member not in foreign}
         self._names_cursor = int(cursor)
-        known = self._names_found if cursor == 0 else self._names_found | set(self._names)
+        known = self._scanned_names if cursor == 0 else self._scanned_names | set(self._names)
         self._names = sorted(known)[:MAX_INBOXES]
         if cursor == 0:
-            self._names_found = set()
+            self._scanned_names = set()
 
     async def _serve(self, inbox: str) -> None:
         """Enqueue the waiting messages of the inbox, or else the next ones."""
@@ -323,9 +323,9 @@ class InboxReader:
             case NoMessages.OTHER_WORKER:
                 self._turns = None
                 await asyncio.sleep(self._timings.other_owner_s)
-            case InboxMessages() as found:
+            case InboxMessages() as messages:
                 self._turns = self._turns or InboxTurns(self.reads)
-                taken = await self.orders_of(inbox).read(found, self.reads)
+                taken = await self.orders_of(inbox).read(messages, self.reads)
                 if taken is None:
                     self._skip(inbox, self._timings.unsupported_s)
                 else:

@@ -139,14 +139,14 @@ class InboxOrders:
         read = await asyncio.to_thread(read_all, taken.messages, self._inbox, reads)
         if read.unsupported and not await self.defer_unsupported(taken.batch_id, read):
             return None
-        found = TakenMessages(taken.batch_id, taken.messages, read)
+        result = TakenMessages(taken.batch_id, taken.messages, read)
         for item in read.refused if self._inbox else ():
             if address := address_of(item.message, self._inbox):
                 refused = InboxReceipt(
                     batch=address.batch, part=address.part, refused=MessageRefusal.INVALID, note=item.note
                 )
-                found.add_receipt(address, refused)
-        return found
+                result.add_receipt(address, refused)
+        return result
 
     async def defer_unsupported(self, batch_id: str, read: ReadMessages) -> bool:
         """Move messages for newer workers to the deferred list (keys.newer).

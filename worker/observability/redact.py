@@ -115,9 +115,9 @@ def final_url(text: str) -> str:
     """Redact the URL of a result: hide user, password, and only the values that are secret by their names."""
     if _PLAIN.fullmatch(text):
         return text
-    found = _SPLIT.fullmatch(_USERINFO.sub(r"\1", text))
-    assert found is not None
-    origin, path, rest = found.groups("")
+    match = _SPLIT.fullmatch(_USERINFO.sub(r"\1", text))
+    assert match is not None
+    origin, path, rest = match.groups("")
     return origin + _hide_in_path(path) + _hide_in_query(_hide_quoted(rest), 0)
 
 
@@ -177,7 +177,7 @@ def _hide_in_meta(value: Any) -> Any:
         return [_hide_in_meta(item) for item in value]
     if not isinstance(value, str):
         return value
-    return _hide_in_prose(value, final_url) if (found := _hide_in_json(value)) is None else found
+    return _hide_in_prose(value, final_url) if (hidden := _hide_in_json(value)) is None else hidden
 
 
 def _is_secret_field(name: object) -> bool:
@@ -201,7 +201,7 @@ def _words(name: str) -> list[str]:
 def _hide_in_prose(value: str, shown_url: Callable[[str], str]) -> str:
     """Hide secrets in a text. shown_url: redacts the URLs in it."""
     value = re.sub(_BEARER, r"\1***", _hide_quoted(re.sub(_QUOTED_BYTES, HIDDEN, value)))
-    value = re.sub(_URL, lambda found: shown_url(found.group()), value)
+    value = re.sub(_URL, lambda match: shown_url(match.group()), value)
     value = _hide_values(value, _UNMARKED_NAME, _is_secret_in_prose, _UNMARKED_VALUE)
     return re.sub(_WORD, _hide_in_word, value) if "%" in value or "=" in value else value
 
@@ -232,10 +232,10 @@ def _hide_values(value: str, names: str, is_secret: Callable[[str], bool], value
     while name := next_name(value, done):
         pieces.append(value[done : name.end()])
         done = name.end()
-        if is_secret(name[1]) and (found := value_at(value, done)):
-            mark = found[1] or found[2] or ""
+        if is_secret(name[1]) and (match := value_at(value, done)):
+            mark = match[1] or match[2] or ""
             pieces.append(f"{mark}{HIDDEN}{mark}")
-            done = found.end()
+            done = match.end()
     return "".join(pieces) + value[done:]
 
 
@@ -257,16 +257,16 @@ def _hide_in_path(path: str) -> str:
 
 def _hide_in_segment(segment: str) -> str:
     """Hide secrets in a path segment, in its parameters and in encoded values."""
-    found = _SEGMENT_END.search(segment)
-    end = found.start() if found else len(segment)
+    match = _SEGMENT_END.search(segment)
+    end = match.start() if match else len(segment)
     name, equals, _ = segment[:end].partition("=")
     # Fewer names are secret than in a query: /key=1/code=2/ is a partition of a data set.
-    begin = f"{name}={HIDDEN}" if equals and _is_secret_in_prose(name) else _hide_in_encoded(segment[:end], 0)
-    return begin + _hide_in_query(segment[end:], 0)
+    head = f"{name}={HIDDEN}" if equals and _is_secret_in_prose(name) else _hide_in_encoded(segment[:end], 0)
+    return head + _hide_in_query(segment[end:], 0)
 
 
 def _hide_in_query(query: str, depth: int) -> str:
-    return _PARAMETER.sub(lambda found: _hide_in_parameter(found.group(), depth), query)
+    return _PARAMETER.sub(lambda match: _hide_in_parameter(match.group(), depth), query)
 
 
 def _hide_in_parameter(parameter: str, depth: int) -> str:

@@ -162,7 +162,7 @@ class OwnRedis:
 
     port: int
     addresses: frozenset[Address] = frozenset()
-    here: bool = False
+    on_this_machine: bool = False
     """True if Redis runs on this machine, and may therefore listen on every address of the machine."""
 
     def is_at(self, address: Address, port: int, is_own_address: Callable[[Address], bool]) -> bool:
@@ -176,7 +176,7 @@ class OwnRedis:
             return True
         # Linux connects to loopback if the unspecified address is dialled.
         is_local = address.is_loopback or address.is_unspecified
-        return address in self.addresses or (self.here and (is_local or is_own_address(address)))
+        return address in self.addresses or (self.on_this_machine and (is_local or is_own_address(address)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,8 +25,8 @@ async def drained(redis: Redis) -> dict[str, int]:
     """Return the start of each drain (Unix ms), by the instance of the worker."""
     if await redis.hlen(keys.DRAINS) > MAX_MEMBERS:  # type: ignore[misc]
         return {}  # from another program: the sweep removes it, and drained workers restore their fields
-    found = await redis.hgetall(keys.DRAINS)  # type: ignore[misc]
-    return {text_of(instance): at for instance, since in found.items() if (at := number_of(since) or 0)}
+    fields = await redis.hgetall(keys.DRAINS)  # type: ignore[misc]
+    return {text_of(instance): at for instance, since in fields.items() if (at := number_of(since) or 0)}
 
 
 async def drain(redis: Redis, instance: str, now_ms: int) -> None:

@@ -35,7 +35,7 @@ MAX_DEFERRED_MS = 400 * 24 * 3600 * 1000
 DUE = 1
 """The score of an arq job that is due by every clock."""
 
-LEFT_BYTES = 1_000
+KEPT_BYTES = 1_000
 """The most bytes of a member that its dead letter keeps."""
 
 
@@ -86,7 +86,7 @@ class ForeignMembers:
         for start in dict.fromkeys((0, self._checked.get(place, 0))):
             skip, changed = start, 1
             while changed and mono_s() < give_up_s:
-                found = await remove_foreign(
+                reply = await remove_foreign(
                     self._redis,
                     stretch.key,
                     stretch.patterns,
@@ -96,10 +96,10 @@ class ForeignMembers:
                     max_name_bytes=stretch.max_name_bytes,
                     move_to=stretch.move_to,
                 )
-                removed, first = removed + found.removed, first or found.first
-                changed = found.removed + found.moved
-                skip += found.checked - changed
-                if found.checked < CHECKED:
+                removed, first = removed + reply.removed, first or reply.first
+                changed = reply.removed + reply.moved
+                skip += reply.checked - changed
+                if reply.checked < CHECKED:
                     skip = changed = 0
         self._checked[place] = skip
         if removed and stretch.what:
@@ -129,7 +129,7 @@ class ForeignMembers:
             return
         events.foreign_members(key, what, removed, left_out, self._log)
         note = f"{key} held {removed} such members: {what}"
-        letter = {"door": "key", "reason": "invalid", "note": note, "element": first[:LEFT_BYTES]}
+        letter = {"door": "key", "reason": "invalid", "note": note, "element": first[:KEPT_BYTES]}
         await self._redis.xadd(keys.DEAD, letter, maxlen=keys.DEAD_LENGTH)  # type: ignore[arg-type]
 
 

@@ -97,11 +97,11 @@ class KeyRepair:
         the keys whose values were moved.
         """
         moved = await quarantine(self._redis, kinds, kept_bytes=KEPT_BYTES)
-        for found in moved:
-            self._log_conflict(found.key, found.type, found.kind)
+        for conflict in moved:
+            self._log_conflict(conflict.key, conflict.type, conflict.kind)
         if not moved:
             return []
-        names = {found.key for found in moved}
+        names = {conflict.key for conflict in moved}
         prefix = keys.lane("")
         lanes = {lane} if lane else {key.removeprefix(prefix) for key in names if key.startswith(prefix)}
         if names & {keys.ATTENTION, keys.BACKLOG}:  # they depend on all lanes, which only a scan finds

@@ -52,16 +52,16 @@ def denial_in(error: BaseException | None) -> DeniedError | None:
         if isinstance(error, DeniedError):
             return error
         if isinstance(error, NoPermissionError):
-            found = _USER.search(str(error))
-            return DeniedError(found[1] if found else "", str(error))
+            match = _USER.search(str(error))
+            return DeniedError(match[1] if match else "", str(error))
         error = error.__cause__
     return None
 
 
 def explained(command: str, denial: DeniedError) -> str:
     """Return the message for a command that was denied: what was denied, and which user to use instead."""
-    found = _DENIED.search(denial.message)
-    denied = f"may not run {found[1]}" if found else f"is refused: {redact.text(denial.message).strip('.')}"
+    match = _DENIED.search(denial.message)
+    denied = f"may not run {match[1]}" if match else f"is refused: {redact.text(denial.message).strip('.')}"
     needed = needed_for(command)
     if denial.user == needed:
         remedy = (

@@ -22,7 +22,7 @@ from fetchfleet.worker.redis_support.errors import redis_at
 
 LOADING_PAUSE_S = 0.5
 
-LEAST_VERSION = (6, 2)
+MIN_VERSION = (6, 2)
 """The first version with all required commands: BLMOVE, LPOP with a count, XTRIM MINID."""
 
 
@@ -75,9 +75,9 @@ def refusal_of(info: Mapping[str, Any]) -> RefusedRedisError | None:
             BAD_USE,
         )
     numbers = re.match(r"(\d+)\.(\d+)", version)
-    if numbers and (int(numbers[1]), int(numbers[2])) < LEAST_VERSION:
-        least = ".".join(map(str, LEAST_VERSION))
-        return RefusedRedisError(f"Redis {version} is too old: {least} or newer is needed", BAD_USE)
+    if numbers and (int(numbers[1]), int(numbers[2])) < MIN_VERSION:
+        minimum = ".".join(map(str, MIN_VERSION))
+        return RefusedRedisError(f"Redis {version} is too old: {minimum} or newer is needed", BAD_USE)
     if info.get("role") == "slave" and info.get("slave_read_only"):
         primary = f"{info.get('master_host')}:{info.get('master_port')}"
         return RefusedRedisError(f"Redis is a read-only replica: give the URL of the primary, {primary}")

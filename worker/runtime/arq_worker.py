@@ -96,10 +96,10 @@ def _doubled(ctx: dict[str, Any]) -> int:
     return int(2 ** min(ctx.get("job_try", 1) - 1, 10))
 
 
-async def refused(ctx: dict[str, Any], note: str, found: str) -> None:
+async def refused(ctx: dict[str, Any], note: str, excerpt: str) -> None:
     """Write a dead letter for an invalid job. The result of the job is the reason."""
     runtime: Runtime = ctx["runtime"]
-    await runtime.arq_ingress.refuse(note, found)
+    await runtime.arq_ingress.refuse(note, excerpt)
     raise InvalidFetchError(note)
 
 

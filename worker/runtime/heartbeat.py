@@ -129,10 +129,10 @@ class FleetCheck:
         if now_ms < self._due_ms:
             return
         self._due_ms = now_ms + self._every_ms
-        found = await self._redis.zrangebyscore(
+        live = await self._redis.zrangebyscore(
             keys.WORKERS, now_ms - keys.WORKER_TTL_MS, "+inf", 0, MAX_WORKERS, withscores=True
         )
-        if doubles := doubles_of(self._registration, [(text_of(worker), at_ms) for worker, at_ms in found]):
+        if doubles := doubles_of(self._registration, [(text_of(worker), at_ms) for worker, at_ms in live]):
             events.worker_name_taken(self._registration.instance, doubles, self._log)
 
 

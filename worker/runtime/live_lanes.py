@@ -126,14 +126,14 @@ class LiveLanes:
         self._cancels_version = version
         lanes = list(self._lanes.values())
         try:
-            found = await self._services.store.cancelled([lane.name for lane in lanes])
+            cancelled = await self._services.store.cancelled([lane.name for lane in lanes])
             for lane in lanes:
-                if batches := found.by_lane[lane.name]:
+                if batches := cancelled.by_lane[lane.name]:
                     lane.cancel(batches)
-            for name, error in found.refused:
+            for name, error in cancelled.refused:
                 if not await self._services.key_repair.repair(error, name):
                     self._services.report_redis_error(error)
-            if found.refused or not found.complete:
+            if cancelled.refused or not cancelled.complete:
                 self._cancels_version = None
         except BaseException:
             self._cancels_version = None
@@ -144,8 +144,8 @@ class LiveLanes:
         if version == self._resets_version:
             return
         lanes = list(self._lanes.values())
-        found = await self._services.store.take_resets([lane.name for lane in lanes])
-        marked = [(lane, by) for lane, by in zip(lanes, found, strict=True) if by]
+        operators = await self._services.store.take_resets([lane.name for lane in lanes])
+        marked = [(lane, by) for lane, by in zip(lanes, operators, strict=True) if by]
         for lane, by in marked:
             self._reset(lane, by)
         for lane, _ in marked:

@@ -47,21 +47,21 @@ class LivePolicy:
     async def update(self, version: bytes) -> None:
         """Read the overrides in Redis and apply them to every held lane. version: that of the overrides."""
         try:
-            found = await overrides.read(self._redis)
+            changes = await overrides.read(self._redis)
         except (RedisError, OSError) as error:
             self._health.report(error)
             return
         self.version = version
         try:
-            self.policy = self._file.overridden(found.tables, found.marks)
+            self.policy = self._file.overridden(changes.tables, changes.marks)
             self.refused = ""
         except PolicyError as error:
             self.refused = shortened(str(error))
             # Pauses apply nevertheless, because operators rely on them.
-            self.policy = self.policy.with_pauses(self._file.pauses_with(found))
+            self.policy = self.policy.with_pauses(self._file.pauses_with(changes))
             self._log.warning(Event.POLICY_REFUSED, error=self.refused)
         else:
-            self._log.info(Event.POLICY_CHANGED, tables=sorted(found.tables))
+            self._log.info(Event.POLICY_CHANGED, tables=sorted(changes.tables))
         for lane in self._lanes.values():
             lane.change_policy(self.policy.for_lane(lane.name))
             self._pools.apply_policy(lane.pool, lane.policy)

@@ -60,7 +60,7 @@ class Stats:
         """Log a line about the time since the last one."""
         now_s, traffic, lag_s = mono_s(), self.traffic, self.lag_s.pop_sorted()
         counts = (traffic.opened, traffic.reused, traffic.closed)
-        opened, reused, closed = (now - then for now, then in zip(counts, self._logged, strict=True))
+        opened, reused, closed = (now - before for now, before in zip(counts, self._logged, strict=True))
         connections = {"opened": opened, "reused": reused, "closed": closed}
         connections["open"] = traffic.opened - traffic.closed
         before, quarantined = self._logged_quarantined, dict(self._quarantined)

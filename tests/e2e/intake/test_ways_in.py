@@ -154,7 +154,7 @@ async def test_plain_arq_gets_the_reason_for_a_refused_job(
     assert [False] * 6 == [well for well, _ in said]
     wanted = ["item 1: url: ", "unknown function 'download'", "call fetch(fetches)", "call fetch(fetches)"]
     assert wanted == [text[: len(want)] for (_, text), want in zip(said[:4], wanted, strict=True)]
-    assert all("a pickle is never loaded" in text for _, text in said[4:])
+    assert all("pickles are never loaded" in text for _, text in said[4:])
     assert sorted(text for _, text in said) == sorted(note for _, note in await dead(redis))
     assert not (tmp_path / "loaded").exists()
 

@@ -402,7 +402,7 @@ def test_each_refusal_names_the_setting_that_would_allow_it() -> None:
 
 
 ELSEWHERE = OwnRedis(6379, frozenset(map(ip_address, ["10.0.0.7", "fd00::7"])))
-HERE = OwnRedis(6379, frozenset([ip_address("127.0.0.1")]), here=True)
+HERE = OwnRedis(6379, frozenset([ip_address("127.0.0.1")]), on_this_machine=True)
 OURS = [*map(ip_address, ["192.168.1.100", "2001:db8::5"])]
 
 
@@ -481,7 +481,7 @@ def test_vectors_of_smokescreen(address: str, refusal: Refusal | None) -> None:
 @pytest.mark.parametrize("address", ["127.0.0.1", "192.168.1.100", "::1"])
 def test_vectors_of_smokescreen_for_self_connection(address: str) -> None:
     """The protected port there is the proxy's, here it is that of Redis."""
-    own = OwnRedis(4750, frozenset([ip_address("127.0.0.1")]), here=True)
+    own = OwnRedis(4750, frozenset([ip_address("127.0.0.1")]), on_this_machine=True)
 
     assert is_at(own, address, 4750)
     assert not is_at(own, address, 8080)
