@@ -306,7 +306,6 @@ class Lane:
         # A fetch may be started again as the task of its robots.txt request ends, before this is called.
         if self.in_flight.get(fetch_id) is task:
             del self.in_flight[fetch_id]
-        self.notify()
 
     def lose(self) -> None:
         """Stop all network and disk work: another worker owns the lane."""

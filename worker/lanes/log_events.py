@@ -48,22 +48,56 @@ def reset(lane: Lane, by: str, log: FilteringBoundLogger) -> None:
     log.info(Event.LANE_RESET, lane=lane.name, reset=what, by=redact.text(by))
 
 
+class TakenLine(msgspec.Struct, kw_only=True):
+    """A lane was acquired. orphans: how many claims of a dead owner it has."""
+
+    worker: str
+    lane: str
+    token: int
+    orphans: int
+    event: Event = Event.LANE_TAKEN
+    level: str = "info"
+    timestamp: str = msgspec.field(default_factory=timestamp)
+
+
+class ReleasedLine(msgspec.Struct, kw_only=True):
+    """A lane was released. more: whether it is scheduled, in how many ms. why: what closes it."""
+
+    worker: str
+    lane: str
+    more: bool = False
+    due_in_ms: int | None = None
+    why: str | None = None
+    handed_back: int = 0
+    event: Event = Event.LANE_RELEASED
+    level: str = "info"
+    timestamp: str = msgspec.field(default_factory=timestamp)
+
+
+def taken(lane: Lane, orphans: int, worker_id: str) -> None:
+    """Log that the lane was acquired, with so many claims of a dead owner."""
+    line = TakenLine(worker=worker_id, lane=lane.name, token=lane.token, orphans=orphans)
+    write_info(Event.LANE_TAKEN, [line])
+
+
+def released_empty(lane: Lane, worker_id: str) -> None:
+    """Log that the lane was released without fetches."""
+    write_info(Event.LANE_RELEASED, [ReleasedLine(worker=worker_id, lane=lane.name)])
+
+
 def released(
-    lane: Lane,
-    closed: Closed | None,
-    due: LaneNotification | None,
-    handed_back: int,
-    log: FilteringBoundLogger,
+    lane: Lane, closed: Closed | None, due: LaneNotification | None, handed_back: int, worker_id: str
 ) -> None:
-    """Log that the lane was given back."""
-    log.info(
-        Event.LANE_RELEASED,
+    """Log that the lane was released, with so many unfinished fetches."""
+    line = ReleasedLine(
+        worker=worker_id,
         lane=lane.name,
         more=due is not None,
         due_in_ms=due.due_in_ms if due else None,
         why=closed.why.value if closed else None,
         handed_back=handed_back,
     )
+    write_info(Event.LANE_RELEASED, [line])
 
 
 def yielded(lane: Lane, held: int, busy: int, workers: int, log: FilteringBoundLogger) -> None:

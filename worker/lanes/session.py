@@ -183,6 +183,6 @@ class LaneSession(Generic[S_co]):
             )
         )
         lane.released = True
-        log_events.released(lane, closed, due, len(unfinished), services.log)
+        log_events.released(lane, closed, due, len(unfinished), services.worker_id)
         if due is not None and not lane.for_upkeep:  # workers that start fetches know of the lane
             await services.notify([due])

@@ -273,6 +273,7 @@ class Settler:
         self.count -= len(settlements)
         releasing = lane in self._releasing
         self._releasing.discard(lane)
+        self._writing.discard(lane)
         if isinstance(reply, Exception):  # the keys of the lane are not usable: it stops, the others go on
             self._on_redis_error(reply)
         if reply is None or isinstance(reply, Exception):

@@ -13,7 +13,6 @@ from fetchfleet.worker.lanes import log_events
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.lanes.session import LaneSession
 from fetchfleet.worker.lanes.store import AcquiredLane
-from fetchfleet.worker.observability.log import Event
 from fetchfleet.worker.runtime.disk_guard import DiskGuard
 from fetchfleet.worker.runtime.live_policy import LivePolicy
 from fetchfleet.worker.scheduler.lane_loop import serve_lane
@@ -101,9 +100,7 @@ class LiveLanes:
         if self.stopping or self.drained.is_set():
             lane.leave()
         self._cancels_version = None  # read again: a batch may have been cancelled since the acquisition
-        self._log.info(
-            Event.LANE_TAKEN, lane=name, token=acquired.token, orphans=len(acquired.orphans.serialized)
-        )
+        log_events.taken(lane, len(acquired.orphans.serialized), self._services.worker_id)
         if not policy.verify:
             log_events.unverified_tls(lane, self._services.repeats, self._log)
         task = asyncio.create_task(self._serve(lane, acquired), name=f"lane {name}")

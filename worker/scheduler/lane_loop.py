@@ -99,7 +99,7 @@ async def _release(session: FetchSession) -> None:
     if not lane.released:
         await session.services.settler.flushed(lane)
     if lane.released:
-        log_events.released(lane, None, None, 0, session.services.log)
+        log_events.released_empty(lane, session.services.worker_id)
     elif not lane.lost:
         left = lane.entries.values()
         unfinished = [interrupted(entry) if entry.id in lane.cut else entry for entry in left]
@@ -234,15 +234,17 @@ class FetchTask:
             await run_fetch(session, entry)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """Give back the slot, and notify the lane."""
+        """Give back the slot, and notify the lane, unless the settler releases it."""
         session, entry = self._session, self._entry
-        lane = session.lane
-        session.services.slots.release()
+        lane, services = session.lane, session.services
+        services.slots.release()
         lane.end(entry.id, task)
         error = None if task.cancelled() else task.exception()
         if error is not None:  # a bug counts as a crash, so that the fetch cannot go round for ever
-            log_events.bug(lane.name, entry, error, session.services.log)
+            log_events.bug(lane.name, entry, error, services.log)
             lane.hold(crashed(msgspec.structs.replace(entry, begun=True)))
+        if not (lane.seems_empty and services.settler.has(lane)):
+            lane.notify()
 
 
 async def _start_if_allowed(session: FetchSession, entry: Entry) -> Step:
