@@ -1,6 +1,6 @@
-"""A list of URLs, fetched once a day: `python -m examples.nightly urls.txt` out of a crontab.
+"""Fetch a list of URLs once a day: run `python -m examples.nightly urls.txt` from a crontab.
 
-The batch id is derived from the day and the list's name. A second start on the same day, such as after a
+The batch ID is derived from the day and the name of the list. A second start on the same day, such as after a
 crash, enqueues nothing twice and waits for the existing batch.
 """
 
@@ -29,11 +29,13 @@ def main(argv: Sequence[str]) -> int:
             fetches = read_fetches(lines)
         return asyncio.run(fetch_all(options, fetches))
     except (FullError, RedisError) as error:
-        return complain(f"Redis is not available: {error}", 1)
+        return report_error(f"Redis is unavailable: {error}", 1)
     except BatchExistsError:
-        return complain("the list has changed since today's first run; rename it to fetch it as well", 2)
+        return report_error(
+            "the list has changed since the first run of the day; rename it to fetch it too", 2
+        )
     except (OSError, ValueError) as error:
-        return complain(str(error), 2)
+        return report_error(str(error), 2)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -49,7 +51,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "--redis-patience",
         type=float,
         default=60,
-        help="seconds to wait for a Redis that does not answer; default: 60",
+        help="seconds to wait while Redis is unavailable; default: 60",
     )
     parser.add_argument(
         "--date",
@@ -61,20 +63,20 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 async def fetch_all(options: argparse.Namespace, fetches: list[Fetch]) -> int:
-    """Enqueue the list unless it is enqueued; print each failure on standard error, then a summary."""
+    """Enqueue the list unless it already is; print each failure on standard error, then a summary."""
     run = f"{options.date} {options.list.name}"
     async with Fleet(options.redis, redis_patience_s=options.redis_patience) as fleet:
         batch = await fleet.submit(fetches, batch_id=batch_id_for(run))
         async for result in batch.results():
             if result.outcome not in SUCCESS:
-                complain(f"{result.outcome} {result.url} {result.reason} status={result.status}", 1)
+                report_error(f"{result.outcome} {result.url} {result.reason} status={result.status}", 1)
         counts = await batch.counts()
     succeeded = counts.stored + counts.unchanged
     print(f"{run}: {succeeded} of {counts.total} succeeded, {counts.bytes} bytes, batch {batch.id}")
     return 0 if succeeded == counts.total else 1
 
 
-def complain(message: str, code: int) -> int:
+def report_error(message: str, code: int) -> int:
     """Print the message on standard error; return the exit code."""
     print(f"nightly: {message}", file=sys.stderr)
     return code

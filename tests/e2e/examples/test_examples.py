@@ -309,7 +309,7 @@ async def test_a_failed_fetch_is_printed_on_standard_error_with_exit_code_1(
         (b"http://a.example/\nftp://a.example/\n", "redis://127.0.0.1:1", 2, "line 2: url:"),
         (b"http://a.example/caf\xe9\n", "redis://127.0.0.1:1", 2, "utf-8"),
         (b"http://a.example/\n", "http://127.0.0.1/", 2, "not a Redis URL"),
-        (b"http://a.example/\n", "redis://:hunter2@127.0.0.1:1", 1, "Redis is not available"),
+        (b"http://a.example/\n", "redis://:hunter2@127.0.0.1:1", 1, "Redis is unavailable"),
     ],
 )
 def test_an_error_of_the_script_is_one_line(
