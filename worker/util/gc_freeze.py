@@ -1,11 +1,11 @@
-"""Keeps garbage collection away from objects that live long: those of the process, and those of a fetch."""
+"""Reduces garbage collection of long-lived objects: those of the process, and those of fetches in flight."""
 
 import gc
 
 YOUNG_OBJECTS = 10_000
-"""Garbage is looked for after this number of new objects, which are about a megabyte.
+"""New objects between two collections: about a megabyte.
 
-With Python's default of 700, each collection visits fetches that are still in flight.
+With Python's default of 700, most collections traverse fetches that are still in flight.
 """
 
 

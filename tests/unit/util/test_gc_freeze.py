@@ -18,6 +18,7 @@ def _restored_collector() -> Iterator[None]:
 
 
 def test_the_fetches_in_flight_cause_no_collection_after_the_start() -> None:
+    """5,000 new objects are below the threshold."""
     gc.collect()
     gc_freeze.freeze()
     before = [of["collections"] for of in gc.get_stats()]
@@ -29,6 +30,7 @@ def test_the_fetches_in_flight_cause_no_collection_after_the_start() -> None:
 
 
 def test_garbage_is_still_collected() -> None:
+    """50,000 new objects exceed the threshold."""
     gc_freeze.freeze()
     before = sum(of["collections"] for of in gc.get_stats())
 
