@@ -38,7 +38,7 @@ SAMPLE_ROUNDS = 3
 USUAL_RAISE = 1.25
 FOLLOW_DOWN = 1.0
 FOLLOW_UP = 0.15
-"""How the usual latency follows the recent one: down within a round, up by this share over many rounds."""
+"""How the usual latency follows the recent one: down in one round, up by about this share per doubling."""
 
 
 def allowed(limit: Limit, within: Range) -> int:

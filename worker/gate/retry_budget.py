@@ -1,7 +1,7 @@
 """The retry budget of a lane: a fifth of its recent traffic, and at least three in two seconds. Pure.
 
 Retries over the budget are delayed, not dropped. A host in trouble therefore receives first attempts and few
-retries. The budget is a GCRA: the retries of a full window, or FLOOR of them, may be made at once.
+retries. The budget is a GCRA: a fifth of the recent traffic, or FLOOR retries, may be made at once.
 """
 
 from msgspec.structs import replace

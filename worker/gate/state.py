@@ -19,7 +19,7 @@ class Limit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The learned concurrency limit of a host (worker/gate/concurrency.py). Times are Unix ms."""
 
     now: float = 0.0
-    """The current limit; 0 before the first good response or refusal."""
+    """The current limit; 0 until it changes for the first time."""
     ceiling: int = 0
     """The number of fetches in flight at which the host refused; 0 if it has not."""
     hold_until_ms: int = 0
