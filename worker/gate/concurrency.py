@@ -9,9 +9,9 @@ Refusals are never good responses, however quick: they only set the ceiling.
 A host that queues requests instead of refusing them responds later. The recent mean latency is compared with
 the usual latency, which follows decreases at once and increases slowly. If the recent latency is twice the
 usual one, the limit loses seven tenths. This is below the start of the last climb, so each climb starts with
-a shorter queue, until the usual latency is that of the host without a queue. Each cut also raises the usual
-latency by a quarter. It falls back at once if the cut has helped. If the host is slow for other reasons, the
-raise ends the cuts.
+a shorter queue. In the end the usual latency is that of the host without a queue. Each cut also raises the
+usual latency by a quarter. It falls back at once if the cut has helped. If the host is slow for other
+reasons, the raise ends the cuts.
 """
 
 import math

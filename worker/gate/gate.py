@@ -37,11 +37,17 @@ class WaitReason(StrEnum):
     """The reason for which a lane is closed. The values appear in logs and in the status."""
 
     COOL_DOWN = "cooling"
+    """The host asked the client to back off."""
     BREAKER = "breaker"
+    """The circuit breaker is open."""
     RATE_LIMIT = "pacing"
+    """The policy's rate limit, or the crawl delay of robots.txt."""
     QUOTA = "quota"
+    """The quota that the host declared in RateLimit fields."""
     PAUSED = "paused"
+    """An operator or the policy file paused the host."""
     ROBOTS = "robots"
+    """robots.txt is unavailable."""
 
 
 class Admit(NamedTuple):
@@ -69,12 +75,13 @@ class HostSignal(StrEnum):
     """The meaning of an attempt for its host."""
 
     ANSWERED = "answered"
-    """The host responded and is not overloaded."""
+    """The host works. Its response may still be an error, such as a 404."""
     REFUSED = "refused"
     """The host responded that it is overloaded: a throttle or a 503."""
     FAILED = "failed"
-    """No response: the connection or the exchange failed."""
+    """The connection or the exchange failed, or the host responded with a failure such as a 500."""
     TIMED_OUT = "timed out"
+    """No response, or not all of it, within a timeout of the policy."""
     NAMELESS = "nameless"
     """The name of the host does not exist in DNS."""
     NOTHING = "nothing"
@@ -88,7 +95,7 @@ class Observation(NamedTuple):
     sent_ms: int
     """When the request was sent, in Unix ms."""
     in_flight: int
-    """The number of fetches in flight, this one included."""
+    """The number of fetches in flight when the attempt ended."""
     latency_ms: float | None = None
     """From the request to the head of a good response; None without one."""
     what: str = ""
