@@ -132,6 +132,13 @@ local function next_serial(serial_key)
   return redis.call('INCRBY', serial_key, int(math.max(1, clock - last)))
 end
 
+-- Returns the serial of this call, the same for all of its lanes: each compares it with its own earlier ones only.
+local serial
+local function serial_of_call(serial_key)
+  serial = serial or next_serial(serial_key)
+  return serial
+end
+
 -- Returns a number greater than any before it in a lane of that generation and token: the serial, if it is.
 local function above(serial, generation, token)
   for _, text in ipairs({generation or '', token or ''}) do
@@ -150,25 +157,25 @@ local function schedule(lane_key, attention_key, serial_key, name, due_ms, grace
   return generation
 end
 
--- Lowers the lane's earliest deadline, which limits how long the lane may wait before a scan for expired fetches.
-local function note_deadline(lane_key, deadline_ms)
-  local earliest = deadline(redis.call('HGET', lane_key, 'earliest_ms'))
-  if deadline_ms < earliest then redis.call('HSET', lane_key, 'earliest_ms', int(deadline_ms)) end
-end
-
--- Schedules a lane after fetches were added: {generation, ms until due} if it needs a notification, else nil.
--- A lane that cools down is due by the earliest deadline, so that each fetch ends in time.
-local function schedule_for_new(lane_key, attention_key, serial_key, name, deadline_ms, now, grace_ms)
-  local lane = redis.call('HMGET', lane_key, 'state', 'due_ms', 'shut_until_ms')
-  local shut_until = number(lane[3])
-  local due = now
+-- Counts fetches that were added to a lane, and makes the lane due if it is to be. deadline_ms: the earliest of theirs.
+-- Returns the generation and the time of the notification that the lane needs; nil if it is held, or due already. The
+-- caller adds the lane to the schedule. A lane that cools down is due by the deadline, so that each fetch ends in time.
+local function note_added(lane_key, serial_key, added, deadline_ms, now)
+  local lane = redis.call('HMGET', lane_key, 'state', 'due_ms', 'shut_until_ms', 'open', 'earliest_ms', 'generation', 'token')
+  local fields, due, shut_until = {'open', int(number(lane[4]) + added)}, now, number(lane[3])
+  if deadline_ms < deadline(lane[5]) then fields[3], fields[4] = 'earliest_ms', int(deadline_ms) end
   if shut_until > now and shut_until <= now + LONGEST_WAIT_MS then due = math.max(now, math.min(shut_until, deadline_ms)) end
   if lane[1] == 'held' or (lane[1] == 'scheduled' and number(lane[2]) <= due) then
-    -- No sweep would see a lane whose place in the schedule another program has removed.
-    redis.call('ZADD', attention_key, 'NX', int(now + grace_ms), name)
+    redis.call('HSET', lane_key, unpack(fields))
     return nil
   end
-  return {schedule(lane_key, attention_key, serial_key, name, due, grace_ms), due - now}
+  local generation = above(serial_of_call(serial_key), lane[6], lane[7])
+  redis.call('HSET', lane_key, 'state', 'scheduled', 'generation', int(generation), 'due_ms', int(due), unpack(fields))
+  if lane[1] or lane[6] or lane[7] then
+    redis.call('HDEL', lane_key, 'owner', 'token')
+    redis.call('PERSIST', lane_key)
+  end
+  return generation, due
 end
 
 -- Makes a lane due now that is due later: {generation, 0}; {} if it is due, held or idle.
@@ -349,13 +356,6 @@ local function count_fetches(first)
   local count = redis.call('HLEN', KEYS[first]) + redis.call('ZCARD', KEYS[first + 1])
   for i = first + 2, first + 5 do count = count + redis.call('LLEN', KEYS[i]) end
   return count
-end
-
--- Adds to the number of fetches without a result, in the lane and, given backlog_key, in the fleet.
-local function count_open(lane_key, backlog_key, by)
-  if by == 0 then return end
-  redis.call('HSET', lane_key, 'open', int(number(redis.call('HGET', lane_key, 'open')) + by))
-  if backlog_key then count_in_fleet(backlog_key, by) end
 end
 
 -- Moves fetches from the queues of a lane to its claimed hash: due retries first, then returned fetches, then by priority.

@@ -6,7 +6,7 @@
 if not fenced(KEYS[1], ARGV[1]) then return 0 end
 if ARGV[2] == '' then
   redis.call('HDEL', KEYS[1], 'earliest_ms')
-elseif ARGV[2] ~= '0' then
-  note_deadline(KEYS[1], tonumber(ARGV[2]))
+elseif ARGV[2] ~= '0' and tonumber(ARGV[2]) < deadline(redis.call('HGET', KEYS[1], 'earliest_ms')) then
+  redis.call('HSET', KEYS[1], 'earliest_ms', int(ARGV[2]))
 end
 return 1

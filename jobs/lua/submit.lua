@@ -115,21 +115,28 @@ local function append(list_key, from, count, fingerprints)
 end
 
 local notifications, names, added_in_all = {}, {}, 0
+local due_lanes, other_lanes = {}, {} -- arguments of ZADD
 at = groups_at + 1
 for group = 1, groups do
   local lane_key, list_key = KEYS[6 + limited_lanes + 2 * group], KEYS[7 + limited_lanes + 2 * group]
   local name, count = ARGV[at], tonumber(ARGV[at + 1])
   local earliest, added = append(list_key, at + 2, count, ARGV[fingerprints_at + group - 1])
   if added > 0 then
-    count_open(lane_key, KEYS[7], added)
-    note_deadline(lane_key, earliest)
-    local notification = schedule_for_new(lane_key, KEYS[5], KEYS[6], name, earliest, now, tonumber(ARGV[8]))
-    if notification then notifications[#notifications + 1] = {name, notification[1], notification[2]} end
+    local generation, due = note_added(lane_key, KEYS[6], added, earliest, now)
+    if generation then notifications[#notifications + 1] = {name, generation, due - now} end
+    local places = generation and due_lanes or other_lanes
+    places[#places + 1] = int((due or now) + ARGV[8])
+    places[#places + 1] = name
     names[#names + 1] = name
     added_in_all = added_in_all + added
   end
   at = at + 2 + count
 end
+
+in_slices(#due_lanes, function(first, last) redis.call('ZADD', KEYS[5], unpack(due_lanes, first, last)) end)
+-- No sweep would see a lane whose place in the schedule another program has removed.
+in_slices(#other_lanes, function(first, last) redis.call('ZADD', KEYS[5], 'NX', unpack(other_lanes, first, last)) end)
+if added_in_all > 0 then count_in_fleet(KEYS[7], added_in_all) end
 
 list_if_new(KEYS[1], KEYS[4], batch_id, now)
 redis.call('HSET', KEYS[1], 'chunks', chunk, 'taken_ms', int(now))

@@ -24,7 +24,7 @@ local now, is_handed = now_ms(), ARGV[7] == '1'
 local workers = math.max(1, redis.call('ZCOUNT', KEYS[3], int(now - ARGV[4]), int(now + ARGV[4])))
 local share = math.ceil(redis.call('ZCOUNT', KEYS[1], '-inf', int(now + ARGV[5])) / workers)
 local policy_version = redis.call('GET', KEYS[4]) or ''
-local serial, leases, claimed, claimed_bytes = nil, {}, {}, 0
+local leases, claimed, claimed_bytes = {}, {}, 0
 
 local function other_deaths(lane_key)
   local dead = redis.call('HGET', lane_key, 'last_owner') or ''
@@ -61,8 +61,7 @@ local function take(keys, held, name, generation, most)
     orphans, too_large = claimed_entries(keys[3], keys[1])
     deaths = #orphans > 0 and other_deaths(keys[1]) or 0
   end
-  serial = serial or next_serial(KEYS[2])
-  local token = above(serial, lane[2], lane[8])
+  local token = above(serial_of_call(KEYS[2]), lane[2], lane[8])
   redis.call('HSET', keys[1], 'state', 'held', 'owner', ARGV[1], 'token', int(token))
   if #orphans > 0 then redis.call('HDEL', keys[1], 'last_owner') end
   if lane[5] then redis.call('HDEL', keys[1], 'reset') end

@@ -10,10 +10,13 @@ if redis.call('HEXISTS', KEYS[7], 'cancel_ms') == 1 then return {0} end
 if redis.call('HDEL', KEYS[2], ARGV[2]) == 0 then return {1} end
 redis.call('RPUSH', KEYS[6], ARGV[3])
 redis.call('SADD', KEYS[8], ARGV[4])
-count_open(KEYS[1], nil, -1)
-count_open(KEYS[5], nil, 1)
-note_deadline(KEYS[5], deadline_of(ARGV[3]))
-local notification =
-  schedule_for_new(KEYS[5], KEYS[3], KEYS[4], ARGV[4], deadline_of(ARGV[3]), now_ms(), tonumber(ARGV[5]))
-if notification then return {1, notification[1], notification[2]} end
+redis.call('HSET', KEYS[1], 'open', int(number(redis.call('HGET', KEYS[1], 'open')) - 1))
+local now, name = now_ms(), ARGV[4]
+local generation, due = note_added(KEYS[5], KEYS[4], 1, deadline_of(ARGV[3]), now)
+if generation then
+  redis.call('ZADD', KEYS[3], int(due + ARGV[5]), name)
+  return {1, generation, due - now}
+end
+-- No sweep would see a lane whose place in the schedule another program has removed.
+redis.call('ZADD', KEYS[3], 'NX', int(now + ARGV[5]), name)
 return {1}

@@ -36,7 +36,11 @@ for group = 1, groups do
       sets[#sets + 1], sets[#sets + 2], sets[#sets + 3], sets[#sets + 4] = 'SET', 'u48', place, 0
     end
   end
-  count_open(KEYS[4 + 2 * group], KEYS[5], -removed)
+  if removed > 0 then
+    local lane_key = KEYS[4 + 2 * group]
+    redis.call('HSET', lane_key, 'open', int(number(redis.call('HGET', lane_key, 'open')) - removed))
+    count_in_fleet(KEYS[5], -removed)
+  end
   removed_in_all = removed_in_all + removed
   at = at + 1 + count
 end

@@ -227,7 +227,7 @@ class LaneHold:
     def settlement(self, *settlements: Settlement, leave: bool = False) -> runner.Call:
         """Return the call that writes the settlements. leave: release the lane if it is then empty."""
         changes = self._settler._changes(self.lane, settlements, leave=leave)
-        return settlement.settle_call([changes], to_all_results=True)
+        return settlement.settle_call([changes], to_all_results=self._settler._for_all)
 
     async def settle(self, *settlements: Settlement, leave: bool = False) -> Any:
         """Write the settlements; return the reply, [] if the token is stale."""
