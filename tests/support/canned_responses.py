@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from fetchfleet.worker.http.exchange import Answer, Request, Trace
 from fetchfleet.worker.http.http1.messages import by_name
-from fetchfleet.worker.http.wire import Header, Room
+from fetchfleet.worker.http.wire import GetBuffer, Header
 from fetchfleet.worker.policy.model import Timeouts
 
 
@@ -28,7 +28,7 @@ class CannedResponse:
         """Return the end of the body."""
         return b""
 
-    async def receive(self, room: Room) -> bytes:  # noqa: ARG002 there is no body to receive
+    async def receive(self, get_buffer: GetBuffer) -> bytes:  # noqa: ARG002 there is no body to receive
         """Return the end of the body."""
         return b""
 

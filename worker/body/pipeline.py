@@ -28,7 +28,7 @@ from fetchfleet.worker.errors import (
     TruncatedBodyError,
 )
 from fetchfleet.worker.http.exchange import Answer
-from fetchfleet.worker.http.wire import Room
+from fetchfleet.worker.http.wire import GetBuffer
 from fetchfleet.worker.policy.model import LanePolicy
 from fetchfleet.worker.util.clock import mono_s
 from fetchfleet.worker.util.executors import CODING, run_in
@@ -143,15 +143,15 @@ class BodyPipeline:
         or TruncatedBodyError.
         """
         self._receive = source.receive if read == source.read else None
-        """Returns a piece that may have been received into a room; None if the body is decoded or checked."""
+        """Returns the next piece, maybe in the caller's buffer; None if the body is decoded or checked."""
         self.coding = _UNPRINTABLE.sub("?", ", ".join(stored_as))[:MAX_CODING_CHARS] if stored_as else None
         """The codings of the stored body, including unknown names of the Content-Encoding; None if none."""
         self.length_bytes = coded_bytes if self._decoded is None else None
         """Length of the body as stored; None if unknown."""
 
-    async def receive(self, room: Room) -> bytes | memoryview:
-        """Return the next bytes to store, like `read`, received into the room if they need no decoding."""
-        return await (self._receive(room) if self._receive is not None else self.read())
+    async def receive(self, get_buffer: GetBuffer) -> bytes | memoryview:
+        """Return the next bytes to store, like `read`, in the buffer of `get_buffer` if not decoded."""
+        return await (self._receive(get_buffer) if self._receive is not None else self.read())
 
     @property
     def decodes(self) -> bool:
@@ -201,9 +201,9 @@ class _PacedBody:
         self._count(len(piece), mono_s() - asked_s)
         return piece
 
-    async def receive(self, room: Room) -> bytes | memoryview:
+    async def receive(self, get_buffer: GetBuffer) -> bytes | memoryview:
         asked_s = mono_s()
-        piece = await self._answer.receive(room)
+        piece = await self._answer.receive(get_buffer)
         self._count(len(piece), mono_s() - asked_s)
         return piece
 

@@ -1,4 +1,4 @@
-"""The engine without httpx: the request of a fetch goes to the wire as it is."""
+"""The engine without httpx: it passes the request of a fetch to the lane's pool."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -25,7 +25,7 @@ from fetchfleet.worker.util.clock import mono_s
 
 
 class DirectEngine:
-    """The lanes' pools as an engine. log: for a line of each exchange, None for none."""
+    """An engine on the pools of the lanes. log: for a line about each exchange; None: write no lines."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class DirectEngine:
         log: FilteringBoundLogger | None = None,
     ) -> None:
         self._pools = pools
-        self._own = encoded(default_headers(user_agent))
+        self._default_headers = encoded(default_headers(user_agent))
         self._origin = lru_cache(maxsize=4096)(self._origin_of)
         self._in_folder = in_folder
         self._log = log
@@ -49,14 +49,14 @@ class DirectEngine:
         origin_text = origin_of_url(request.url)
         origin = self._origin(origin_text)
         content = await open_content(request, self._in_folder) if request.has_body else None
-        plain = request.method == "GET" and content is None and not request.headers
+        is_plain = request.method == "GET" and content is None and not request.headers
         sent = Request(
             method=request.method,
             scheme=origin.scheme,
             host=origin.host,
             port=origin.port,
             target=request.url[len(origin_text) :].encode("ascii"),
-            headers=origin.headers if plain else self._headers(origin.headers, request, content),
+            headers=origin.headers if is_plain else self._headers(origin.headers, request, content),
             content=content,
             timeouts=timeouts,
             trace=trace,
@@ -84,30 +84,31 @@ class DirectEngine:
     def _headers(
         self, plain: Sequence[Header], request: Hop, content: MemoryBody | FileBody | None
     ) -> Sequence[Header]:
-        """Return the headers of a plain request, those of this request, and its framing; plain ones give way.
+        """Return the headers of a plain GET, without those that this request replaces, then its own.
 
-        Host stays: a request cannot have another.
+        Host stays first: a fetch cannot set it.
         """
-        given = encoded((*request.headers, *framing_headers(request.method, content)))
-        names = {name.lower() for name, _ in given}
-        return (plain[0], *(header for header in plain[1:] if header[0].lower() not in names), *given)
+        own = encoded((*request.headers, *framing_headers(request.method, content)))
+        names = {name.lower() for name, _ in own}
+        return (plain[0], *(header for header in plain[1:] if header[0].lower() not in names), *own)
 
     def _origin_of(self, text: str) -> "_Origin":
-        """Return the origin of that text, `scheme://host[:port]`."""
+        """Parse an origin, `scheme://host[:port]`."""
         url = parse_url(text + "/")
         host = (b"Host", text.partition("://")[2].encode("ascii"))
-        return _Origin(url.scheme, url.host, url.port, (host, *self._own))
+        return _Origin(url.scheme, url.host, url.port, (host, *self._default_headers))
 
 
 class _Origin(NamedTuple):
-    """A scheme, a host and a port, and the headers of a plain request: Host, and the engine's own."""
+    """An origin, with the headers of a plain GET to it."""
 
     scheme: str
     host: str
     port: int
     headers: Sequence[Header]
+    """Host, then the defaults."""
 
 
 def encoded(headers: Sequence[tuple[str, str]]) -> tuple[Header, ...]:
-    """Return the headers as bytes."""
+    """Encode headers as bytes."""
     return tuple((name.encode("ascii"), value.encode("ascii")) for name, value in headers)

@@ -1,4 +1,4 @@
-"""One exchange: a request, its response as a fetch sees it, and the timings of an attempt."""
+"""One HTTP exchange: the request, the response, and the timings of an attempt."""
 
 import asyncio
 import contextlib
@@ -12,34 +12,34 @@ from fetchfleet.jobs.contract.model import Timings
 from fetchfleet.worker.errors import BadAnswerError, FetchError, RemoteProtocolError
 from fetchfleet.worker.http.http1.messages import UNTIL_CLOSE, body_length
 from fetchfleet.worker.http.request_body import FileBody, MemoryBody
-from fetchfleet.worker.http.wire import Header, Room, Wire
+from fetchfleet.worker.http.wire import GetBuffer, Header, Wire
 from fetchfleet.worker.policy.model import Timeouts
 from fetchfleet.worker.util.clock import mono_s
 
 DISCARD_BYTES = 64 * 1024
 DISCARD_S = 0.5
-"""An unwanted body is read up to these bounds, so that its connection can be reused."""
+"""The bounds within which an unneeded body is read to its end, so that the connection can be reused."""
 
 MIN_STATUS, MAX_STATUS = 200, 599
-"""The status codes of a final response (RFC 9110 §15)."""
+"""The range of the status code of a final response (RFC 9110 §15)."""
 
-FIRST_COUNTS = frozenset(
+FIRST_LINE_FIELDS = frozenset(
     {
         *("content-type", "date", "last-modified", "location", "retry-after"),
         *("ratelimit-remaining", "ratelimit-reset", "x-ratelimit-remaining", "x-ratelimit-reset"),
     }
 )
-"""Fields that are not lists. Of several lines the first non-empty one counts, as in browsers."""
+"""Fields that are not lists. The first non-empty of several lines is used, as in browsers."""
 
-MUST_AGREE = frozenset({"content-range", "etag"})
-"""Fields that are not lists and describe the stored bytes. Lines that differ make them unusable."""
+EQUAL_LINES_FIELDS = frozenset({"content-range", "etag"})
+"""Fields that are not lists and describe the stored bytes. They are unusable if their lines differ."""
 
 UNUSABLE = ""
-"""The value of a field that is present and unusable."""
+"""The value of an unusable field, as opposed to an absent one."""
 
 
 class Trace:
-    """The timings of an attempt, in monotonic seconds; those of its last exchange count."""
+    """The timings of an attempt in monotonic seconds. Each exchange overwrites those of the one before."""
 
     __slots__ = ("connect_s", "entry", "head_s", "lenient", "opened", "started_s")
 
@@ -47,25 +47,26 @@ class Trace:
         self.entry = entry
         """The fetch of the attempt, for the log."""
         self.started_s = mono_s()
+        """When the attempt started."""
         self.connect_s = 0.0
-        """The time that opening a connection took, its TLS handshake included."""
+        """How long the last opening of a connection took, its TLS handshake included."""
         self.head_s: float | None = None
         """When the response headers were complete."""
         self.opened = False
-        """True if the last exchange opened a connection; else it reused one."""
+        """True if the last exchange opened a connection, false if it reused one."""
         self.lenient = False
-        """True if only a lenient reading made sense of the headers of a response."""
+        """True if only the lenient parser accepted the headers of a response."""
 
     @property
     def latency_ms(self) -> float | None:
-        """The time from the request to the response headers, without the time spent on connecting."""
+        """The time from the start to the response headers, without opening a connection."""
         if self.head_s is None:
             return None
         return max(0.0, self.head_s - self.started_s - self.connect_s) * 1000
 
 
 def timings_of(trace: Trace | None, total_ms: int) -> Timings:
-    """Return where the time went; trace: of the last attempt, None if there was none."""
+    """Return the timings of a result. trace: of the last attempt, None if there was none."""
     ran_ms = (mono_s() - trace.started_s) * 1000 if trace else 0.0
     answered = trace is not None and trace.head_s is not None
     return Timings(
@@ -77,43 +78,43 @@ def timings_of(trace: Trace | None, total_ms: int) -> Timings:
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A request as it goes out."""
+    """A request as it is sent."""
 
     method: str
     scheme: str
     """`http` or `https`."""
     host: str
-    """As it is dialled, and named in the TLS handshake: in lower case, an IPv6 address without brackets."""
+    """The host to dial, also the TLS server name: in lower case, an IPv6 address without brackets."""
     port: int
     target: bytes
     """The path and the query."""
     headers: Sequence[Header]
-    """All of them, in the order and the case in which they are sent, Host and Content-Length included."""
+    """All headers in order, Host and Content-Length included. HTTP/1.1 keeps the case of their names."""
     content: MemoryBody | FileBody | None
     timeouts: Timeouts
     trace: Trace
-    """The timings of the attempt, which the connection fills in."""
+    """The timings of the attempt, which pool and connection set."""
 
 
 class Response(Protocol):
-    """A response whose header section is complete. Call `close` at its end, however it ends."""
+    """A response whose header section is complete. The caller calls `close` after success or failure."""
 
     status: int
     phrase: bytes
     version: str
     """`HTTP/1.1`, `HTTP/1.0` or `HTTP/2`."""
     headers: Sequence[Header]
-    """In the order and the case in which they were sent."""
+    """All headers, in the order and the case in which they were sent."""
     by_name: Mapping[bytes, bytes]
-    """The value of each field by its name in lower case; several lines joined by a comma."""
+    """The value of each field by its name in lower case; several lines are joined with a comma."""
     lenient: bool
-    """True if only a lenient reading made sense of the header section."""
+    """True if only the lenient parser accepted the header section."""
     address: str | None
-    """The host's address, if known."""
+    """The IP address of the host, if known."""
 
     @property
     def ended(self) -> bool:
-        """True if the whole body has been read, so that `read` would return no more."""
+        """True if the whole body has been read."""
 
     def read(self) -> Coroutine[Any, Any, bytes]:
         """Return the next piece of the body, of any size; empty at its end.
@@ -121,40 +122,39 @@ class Response(Protocol):
         Raises ReadError, ReadTimeoutError or RemoteProtocolError.
         """
 
-    def receive(self, room: Room) -> Coroutine[Any, Any, bytes | memoryview]:
-        """Return the next piece of the body, like `read`; it may have been received into the room.
+    def receive(self, get_buffer: GetBuffer) -> Coroutine[Any, Any, bytes | memoryview]:
+        """Return the next piece of the body, like `read`, or the filled part of the buffer of `get_buffer`.
 
-        That saves a large body from being copied. The room is asked for only if it can be used.
+        The buffer saves a copy of a large body. `get_buffer` is called only if the buffer can be used.
         """
 
     def close(self) -> None:
         """End the exchange, complete or not; a second call does nothing.
 
-        The connection is kept if the response was read to its end and nothing about it is in doubt.
+        The connection is reused only if the response was read to its end and is unambiguous.
         """
 
 
 def value_of(name: str, lines: Sequence[str]) -> str:
     """Return the value of a field with at least one line (RFC 9110 §5.3). Pure.
 
-    name: in lower case. Only the lines of a list are joined, and those of Content-Length, whose check needs
-    all of them.
+    The lines of a list are joined, and those of Content-Length, as its check needs all of them.
+    name: in lower case.
     """
     if len(lines) == 1:
         return lines[0]
-    if name in FIRST_COUNTS:
+    if name in FIRST_LINE_FIELDS:
         return next((line for line in lines if line), "")
-    if name in MUST_AGREE:
+    if name in EQUAL_LINES_FIELDS:
         return lines[0] if len(set(lines)) == 1 else UNUSABLE
     return ", ".join(lines)
 
 
 class Answer:
-    """A response whose head is complete. Call `close` at its end, however it ends.
+    """A response as a fetch uses it. The caller calls `close` after success or failure.
 
-    Raises BadAnswerError, and closes the response, if the status is not one of a final response.
-    url: of the request. Values are decoded as ISO 8859-1: one character for each byte, whatever the other
-    fields hold.
+    Field values are decoded as ISO 8859-1, one character for each byte. url: of the request.
+    Raises BadAnswerError, and closes the response, if the status is not that of a final response.
     """
 
     __slots__ = ("_by_name", "_request", "_response", "_url", "read", "status")
@@ -166,7 +166,7 @@ class Answer:
         self._response = response
         self._by_name = response.by_name
         self.read = response.read
-        """Returns the next piece of the body as it was sent; empty at its end."""
+        """Returns the next piece of the body as it was sent, empty at its end."""
         if response.lenient:
             request.trace.lenient = True
         if not MIN_STATUS <= self.status <= MAX_STATUS:
@@ -178,9 +178,9 @@ class Answer:
         """True if the whole body has been read."""
         return self._response.ended
 
-    def receive(self, room: Room) -> Coroutine[Any, Any, bytes | memoryview]:
-        """Return the next piece, like `read`; it may have been received into the room."""
-        return self._response.receive(room)
+    def receive(self, get_buffer: GetBuffer) -> Coroutine[Any, Any, bytes | memoryview]:
+        """Return the next piece, like `read`, or the filled part of the buffer of `get_buffer`."""
+        return self._response.receive(get_buffer)
 
     def close(self) -> None:
         """End the exchange, complete or not; a second call does nothing."""
@@ -189,7 +189,7 @@ class Answer:
             self._request.content.close()
 
     def header(self, name: str) -> str | None:
-        """Return the field's value by the rules of `value_of`; None if absent. name: in lower case."""
+        """Return the value of a field, None if it is absent; see `value_of`. name: in lower case."""
         value = self._by_name.get(name.encode("ascii"))
         if value is None:
             return None
@@ -199,8 +199,9 @@ class Answer:
 
     def values(self, name: str) -> Sequence[str]:
         """Return the value of each line of the field. name: in lower case."""
-        wanted = name.encode("ascii")
-        return [value.decode("latin-1") for sent, value in self._response.headers if sent.lower() == wanted]
+        lowered = name.encode("ascii")
+        headers = self._response.headers
+        return [value.decode("latin-1") for sent_name, value in headers if sent_name.lower() == lowered]
 
     def has_any(self, names: frozenset[bytes]) -> bool:
         """Return whether the response has one of the fields. names: in lower case."""
@@ -208,10 +209,9 @@ class Answer:
 
     @property
     def length_bytes(self) -> int | None:
-        """The Content-Length of the body that follows, None if unknown.
+        """The declared length of the body, None if unknown (RFC 9112 §6.3).
 
-        Raises BadAnswerError if it is malformed, or if it contradicts Transfer-Encoding or the status
-        (RFC 9112 §6.3).
+        Raises BadAnswerError if Content-Length is malformed, or contradicts Transfer-Encoding or the status.
         """
         if self._request.method == "HEAD":
             return 0
@@ -232,17 +232,17 @@ class Answer:
         return not bodyless and self._response.version.startswith("HTTP/1")
 
     async def discard(self) -> None:
-        """Read and drop a small body, so that the connection can be reused; a broken one is no error."""
+        """Read a small body and drop it, so that the connection can be reused. Errors are ignored."""
         if self.ended:
             return
-        seen = 0
+        read_bytes = 0
         with contextlib.suppress(FetchError, TimeoutError):
             async with asyncio.timeout(DISCARD_S):
-                while seen <= DISCARD_BYTES and (piece := await self.read()):
-                    seen += len(piece)
+                while read_bytes <= DISCARD_BYTES and (piece := await self.read()):
+                    read_bytes += len(piece)
 
     def wire(self) -> Wire:
-        """Return the request and the response headers as they were sent, without HTTP/2's pseudo-headers."""
+        """Return the raw headers of request and response, without the pseudo-headers of HTTP/2."""
         request, response = self._request, self._response
         return Wire(
             url=self._url,

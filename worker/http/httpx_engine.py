@@ -1,4 +1,4 @@
-"""The engine over httpx: one client for a worker process, shared by all its fetches, on the lanes' pools."""
+"""The engine over httpx: one client for all fetches of a worker, on the pools of the lanes."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from functools import lru_cache
@@ -32,19 +32,20 @@ _NO_CONTENT = httpx.ByteStream(b"")
 
 
 class ExchangeContext(NamedTuple):
-    """The part of a request that httpx does not know."""
+    """The data of a request that httpx has no field for."""
 
     lane: str
     url: str
-    """With its path, which the request's own URL leaves to the extension `target`."""
+    """The whole URL. The httpx request has the origin only, and the path in the extension `target`."""
     content: MemoryBody | FileBody | None
     timeouts: Timeouts
     trace: Trace
     began_s: float
+    """When the request was started, by the monotonic clock."""
 
 
 class WireResponse(httpx.Response):
-    """A response of httpx, with the exchange below it."""
+    """An httpx response with the exchange below it."""
 
     def __init__(self, request: Request, response: Response) -> None:
         self.exchange = request, response
@@ -59,12 +60,12 @@ class WireResponse(httpx.Response):
 
     @property
     def headers(self) -> httpx.Headers:
-        """The response headers, decoded anew each time: the worker reads those of the exchange."""
+        """The response headers, built at each call: the worker reads those of the exchange."""
         return httpx.Headers(self.exchange[1].headers)
 
     @headers.setter
     def headers(self, _: httpx.Headers) -> None:
-        """Keep none: httpx sets them once, when the response is made."""
+        """Do nothing: httpx sets the headers once, in the constructor."""
 
     @property
     def stream(self) -> "_Body":
@@ -73,7 +74,7 @@ class WireResponse(httpx.Response):
 
     @stream.setter
     def stream(self, _: object) -> None:
-        """Keep none: httpx wraps it in an object that refers to the response, which only gc would free."""
+        """Do nothing: httpx's wrapper refers to the response, and only the GC could free that cycle."""
 
     @property
     def has_redirect_location(self) -> bool:
@@ -85,7 +86,7 @@ class WireResponse(httpx.Response):
 
 
 class LaneTransport(httpx.AsyncBaseTransport):
-    """The lanes' pools as a transport. It raises their errors as they are."""
+    """The pools of the lanes as an httpx transport. It does not map their errors to those of httpx."""
 
     def __init__(self, pools: LanePools) -> None:
         self._pools = pools
@@ -113,7 +114,7 @@ class LaneTransport(httpx.AsyncBaseTransport):
 
 
 class _Body(httpx.AsyncByteStream):
-    """The body of a response, for callers that read it by httpx."""
+    """The body of a response, for callers that read it through httpx."""
 
     def __init__(self, response: Response) -> None:
         self._response = response
@@ -127,7 +128,7 @@ class _Body(httpx.AsyncByteStream):
 
 
 class HttpxEngine:
-    """The shared httpx client as an engine."""
+    """An engine on the shared httpx client."""
 
     def __init__(self, client: httpx.AsyncClient, in_folder: Path | None = None) -> None:
         self._client = client
@@ -169,9 +170,9 @@ class HttpxEngine:
         return Answer(request.url, *response.exchange)
 
     def _origin_of(self, text: str) -> tuple[httpx.URL, httpx.Headers]:
-        """Return the URL of an origin, `scheme://host[:port]`, and the headers of a plain request to it.
+        """Return the URL of an origin, `scheme://host[:port]`, and the headers of a plain GET to it.
 
-        httpx spends more on parsing a URL and merging headers than on the rest of a request.
+        Cached: httpx spends more time on parsing a URL and merging headers than on the rest of a request.
         """
         host = text.partition("://")[2].encode("ascii")
         return httpx.URL(text + "/"), httpx.Headers([(b"Host", host), *self._client.headers.raw])
@@ -180,9 +181,9 @@ class HttpxEngine:
 def build_client(
     settings: Settings, transport: LaneTransport, log: FilteringBoundLogger
 ) -> httpx.AsyncClient:
-    """Return the client of a worker: no settings from the environment, no cookies, no redirects of its own.
+    """Return the client of a worker, without proxies from the environment, cookies and redirects.
 
-    Its timeouts are those of the default policy; each request brings those of its lane. At debug level it
+    Its timeouts are those of the default policy; each request has those of its lane. At debug level, it
     logs each exchange.
     """
     client = httpx.AsyncClient(
@@ -199,15 +200,15 @@ def build_client(
 
 
 class _NoAuth(httpx.Auth):
-    """No authentication: a fetch brings its own Authorization header, and its URL no password."""
+    """No authentication: a fetch sets its own Authorization header, and its URL has no password."""
 
     async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
-        """Send the request as it is."""
+        """Send the request unchanged."""
         yield request
 
 
 class _NoCookies(httpx.Cookies):
-    """Cookies that stay empty."""
+    """A cookie store that stays empty."""
 
     def extract_cookies(self, response: httpx.Response) -> None:
         """Store nothing."""
@@ -215,7 +216,7 @@ class _NoCookies(httpx.Cookies):
 
 @lru_cache(maxsize=1024)
 def httpx_timeout(timeouts: Timeouts) -> Mapping[str, float]:
-    """Return httpx's four timeouts; the caller enforces the total, which httpx does not know."""
+    """Return the four timeouts of httpx. The caller enforces the total, which httpx does not have."""
     return {
         "connect": timeouts.connect_s,
         "read": timeouts.read_s,
@@ -225,7 +226,7 @@ def httpx_timeout(timeouts: Timeouts) -> Mapping[str, float]:
 
 
 def hooks(log: FilteringBoundLogger) -> Mapping[str, list[Callable[[Any], Awaitable[None]]]]:
-    """Return hooks that read the lane and the timings from the request's context."""
+    """Return the event hooks that log each exchange."""
 
     async def log_exchange(response: httpx.Response) -> None:
         request = response.request

@@ -1,16 +1,16 @@
-"""The request and the response headers of an exchange, as they were sent. Pure."""
+"""The raw headers of an exchange, in the order and the case in which they were sent. Pure."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 Header = tuple[bytes, bytes]
 
-Room = Callable[[], memoryview | None]
-"""Returns memory that the next piece of a body may be received into, None for none."""
+GetBuffer = Callable[[], memoryview | None]
+"""Returns the memory for the next piece of a body; None to receive the piece as bytes."""
 
 
 class Wire(NamedTuple):
-    """One request, and the headers of its response, in the order and the case in which they were sent."""
+    """A request without its body, and the header section of its response, as they were sent."""
 
     url: str
     method: str
@@ -22,4 +22,4 @@ class Wire(NamedTuple):
     phrase: bytes
     headers: Sequence[Header]
     address: str | None = None
-    """The host's address, if known."""
+    """The IP address of the host, if known."""

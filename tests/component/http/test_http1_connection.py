@@ -209,10 +209,10 @@ async def test_an_unread_body_loses_no_bytes_and_its_memory_is_bounded() -> None
         response = await pending
         sending = asyncio.create_task(ends.send_all(bytes(MUCH)))
         reader = response._reader
-        await wait_until(lambda: reader.held_bytes > MAX_UNREAD_BYTES, "the bound")
+        await wait_until(lambda: reader.unread_bytes > MAX_UNREAD_BYTES, "the bound")
         for _ in range(20):
             await asyncio.sleep(0)
-        assert reader.held_bytes <= 2 * MAX_UNREAD_BYTES
+        assert reader.unread_bytes <= 2 * MAX_UNREAD_BYTES
         assert not sending.done()
 
         assert len(await body_of(response)) == MUCH

@@ -15,7 +15,7 @@ from fetchfleet.worker.http.exchange import Answer, Request, Response, Trace
 from fetchfleet.worker.http.http1.messages import by_name
 from fetchfleet.worker.http.httpx_engine import HttpxEngine, LaneTransport, WireResponse, build_client
 from fetchfleet.worker.http.net.pool import LanePools
-from fetchfleet.worker.http.wire import Header, Room
+from fetchfleet.worker.http.wire import GetBuffer, Header
 from fetchfleet.worker.observability import log
 from fetchfleet.worker.policy.model import Timeouts
 from fetchfleet.worker.settings import ENGINES, Settings
@@ -38,7 +38,7 @@ class Recorded(Response):
         self.ended = True
         return b"body"
 
-    async def receive(self, room: Room) -> bytes:  # noqa: ARG002 it is there already
+    async def receive(self, get_buffer: GetBuffer) -> bytes:  # noqa: ARG002 the body is in memory
         """Return the body, then its end."""
         return await self.read()
 

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fetchfleet.worker.http.exchange import FIRST_COUNTS, MUST_AGREE, UNUSABLE, value_of
+from fetchfleet.worker.http.exchange import EQUAL_LINES_FIELDS, FIRST_LINE_FIELDS, UNUSABLE, value_of
 from tests.support.canned_responses import answer_of
 
 
-@pytest.mark.parametrize("name", sorted(FIRST_COUNTS))
+@pytest.mark.parametrize("name", sorted(FIRST_LINE_FIELDS))
 def test_the_first_line_of_a_singleton_field_counts(name: str) -> None:
     """Two values joined by a comma are a third one, which the host did not send."""
     assert value_of(name, ["a", "b"]) == "a"
@@ -16,7 +16,7 @@ def test_the_first_line_of_a_singleton_field_counts(name: str) -> None:
     assert value_of(name, ["", ""]) == ""
 
 
-@pytest.mark.parametrize("name", sorted(MUST_AGREE))
+@pytest.mark.parametrize("name", sorted(EQUAL_LINES_FIELDS))
 def test_lines_that_describe_the_body_must_agree(name: str) -> None:
     """A repeated value is one value. Two different values are ignored."""
     assert value_of(name, ["a", "a"]) == "a"

@@ -86,7 +86,7 @@ class RobotsRequest:
         lane, services = self.session.lane, self.session.services
         self._status = None
         name = lane_of_url(url.text)
-        # Another host gets a pool with its own TLS settings: this host's client certificate stays here.
+        # Another host gets a pool of its own, without this host's client certificate.
         opened = services.pools.opened(
             f"{lane.pool} robots {self.origin} {name}", name, services.policy().for_lane(name)
         )

@@ -17,7 +17,7 @@ from fetchfleet.worker.fetch.rules.range_rules import RangeVerdict
 from fetchfleet.worker.fetch.rules.validators import conditional, validators_of
 from fetchfleet.worker.fetch.services import FetchSession
 from fetchfleet.worker.http.exchange import Answer
-from fetchfleet.worker.http.wire import Room
+from fetchfleet.worker.http.wire import GetBuffer
 from fetchfleet.worker.sink.base import BodyWriter, Expected, HttpExchange, StorageOptions
 from fetchfleet.worker.sink.index_entry import IndexEntry, StoredAt, Validators
 from fetchfleet.worker.util.clock import mono_s
@@ -101,9 +101,9 @@ class SpecialCases:
                 wait_s=self._services.parameters.decoder_pause_s,
                 note="no decoder with a large window is free",
             )
-        whole = answer.status in {200, 203} and request.method == "GET"
+        complete = answer.status in {200, 203} and request.method == "GET"
         rest_only = answer.status == 206 and resumed
-        digests = body.host_digests(complete=whole, resumed=rest_only) if answer.status != 416 else ()
+        digests = body.host_digests(complete=complete, resumed=rest_only) if answer.status != 416 else ()
         if body.decodes:  # length and digests of the host are those of the coded body (RFC 9530 §2, §3)
             body.check_coded(digests)
             expected = Expected(None, fetch.sha256, max_bytes)
@@ -175,7 +175,7 @@ class SpecialCases:
 
     async def receive(
         self,
-        receive: Callable[[Room], Awaitable[bytes | memoryview]],
+        receive: Callable[[GetBuffer], Awaitable[bytes | memoryview]],
         writer: BodyWriter,
         exchange: HttpExchange,
         save_bytes: int,

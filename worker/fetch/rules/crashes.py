@@ -52,11 +52,11 @@ def _cut_off(entry: Entry, quarters: int) -> Entry:
     """Count an interruption and these quarters of a crash, unless the fetch surely had not started."""
     if needs_start_marker(entry) and not entry.begun:
         return entry
-    whole, doubts = divmod(entry.doubts + quarters, _QUARTERS)
+    full_crashes, doubts = divmod(entry.doubts + quarters, _QUARTERS)
     return msgspec.structs.replace(
         entry,
         interruptions=entry.interruptions + 1,
-        crashes=entry.crashes + whole,
+        crashes=entry.crashes + full_crashes,
         doubts=doubts,
         begun=False,
         outlived=False,

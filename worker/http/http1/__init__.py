@@ -1,1 +1,1 @@
-"""HTTP/1.1: header sections, bodies, and one connection to a host."""
+"""HTTP/1.1: messages, and one connection to a host."""

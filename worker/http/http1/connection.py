@@ -1,4 +1,4 @@
-"""An HTTP/1.1 connection: one exchange at a time, on a transport of the event loop."""
+"""One HTTP/1.1 connection on a transport of the event loop: one exchange at a time."""
 
 import asyncio
 import contextlib
@@ -19,54 +19,55 @@ from fetchfleet.worker.errors import (
 )
 from fetchfleet.worker.http.exchange import Request
 from fetchfleet.worker.http.http1.messages import ResponseReader, request_head
-from fetchfleet.worker.http.net.tls_transport import left_by_reset
+from fetchfleet.worker.http.net.tls_transport import read_after_reset
 from fetchfleet.worker.http.request_body import BLOCK_BYTES, FileBody, MemoryBody
-from fetchfleet.worker.http.wire import Header, Room
+from fetchfleet.worker.http.wire import GetBuffer, Header
 from fetchfleet.worker.policy.model import Timeouts
 from fetchfleet.worker.util.aio import LoopBudget
 from fetchfleet.worker.util.clock import mono_s
 
 MAX_UNREAD_BYTES = 256 * 1024
 MAX_UNREAD_PIECES = 256
-"""Beyond either, the connection is not read from until its response is."""
+"""The most unread bytes and pieces of a body. Beyond either, reading from the socket pauses."""
 
-_SCRATCH = memoryview(bytearray(256 * 1024))  # for any connection, which copies its bytes at once
+_SCRATCH = memoryview(bytearray(256 * 1024))  # shared by all connections, which copy received bytes at once
 
-CLOCK_STEP_S = 0.001  # the clock of uvloop counts milliseconds
+CLOCK_STEP_S = 0.001  # the resolution of uvloop's clock
 
 
 class Http1Connection(asyncio.BufferedProtocol):
-    """A connection; `connection_made` gives it the transport.
+    """A connection to a host.
 
-    keepalive_s: how long it may be idle. idle: called when it is idle again. lost: called when it is closed.
+    keepalive_s: the time after which an idle connection is closed.
+    on_idle: called when the connection becomes idle. on_lost: called once the socket is closed.
     """
 
     __slots__ = (
         "_budget",
+        "_buffer",
         "_closed",
+        "_connected",
         "_descriptor",
         "_due_s",
         "_error",
-        "_idle",
+        "_filled",
         "_keepalive_s",
-        "_look_s",
         "_loop",
-        "_lost",
-        "_made",
+        "_on_idle",
+        "_on_lost",
         "_paused_reading",
         "_paused_writing",
         "_poll",
         "_reader",
-        "_received",
         "_request",
-        "_room",
         "_timeouts",
         "_timer",
+        "_timer_at_s",
         "_transport",
         "_waiter",
         "address",
-        "gone",
         "response_started",
+        "socket_closed",
     )
 
     _timeouts: Timeouts
@@ -76,61 +77,55 @@ class Http1Connection(asyncio.BufferedProtocol):
         self,
         budget: LoopBudget,
         keepalive_s: float,
-        idle: Callable[["Http1Connection"], None],
-        lost: Callable[["Http1Connection"], None],
+        on_idle: Callable[["Http1Connection"], None],
+        on_lost: Callable[["Http1Connection"], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._descriptor = -1
-        """Of the socket."""
+        """The file descriptor of the socket."""
         self._poll = select.poll()
         self._budget = budget
         self._keepalive_s = keepalive_s
-        self._idle = idle
-        self._lost = lost
+        self._on_idle = on_idle
+        self._on_lost = on_lost
         self.response_started = False
-        """Whether a byte of a response to the last request has come.
-
-        If none had when the exchange failed, and the connection had been idle, the host may have closed it
-        before it received the request (RFC 9112 §9.3.1).
-        """
+        """True if a byte of the response was received, so that the host had the request (RFC 9112 §9.3.1)."""
         self.address: str | None = None
-        """The host's."""
-        self.gone = False
-        """True if its socket is closed."""
+        """The IP address of the host."""
+        self.socket_closed = False
         self._request: Request | None = None
         """The request whose response headers are awaited."""
         self._reader: ResponseReader | None = None
-        """Of the response that is awaited or read; None if the connection is idle."""
-        self._room: memoryview | None = None
-        """Where the next bytes go, which are the body's."""
-        self._received: memoryview | None = None
-        """The part of the room that was filled."""
+        """The reader of the response that is awaited or read; None if the connection is idle."""
+        self._buffer: memoryview | None = None
+        """The caller's memory for the next bytes, which belong to the body."""
+        self._filled: memoryview | None = None
+        """The part of the caller's memory that was filled."""
         self._waiter: asyncio.Future[None] | None = None
-        """Resolved when the exchange may go on: its one wait, for whatever event."""
+        """Resolved by the next event of the exchange."""
         self._error: FetchError | None = None
-        """Why the exchange failed. What has come of the body can be read first."""
-        self._made = False
-        """Whether it has its transport."""
+        """The error of the exchange. Body bytes received before it can be read first."""
+        self._connected = False
         self._closed = False
         self._paused_reading = False
         self._paused_writing = False
         self._due_s = math.inf
-        """When the wait under way, or the idle connection, has lasted too long, by the loop's clock."""
+        """When the current wait times out, or the idle connection is closed, by the loop's clock."""
         self._timer: asyncio.TimerHandle | None = None
-        """One for all waits: it fires at or before `_due_s`, and is set again if that is later."""
-        self._look_s = math.inf
-        """When it fires, by the loop's clock."""
+        """The only timer. It fires at or before `_due_s`, and is set again if it fires too early."""
+        self._timer_at_s = math.inf
+        """When the timer fires, by the loop's clock."""
 
     @property
     def usable(self) -> bool:
-        """True if it is idle, and the kernel knows of neither bytes nor an end that came meanwhile."""
+        """True if the connection is idle, and the kernel has neither unread bytes nor an end for it."""
         idle = self._reader is None and not self._closed and self._loop.time() < self._due_s
         return idle and not self._poll.poll(0)
 
     async def exchange(self, request: Request) -> "Http1Response":
         """Send a request, and return the response once its header section is complete.
 
-        If this fails or is cancelled, the connection is closed at once. Raises InvalidRequestError,
+        An error or a cancellation closes the connection at once. Raises InvalidRequestError,
         WriteTimeoutError, FirstByteTimeoutError, ReadTimeoutError, ReadError, RemoteProtocolError or
         RequestBodyError.
         """
@@ -159,9 +154,9 @@ class Http1Connection(asyncio.BufferedProtocol):
         return Http1Response(self, reader, *head_of, reader.lenient, self.address)
 
     async def _send(self, head: bytes, content: MemoryBody | FileBody, reader: ResponseReader) -> None:
-        """Send the head and the content, block by block as the host takes them.
+        """Send the head and the body block by block, as the host reads them.
 
-        A final response may come before the end: the rest is not sent, and the connection not used again.
+        After an early final response the rest is not sent, and the connection is not reused.
         """
         async with contextlib.aclosing(aiter(content)) as blocks:
             async for block in blocks:
@@ -178,8 +173,8 @@ class Http1Connection(asyncio.BufferedProtocol):
         if head:
             self._transport.write(head)
 
-    async def read(self, reader: ResponseReader, room: Room | None = None) -> Any:
-        """Return what has come of the body, empty at its end; or part of the room, with no more received."""
+    async def read(self, reader: ResponseReader, get_buffer: GetBuffer | None = None) -> Any:
+        """Return the next piece of the body, maybe the filled part of a buffer; empty at its end."""
         while not reader.pieces:
             if reader.complete:
                 return b""
@@ -188,29 +183,29 @@ class Http1Connection(asyncio.BufferedProtocol):
             if self._reader is not reader:
                 raise ReadError("the response was closed")
             if self._resume_reading():
-                continue  # the transport may have passed something on at once
-            if room is not None and self._transport.get_extra_info("ssl_object") is None:
-                self._room = reader.part_of(room)
+                continue  # the transport may have passed bytes on at once
+            if get_buffer is not None and self._transport.get_extra_info("ssl_object") is None:
+                self._buffer = reader.body_buffer(get_buffer)
             try:
                 await self._wait(self._timeouts.read_s)
             finally:
-                self._room, received, self._received = None, self._received, None
-            if received is not None:
-                return received
+                self._buffer, filled, self._filled = None, self._filled, None
+            if filled is not None:
+                return filled
         piece = reader.take()
         if self._paused_reading:
             self._resume_reading()
         return piece
 
     def _resume_reading(self) -> bool:
-        """Resume it if it is paused; return whether it was."""
+        """Resume reading from the socket if it is paused; return whether it was."""
         if paused := self._paused_reading:
             self._paused_reading = False
             self._transport.resume_reading()
         return paused
 
     def finish(self, reader: ResponseReader) -> None:
-        """End the exchange of that response; the connection is idle then, or closed."""
+        """End the exchange of a response: the connection becomes idle, or closes if it cannot be reused."""
         if self._reader is not reader:
             return
         self._reader = None
@@ -219,15 +214,15 @@ class Http1Connection(asyncio.BufferedProtocol):
         if not (reader.complete and reader.reusable) or self._transport.get_write_buffer_size():
             self.close()
             return
-        if self._paused_reading and self._resume_reading() and self._closed:  # by bytes behind the response
+        if self._paused_reading and self._resume_reading() and self._closed:  # bytes followed the response
             return
         self._due_s = due_s = self._loop.time() + self._keepalive_s
-        if due_s < self._look_s:
-            self._look_at(due_s)
-        self._idle(self)
+        if due_s < self._timer_at_s:
+            self._set_timer(due_s)
+        self._on_idle(self)
 
     def close(self) -> None:
-        """Close it at once; an exchange that goes on fails."""
+        """Close the connection at once, and fail its exchange."""
         if self._closed:
             return
         self._closed = True
@@ -235,40 +230,42 @@ class Http1Connection(asyncio.BufferedProtocol):
             self._timer.cancel()
         if self._reader is not None and not self._reader.complete and self._error is None:
             self._error = ReadError("the connection was closed")
-        if self._made:
+        if self._connected:
             self._transport.abort()
         self._wake()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the transport."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class
-        self._made = True
+        """Set the transport."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop has classes of its own
+        self._connected = True
         self._descriptor = transport.get_extra_info("socket").fileno()
         self._poll.register(self._descriptor, select.POLLIN)
         with contextlib.suppress(OSError):  # the host has closed the connection: the next read fails
             self.address = transport.get_extra_info("peername")[0]
         if self._closed:
-            self._loop.call_soon(self._transport.abort)  # uvloop would leave the socket open now
+            self._loop.call_soon(
+                self._transport.abort
+            )  # during this call, uvloop would leave the socket open
 
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 the loop's guess
-        """Return where the loop may put the next bytes."""
-        return _SCRATCH if self._room is None else self._room
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 part of the interface
+        """Return the memory for the next bytes."""
+        return _SCRATCH if self._buffer is None else self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Take the bytes that the loop has put there."""
-        room, self._room = self._room, None
-        if room is None or self._reader is None:
+        """Process the bytes that were received into the memory."""
+        buffer, self._buffer = self._buffer, None
+        if buffer is None or self._reader is None:
             self.data_received(_SCRATCH[:nbytes].tobytes())
             return
         self.response_started = True
-        self._reader.skip(nbytes)
-        self._received = room[:nbytes]
+        self._reader.count_buffered(nbytes)
+        self._filled = buffer[:nbytes]
         self._paused_reading = True
         self._transport.pause_reading()
         self._wake()
 
     def data_received(self, data: bytes) -> None:
-        """Read what has come; nothing may come while the connection is idle."""
+        """Read received bytes. Bytes that arrive while the connection is idle close it."""
         reader, request = self._reader, self._request
         if reader is None or self._closed:
             self.close()
@@ -278,13 +275,13 @@ class Http1Connection(asyncio.BufferedProtocol):
             reader.feed(data)
         except RemoteProtocolError as error:
             self._fail(error)
-        if reader.held_bytes > MAX_UNREAD_BYTES or len(reader.pieces) > MAX_UNREAD_PIECES:
+        if reader.unread_bytes > MAX_UNREAD_BYTES or len(reader.pieces) > MAX_UNREAD_PIECES:
             self._paused_reading = True
             self._transport.pause_reading()
         if request is None:
             self._wake()
         elif reader.head is None:
-            if not self._paused_writing:  # else the host must first take the request in time
+            if not self._paused_writing:  # else the write timeout applies
                 self._due_s = self._loop.time() + self._timeouts.read_s
         elif not had_head:
             request.trace.head_s = mono_s()
@@ -293,35 +290,36 @@ class Http1Connection(asyncio.BufferedProtocol):
                 self._budget.resolve(self._waiter)
 
     def eof_received(self) -> None:
-        """Take the host's end of the connection, which ends it in both directions."""
-        self._end()
+        """Close the connection, as the host has closed its side."""
+        self._end_response()
         self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Take the end of the connection, from either side; first what the host sent before it was reset."""
+        """End the exchange, after the bytes that the host sent before a reset."""
         under_tls = self._transport.get_extra_info("ssl_object") is not None
-        if exc is not None and not (self._closed or under_tls) and (left := left_by_reset(self._descriptor)):
-            self.data_received(left)
+        was_reset = exc is not None and not (self._closed or under_tls)
+        if was_reset and (unread := read_after_reset(self._descriptor)):
+            self.data_received(unread)
         if not self._closed:
             if exc is None:
-                self._end()
+                self._end_response()
             elif self._reader is not None and not self._reader.complete:
-                self._error = ReadError(str(exc) or "the connection broke")
+                self._error = ReadError(str(exc) or "the connection was lost")
                 self._error.__cause__ = exc
             self.close()
-        self.gone = True
-        self._lost(self)
+        self.socket_closed = True
+        self._on_lost(self)
 
     def pause_writing(self) -> None:
-        """Note that the host does not take what was sent."""
+        """Stop sending the request body, as the host does not read."""
         self._paused_writing = True
 
     def resume_writing(self) -> None:
-        """Go on with sending."""
+        """Continue sending the request body."""
         self._paused_writing = False
         self._wake()
 
-    def _end(self) -> None:
+    def _end_response(self) -> None:
         if self._reader is not None and not self._closed:
             try:
                 self._reader.end()
@@ -337,30 +335,30 @@ class Http1Connection(asyncio.BufferedProtocol):
             self._waiter.set_result(None)
 
     def _wait(self, limit_s: float) -> asyncio.Future[None]:
-        """Return a future that is done with the next event; the exchange fails if none comes in that time."""
+        """Return a future that the next event resolves. After `limit_s` without one, the exchange fails."""
         self._due_s = due_s = self._loop.time() + limit_s
-        if due_s < self._look_s:
-            self._look_at(due_s)
+        if due_s < self._timer_at_s:
+            self._set_timer(due_s)
         self._waiter = waiter = self._loop.create_future()
         return waiter
 
-    def _look_at(self, moment_s: float) -> None:
-        """Let the timer fire at that moment, earlier than it would."""
+    def _set_timer(self, at_s: float) -> None:
+        """Make the timer fire at this time of the loop's clock."""
         if self._timer is not None:
             self._timer.cancel()
-        self._timer, self._look_s = self._loop.call_at(moment_s, self._look), moment_s
+        self._timer, self._timer_at_s = self._loop.call_at(at_s, self._on_timer), at_s
 
-    def _look(self) -> None:
-        """Look whether the wait, or the idle connection, has lasted too long."""
-        self._timer, self._look_s = None, math.inf
+    def _on_timer(self) -> None:
+        """Time out the current wait, or close the idle connection, once it is due."""
+        self._timer, self._timer_at_s = None, math.inf
         if self._reader is not None and (self._waiter is None or self._waiter.done()):
-            return  # nothing is waited for
+            return  # the exchange does not wait
         if self._loop.time() < self._due_s - CLOCK_STEP_S:
             if self._due_s < math.inf:
-                self._look_at(self._due_s)
+                self._set_timer(self._due_s)
         elif self._request is not None and self._paused_writing:
-            late = f"a piece of the request was not taken within {self._timeouts.write_s} s"
-            self._fail(WriteTimeoutError(late))
+            message = f"the host did not read a block of the request body within {self._timeouts.write_s} s"
+            self._fail(WriteTimeoutError(message))
         elif self._reader is not None:
             error = ReadTimeoutError if self.response_started else FirstByteTimeoutError
             self._fail(error(f"received nothing within {self._timeouts.read_s} s"))
@@ -369,7 +367,7 @@ class Http1Connection(asyncio.BufferedProtocol):
 
 
 class Http1Response(msgspec.Struct, eq=False):
-    """The response of an exchange on a connection, as exchange.py describes it."""
+    """A response on a connection; see `Response` in exchange.py."""
 
     _connection: Http1Connection
     _reader: ResponseReader
@@ -387,13 +385,13 @@ class Http1Response(msgspec.Struct, eq=False):
         return self._reader.complete and not self._reader.pieces
 
     def read(self) -> Coroutine[Any, Any, bytes]:
-        """Return what has come of the body, once there is some; empty at its end."""
+        """Return the next piece of the body, empty at its end."""
         return self._connection.read(self._reader)
 
-    def receive(self, room: Room) -> Coroutine[Any, Any, bytes | memoryview]:
-        """Return what has come of the body, or comes into the room; empty at its end."""
-        return self._connection.read(self._reader, room)
+    def receive(self, get_buffer: GetBuffer) -> Coroutine[Any, Any, bytes | memoryview]:
+        """Return the next piece of the body, empty at its end; it may be in the buffer of `get_buffer`."""
+        return self._connection.read(self._reader, get_buffer)
 
     def close(self) -> None:
-        """End the exchange: the connection is idle if the whole response has come, else it is closed."""
+        """End the exchange, complete or not. The connection stays open if it can be reused."""
         self._connection.finish(self._reader)

@@ -1,6 +1,6 @@
-"""Messages of HTTP/1.1: the head of a request as bytes, and a response read from the bytes that come. Pure.
+"""HTTP/1.1 messages: request heads as bytes, and a reader of responses. Pure.
 
-Response heads are read strictly by llhttp, else leniently if unambiguous (lenient.py).
+llhttp parses response heads. Heads that it rejects are parsed leniently if they are unambiguous (lenient.py).
 """
 
 import re
@@ -13,67 +13,64 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from fetchfleet.worker.errors import InvalidRequestError, RemoteProtocolError
 from fetchfleet.worker.http.http1.chunks import ChunkedBody
 from fetchfleet.worker.http.http1.lenient import read_leniently
-from fetchfleet.worker.http.wire import Header, Room
+from fetchfleet.worker.http.wire import GetBuffer, Header
 
 CHUNKED = -1
-"""The body is sent in chunks."""
+"""The length of a body in chunks."""
 
 UNTIL_CLOSE = -2
-"""The body ends with the connection."""
+"""The length of a body that ends with the connection."""
 
 MAX_LENGTH_DIGITS = 18
 
 MAX_HEAD_BYTES = 100 * 1024
-"""The longest header section."""
+"""The most bytes of a header section."""
 
 MAX_INTERIM_BYTES = 512 * 1024
 MAX_INTERIM_HEADS = 100
-"""The bounds of the interim header sections (1xx, RFC 9110 §15.2) before the final one."""
+"""The most interim header sections (1xx, RFC 9110 §15.2) before the final one."""
 
 _BODYLESS = frozenset({101, 204, 304})
 
 _HTTP1 = b"HTTP/1."
 
 _HEAD_END = re.compile(rb"\n\r?\n")
-"""A line feed alone ends a line too (RFC 9112 §2.2)."""
+"""A single line feed ends a line too (RFC 9112 §2.2)."""
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
 _STRICT_STATUS_LINE = re.compile(rb"HTTP/1\.[0-9] [0-9]{3}(?: ([^\0\r\n]*))?\r\n")
 _STRICT_FIELD = re.compile(
     rb"^(" + _TOKEN + rb"):[ \t]*+([\t\x20-\x7e\x80-\xff]*(?<![ \t])|)[ \t]*+\r$", re.MULTILINE
 )
-"""The value has no whitespace at its ends. Possessive, so that a long head takes time in proportion."""
+"""A field line. The value group has no whitespace at its ends. Possessive, for linear time."""
 
 _NO_CALLBACKS = object()
-"""llhttp calls nothing: the fields are taken from their lines."""
+"""llhttp only validates; the fields are parsed by `_STRICT_FIELD`."""
 
 _REQUEST_LINE = re.compile(_TOKEN + rb" [\x21-\x7e\x80-\xff]++ HTTP/1\.1\r\n")
 _FIELD_LINE = re.compile(_TOKEN + rb": [\t\x20-\x7e\x80-\xff]*+\r\n")
 
 
 def request_head(method: str, target: bytes, fields: Sequence[Header]) -> bytes:
-    """Return the header section of a request.
-
-    Raises InvalidRequestError for what could be read as something else.
-    """
+    """Return the header section of a request. Raises InvalidRequestError if a line is malformed."""
     line = b"%b %b HTTP/1.1\r\n" % (method.encode(), target)
     if _REQUEST_LINE.fullmatch(line) is None:
-        raise InvalidRequestError(f"no request line: {line[:100]!r}")
+        raise InvalidRequestError(f"malformed request line: {line[:100]!r}")
     return line + _field_lines(tuple(fields))
 
 
 @lru_cache(maxsize=1024)
 def _field_lines(fields: tuple[Header, ...]) -> bytes:
-    """Return the lines, and the empty one. Most requests to a host have the same."""
+    """Return the field lines and the empty line. Cached, as most requests to a host have the same fields."""
     lines = [b"%b: %b\r\n" % field for field in fields]
     for line in lines:
         if _FIELD_LINE.fullmatch(line) is None:
-            raise InvalidRequestError(f"no field line: {line[:100]!r}")
+            raise InvalidRequestError(f"malformed field line: {line[:100]!r}")
     return b"".join([*lines, b"\r\n"])
 
 
 def by_name(fields: Sequence[Header]) -> dict[bytes, bytes]:
-    """Return the value of each field by its name in lower case; several lines are joined by a comma."""
+    """Return the value of each field by its name in lower case; several lines are joined with a comma."""
     named = {name.lower(): value for name, value in fields}
     if len(named) < len(fields):
         named.clear()
@@ -84,17 +81,17 @@ def by_name(fields: Sequence[Header]) -> dict[bytes, bytes]:
 
 
 def body_length(named: Mapping[bytes, bytes]) -> int:
-    """Return the length of a body that follows these fields, CHUNKED or UNTIL_CLOSE (RFC 9112 §6.3).
+    """Return the length of the body after these fields, or CHUNKED or UNTIL_CLOSE (RFC 9112 §6.3).
 
-    A Content-Length that was sent twice with one value counts once (RFC 9110 §8.6).
-    Raises RemoteProtocolError if two readers could disagree.
+    Several Content-Length lines with the same value count as one (RFC 9110 §8.6).
+    named: by name in lower case. Raises RemoteProtocolError if readers could disagree on the length.
     """
     coding, value = named.get(b"transfer-encoding"), named.get(b"content-length")
     if coding is not None:
         if value is not None:
             raise RemoteProtocolError("both Content-Length and Transfer-Encoding")
         if coding.lower() != b"chunked":
-            raise RemoteProtocolError(f"Transfer-Encoding {coding[:100]!r}")
+            raise RemoteProtocolError(f"unsupported Transfer-Encoding {coding[:100]!r}")
         return CHUNKED
     if value is None:
         return UNTIL_CLOSE
@@ -103,7 +100,7 @@ def body_length(named: Mapping[bytes, bytes]) -> int:
     lengths = {length.strip(b" \t") for length in value.split(b",")}
     length = lengths.pop()
     if lengths or not length.isdigit() or len(length) > MAX_LENGTH_DIGITS:
-        raise RemoteProtocolError(f"Content-Length {value[:100]!r}")
+        raise RemoteProtocolError(f"malformed or conflicting Content-Length {value[:100]!r}")
     return int(length)
 
 
@@ -117,28 +114,29 @@ class Head(msgspec.Struct, frozen=True, gc=False):
     fields: list[Header]
     by_name: Mapping[bytes, bytes]
     lenient: bool
-    """True if only a lenient reading made sense of it."""
+    """True if only the lenient parser accepts it."""
 
 
-def read_head(received: bytes, searched: int = 0) -> tuple[Head, int] | None:
-    """Return the header section at the beginning and where it ends; None if it has not ended.
+def read_head(received: bytes, searched_bytes: int = 0) -> tuple[Head, int] | None:
+    """Return the header section at the start of the bytes, and its length; None if it is not complete.
 
-    It begins with `HTTP/1.`. searched: up to where no end was found. Raises RemoteProtocolError.
+    received: begins with `HTTP/1.`. searched_bytes: the length of the beginning that was searched before.
+    Raises RemoteProtocolError.
     """
-    end = received.find(b"\r\n\r\n", searched) + 4
+    end = received.find(b"\r\n\r\n", searched_bytes) + 4
     if end >= 4 and (head := _read_strictly(received[:end])) is not None:
         return head, end
-    lenient_end = _HEAD_END.search(received, searched)
+    lenient_end = _HEAD_END.search(received, searched_bytes)
     if lenient_end is None:
         return None
     end = lenient_end.end()
-    read = read_leniently(received[:end])
-    named = by_name(read.fields)
-    return Head(read.status, read.phrase, read.version, read.fields, named, read.needed), end
+    reading = read_leniently(received[:end])
+    named = by_name(reading.fields)
+    return Head(reading.status, reading.phrase, reading.version, reading.fields, named, reading.needed), end
 
 
 def _read_strictly(head: bytes) -> Head | None:
-    """Read what llhttp accepts, unless its meaning must be looked at more closely."""
+    """Parse a header section; return None if the lenient parser must decide about it."""
     parser = HttpResponseParser(_NO_CALLBACKS)
     try:
         parser.feed_data(head)
@@ -150,7 +148,7 @@ def _read_strictly(head: bytes) -> Head | None:
     if status_line is None:
         return None
     fields: list[Header] = _STRICT_FIELD.findall(head, status_line.end())
-    if len(fields) != head.count(b"\n") - 2:  # besides the status line and the empty one, each is a field
+    if len(fields) != head.count(b"\n") - 2:  # all lines but the status line and the empty one are fields
         return None
     named = by_name(fields)
     coding = named.get(b"transfer-encoding")
@@ -161,9 +159,9 @@ def _read_strictly(head: bytes) -> Head | None:
 
 
 class ResponseReader:
-    """Reads one response: `feed` it what arrives, call `end` at the end of the connection.
+    """The reader of one response: call `feed` with received bytes, and `end` at the end of the connection.
 
-    Its fields show what has been read so far. Nothing behind the end of the response is read.
+    Bytes after the end of the response are ignored, and make the connection unusable for another request.
     method: of the request.
     """
 
@@ -173,99 +171,103 @@ class ResponseReader:
         "_interim_bytes",
         "_interim_heads",
         "_left_bytes",
-        "_received",
+        "_partial_head",
         "complete",
         "head",
-        "held_bytes",
         "lenient",
         "pieces",
         "reusable",
+        "unread_bytes",
     )
 
     def __init__(self, method: str) -> None:
         self.head: Head | None = None
         """The final header section, once it is complete."""
         self.pieces: list[bytes] = []
-        """The parts of the body that were not read yet."""
-        self.held_bytes = 0
-        """The length of `pieces`."""
+        """The pieces of the body that are not yet taken."""
+        self.unread_bytes = 0
+        """The total length of `pieces`."""
         self.complete = False
-        """True if the whole body has come."""
+        """True if the whole body was received."""
         self.reusable = False
         """True if the connection can be used for another request once this response is complete."""
         self.lenient = False
-        """True if only a lenient reading made sense of the header sections."""
+        """True if only the lenient parser accepts the header sections."""
         self._has_body = method != "HEAD"
-        self._received = b""
-        """The part of a header section that has come."""
+        self._partial_head = b""
+        """The received part of a header section."""
         self._interim_bytes = 0
         self._interim_heads = 0
         self._chunks: ChunkedBody | None = None
         self._left_bytes = 0
-        """The bytes that the body still lacks, or CHUNKED, or UNTIL_CLOSE."""
+        """The missing bytes of the body, or CHUNKED, or UNTIL_CLOSE."""
 
     def feed(self, data: bytes) -> None:
-        """Take the next bytes. Raises RemoteProtocolError; what was read before stays readable."""
+        """Read received bytes. Raises RemoteProtocolError; body bytes received before stay readable."""
         if self.head is None:
             data = self._read_heads(data)
         if self.complete:
-            if data:  # another response, or what a reader could take for one (RFC 9112 §9.2)
+            if data:  # they could be mistaken for the next response (RFC 9112 §9.2)
                 self.reusable = False
         elif data:
             self._read_body(data)
 
     def end(self) -> None:
-        """Take the end of the connection. Raises RemoteProtocolError if the response is not complete."""
+        """End the response with the connection. Raises RemoteProtocolError if it is not complete."""
         self.reusable = False
         if self.head is None:
-            begun = self._received or self._interim_heads
+            begun = self._partial_head or self._interim_heads
             raise RemoteProtocolError(
                 f"the host closed the connection {'within the headers of' if begun else 'without'} a response"
             )
         if self._left_bytes > 0:
             raise RemoteProtocolError(
-                f"the host closed the connection {self._left_bytes} bytes before the end"
+                f"the host closed the connection {self._left_bytes} bytes before the end of the body"
             )
         if self._left_bytes == CHUNKED and not self.complete:
             raise RemoteProtocolError("the host closed the connection before the last chunk")
         self.complete = True
 
-    def part_of(self, room: Room) -> memoryview | None:
-        """Return the part of a room that the loop may fill with the next bytes of the body; None if none."""
-        if self._chunks is not None or (found := room()) is None:
-            return None
-        return found if self._left_bytes == UNTIL_CLOSE else found[: self._left_bytes]
+    def body_buffer(self, get_buffer: GetBuffer) -> memoryview | None:
+        """Return the part of the buffer that may be filled with body bytes; None for a body in chunks.
 
-    def skip(self, size_bytes: int) -> None:
-        """Count bytes of the body that were received into such a part, without `feed`."""
+        None too if `get_buffer` returns no buffer.
+        """
+        if self._chunks is not None or (buffer := get_buffer()) is None:
+            return None
+        return buffer if self._left_bytes == UNTIL_CLOSE else buffer[: self._left_bytes]
+
+    def count_buffered(self, size_bytes: int) -> None:
+        """Count bytes that were received into the body buffer, in place of `feed`."""
         if self._left_bytes != UNTIL_CLOSE:
             self._left_bytes -= size_bytes
             self.complete = not self._left_bytes
 
     def take(self) -> bytes:
-        """Return what has come of the body since the last call."""
-        taken = self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
+        """Return the body bytes received since the last call."""
+        piece = self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
         self.pieces.clear()
-        self.held_bytes = 0
-        return taken
+        self.unread_bytes = 0
+        return piece
 
     def _read_heads(self, data: bytes) -> bytes:
-        """Read header sections up to the final one; return what comes behind it."""
-        searched, received, self._received = max(0, len(self._received) - 3), self._received + data, b""
+        """Read header sections up to the final one; return the bytes after it."""
+        searched_bytes = max(0, len(self._partial_head) - 3)
+        received, self._partial_head = self._partial_head + data, b""
         while True:
             if not received.startswith(_HTTP1):
-                if received.startswith((b"\r", b"\n")):  # empty lines mean nothing here (RFC 9112 §2.2)
-                    received, searched, self.lenient = received.lstrip(b"\r\n"), 0, True
+                if received.startswith((b"\r", b"\n")):  # ignore empty lines (RFC 9112 §2.2)
+                    received, searched_bytes, self.lenient = received.lstrip(b"\r\n"), 0, True
                 if not received.startswith(_HTTP1) and not _HTTP1.startswith(received):
-                    raise RemoteProtocolError(f"no response of HTTP/1: {received[:100]!r}")
-            found = read_head(received, searched)
-            if (len(received) if found is None else found[1]) > MAX_HEAD_BYTES:
+                    raise RemoteProtocolError(f"not an HTTP/1 response: {received[:100]!r}")
+            head_end = read_head(received, searched_bytes)
+            if (len(received) if head_end is None else head_end[1]) > MAX_HEAD_BYTES:
                 raise RemoteProtocolError(f"response headers of more than {MAX_HEAD_BYTES} bytes")
-            if found is None:
-                self._received = received
+            if head_end is None:
+                self._partial_head = received
                 return b""
-            head, end = found
-            received, searched = received[end:], 0
+            head, end = head_end
+            received, searched_bytes = received[end:], 0
             if not 100 <= head.status <= 199 or head.status == 101:
                 self._begin_body(head)
                 return received
@@ -273,7 +275,7 @@ class ResponseReader:
             self._interim_heads += 1
             self._interim_bytes += end
             if self._interim_heads > MAX_INTERIM_HEADS or self._interim_bytes > MAX_INTERIM_BYTES:
-                raise RemoteProtocolError(f"no final response after {self._interim_heads} interim ones")
+                raise RemoteProtocolError(f"no final response after {self._interim_heads} interim responses")
 
     def _begin_body(self, head: Head) -> None:
         bodyless = not self._has_body or head.status in _BODYLESS
@@ -306,7 +308,7 @@ class ResponseReader:
             finally:
                 if piece := b"".join(pieces):
                     self.pieces.append(piece)
-                    self.held_bytes += len(piece)
+                    self.unread_bytes += len(piece)
             self.complete = self._chunks.ended
             self.reusable = self.reusable and not self._chunks.unclean_end
             return
@@ -316,4 +318,4 @@ class ResponseReader:
             self._left_bytes -= len(data)
             self.complete = not self._left_bytes
         self.pieces.append(data)
-        self.held_bytes += len(data)
+        self.unread_bytes += len(data)

@@ -22,7 +22,7 @@ from fetchfleet.worker.http.http1.messages import by_name
 from fetchfleet.worker.http.http2.headers import ResponseHead, request_fields
 from fetchfleet.worker.http.http2.stream import NoResponseError, RefusedError, Stream
 from fetchfleet.worker.http.request_body import FileBody, MemoryBody
-from fetchfleet.worker.http.wire import Header, Room
+from fetchfleet.worker.http.wire import GetBuffer, Header
 from fetchfleet.worker.util.aio import LoopBudget
 from fetchfleet.worker.util.clock import mono_s
 
@@ -319,7 +319,7 @@ class Http2Response:
         """
         return await self._connection.read(self._stream, self._read_s)
 
-    async def receive(self, room: Room) -> bytes | memoryview:  # noqa: ARG002 frame headers interleave the data
+    async def receive(self, get_buffer: GetBuffer) -> bytes:  # noqa: ARG002 frames interleave the data
         """Return the next piece of the body, like `read`."""
         return await self.read()
 

@@ -1,7 +1,7 @@
-"""The connections of each lane: HTTP/2 to https origins if allowed and supported, else HTTP/1.1.
+"""The connection pool of each lane: HTTP/2 to https origins if policy and host allow it, else HTTP/1.1.
 
-One pool for all lanes would be slow, and one slow host could take every connection. The gate bounds how many
-fetches of a lane run at once, so none waits for a connection; with HTTP/2 it may wait for a stream.
+In one pool for all lanes, a slow host could occupy every connection. A pool has no bound, as the gate bounds
+the fetches in flight: no fetch waits for an HTTP/1.1 connection, but it may wait for an HTTP/2 stream.
 """
 
 import asyncio
@@ -30,10 +30,10 @@ AnyConnection = Http1Connection | Http2Connection
 
 
 class LanePool:
-    """A lane's connections. Each is idle, in the hands of an exchange, or shared by exchanges (HTTP/2).
+    """A lane's connections. Each is idle, used by one exchange, or shared by exchanges (HTTP/2).
 
-    tls: returns the context for https, given whether HTTP/2 is offered. max_idle: more idle connections than
-    that are closed, those that have been idle for longest.
+    tls: returns the context for https, with or without the offer of HTTP/2.
+    max_idle: the most idle connections; beyond it, the one that was idle for longest is closed.
     """
 
     def __init__(
@@ -53,16 +53,18 @@ class LanePool:
         self._max_idle = max_idle
         self._keepalive_s = keepalive_s
         self._open: dict[AnyConnection, Origin] = {}
+        """Every connection that is not closed."""
         self._idle: list[Http1Connection] = []
-        """The one that was used last is the last."""
+        """Ordered by last use, the most recent at the end."""
         self._shared: dict[Origin, SharedConnections] = {}
         self._emptied: asyncio.Future[None] | None = None
-        """Done once every connection is closed; None until the pool closes."""
+        """Done once every connection is closed; None before `close` is called."""
 
     async def exchange(self, request: Request) -> Response:
-        """Make one exchange. An idempotent request is repeated if the host closed the connection meanwhile.
+        """Make one exchange.
 
-        A host may close an idle connection while a request is being sent on it (RFC 9112 §9.3.1).
+        An idempotent request is repeated once if a reused connection ended before any byte of a response: the
+        host may have closed it while the request was sent (RFC 9112 §9.3.1).
         """
         if request.host != self.dialler.host:
             raise ForeignHostError(request.host, self.dialler.host)
@@ -75,7 +77,7 @@ class LanePool:
                     return await shared.exchange(request)
                 except Http1OnlyError:
                     pass
-        connection = self._take((request.scheme, request.port))
+        connection = self._pop_idle((request.scheme, request.port))
         self._stats.pool_wait_s.add(mono_s() - entered_s)
         if connection is not None:
             self._stats.reused += 1
@@ -88,7 +90,7 @@ class LanePool:
                     or self._emptied is not None
                 ):
                     raise
-            self.close_idle()  # the host may have closed the others too
+            self.close_idle()  # the host may have closed the other idle connections too
         return await (await self._dial(request, None)).exchange(request)
 
     def _shared_by(self, origin: Origin) -> SharedConnections:
@@ -97,11 +99,11 @@ class LanePool:
             shared = self._shared[origin] = SharedConnections(self._dial, self._stats)
         return shared
 
-    def _take(self, origin: Origin) -> Http1Connection | None:
-        """Return the idle connection that was used last, if there is one that can be used."""
-        for at in range(len(self._idle) - 1, -1, -1):
-            if self._open[self._idle[at]] == origin:
-                connection = self._idle.pop(at)
+    def _pop_idle(self, origin: Origin) -> Http1Connection | None:
+        """Return the usable idle connection that was used last, else None. Unusable ones are closed."""
+        for index in range(len(self._idle) - 1, -1, -1):
+            if self._open[self._idle[index]] == origin:
+                connection = self._idle.pop(index)
                 if connection.usable:
                     return connection
                 connection.close()
@@ -110,29 +112,31 @@ class LanePool:
     async def _dial(self, request: Request, changed: Callable[[], None] | None) -> AnyConnection:
         """Open a connection in the protocol that the host selects.
 
-        changed: what a connection of HTTP/2 calls; HTTP/2 is offered if it is given.
+        changed: the callback of an Http2Connection; None: do not offer HTTP/2.
         """
         began_s = mono_s()
         request.trace.opened = True
         timeout_s = request.timeouts.connect_s
         if request.scheme == "http":
-            plain = Http1Connection(self.dialler.loop_budget, self._keepalive_s, self._keep, self._lost)
-            await self.dialler.connect(plain, request.port, timeout_s)
+            over_tcp = Http1Connection(
+                self.dialler.loop_budget, self._keepalive_s, self._on_idle, self._on_lost
+            )
+            await self.dialler.connect(over_tcp, request.port, timeout_s)
             self._stats.opened += 1
-            self._open[plain] = (request.scheme, request.port)
-            if plain.gone:
-                self._lost(plain)
-            return self._dialled(plain, request, began_s)
-        made: list[AnyConnection] = []
+            self._open[over_tcp] = (request.scheme, request.port)
+            if over_tcp.socket_closed:
+                self._on_lost(over_tcp)
+            return self._dialled(over_tcp, request, began_s)
+        connections: list[AnyConnection] = []
 
         def protocol_of(selected: str | None) -> AnyConnection:
             budget = self.dialler.loop_budget
             connection: AnyConnection
             if selected == "h2" and changed is not None:
-                connection = Http2Connection(budget, self._keepalive_s, changed, self._lost)
+                connection = Http2Connection(budget, self._keepalive_s, changed, self._on_lost)
             else:
-                connection = Http1Connection(budget, self._keepalive_s, self._keep, self._lost)
-            made.append(connection)
+                connection = Http1Connection(budget, self._keepalive_s, self._on_idle, self._on_lost)
+            connections.append(connection)
             self._open[connection] = (request.scheme, request.port)
             return connection
 
@@ -144,27 +148,27 @@ class LanePool:
             await tls.handshake(timeout_s)
             self._stats.tls_s.add(mono_s() - connected_s)
         except BaseException:
-            for connection in made:
-                self._lost(connection)
-            self._stats.closed += not made
+            for connection in connections:
+                self._on_lost(connection)
+            self._stats.closed += not connections
             raise
-        return self._dialled(made[0], request, began_s)
+        return self._dialled(connections[0], request, began_s)
 
     def _dialled(self, connection: AnyConnection, request: Request, began_s: float) -> AnyConnection:
-        """Return a connection that was opened for a request, unless the lane was closed meanwhile."""
+        """Return a connection that was opened for a request. Raises ConnectError if the pool has closed."""
         if self._emptied is not None:
             connection.close()
-            raise ConnectError("the lane was closed meanwhile")
+            raise ConnectError("the lane's connections were closed while this one was opened")
         request.trace.connect_s = mono_s() - began_s
         return connection
 
-    def _keep(self, connection: Http1Connection) -> None:
-        """Take a connection that is idle again."""
+    def _on_idle(self, connection: Http1Connection) -> None:
+        """Add a connection to the idle ones."""
         if len(self._idle) >= self._max_idle:
             self._idle.pop(0).close()
         self._idle.append(connection)
 
-    def _lost(self, connection: AnyConnection) -> None:
+    def _on_lost(self, connection: AnyConnection) -> None:
         """Forget a connection that is closed; a second call does nothing."""
         if self._open.pop(connection, None) is None:
             return
@@ -192,7 +196,7 @@ class LanePool:
 
 
 class LanePools(Pools):
-    """A pool for each lane: `open` before the first request of a lane, `close` after the last."""
+    """The connection pools of the lanes, in one guarded network."""
 
     def __init__(self, network: GuardedNetwork, contexts: TlsContexts, stats: ConnectionStats) -> None:
         self._network = network
@@ -201,7 +205,7 @@ class LanePools(Pools):
         self._pools: dict[str, LanePool] = {}
 
     def open(self, lane: str, host: str, policy: LanePolicy) -> None:
-        """Make the lane's pool."""
+        """Create the pool of a lane. Its connections go to this host only, under this policy."""
         self._pools[lane] = LanePool(
             Dialler(self._network, host, policy.ports, self._stats),
             lambda http2: self._contexts.for_policy(policy, http2=http2),
@@ -211,21 +215,21 @@ class LanePools(Pools):
         )
 
     def apply_policy(self, lane: str, policy: LanePolicy) -> None:
-        """Apply a changed policy: its ports count for the connections made from now on."""
+        """Apply a changed policy: its ports hold for connections opened from now on."""
         if (pool := self._pools.get(lane)) is not None:
             pool.dialler.ports = policy.ports
 
     def exchange(self, lane: str, request: Request) -> Coroutine[Any, Any, Response]:
-        """Make one exchange on the lane's connections; raises FetchError or ForeignHostError."""
+        """Make one exchange on the lane's connections. Raises FetchError or ForeignHostError."""
         return self._pools[lane].exchange(request)
 
     async def close(self, lane: str) -> None:
-        """Close the lane's connections; does nothing if it has none."""
+        """Close the lane's connections; does nothing if it has no pool."""
         if (pool := self._pools.pop(lane, None)) is not None:
             await pool.close()
 
     async def aclose(self) -> None:
-        """Close every lane's connections, and cancel queries for names."""
+        """Close every lane's connections, and cancel the DNS queries."""
         for lane in list(self._pools):
             await self.close(lane)
         await self._network.aclose()

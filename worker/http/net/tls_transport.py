@@ -1,7 +1,7 @@
 """TLS over a TCP transport of the event loop.
 
-The loops' own TLS drops what a paused connection has received when the host hangs up, so that a body which
-only the end of the connection ends would be stored cut short.
+The loops' own TLS drops the received bytes of a paused connection when the host closes it. A body that ends
+with the connection would then be stored truncated.
 """
 
 import asyncio
@@ -14,39 +14,39 @@ from typing import Any, Protocol, cast
 from fetchfleet.worker.errors import TlsError, TlsTimeoutError
 
 STEP_BYTES = 32 * 1024
-"""So much is decrypted at once: OpenSSL's buffers keep the size that they once had."""
+"""The most bytes that are decrypted at once: OpenSSL's buffers never shrink."""
 RECORD_BYTES = 16 * 1024
-"""OpenSSL reads and writes one record at a time (RFC 8446 §5.1)."""
-LEFT_BYTES = 256 * 1024
-"""The most that is read of a connection that was reset."""
+"""The largest TLS record (RFC 8446 §5.1); OpenSSL reads one at a time."""
+MAX_RESET_BYTES = 256 * 1024
+"""The most bytes that are read from a connection after its reset."""
 
 
 class Receiver(Protocol):
-    """The protocol above: one of the two kinds of asyncio, that is given pieces."""
+    """The protocol above TLS: the methods of asyncio.Protocol."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the transport."""
+        """Handle the start of the connection."""
 
     def data_received(self, data: bytes) -> None:
-        """Take what has come."""
+        """Handle received bytes."""
 
     def eof_received(self) -> bool | None:
-        """Take the host's end of the connection."""
+        """Handle the end of the host's side of the connection."""
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Take the end of the connection."""
+        """Handle the end of the connection."""
 
     def pause_writing(self) -> None:
-        """Note that the host does not take what was sent."""
+        """Stop writing: the write buffer is full."""
 
     def resume_writing(self) -> None:
-        """Go on with sending."""
+        """Continue writing."""
 
 
 class TlsTransport(asyncio.Transport, asyncio.Protocol):
-    """A connection under TLS: the protocol of the TCP transport, and the transport of the protocol above.
+    """A TLS connection: the protocol of the TCP transport, and the transport of the protocol above.
 
-    protocol_of: returns the protocol above once the handshake has ended, given what ALPN selected.
+    protocol_of: returns the protocol above for the ALPN protocol, once the handshake has ended.
     """
 
     def __init__(
@@ -57,28 +57,30 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
     ) -> None:
         super().__init__()
         self._established: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Done when the handshake has ended, well or with its error."""
+        """Done when the handshake has ended, with its error if it failed."""
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
         self._protocol_of = protocol_of
         self._above: Receiver | None = None
+        """The protocol above; None until the handshake has ended."""
         self._below: asyncio.Transport
+        """The TCP transport."""
         self._unwritten = bytearray()
-        """Plain bytes that wait until OpenSSL has read more."""
+        """Unencrypted bytes that wait until OpenSSL has read more."""
         self._paused = False
         self._ended = False
-        """Whether nothing more is to be passed on, as either side has closed the connection."""
+        """True if either side has closed the connection: no more bytes are passed on."""
         self._error: Exception | None = None
 
-    # The protocol of the transport below.
+    # asyncio.Protocol, for the TCP transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport."""
+        """Set the TCP transport."""
         self._below = cast("asyncio.Transport", transport)  # uvloop has classes of its own
         self._descriptor = transport.get_extra_info("socket").fileno()
 
     def data_received(self, data: bytes) -> None:
-        """Decrypt what has arrived; keep what arrives while reading is paused."""
+        """Decrypt received bytes and pass them on; keep those received while reading is paused."""
         for at in range(0, len(data), STEP_BYTES):
             if self._ended:
                 return
@@ -88,13 +90,13 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
                 self._read(self._above)
 
     def eof_received(self) -> None:
-        """Take the end of the connection, with or without TLS's own (RFC 8446 §6.1), and close."""
+        """Pass the end of the host's side on, with or without a close_notify (RFC 8446 §6.1), and close."""
         self._end()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Pass the end on, after what the host sent before it reset the connection."""
+        """Pass the end of the connection on, after the bytes that the host sent before a reset."""
         if exc is not None and not self._ended:
-            self.data_received(left_by_reset(self._descriptor))
+            self.data_received(read_after_reset(self._descriptor))
         self._ended = True
         if self._above is not None:
             self._above.connection_lost(self._error or exc)
@@ -104,23 +106,23 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             self._established.exception()  # mark as retrieved: a cancelled dial does not await it
 
     def pause_writing(self) -> None:
-        """Pass it on."""
+        """Pause the protocol above."""
         if self._above is not None:
             self._above.pause_writing()
 
     def resume_writing(self) -> None:
-        """Pass it on."""
+        """Resume the protocol above."""
         if self._above is not None:
             self._above.resume_writing()
 
     async def handshake(self, timeout_s: float) -> None:
-        """Make the handshake, once the transport below is connected; close that if it fails or is cancelled.
+        """Make the handshake on the connected TCP transport, which is aborted after an error or cancellation.
 
         Raises TlsTimeoutError or TlsError.
         """
         timer = asyncio.get_running_loop().call_later(timeout_s, self._expire, timeout_s)
         try:
-            # Not earlier: uvloop would close the socket's number twice if the first write failed.
+            # Not in connection_made: uvloop would close the descriptor twice if the first write failed.
             self._continue_handshake()
             await self._established
         except BaseException as error:
@@ -133,12 +135,13 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             self._established.cancel()
 
     def _expire(self, timeout_s: float) -> None:
-        """End the wait for the handshake, which has taken too long."""
+        """Fail the handshake, which has taken too long."""
         if not self._established.done():
-            self._established.set_exception(TlsTimeoutError(f"no TLS handshake within {timeout_s} s"))
+            message = f"the TLS handshake was not complete within {timeout_s} s"
+            self._established.set_exception(TlsTimeoutError(message))
 
     def _continue_handshake(self) -> None:
-        """Begin the handshake, or go on with it, unless it has ended."""
+        """Start or continue the handshake, unless it has ended."""
         if self._ended or self._above is not None:
             return
         try:
@@ -147,7 +150,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             self._flush()
             return
         except ssl.SSLError as error:
-            self._flush()  # the alert that says why
+            self._flush()  # send the alert
             self._ended, self._error = True, error
             self._below.close()
             return
@@ -155,11 +158,11 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         self._above.connection_made(self)
         if not self._established.done():
             self._established.set_result(None)
-        # With the request that is written as soon as the handshake has ended, in one packet.
+        # Later in this iteration, so that the end of the handshake and the request share a packet.
         asyncio.get_running_loop().call_soon(self._flush)
 
     def _read(self, above: Receiver) -> None:
-        """Pass on what can be decrypted."""
+        """Decrypt all received records, and pass their bytes on."""
         pieces = []
         error, ended = None, False
         try:
@@ -178,7 +181,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         if pieces:
             above.data_received(pieces[0] if len(pieces) == 1 else b"".join(pieces))
         if error is not None:
-            self._break(error)
+            self._fail(error)
         elif ended:
             self._end()
 
@@ -189,7 +192,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
                 self._above.eof_received()
             self._below.close()
 
-    def _break(self, error: Exception) -> None:
+    def _fail(self, error: Exception) -> None:
         self._ended, self._error = True, self._error or error
         self._below.abort()
 
@@ -197,10 +200,10 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         if self._outgoing.pending:
             self._below.write(self._outgoing.read())
 
-    # The transport of the protocol above.
+    # asyncio.Transport, for the protocol above
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Send all of it."""
+        """Encrypt the data and send it."""
         if self._ended:
             return
         if self._unwritten:
@@ -211,19 +214,22 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             while rest:
                 rest = rest[self._tls.write(rest[:STEP_BYTES]) :]
                 self._flush()
-        except ssl.SSLWantReadError:  # in the middle of a renegotiation (TLS 1.2)
+        except ssl.SSLWantReadError:  # during a renegotiation (TLS 1.2)
             self._unwritten += rest
             self._flush()
         except ssl.SSLError as error:
-            self._break(error)
+            self._fail(error)
 
     def pause_reading(self) -> None:
-        """Stop to pass on what arrives, and to read from the socket."""
+        """Stop passing received bytes on, and reading from the socket."""
         self._paused = True
         self._below.pause_reading()
 
     def resume_reading(self) -> None:
-        """Go on, at once: first with what has arrived, so that none of it is taken for a later response."""
+        """Pass the kept bytes on at once, then continue reading.
+
+        Bytes passed on later could be mistaken for those of the next response.
+        """
         if not self._paused:
             return
         self._paused = False
@@ -233,11 +239,11 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             self._below.resume_reading()
 
     def is_reading(self) -> bool:
-        """Return whether what arrives is passed on."""
+        """Return whether received bytes are passed on."""
         return not self._paused and not self._ended
 
     def close(self) -> None:
-        """Send close_notify, and close the connection once everything is sent."""
+        """Send close_notify, and close the connection once all bytes are sent."""
         if not self._ended:
             self._ended = True
             with contextlib.suppress(ssl.SSLError):
@@ -263,14 +269,14 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         return self._tls if name == "ssl_object" else self._below.get_extra_info(name, default)
 
 
-def left_by_reset(descriptor: int) -> bytes:
-    """Return what the kernel still has of a connection that a failed write has ended; to be asked in time.
+def read_after_reset(descriptor: int) -> bytes:
+    """Return the unread bytes that the kernel still has for a socket after a failed write.
 
-    descriptor: of its socket. A host that does not want the rest of a request body may respond, and reset the
-    connection.
+    A host that rejects a request early may respond, then reset the connection with the request body unread.
+    Call it before the transport closes the descriptor.
     """
-    left = bytearray()
+    unread = bytearray()
     with contextlib.suppress(OSError):
-        while len(left) < LEFT_BYTES and (piece := os.read(descriptor, LEFT_BYTES)):
-            left += piece
-    return bytes(left)
+        while len(unread) < MAX_RESET_BYTES and (piece := os.read(descriptor, MAX_RESET_BYTES)):
+            unread += piece
+    return bytes(unread)
