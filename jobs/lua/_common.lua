@@ -1,16 +1,16 @@
--- Shared functions, prepended to every script when it is loaded (jobs/scripts/runner.py).
+-- Shared functions. jobs/scripts/runner.py prepends those that a script uses.
 -- The state of a lane's hash (jobs/keys.py, lane) is idle (or absent), scheduled or held.
--- An entry is a serialized entry: fetch id, deadline in Unix ms, JSON (jobs/contract/entry.py).
+-- An entry is a serialized entry: fetch ID, deadline in Unix ms, JSON (jobs/contract/entry.py).
 
 local BATCH_ID_CHARS = 16
 local FETCH_ID_CHARS = 25
 local DEADLINE_CHARS = 13
 local HEAD_CHARS = FETCH_ID_CHARS + DEADLINE_CHARS
 
--- Follows the fetch id in a `key` once a submission of another batch was answered with that id.
+-- Follows the fetch ID in a `key` once a submit of another batch has returned that ID.
 local COUNTED_ON = '+'
 
--- Only Redis's clock is used: the clocks of workers and producers may be wrong.
+-- The clock of Redis is the only one that scripts use: those of workers and producers may be wrong.
 local function now_ms()
   local t = redis.call('TIME')
   return t[1] * 1000 + math.floor(t[2] / 1000)
@@ -32,12 +32,12 @@ local function is_batch_id(text)
   return text and #text == BATCH_ID_CHARS and not string.find(text, '[^0-9a-f]')
 end
 
--- Digits only: tonumber would read "nan" and "inf" as well.
+-- Digits only: tonumber accepts "nan" and "inf".
 local function deadline_of(entry)
   return tonumber(string.match(string.sub(entry, FETCH_ID_CHARS + 1, HEAD_CHARS), '^%d+$') or 0)
 end
 
--- Calls each(first, last) for slices of a list of that length: unpack fails above about 8,000 values.
+-- Calls each(first, last) for slices of a list of `length` elements: unpack fails above about 8,000 values.
 local SLICE = 1500
 local function in_slices(length, each)
   for first = 1, length, SLICE do each(first, math.min(length, first + SLICE - 1)) end
@@ -52,7 +52,7 @@ local function values_of(hash_key, fields)
   return values
 end
 
--- Returns the type of the value at a key if it is not of this kind, else nil and whether the key exists. The kind
+-- Returns the type of the value at a key if it conflicts with the kind, else nil and whether the key exists. The kind
 -- counter is a string that INCRBY accepts.
 local COUNTER_CHARS = 18
 local function conflicting_type(kind, key)
@@ -64,8 +64,8 @@ local function conflicting_type(kind, key)
   return not whole and found or nil, true
 end
 
--- Fails if the key has a value of another kind. Called before the first write, because Redis does not roll a
--- failed script back. jobs/scripts/runner.py parses the message. Returns whether the key exists.
+-- Fails if the key has a value of another kind. Call it before the first write, because Redis does not roll back a
+-- failed script. jobs/scripts/runner.py parses the message. Returns whether the key exists.
 local function must_be(kind, key)
   local conflict, exists = conflicting_type(kind, key)
   if conflict then error('WRONGTYPE at "' .. key .. '": a ' .. conflict .. ', not a ' .. kind) end
@@ -79,7 +79,7 @@ local function alone(work, ...)
   return {err = type(found) == 'table' and found.err or found}
 end
 
--- Returns whether the bytes are UTF-8. Sequences are replaced by a character, so that no rest can join another.
+-- Returns whether the bytes are UTF-8. Each valid sequence becomes one character, so that parts of two cannot join.
 local SEQUENCES = {
   '[\194-\223][\128-\191]', '\224[\160-\191][\128-\191]', '[\225-\236\238\239][\128-\191][\128-\191]',
   '\237[\128-\159][\128-\191]', '\240[\144-\191][\128-\191][\128-\191]',
@@ -91,7 +91,7 @@ local function is_text(bytes)
   return not string.find(bytes, '[\128-\255]')
 end
 
--- Parses a number that another program may have overwritten; 0 if it is none, or too large to count in doubles.
+-- Parses a number that another program may have overwritten; 0 if it is not a number, or not exact in a double.
 local MOST = 2 ^ 53
 local function number(text)
   local found = tonumber(text or 0) or 0
@@ -104,7 +104,7 @@ local function deadline(text)
   return found == found and found or math.huge
 end
 
--- More than the longest wait of a lane: by any policy, one for a retry, a cool-down or the next start ends sooner.
+-- More than the longest wait of a lane: a retry, a cool-down and the next start are sooner under any policy.
 local LONGEST_WAIT_MS = 3 * 24 * 3600 * 1000
 
 -- Returns whether the lane is held under this token. Only then may the caller change it.
@@ -113,7 +113,7 @@ local function fenced(lane_key, token)
   return lane[1] == 'held' and lane[2] == token
 end
 
--- Returns a time in µs that no counter of ours reaches: the largest is the serial, which follows the clock.
+-- No counter of fetchfleet is a year ahead of the clock in µs: the largest is the serial, which follows it.
 local YEAR_US = 366 * 24 * 3600 * 1000000
 local function clock_us()
   local t = redis.call('TIME')
@@ -157,9 +157,10 @@ local function schedule(lane_key, attention_key, serial_key, name, due_ms, grace
   return generation
 end
 
--- Counts fetches that were added to a lane, and makes the lane due if it is to be. deadline_ms: the earliest of theirs.
--- Returns the generation and the time of the notification that the lane needs; nil if it is held, or due already. The
--- caller adds the lane to the schedule. A lane that cools down is due by the deadline, so that each fetch ends in time.
+-- Counts fetches that were added to a lane, and reschedules the lane if it must be due earlier. deadline_ms: earliest
+-- deadline of the added fetches. Returns the generation and due time (Unix ms) of the notification that the lane needs;
+-- nil if it is held or due already. The caller adds the lane to the schedule. A lane in cool-down is due by the deadline,
+-- so that each fetch ends in time.
 local function note_added(lane_key, serial_key, added, deadline_ms, now)
   local lane = redis.call('HMGET', lane_key, 'state', 'due_ms', 'shut_until_ms', 'open', 'earliest_ms', 'generation', 'token')
   local fields, due, shut_until = {'open', int(number(lane[4]) + added)}, now, number(lane[3])
@@ -178,7 +179,7 @@ local function note_added(lane_key, serial_key, added, deadline_ms, now)
   return generation, due
 end
 
--- Makes a lane due now that is due later: {generation, 0}; {} if it is due, held or idle.
+-- Makes a lane due now that is due later: returns {generation, 0}, or {} if it is due, held or idle.
 local function schedule_now(lane_key, attention_key, serial_key, name, grace_ms)
   local lane = redis.call('HMGET', lane_key, 'state', 'due_ms')
   local now = now_ms()
@@ -186,20 +187,20 @@ local function schedule_now(lane_key, attention_key, serial_key, name, grace_ms)
   return {schedule(lane_key, attention_key, serial_key, name, now, grace_ms), 0}
 end
 
--- Stores the creation time of a new batch and adds the batch to the list of batches.
+-- Stores the creation time of a new batch, and adds the batch to the set of batches.
 local function list_if_new(batch_key, batches_key, batch_id, now)
   if redis.call('HSETNX', batch_key, 'created_ms', int(now)) == 1 then redis.call('ZADD', batches_key, int(now), batch_id) end
 end
 
--- Adds an invalid inbox message to the dead letters; returns whether it did. most: how many an inbox may add in a minute, 0
--- for any number: the messages of one pusher must not displace the dead letters of failed fetches.
+-- Adds an invalid inbox message to the dead letters; returns whether it did. limit: most letters of the inbox in a minute,
+-- 0 for no limit: messages of one producer must not displace the dead letters of failed fetches.
 local LETTERS_WINDOW_MS = 60000
-local function bury_message(dead_key, dead_length, intake_key, most, note, message)
-  if tonumber(most) > 0 then
+local function bury_message(dead_key, dead_length, intake_key, limit, note, message)
+  if tonumber(limit) > 0 then
     local now, window = now_ms(), redis.call('HMGET', intake_key, 'letters_ms', 'letters')
     local since, letters = number(window[1]), number(window[2])
     if since > now or now - since >= LETTERS_WINDOW_MS then since, letters = now, 0 end
-    if letters >= tonumber(most) then return false end
+    if letters >= tonumber(limit) then return false end
     redis.call('HSET', intake_key, 'letters_ms', int(since), 'letters', int(letters + 1))
   end
   redis.call('XADD', dead_key, 'MAXLEN', '~', dead_length, '*', 'door', 'inbox', 'reason', 'invalid',
@@ -213,17 +214,17 @@ local function has_ended(batch_key)
   return batch[1] == '1' and number(batch[3]) >= number(batch[2])
 end
 
--- Moves an element that no worker should read to the dead letters: its size, its SHA-1 and its first characters.
+-- Adds an element that is too large for a worker to the dead letters: its size, SHA-1 and first characters.
 local SHOWN_CHARS = 1000
 local function bury_large(lane_key, entry)
-  local note = 'has ' .. #entry .. ' bytes, ' .. MAX_ENTRY_BYTES .. ' are the most; SHA-1 ' .. redis.sha1hex(entry)
+  local note = 'has ' .. #entry .. ' bytes; the limit is ' .. MAX_ENTRY_BYTES .. '; SHA-1 ' .. redis.sha1hex(entry)
   redis.pcall('XADD', DEAD_KEY, 'MAXLEN', '~', DEAD_LENGTH, '*', 'door', 'lane', 'reason', 'invalid', 'note', note,
     'lane', string.sub(lane_key, #LANE_PREFIX + 1), 'id', id_of(entry), 'element', string.sub(entry, 1, SHOWN_CHARS))
 end
 
--- Returns claimed entries of a lane, at most about eight claims in bytes, and how many were too large for a worker.
--- One under another id than its own comes from another program. It could not be settled, and goes back to the queue
--- when the lane is released.
+-- Returns claimed entries of a lane, up to about 8 * CLAIM_BYTES, and the number of those too large for a worker.
+-- An entry under another ID than its own comes from another program. It cannot be settled, so it is skipped, and returns
+-- to the queue when the lane is released.
 local function claimed_entries(claimed_key, lane_key)
   local found, bytes, too_large = {}, 0, 0
   for _, id in ipairs(redis.call('HKEYS', claimed_key)) do
@@ -243,13 +244,13 @@ local function claimed_entries(claimed_key, lane_key)
   return found, too_large
 end
 
--- The record of a batch: jobs/keys.py, record. These functions say which of its strings has a place, and where.
+-- The record of a batch is described in jobs/keys.py, record. It consists of strings, one for each segment of places.
 local function record_key(batch_key, segment)
   return batch_key .. RECORD_SUFFIX .. (segment == 0 and '' or ':' .. int(segment))
 end
 
--- Returns the batch's key, the record's key and '#' with the place in it; nil if the text is no fetch id.
-local keys_of_records = {} -- batch id → segment → the two keys
+-- Returns the key of the batch, the key of the record's string and '#' with the place in it; nil if it is not a fetch ID.
+local keys_of_records = {} -- batch ID → segment → the two keys
 local function recorded_at(id)
   local batch_id, digits = string.match(id, '^([0-9a-f]+)%-([0-9a-f]+)$')
   if not batch_id or #batch_id ~= BATCH_ID_CHARS or #id ~= FETCH_ID_CHARS then return nil end
@@ -270,7 +271,7 @@ local function recorded_at(id)
   return keys[1], keys[2], '#' .. place
 end
 
--- Returns the number of the last string of a record; another program may have set the total of the batch.
+-- Returns the number of the last string of a record. The total is bounded, because another program may have set it.
 local MAX_BATCH_FETCHES = 2 ^ 32
 local function last_segment(total)
   return math.floor(math.max(0, math.min(total, MAX_BATCH_FETCHES - 1)) / SEGMENT_PLACES)
@@ -284,7 +285,7 @@ local function drop_record(batch_key, total)
   end
 end
 
--- A value of a record: (fingerprint of the fetch + deadline in Unix ms) mod this, and 1 in place of 0.
+-- A value in a record is (fingerprint of the fetch + deadline in Unix ms) mod this, or 1 if that is 0.
 local RECORD_MODULUS = 2 ^ 48
 
 -- Returns whether every chunk of a batch is in its record, given the fields `recorded` and `chunks`.
@@ -292,21 +293,21 @@ local function has_record(recorded, chunks)
   return recorded and number(recorded) > 0 and number(recorded) == number(chunks)
 end
 
--- What is known of a fetch whose place in the record is 0.
+-- The state of a fetch whose value in the record is 0: jobs/scripts/lanes.py has the same numbers.
 local UNRECORDED, ENDED, UNKNOWN_BATCH = 0, -1, -2
 local function unlisted(batch_key)
   local batch = redis.pcall('HMGET', batch_key, 'total', 'recorded', 'chunks', 'sealed', 'done')
-  if batch.err then return UNRECORDED end -- worker/redis_support/key_repair.py moves it away
+  if batch.err then return UNRECORDED end -- a conflicting value: worker/redis_support/key_repair.py quarantines it
   local is_there = redis.call('EXISTS', record_key(batch_key, 0)) == 1
   if not batch[1] then return is_there and ENDED or UNKNOWN_BATCH end
   if number(batch[3]) == 0 then return ENDED end
   if not has_record(batch[2], batch[3]) then return UNRECORDED end
   local ended = batch[4] and number(batch[5]) >= number(batch[1])
-  return (is_there or ended) and ENDED or UNRECORDED -- the record is lost if the batch goes on without one
+  return (is_there or ended) and ENDED or UNRECORDED -- a batch with open fetches has lost its record
 end
 
--- Returns for each entry what the record of its batch has at its place, or one of the values above. It reads each
--- string of a record once.
+-- Returns for each entry its value in the record of its batch, or one of the states above. It reads each string of a
+-- record once.
 local function records_of(entries)
   local records, groups = {}, {}
   for i, entry in ipairs(entries) do
@@ -345,13 +346,13 @@ local function seal(batch_key, finished_ttl, unfinished_ttl)
   return finished_ttl
 end
 
--- Adds to the fleet's backlog. A conflicting value there does not fail the script: a worker quarantines it and
--- counts again (worker/redis_support/key_repair.py).
+-- Adds to the fleet's backlog. A conflicting value at its key does not fail the script: a worker quarantines it and
+-- recomputes the backlog (worker/redis_support/key_repair.py).
 local function count_in_fleet(backlog_key, by)
   redis.pcall('INCRBY', backlog_key, by)
 end
 
--- Returns how many fetches a lane holds. KEYS from first on: claimed, later, returned, high, normal, low.
+-- Returns the number of fetches in a lane. KEYS from `first`: claimed, later, returned, high, normal, low.
 local function count_fetches(first)
   local count = redis.call('HLEN', KEYS[first]) + redis.call('ZCARD', KEYS[first + 1])
   for i = first + 2, first + 5 do count = count + redis.call('LLEN', KEYS[i]) end

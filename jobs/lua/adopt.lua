@@ -1,4 +1,4 @@
--- Replaces claimed entries with the versions whose counters the new owner has updated.
+-- Rewrites claimed entries whose counters the new owner has updated.
 -- Called by jobs/scripts/lanes.py, adopt.
 -- KEYS: lane, claimed
 -- ARGV: token, serialized entries

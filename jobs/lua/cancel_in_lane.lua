@@ -1,4 +1,4 @@
--- Asks the owner of a lane to end all fetches of a cancelled batch. A scheduled lane is made due now.
+-- Requests that the owner of a lane end all fetches of a cancelled batch. A scheduled lane becomes due now.
 -- Called by jobs/scripts/batches.py, cancel_in_lanes.
 -- KEYS: lane, its cancelled batches, cancels, attention, serial
 -- ARGV: lane name, batch id, unfinished TTL ms, grace ms

@@ -1,7 +1,7 @@
--- Lists some of the batches that are cancelled in a lane, and forgets those that are not cancelled at all.
+-- Lists some of the cancelled batches of a lane, and removes members that are not cancelled batches.
 -- Called by jobs/scripts/batches.py, cancelled_batches.
 -- KEYS: the lane's cancelled batches
--- ARGV: cursor (0 to begin), how many to check, what precedes an id in the key of its batch
+-- ARGV: cursor (0 to begin), number of members to check, prefix of the key of a batch
 -- Returns {the next cursor, 0 at the end, {batch id …}}.
 must_be('set', KEYS[1])
 local page = redis.call('SSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2])

@@ -1,18 +1,18 @@
--- Lists the jobs of arq's queue that may run now, and takes out what arq could neither run nor drop: an id that is no
--- text, a member without a job. It repairs what would end arq's loop, and replaces a job that is too large to be read
+-- Lists the jobs of arq's queue that may run now. It removes members that arq can neither run nor drop: an ID that is
+-- not text, a member without a job. It repairs values that would end arq's loop, and replaces a job that is too large
 -- by one that is refused.
 -- Called by jobs/scripts/sweep.py, due_jobs.
 -- KEYS: queue
--- ARGV: the highest score, the most jobs to list, the most members to check, the most bytes of an id, the most bytes of
---       a job, the most tries, the longest time that a job is in progress (ms); what precedes an id in the keys of its
---       job, its progress and its tries; the function that refuses a job
--- Returns {ids of jobs, how many members were checked, how many were removed, the beginning of the first or ''}.
+-- ARGV: highest score, most jobs to list, most members to check, most bytes of an ID, most bytes of a job, most tries,
+--       longest time for which a job is in progress (ms); prefixes of the keys of a job, its progress and its tries;
+--       the arq function that refuses a job
+-- Returns {job IDs, number of members checked, number removed, the beginning of the first one removed or ''}.
 must_be('zset', KEYS[1])
 local most_listed, most_checked, longest_id, largest = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local job_prefix, progress_prefix, tries_prefix = ARGV[8], ARGV[9], ARGV[10]
 
 local function refuse(job_key, bytes)
-  local note = 'the job has ' .. bytes .. ' bytes, ' .. ARGV[5] .. ' are the most'
+  local note = 'the job has ' .. bytes .. ' bytes; the limit is ' .. ARGV[5]
   local found = string.gsub(redis.call('GETRANGE', job_key, 0, 199), '[^\32-\126]', '?')
   local job = '{"f":"' .. ARGV[11] .. '","a":["' .. note .. '",' .. cjson.encode(found) .. '],"k":{},"et":0,"t":null}'
   redis.call('SET', job_key, job, 'KEEPTTL')
@@ -56,7 +56,7 @@ for i = 1, #page, 2 do
   if not has_job(id) then
     foreign[#foreign + 1] = id
   elseif not is_in_progress(id) then
-    -- arq skips a job with the score 0, and an infinite one ends its loop. The clocks of all workers have passed 1.
+    -- arq skips a job with the score 0, and an infinite score ends its loop. Every clock has passed 1.
     if tonumber(page[i + 1]) < 1 then redis.call('ZADD', KEYS[1], 1, id) end
     check_tries(id)
     jobs[#jobs + 1] = id

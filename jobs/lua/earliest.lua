@@ -1,4 +1,5 @@
--- Clears or lowers the earliest deadline of a lane's waiting fetches: cleared before a removal scan, set after it.
+-- Clears or lowers the earliest deadline of the fetches that wait in a lane. It is cleared before a removal scan, and
+-- set after it.
 -- Called by jobs/scripts/lanes.py, earliest.
 -- KEYS: lane
 -- ARGV: token, Unix ms (0: no fetch has a deadline; '': clear)

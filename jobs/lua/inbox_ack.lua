@@ -1,12 +1,12 @@
--- Drops the taken messages, which are enqueued now, adds the refused ones to the dead letters, and writes receipts.
--- It frees memory before it adds, because Redis may be out of memory.
+-- Removes enqueued and refused messages from the taken list, adds the refused ones to the dead letters, and writes
+-- receipts. It frees memory before it adds data, because Redis may be out of memory.
 -- Called by jobs/scripts/inbox.py, inbox_ack.
 -- KEYS: taken, intake, dead, the intake of the shared inbox, a key for each receipt
--- ARGV: token, intake TTL ms, dead length, the most dead letters a minute (0: no limit), receipt TTL ms, number of messages
---       to drop, '1' if they follow, because the taken list holds others as well; the receipts; the messages; for each
---       refused message: note, message
--- Returns {'done', how many of the refused ones are no dead letters}, {'more'} if the list holds other messages as well, or
--- {'other'} if another worker empties the inboxes.
+-- ARGV: token, intake TTL ms, dead length, most dead letters a minute (0: no limit), receipt TTL ms, number of messages
+--       to remove, '1' if they follow, because the taken list has other messages too; the receipts; the messages; for
+--       each refused message: note, message
+-- Returns {'done', number of refused messages that are not dead letters}, {'more'} if the taken list has other messages
+-- and the messages did not follow, or {'other'} if another worker has the lease.
 if redis.call('HGET', KEYS[4], 'token') ~= ARGV[1] then return {'other'} end
 local count, at = tonumber(ARGV[6]), 8 + #KEYS - 4
 if ARGV[7] == '1' then

@@ -1,16 +1,15 @@
--- Moves messages that were put aside back to their inbox, if the worker reads their version. The others go to the end of
--- the list.
+-- Moves deferred messages back to their inbox if the worker reads their version. The others move to the end of the list.
 -- Called by jobs/scripts/inbox.py, inbox_recall.
 -- KEYS: newer, inbox, intake, the intake of the shared inbox
--- ARGV: token, the newest version that the worker reads, the most messages and bytes to look at
--- Returns {'looked', how many were looked at, how many were aside}, or {'other'} if another worker empties the inboxes.
+-- ARGV: token, newest version that the worker reads, most messages and bytes to check
+-- Returns {'checked', number checked, number deferred before}, or {'other'} if another worker has the lease.
 if redis.call('HGET', KEYS[4], 'token') ~= ARGV[1] then return {'other'} end
-local aside = redis.call('LLEN', KEYS[1])
-local looked_at, bytes, moved_bytes = 0, 0, 0
-while looked_at < tonumber(ARGV[3]) and bytes < tonumber(ARGV[4]) do
+local deferred = redis.call('LLEN', KEYS[1])
+local checked, bytes, moved_bytes = 0, 0, 0
+while checked < tonumber(ARGV[3]) and bytes < tonumber(ARGV[4]) do
   local text = redis.call('LPOP', KEYS[1])
   if not text then break end
-  looked_at = looked_at + 1
+  checked = checked + 1
   bytes = bytes + #text
   local version = string.match(text, '^(%d+) ')
   if version and tonumber(version) > tonumber(ARGV[2]) then
@@ -24,4 +23,4 @@ if moved_bytes > 0 then
   local left = number(redis.call('HGET', KEYS[3], 'newer_bytes')) - moved_bytes
   redis.call('HSET', KEYS[3], 'newer_bytes', int(math.max(0, left)))
 end
-return {'looked', looked_at, aside}
+return {'checked', checked, deferred}

@@ -1,15 +1,15 @@
 -- Moves messages from an inbox to its taken list, under the id of the batch that they become.
--- Messages that are not acknowledged yet are returned again, with the same batch id.
--- The shared inbox is taken by the worker that leads: one that reads a newer version takes over at once. The named
--- ones are only for the worker that leads.
+-- Messages that were not acknowledged are returned again, with the same batch ID.
+-- The call for the shared inbox also acquires the lease of all inboxes. A worker that reads a newer version acquires it
+-- at once.
 -- Called by jobs/scripts/inbox.py, inbox_take.
 -- KEYS: inbox, taken, intake, dead, the intake of the shared inbox
--- ARGV: token, lease ms, intake TTL ms, the most messages, the most bytes in all, the most bytes of one message,
---       a new batch id, dead length, the newest version that the worker reads, the most dead letters a minute (0: no limit)
--- Returns one of {'taken', batch id, message …}; {'empty'}; {'again'} if all that was looked at is a dead letter now;
---   {'other'} if another worker empties the inboxes.
+-- ARGV: token, lease ms, intake TTL ms, most messages, most bytes in all, most bytes of one message, a new batch ID,
+--       dead length, newest version that the worker reads, most dead letters a minute (0: no limit)
+-- Returns one of {'taken', batch ID, message …}; {'empty'}; {'again'} if every message checked became a dead letter;
+--   {'other'} if another worker has the lease.
 local now = now_ms()
--- No lease is longer: a time further ahead is not a worker's.
+-- A lease that ends later was not written by a worker.
 local LONGEST_LEASE_MS = 60000
 local leader = redis.call('HMGET', KEYS[5], 'token', 'until_ms', 'reads')
 if leader[1] ~= ARGV[1] then
@@ -21,19 +21,19 @@ if leader[1] ~= ARGV[1] then
 end
 redis.call('HSET', KEYS[5], 'token', ARGV[1], 'until_ms', int(now + ARGV[2]), 'reads', ARGV[9] .. ' ' .. ARGV[1])
 
-local messages, bytes, looked_at = {}, 0, 0
+local messages, bytes, checked = {}, 0, 0
 local function add(message)
-  looked_at = looked_at + 1
+  checked = checked + 1
   bytes = bytes + #message
   if #message <= tonumber(ARGV[6]) then
     messages[#messages + 1] = message
     return true
   end
-  local note = 'the message has ' .. #message .. ' bytes, ' .. ARGV[6] .. ' are the most'
+  local note = 'the message has ' .. #message .. ' bytes; the limit is ' .. ARGV[6]
   bury_message(KEYS[4], ARGV[8], KEYS[3], ARGV[10], note, string.sub(message, 1, 1000))
 end
 local function is_enough()
-  return looked_at >= tonumber(ARGV[4]) or bytes >= tonumber(ARGV[5])
+  return checked >= tonumber(ARGV[4]) or bytes >= tonumber(ARGV[5])
 end
 
 local before = redis.call('LLEN', KEYS[2])
@@ -62,7 +62,7 @@ while not is_enough() do
 end
 if #messages == 0 then
   redis.call('PEXPIRE', KEYS[3], ARGV[3])
-  return {looked_at > 0 and 'again' or 'empty'}
+  return {checked > 0 and 'again' or 'empty'}
 end
 redis.call('RPUSH', KEYS[2], unpack(messages))
 redis.call('HSET', KEYS[3], 'batch', ARGV[7])

@@ -1,8 +1,8 @@
--- Notes in a batch which batches its failed fetches were submitted to again. It is safe to send again.
+-- Adds to a batch the IDs of the batches in which its failed fetches were submitted again. It is safe to send again.
 -- Called by jobs/scripts/batches.py, link_retry.
 -- KEYS: batch
--- ARGV: the ids of the new batches
--- Returns 1, or 0 if the batch is not in Redis any more.
+-- ARGV: IDs of the new batches
+-- Returns 1, or 0 if the batch does not exist.
 must_be('hash', KEYS[1])
 local batch = redis.call('HMGET', KEYS[1], 'total', 'retried_as')
 if not batch[1] then return 0 end

@@ -1,9 +1,8 @@
--- Lists members of a sorted set by their scores, and removes those that are too long for a name, or no text: one may be
+-- Lists members of a sorted set by score. It removes members that are too long for a name or not text, because one may be
 -- larger than the memory of a worker.
 -- Called by jobs/scripts/sweep.py, names.
 -- KEYS: the sorted set
--- ARGV: the highest score, how many members to skip, the most members, '1' for the highest scores first, the most bytes
---       of a name
+-- ARGV: highest score, number of members to skip, most members, '1' for the highest scores first, most bytes of a name
 -- Returns the names.
 local reverse = ARGV[4] == '1'
 local first, last = reverse and ARGV[1] or '-inf', reverse and '-inf' or ARGV[1]

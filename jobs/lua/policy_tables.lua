@@ -1,7 +1,7 @@
--- Lists the policy tables set at run time. It leaves out those that are longer than any table of ours.
+-- Lists the policy tables set at run time. It skips fields that are longer than any that fetchfleet writes.
 -- Called by jobs/scripts/host_control.py, policy_tables.
 -- KEYS: policy
--- ARGV: the most bytes of a field's name, the most bytes of its value
+-- ARGV: most bytes of a field's name, most bytes of its value
 -- Returns {field, value …}.
 local found, listed = redis.call('HGETALL', KEYS[1]), {}
 for i = 1, #found, 2 do

@@ -1,9 +1,8 @@
--- Moves every value whose type does not fit its key to the dead letters, and every counter that is too
--- large to be ours. If the dead-letter stream itself has the
--- wrong type, it is deleted.
+-- Moves values whose type conflicts with their key to the dead letters, and counters beyond any value that fetchfleet
+-- writes. A dead-letter key of another type is deleted.
 -- Called by jobs/scripts/repair.py, quarantine.
 -- KEYS: dead, then the keys to check
--- ARGV: dead length, how many bytes of a string to keep, then for each key to check its kind: a type, or counter
+-- ARGV: dead length, bytes of a string to keep, then for each key to check its kind: a type, or counter
 -- Returns {key, type found, kind} for each value that was moved.
 local moved = {}
 local function move(key, kind, to_dead_letters)

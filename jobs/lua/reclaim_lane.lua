@@ -1,14 +1,14 @@
 -- Schedules a lane again if its owner's lease has lapsed or its notification was lost. Run by the sweep.
 -- Called by jobs/scripts/lanes.py, reclaim_lanes.
 -- KEYS: lane, attention, serial, claimed, later, returned, high, normal, low, deaths
--- ARGV: lane name, grace ms, for how many ms a death counts
+-- ARGV: lane name, grace ms, ms for which a death counts
 -- Returns {generation, the worker that lost the lane or ''}; {} if the lane needs nothing.
 local OWNER_CHARS = 300
 local now = now_ms()
 local due = tonumber(redis.call('ZSCORE', KEYS[2], ARGV[1]))
 if not due or due > now then return {} end
 local lane = redis.call('HMGET', KEYS[1], 'state', 'owner')
--- An idle lane holds no fetch. Another program may have overwritten the state, so the queues are checked.
+-- Another program may have overwritten the state: an idle lane has no fetches.
 if lane[1] ~= 'held' and lane[1] ~= 'scheduled' and count_fetches(4) == 0 then
   redis.call('ZREM', KEYS[2], ARGV[1])
   return {}

@@ -1,7 +1,7 @@
--- Counts the fleet's backlog again from its lanes.
+-- Recomputes the fleet's backlog from its lanes.
 -- Called by jobs/scripts/repair.py, recount.
 -- KEYS: backlog, lanes
--- Returns how many fetches have no result.
+-- Returns the number of fetches without a result.
 local open = 0
 for i = 2, #KEYS do
   local found = redis.pcall('HGET', KEYS[i], 'open')

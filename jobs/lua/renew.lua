@@ -1,4 +1,4 @@
--- Extends the leases of many lanes.
+-- Renews the leases of many lanes.
 -- Called by jobs/scripts/lanes.py, renew.
 -- KEYS: attention, lanes
 -- ARGV: lease ms, then for each lane: name, token

@@ -1,8 +1,8 @@
--- Restores the place of a lane in the schedule after a conflicting value at one of its keys was moved away.
+-- Restores the place of a lane in the schedule after a conflicting value at one of its keys was quarantined.
 -- Called by jobs/scripts/repair.py, repair_lanes.
 -- KEYS: lane, claimed, later, returned, high, normal, low, attention, serial
 -- ARGV: lane name, lease ms
--- Returns 1 if the lane was scheduled from scratch, else 0.
+-- Returns 1 if the lane was rescheduled because its state was lost, else 0.
 local lane = redis.call('HMGET', KEYS[1], 'state', 'due_ms')
 local state, now = lane[1], now_ms()
 if state == 'held' or state == 'scheduled' then
@@ -12,7 +12,7 @@ if state == 'held' or state == 'scheduled' then
 end
 local waits = count_fetches(2)
 if waits == 0 then return 0 end
--- The backlog may not have them: another program may have written some.
+-- The backlog may not include them: another program may have written some.
 redis.call('HSET', KEYS[1], 'open', waits, 'estimated', 1)
 schedule(KEYS[1], KEYS[8], KEYS[9], ARGV[1], now, 0)
 return 1

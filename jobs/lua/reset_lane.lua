@@ -1,10 +1,10 @@
--- Asks the owner of a lane, or its next one, to forget what it has learnt of the host, and makes the lane and its
--- retries due now.
+-- Requests that the present or next owner of a lane reset what it has learned about the host. The lane and its retries
+-- become due now.
 -- Called by jobs/scripts/host_control.py, reset_lanes.
 -- KEYS: lane, later, attention, serial, resets
--- ARGV: lane name, the operator, grace ms, the most retries to make due
--- Returns {its state, how many retries were made due, generation, 0}, without the last two if the lane needs no
--- notification; {} if the lane does not exist.
+-- ARGV: lane name, operator, grace ms, most retries to make due
+-- Returns {state, number of retries made due, generation, 0}, without the last two if the lane needs no notification; {}
+-- if the lane does not exist.
 for i, kind in ipairs({'hash', 'zset', 'zset', 'counter', 'counter'}) do must_be(kind, KEYS[i]) end
 local state = redis.call('HGET', KEYS[1], 'state')
 if not state then return {} end

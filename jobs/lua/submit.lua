@@ -1,23 +1,22 @@
--- Appends one chunk of a batch to its lanes, all of it or nothing. It is safe to send again: a chunk that was
--- accepted before changes nothing.
+-- Appends one chunk of a batch to its lanes, completely or not at all. It is safe to send again: an accepted chunk is not
+-- appended twice. It also writes the record of the batch (jobs/keys.py, record).
 -- Called by jobs/scripts/submission.py, submit.
 -- KEYS: batch, its lanes, its digests, batches, attention, serial, backlog, then the lanes whose backlog limit is
 --       checked, then for each group of fetches: lane, list; then one for each fetch with a key
--- ARGV: batch id, chunk number (from 1), fetches in it, digest of the chunk ('' if none), '1' if it is the
---       last, finished TTL ms, unfinished TTL ms, grace ms,
---       the most fetches in the fleet and in a lane (0: no limit), how many the fleet needs room for,
---       number of lanes to check, for each how many it needs room for;
+-- ARGV: batch ID, chunk number (from 1), number of its fetches, digest of the chunk ('' if none), '1' if it is the last,
+--       finished TTL ms, unfinished TTL ms, grace ms,
+--       backlog limits of the fleet and of a lane (0: no limit), number of fetches that must fit in the fleet,
+--       number of lanes to check, for each the number of fetches that must fit in it;
 --       number of groups, for each: lane name, number of entries, the serialized entries, with the time allowed
---       in place of the deadline; number of fetches with a key, for each: fetch id, TTL ms;
---       for each group the fingerprints of its fetches, 12 hex digits each, or nothing to record none
--- It writes the record of the batch too (jobs/keys.py, record), whose keys are made here.
+--       in place of the deadline; number of fetches with a key, for each: fetch ID, TTL ms;
+--       for each group the fingerprints of its fetches, 12 hex digits each; without them the batch gets no record
 -- Returns one of
---   {'taken', when (Unix ms), repeats, notifications}: repeats are pairs of a fetch id and the id of the fetch that has its
---     key already; a notification is {lane name, generation, ms until due};
---   {'full', 'fleet' or 'lane', lane key or '', how many fetches it holds};
+--   {'taken', Unix ms, repeats, notifications}: repeats are pairs of a fetch ID and the ID of the earlier fetch that has
+--     its key; a notification is {lane name, generation, ms until due};
+--   {'full', 'fleet' or 'lane', lane key or '', number of its fetches without a result};
 --   {'cancelled'};
---   {'gap'} if an earlier chunk is missing, as after a failover to a replica that was behind;
---   {'other'} if the batch already holds other fetches.
+--   {'gap'} if an earlier chunk is missing, for example after a failover to a replica that lagged;
+--   {'other'} if the batch holds other fetches.
 for i, kind in ipairs({'hash', 'set', 'list', 'zset', 'zset', 'counter', 'counter'}) do must_be(kind, KEYS[i]) end
 local batch_id, chunk, digest = ARGV[1], tonumber(ARGV[2]), ARGV[4]
 local batch = redis.call('HMGET', KEYS[1], 'chunks', 'cancel_ms', 'sealed', 'taken_ms', 'recorded',
@@ -35,9 +34,9 @@ local groups_at = 13 + limited_lanes
 local groups = tonumber(ARGV[groups_at])
 local keyed_at = 8 + limited_lanes + 2 * groups
 
-local function full(which, open_now, to_come, limit)
+local function full(place, open_now, needed, limit)
   open_now = math.max(0, number(open_now))
-  if limit > 0 and open_now > 0 and open_now + to_come > limit then return {'full', which[1], which[2], open_now} end
+  if limit > 0 and open_now > 0 and open_now + needed > limit then return {'full', place[1], place[2], open_now} end
 end
 
 local function backlog_refusal()
@@ -64,7 +63,7 @@ local at = groups_at + 1
 for _ = 1, groups do at = at + 2 + tonumber(ARGV[at + 1]) end
 local fingerprints_at = at + 1 + 2 * tonumber(ARGV[at])
 local records = #ARGV >= fingerprints_at and number(batch[5]) == number(batch[1])
--- Fails before the first write if the user may not write records, as with the users of an earlier version.
+-- Fails before the first write if the Redis user may not write records, as in users.acl of earlier versions.
 if records then redis.call('BITFIELD', record_key(KEYS[1], 0), 'GET', 'u1', 0) end
 local repeats, repeated = {}, {}
 for i = 1, tonumber(ARGV[at]) do
@@ -81,7 +80,7 @@ for i = 1, tonumber(ARGV[at]) do
   end
 end
 if taken_before then
-  -- undo.lua finds the entries of the last chunk by this time.
+  -- undo.lua finds the entries of the last chunk with this time.
   local taken_ms = chunk == number(batch[1]) and tonumber(batch[4]) or now
   return {'taken', taken_ms, repeats, {}}
 end
@@ -96,7 +95,7 @@ local function record(id, fingerprint, deadline)
   sets[#sets + 1], sets[#sets + 2], sets[#sets + 3], sets[#sets + 4] = 'SET', 'u48', place, int(math.max(value, 1))
 end
 
--- Appends count entries from ARGV[from] on; returns the earliest deadline and how many were appended.
+-- Appends `count` entries from ARGV[from]; returns the earliest deadline and the number appended.
 local function append(list_key, from, count, fingerprints)
   local entries, earliest = {}, math.huge
   for i = 1, count do
@@ -142,7 +141,7 @@ list_if_new(KEYS[1], KEYS[4], batch_id, now)
 redis.call('HSET', KEYS[1], 'chunks', chunk, 'taken_ms', int(now))
 redis.call('HSET', KEYS[1], 'total', int(number(batch[7]) + added_in_all))
 if records then
-  -- The first string exists from the first chunk on, whatever is in it: a record without it is lost.
+  -- The first chunk always creates the first string: a record without it is lost.
   local first_key = record_key(KEYS[1], 0)
   if chunk == 1 and not recorded[first_key] then recorded[first_key] = {'SET', 'u48', '#0', 0} end
   for key, sets in pairs(recorded) do

@@ -1,8 +1,8 @@
 -- Counts or removes results that are too old or too many in the stream of all results.
 -- Called by jobs/scripts/batches.py, trim.
 -- KEYS: results of all batches
--- ARGV: Unix ms of the oldest result to keep, how many to keep, the most to remove at once, '1' to remove
--- Returns {how many are over the limits, consumer groups that have not acknowledged all of these …}.
+-- ARGV: Unix ms of the oldest result to keep, number to keep, most to count or remove, '1' to remove
+-- Returns {number of results beyond the limits, consumer groups that have not acknowledged all of them …}.
 local function parts_of(id)
   local ms, sequence = string.match(id, '(%d+)-(%d+)')
   return tonumber(ms), tonumber(sequence)

@@ -1,13 +1,12 @@
--- Removes a chunk that was just submitted. A fetch stays if it no longer waits, or if another batch counts on it
--- for its key. Fetches that stay form a sealed batch, which accepts no more chunks.
--- It frees memory before it adds, because Redis may be out of memory.
+-- Removes a chunk that was just submitted, from its lanes and from the record of the batch. A fetch stays if it no longer
+-- waits, or if another batch refers to its key. Fetches that stay form a sealed batch, which accepts no more chunks.
+-- It frees memory before it adds data, because Redis may be out of memory.
 -- Called by jobs/scripts/submission.py, undo.
--- It ends them in the record of the batch too, whose keys are made here.
 -- KEYS: batch, its lanes, its digests, batches, backlog, then for each group of fetches: lane, list; then
 --       one for each fetch with a key
--- ARGV: batch id, number of groups, for each: number of entries, the serialized entries as Redis stores them;
---       then the ids of the fetches with a key
--- Returns how many fetches of the batch are left.
+-- ARGV: batch ID, number of groups, for each: number of entries, the serialized entries as Redis stores them;
+--       then the IDs of the fetches with a key
+-- Returns the number of fetches left in the batch.
 local at, removed_in_all = 3, 0
 local recorded = redis.call('HGET', KEYS[1], 'recorded')
 local ended = {} -- record key → arguments of BITFIELD

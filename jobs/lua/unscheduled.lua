@@ -1,8 +1,8 @@
--- Finds lanes that another program may have taken out of the schedule.
+-- Finds lanes that another program may have removed from the schedule.
 -- Called by jobs/scripts/repair.py, unscheduled.
 -- KEYS: attention, lanes
--- ARGV: how many of the lanes, the first ones, have fetches; the lanes' names
--- Returns the names of those that are held or scheduled without a place in the schedule, or idle with fetches.
+-- ARGV: number of lanes, at the beginning, that have fetches; names of the lanes
+-- Returns the names of lanes that are held or scheduled but missing in the schedule, or idle with fetches.
 local found = {}
 for i = 2, #KEYS do
   local state = redis.pcall('HGET', KEYS[i], 'state') -- a conflicting key is repaired by the call that meets it

@@ -1,10 +1,10 @@
--- Claims the fetches of one kind from one stretch of a queue of a held lane.
+-- Claims the fetches of one kind among some entries of a queue of a held lane.
 -- Called by jobs/scripts/lanes.py, withdraw.
 -- KEYS: lane, claimed, queue
--- ARGV: token, 'batch', 'expired' or 'all', batch id, offset, how many entries to check
--- Returns {serialized entries, offset of the next stretch or -1 at the end, the earliest deadline of the entries
--- that stay or 0, what the record of each entry's batch says, how many elements were too large and are dead letters};
--- {} if the token is stale. Offsets stay valid because only the owner claims.
+-- ARGV: token, 'batch', 'expired' or 'all', batch ID, offset, number of entries to check
+-- Returns {serialized entries, next offset or -1 at the end, the earliest deadline of the entries that stay or 0, their
+-- values in records (records_of), number of elements that were too large and became dead letters}; {} if the token is
+-- stale. Offsets stay valid because only the owner claims.
 if not fenced(KEYS[1], ARGV[1]) then return {} end
 local REMOVED = 'withdrawn'
 local kind, offset, count = ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[5])

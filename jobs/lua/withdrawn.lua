@@ -1,9 +1,9 @@
--- Forgets cancelled batches in a lane if none of their fetches is claimed. A lost reply may hide a claim from the
--- owner, so the claimed entries are returned.
+-- Removes cancelled batches from a lane if none of their fetches is claimed. Returns their claimed entries, because the
+-- owner does not know a claim whose reply was lost.
 -- Called by jobs/scripts/lanes.py, withdrawn.
 -- KEYS: lane, claimed, its cancelled batches
--- ARGV: token, batch ids
--- Returns {serialized entries, what the record of each one's batch says, how many elements were too large and are
+-- ARGV: token, batch IDs
+-- Returns {serialized entries, their values in records (records_of), number of elements that were too large and became
 -- dead letters}; {} if the token is stale.
 if not fenced(KEYS[1], ARGV[1]) then return {} end
 local cancelled = {}

@@ -1,4 +1,4 @@
-"""The scripts that seal, cancel and link a batch, end its lost fetches, and trim the results of all."""
+"""The scripts that seal, cancel and link batches, end lost fetches, and trim the stream of all results."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -13,31 +13,32 @@ from fetchfleet.jobs.scripts.runner import Arg, Call
 
 
 async def seal(redis: Redis, *, batch_id: str) -> None:
-    """Mark the batch as complete: no more fetches will come."""
+    """Mark the batch as complete: it accepts no more fetches."""
     names = [keys.batch(batch_id), keys.batch_lanes(batch_id), keys.digests(batch_id), keys.BATCHES]
     await runner.run(redis, "seal", names, [batch_id, keys.RESULTS_TTL_MS, keys.UNFINISHED_TTL_MS])
 
 
 async def cancel(redis: Redis, *, batch_id: str) -> list[str] | None:
-    """Cancel the batch; return the lanes that may hold its fetches, None if there is no such batch."""
+    """Cancel the batch; return the lanes that may hold its fetches. None if the batch does not exist."""
     names = [keys.batch(batch_id), keys.batch_lanes(batch_id), keys.digests(batch_id)]
     lanes = await runner.run(redis, "cancel", names, [keys.RESULTS_TTL_MS, keys.UNFINISHED_TTL_MS])
     return None if lanes is None else [text_of(lane) for lane in lanes]
 
 
 class CancelledPage(NamedTuple):
-    """Some of the batches that are cancelled in a lane. cursor: where the next page begins, 0 at the end."""
+    """Some of the batches that are cancelled in a lane."""
 
     cursor: int
+    """Cursor of the next page; 0 at the end."""
     batch_ids: list[str]
 
 
 async def cancelled_batches(
     redis: Redis, cursors: Mapping[str, int], *, count: int
 ) -> list[CancelledPage | Exception]:
-    """Return a page for each lane from its cursor on (0 to begin), in one round trip.
+    """Return a page for each lane from its cursor, 0 for the first, in one round trip.
 
-    Members that are no cancelled batch are removed. A call that Redis refuses is returned as an exception.
+    Members that are not cancelled batches are removed. A failed call returns its exception.
     """
     calls = [
         Call("cancelled_batches", [keys.cancelled(lane)], [cursor, count, keys.batch("")])
@@ -53,9 +54,9 @@ async def cancelled_batches(
 
 
 async def cancel_in_lanes(redis: Redis, lanes: Sequence[str], *, batch_id: str) -> list[LaneNotification]:
-    """Ask the owners of the lanes to end the batch's fetches, in one round trip; return the lanes to notify.
+    """Request that the owners of the lanes end the fetches of a batch, in one round trip.
 
-    Raises the first error that Redis answers, after all calls were made.
+    Returns the lanes to notify. Raises the first error, after all calls were made.
     """
     calls = [
         Call(
@@ -76,21 +77,25 @@ async def cancel_in_lanes(redis: Redis, lanes: Sequence[str], *, batch_id: str) 
 
 
 async def link_retry(redis: Redis, *, batch_id: str, retried_as: Sequence[str]) -> bool:
-    """Note in the batch which batches its failed fetches are in now; return whether it is still in Redis."""
+    """Add to the batch the IDs of batches with its retried fetches; return whether the batch exists."""
     return bool(await runner.run(redis, "link_retry", [keys.batch(batch_id)], list(retried_as)))
 
 
 class LateBatches(NamedTuple):
-    """Batches with open fetches although every deadline is past. looked_at: among how many."""
+    """Batches with open fetches although every deadline has passed."""
 
-    looked_at: int
+    checked: int
+    """Number of batches that were checked."""
     batch_ids: list[str]
 
 
-async def late_batches(redis: Redis, *, skip: int, most: int, before_ms: int) -> LateBatches:
-    """Look at a stretch of all batches. before_ms: their last deadline was before that (Unix ms)."""
-    looked_at, *found = await runner.run(redis, "late_batches", [keys.BATCHES], [skip, most, before_ms])
-    return LateBatches(looked_at, [text_of(batch_id) for batch_id in found])
+async def late_batches(redis: Redis, *, skip: int, limit: int, before_ms: int) -> LateBatches:
+    """Check up to `limit` batches, after the first `skip`, for open fetches.
+
+    before_ms: Unix ms before which the last deadline of a late batch is.
+    """
+    checked, *late = await runner.run(redis, "late_batches", [keys.BATCHES], [skip, limit, before_ms])
+    return LateBatches(checked, [text_of(batch_id) for batch_id in late])
 
 
 async def end_lost(
@@ -98,19 +103,19 @@ async def end_lost(
     *,
     batch_id: str,
     grace_ms: int,
-    most: int,
+    limit: int,
     result_parts: tuple[bytes, bytes],
     to_all_results: bool,
 ) -> int:
-    """End open fetches of a batch whose last deadline was grace_ms ago; return how many.
+    """End up to `limit` open fetches of a batch whose last deadline was grace_ms ago; return their number.
 
-    result_parts: the result of a fetch as JSON, before and after its id. to_all_results: add the results to
-    the stream of all batches too.
+    result_parts: the result of a fetch as JSON, before and after the fetch ID. to_all_results: add the
+    results to the stream of all batches too.
     """
     names = [keys.batch(batch_id), keys.results(batch_id), keys.batch_lanes(batch_id), keys.ALL_RESULTS]
     args: list[Arg] = [
         grace_ms,
-        most,
+        limit,
         *result_parts,
         keys.RESULTS_TTL_MS,
         keys.UNFINISHED_TTL_MS,
@@ -121,18 +126,20 @@ async def end_lost(
 
 
 class Trimming(NamedTuple):
-    """Results over the limits, and the consumer groups that have not acknowledged all of these."""
+    """Results beyond the limits of the stream of all results."""
 
     excess: int
+    """Number of these results."""
     lagging_groups: list[bytes]
+    """Names of consumer groups that have not acknowledged all of them."""
 
 
-async def trim(redis: Redis, *, oldest_ms: int, keep: int, at_once: int, remove: bool = False) -> Trimming:
-    """Count, or remove, what is too old or too much in the stream of all results.
+async def trim(redis: Redis, *, oldest_ms: int, keep: int, limit: int, remove: bool = False) -> Trimming:
+    """Count, or remove, results that are too old or too many in the stream of all results.
 
-    oldest_ms: Unix ms of the oldest result to keep. keep: how many results to keep. at_once: the most
-    results to count or remove.
+    oldest_ms: Unix ms of the oldest result to keep. keep: number of results to keep. limit: most results to
+    count or remove.
     """
-    args = [oldest_ms, keep, at_once, int(remove)]
+    args = [oldest_ms, keep, limit, int(remove)]
     count, *groups = await runner.run(redis, "trim", [keys.ALL_RESULTS], args)
     return Trimming(count, groups)

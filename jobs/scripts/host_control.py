@@ -1,8 +1,4 @@
-"""The scripts by which an operator changes how a running fleet treats its hosts.
-
-Each function is the only caller of the Lua file of the same name in jobs/lua, whose header documents KEYS and
-ARGV in the order used here.
-"""
+"""The scripts with which an operator changes the policy of hosts at run time, and resets lanes."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -15,18 +11,20 @@ from fetchfleet.jobs.redis_connection import text_of
 from fetchfleet.jobs.scripts import runner
 from fetchfleet.jobs.scripts.runner import Arg, Call
 
-RETRIES_AT_ONCE = 2_000
-"""How many retries of a lane one call makes due, so that Redis serves others in between."""
-
+MAX_RESET_RETRIES = 2_000
+"""Most retries of a lane that one call makes due: a longer call would block Redis."""
 
 MAX_POLICY_NAME_BYTES = 400
-"""A host has 253 bytes at most."""
+"""Longest name of a policy table; a host has at most 253 bytes."""
 
 MAX_POLICY_TABLE_BYTES = 64 << 10
 
 
 async def change_policy(redis: Redis, *, version: bytes, fields: Mapping[str, bytes]) -> bool:
-    """Write fields of the policy tables, empty ones removed; False if the version is another one by now."""
+    """Write fields of the policy tables; an empty value removes its field.
+
+    version: the version on which the change is based. Returns False, without a change, if it is out of date.
+    """
     args: list[Arg] = [version]
     for field, value in fields.items():
         args += [field, value]
@@ -34,42 +32,45 @@ async def change_policy(redis: Redis, *, version: bytes, fields: Mapping[str, by
 
 
 async def policy_tables(redis: Redis) -> dict[bytes, bytes]:
-    """Return the fields of the policy tables; too large ones, which are another program's, are left out."""
-    found = await runner.run(
+    """Return the fields of the policy tables; fields beyond the size limits are not of fetchfleet."""
+    fields = await runner.run(
         redis, "policy_tables", [keys.POLICY], [MAX_POLICY_NAME_BYTES, MAX_POLICY_TABLE_BYTES]
     )
-    return dict(zip(found[::2], found[1::2], strict=True))
+    return dict(zip(fields[::2], fields[1::2], strict=True))
 
 
 class ResetLane(NamedTuple):
-    """The reply to a reset. state: idle, scheduled or held. retries: how many were made due."""
+    """A lane that was reset."""
 
     state: str
+    """Its state: idle, scheduled or held."""
     retries: int
+    """Number of retries that were made due."""
     notification: LaneNotification | None
+    """Notification to send; None if the lane needs none."""
 
 
 async def reset_lanes(redis: Redis, lanes: Sequence[str], *, by: str) -> list[ResetLane | None]:
-    """Ask for a reset of each lane, in one round trip; None for a lane that does not exist.
+    """Request the reset of each lane by an operator, in one round trip; None for an unknown lane.
 
-    A lane may have more retries than one call makes due. Raises what Redis refuses.
+    A lane may have more retries than one call makes due. Raises the error of a failed call.
     """
     calls = [
         Call(
             "reset_lane",
             [keys.lane(lane), keys.later(lane), keys.ATTENTION, keys.SERIAL, keys.RESETS],
-            [lane, by, GRACE_MS, RETRIES_AT_ONCE],
+            [lane, by, GRACE_MS, MAX_RESET_RETRIES],
         )
         for lane in lanes
     ]
-    found: list[ResetLane | None] = []
+    resets: list[ResetLane | None] = []
     for lane, reply in zip(lanes, await runner.run_many(redis, calls) if calls else [], strict=True):
         if isinstance(reply, Exception):
             raise reply
         if not reply:
-            found.append(None)
+            resets.append(None)
             continue
         state, retries, *notification = reply
         due = LaneNotification(lane, *notification) if notification else None
-        found.append(ResetLane(text_of(state), retries, due))
-    return found
+        resets.append(ResetLane(text_of(state), retries, due))
+    return resets

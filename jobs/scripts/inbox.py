@@ -1,7 +1,7 @@
-"""The scripts of the inboxes: one worker at a time takes messages, renews, puts aside and acknowledges.
+"""The scripts of the inboxes, which one worker at a time empties under a lease.
 
-inbox: the name of the inbox, "" for the shared one. token: identifies the worker that empties the inboxes. A
-script refuses the token of a worker whose lease has lapsed and whose place another one has.
+inbox: name of a named inbox, "" for the shared one. token: identifies the worker with the lease. A script
+refuses the token of a worker whose lease has lapsed and been acquired by another.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,26 +14,26 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.scripts import runner
 from fetchfleet.jobs.scripts.runner import Arg
 
-LETTERS_A_MINUTE = 1000
-"""The most dead letters from a named inbox in a minute: its pusher need not be trusted."""
+MAX_LETTERS_PER_MINUTE = 1000
+"""Most dead letters from a named inbox in a minute, because its producer need not be trusted."""
 
 
 class InboxMessages(NamedTuple):
-    """Messages taken out of the inbox, and the id of the batch that they become."""
+    """Messages moved from an inbox to its taken list."""
 
     batch_id: str
+    """ID of the batch under which to enqueue them."""
     messages: list[bytes]
 
 
 class NoMessages(StrEnum):
-    """The reason for which no message was taken.
-
-    The inbox is empty, or all messages that were looked at became dead letters, or another worker empties it.
-    """
+    """The reason for which no message was taken."""
 
     EMPTY = "empty"
     LOOK_AGAIN = "again"
+    """The messages checked became dead letters; there may be more."""
     OTHER_WORKER = "other"
+    """Another worker has the lease."""
 
 
 async def inbox_take(
@@ -48,14 +48,14 @@ async def inbox_take(
     max_message_bytes: int,
     new_batch_id: str,
 ) -> InboxMessages | NoMessages:
-    """Take messages, or those taken before and not acknowledged yet, under the batch id they had then.
+    """Take messages. Messages that were taken but not acknowledged are returned again, with their batch ID.
 
-    reads: the newest version that the worker reads. max_bytes: stop once the messages looked at have as many.
-    A message over max_message_bytes becomes a dead letter.
+    reads: newest version that the worker reads. max_messages, max_bytes: stop at either limit. A message of
+    more than max_message_bytes becomes a dead letter. new_batch_id: for messages not taken before.
     """
     names = [keys.inbox(inbox), keys.taken(inbox), keys.intake(inbox), keys.DEAD, keys.INTAKE]
     args: list[Arg] = [token, lease_ms, keys.INTAKE_TTL_MS, max_messages, max_bytes, max_message_bytes]
-    args += [new_batch_id, keys.DEAD_LENGTH, reads, _letters(inbox)]
+    args += [new_batch_id, keys.DEAD_LENGTH, reads, _max_letters(inbox)]
     match await runner.run(redis, "inbox_take", names, args):
         case [b"taken", batch_id, *messages]:
             return InboxMessages(batch_id.decode(), messages)
@@ -66,14 +66,15 @@ async def inbox_take(
 
 
 async def inbox_renew(redis: Redis, *, token: str, lease_ms: int) -> bool:
-    """Renew the lease, or give the inboxes up with 0 ms; False if another worker empties them."""
+    """Renew the lease, or release it with lease_ms = 0; False if another worker has it."""
     return bool(await runner.run(redis, "inbox_renew", [keys.INTAKE], [token, lease_ms]))
 
 
 class RefusedMessage(NamedTuple):
-    """A message for the dead letters, and what is wrong with it."""
+    """A message for the dead letters."""
 
     note: str
+    """Exact error."""
     message: bytes
 
 
@@ -86,15 +87,15 @@ async def inbox_ack(
     refused: Sequence[RefusedMessage],
     receipts: Mapping[str, bytes],
 ) -> int | None:
-    """Drop the messages taken, which are enqueued or refused now, and write their receipts, by key.
+    """Remove messages that are enqueued or refused from the taken list, and write receipts, by Redis key.
 
-    Returns how many of those refused did not become dead letters, because the inbox has had LETTERS_A_MINUTE;
-    None if another worker empties the inboxes.
+    Returns the number of refused messages that are not dead letters, because of MAX_LETTERS_PER_MINUTE. None
+    if another worker has the lease.
     """
     names = [keys.taken(inbox), keys.intake(inbox), keys.DEAD, keys.INTAKE, *receipts]
-    first: list[Arg] = [token, keys.INTAKE_TTL_MS, keys.DEAD_LENGTH, _letters(inbox), keys.RECEIPT_TTL_MS]
+    first: list[Arg] = [token, keys.INTAKE_TTL_MS, keys.DEAD_LENGTH, _max_letters(inbox), keys.RECEIPT_TTL_MS]
     letters: list[Arg] = [part for item in refused for part in item]
-    for listed in ([], list(messages)):  # their texts are needed only if the list holds others as well
+    for listed in ([], list(messages)):  # sent only if the taken list has other messages too
         args = [*first, len(messages), int(bool(listed)), *receipts.values(), *listed, *letters]
         match await runner.run(redis, "inbox_ack", names, args):
             case [b"done", int(left_out)]:
@@ -104,14 +105,16 @@ async def inbox_ack(
     return None
 
 
-class PutAside(StrEnum):
-    """The reason for which messages stay: a partly enqueued batch, or another worker with the inboxes."""
+class DeferRefusal(StrEnum):
+    """The reason for which messages were not deferred."""
 
     BATCH_BEGUN = "begun"
+    """Part of their batch is enqueued already."""
     OTHER_WORKER = "other"
+    """Another worker has the lease."""
 
 
-async def inbox_put_aside(
+async def inbox_defer(
     redis: Redis,
     inbox: str = "",
     *,
@@ -119,11 +122,12 @@ async def inbox_put_aside(
     batch_id: str,
     messages: Sequence[tuple[int, bytes]],
     kept_bytes: int,
-) -> int | PutAside:
-    """Move messages for newer workers out of what was taken; return how many became dead letters instead.
+) -> int | DeferRefusal:
+    """Move messages from the taken list to the list for newer workers.
 
-    batch_id: the batch that the messages taken become. messages: each behind the version that it needs.
-    kept_bytes: how much of a message a dead letter keeps.
+    batch_id: of the messages taken. messages: each with the version that it needs. kept_bytes: bytes of a
+    message that its dead letter keeps. Returns the number of messages that became dead letters because the
+    list is full.
     """
     names = [keys.taken(inbox), keys.newer(inbox), keys.intake(inbox), keys.DEAD, keys.INTAKE]
     args: list[Arg] = [
@@ -131,16 +135,16 @@ async def inbox_put_aside(
         keys.NEWER_LENGTH,
         keys.NEWER_BYTES,
         keys.DEAD_LENGTH,
-        _letters(inbox),
+        _max_letters(inbox),
         kept_bytes,
     ]
     for version, message in messages:
         args += [min(version, _MAX_VERSION), message]
-    match await runner.run(redis, "inbox_put_aside", [*names, keys.batch(batch_id)], args):
-        case [b"aside", int(left_out)]:
+    match await runner.run(redis, "inbox_defer", [*names, keys.batch(batch_id)], args):
+        case [b"deferred", int(left_out)]:
             return left_out
         case [reason]:
-            return PutAside(reason.decode())
+            return DeferRefusal(reason.decode())
         case reply:
             raise AssertionError(reply)
 
@@ -148,21 +152,22 @@ async def inbox_put_aside(
 async def inbox_recall(
     redis: Redis, inbox: str = "", *, token: str, reads: int, max_messages: int, max_bytes: int
 ) -> tuple[int, int] | None:
-    """Move messages that were put aside back to the inbox if their version is at most `reads`.
+    """Move deferred messages back to the inbox if their version is at most `reads`.
 
-    Returns how many were looked at, and how many were aside; None if another worker empties the inboxes.
+    Returns the number of messages checked, and the number deferred before; None if another worker has the
+    lease.
     """
     names = [keys.newer(inbox), keys.inbox(inbox), keys.intake(inbox), keys.INTAKE]
     match await runner.run(redis, "inbox_recall", names, [token, reads, max_messages, max_bytes]):
-        case [b"looked", int(looked_at), int(aside)]:
-            return looked_at, aside
+        case [b"checked", int(checked), int(deferred)]:
+            return checked, deferred
         case _:
             return None
 
 
 _MAX_VERSION = 1 << 53
-"""Lua compares numbers exactly up to this."""
+"""Largest number that Lua compares exactly."""
 
 
-def _letters(inbox: str) -> int:
-    return LETTERS_A_MINUTE if inbox else 0
+def _max_letters(inbox: str) -> int:
+    return MAX_LETTERS_PER_MINUTE if inbox else 0  # 0: no limit

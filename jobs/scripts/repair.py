@@ -1,4 +1,4 @@
-"""The scripts that quarantine values of a conflicting type and restore the lanes that they blocked."""
+"""The scripts that quarantine values of a conflicting type, and restore the lanes that they blocked."""
 
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
@@ -12,18 +12,20 @@ from fetchfleet.jobs.scripts.runner import Arg, Call
 
 
 class ConflictingKey(NamedTuple):
-    """A key that held a value of the wrong type: the type found, and the kind that belongs there."""
+    """A key that had a value of another type."""
 
     key: str
     type: str
+    """Type that was found."""
     kind: str
+    """Type that fetchfleet needs, or "counter"."""
 
 
 async def quarantine(redis: Redis, kinds: Mapping[str, str], *, kept_bytes: int) -> list[ConflictingKey]:
-    """Move every value that is not of its key's kind to the dead letters.
+    """Move each value that does not have its key's kind to the dead letters.
 
-    kinds: keys with their kinds, as `keys.FIXED` and `keys.kinds_of_lane` give them. The stream of dead
-    letters is always checked. kept_bytes: how much of a string is copied.
+    kinds: keys with their kinds, as in `keys.FIXED` and `keys.kinds_of_lane`. The stream of dead letters is
+    always checked. kept_bytes: bytes of a string that its dead letter keeps.
     """
     names = [name for name in kinds if name != keys.DEAD]
     args: list[Arg] = [keys.DEAD_LENGTH, kept_bytes, *(kinds[name] for name in names)]
@@ -32,21 +34,21 @@ async def quarantine(redis: Redis, kinds: Mapping[str, str], *, kept_bytes: int)
 
 
 async def unscheduled(redis: Redis, lanes: Iterable[str], with_fetches: Collection[str]) -> list[str]:
-    """Return those of the lanes that another program may have taken out of the schedule.
+    """Return the lanes that are missing in the schedule, because another program removed them.
 
-    with_fetches: lanes of which a key that holds fetches was seen.
+    with_fetches: lanes that have a key with fetches.
     """
     others = [lane for lane in lanes if lane not in with_fetches]
-    looked_at = [*with_fetches, *others]
-    names = [keys.ATTENTION, *map(keys.lane, looked_at)]
-    reply = await runner.run(redis, "unscheduled", names, [len(with_fetches), *looked_at])
+    checked = [*with_fetches, *others]
+    names = [keys.ATTENTION, *map(keys.lane, checked)]
+    reply = await runner.run(redis, "unscheduled", names, [len(with_fetches), *checked])
     return [text_of(name) for name in reply]
 
 
 async def repair_lanes(redis: Redis, lanes: Iterable[str], *, lease_ms: int) -> None:
-    """Schedule lanes again whose hash or place in the schedule was lost, in one round trip.
+    """Reschedule lanes whose hash or place in the schedule was lost, in one round trip.
 
-    Calls that Redis refuses are skipped.
+    Failed calls are skipped.
     """
     calls = [
         Call(
@@ -64,6 +66,6 @@ async def repair_lanes(redis: Redis, lanes: Iterable[str], *, lease_ms: int) -> 
 
 
 async def recount(redis: Redis, lanes: Iterable[str]) -> int:
-    """Count the fleet's backlog again from its lanes."""
+    """Recompute the fleet's backlog from its lanes, store and return it."""
     backlog: int = await runner.run(redis, "recount", [keys.BACKLOG, *map(keys.lane, lanes)], [])
     return backlog

@@ -1,8 +1,4 @@
-"""The scripts that keep the fleet's sorted sets free of what other programs write to them.
-
-Each function is the only caller of the Lua file of the same name in jobs/lua, whose header documents KEYS and
-ARGV in the order used here.
-"""
+"""The scripts of the sweep, and those that remove invalid members from the fleet's sorted sets."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -15,43 +11,45 @@ from fetchfleet.jobs.scripts import runner
 from fetchfleet.jobs.scripts.runner import Arg
 
 MAX_JOB_ID_BYTES = 1024
-"""The longest id of an arq job: that of a notification holds a lane's name."""
+"""Longest ID of an arq job: that of a notification contains the name of a lane."""
 
 MAX_TRIES = 1_000_000
+"""Most starts of an arq job; a larger number comes from another program."""
 
 MAX_PROGRESS_MS = 150_000
-"""More than a job of any function may take; arq marks a job as in progress for so long."""
+"""Longest time for which a job is marked as in progress: more than any arq function may take."""
 
 NAME = "\0"
-"""Stands for a member's name in the pattern of a key; no valid name holds it."""
+"""Placeholder for a member's name in the pattern of a key; no valid name contains it."""
 
 
 async def sweep_turn(redis: Redis, *, every_ms: int) -> bool:
-    """Return whether it is this worker's turn to sweep: no other has had it within the interval."""
+    """Return whether this worker may sweep now: no worker did so within every_ms."""
     return bool(await runner.run(redis, "sweep_turn", [keys.SWEPT], [every_ms, keys.SWEPT_TTL_MS]))
 
 
 class DueJobs(NamedTuple):
-    """Jobs that may run now, and what was in the queue before them.
-
-    checked: how many members were looked at. removed: how many of them had no job; first: one of these.
-    """
+    """Jobs that may run now."""
 
     ids: list[bytes]
     checked: int
+    """Number of members that were checked."""
     removed: int
+    """Number of members without a job, which were removed."""
     first: bytes
+    """The beginning of the first member that was removed."""
 
 
 async def due_jobs(
-    redis: Redis, *, until_ms: int, most: int, check: int, max_bytes: int, refuse_with: str
+    redis: Redis, *, until_ms: int, limit: int, check: int, max_bytes: int, refuse_with: str
 ) -> DueJobs:
-    """Return up to `most` jobs of arq's queue that are due, of the first `check` members.
+    """Return up to `limit` jobs of arq's queue that are due by until_ms, among the first `check` members.
 
-    Members without a job are removed. max_bytes: a larger job is replaced by one of the function refuse_with.
+    Members without a job are removed. A job of more than max_bytes is replaced by one for the arq function
+    refuse_with.
     """
     args: list[Arg] = [
-        *(until_ms, most, check, MAX_JOB_ID_BYTES, max_bytes, MAX_TRIES, MAX_PROGRESS_MS),
+        *(until_ms, limit, check, MAX_JOB_ID_BYTES, max_bytes, MAX_TRIES, MAX_PROGRESS_MS),
         *(keys.arq_job(""), keys.arq_in_progress(""), keys.arq_tries(""), refuse_with),
     ]
     return DueJobs(*await runner.run(redis, "due_jobs", [keys.QUEUE], args))
@@ -63,26 +61,26 @@ async def names(
     *,
     until: int,
     skip: int = 0,
-    most: int,
+    limit: int,
     max_bytes: int,
     newest_first: bool = False,
 ) -> list[str]:
-    """Return names in a sorted set with scores up to `until`; remove members that cannot be names."""
-    found = await runner.run(redis, "names", [key], [until, skip, most, int(newest_first), max_bytes])
-    return [name.decode() for name in found]
+    """Return names from a sorted set, with scores up to `until`; remove members that cannot be names."""
+    reply = await runner.run(redis, "names", [key], [until, skip, limit, int(newest_first), max_bytes])
+    return [name.decode() for name in reply]
 
 
 class ForeignRemoval(NamedTuple):
-    """The outcome of a look at some members of a sorted set.
-
-    checked: how many were looked at. removed: how many of them stand for nothing; first: one of these.
-    moved: how many of the others got another score.
-    """
+    """The result of a check of members of a sorted set."""
 
     checked: int
+    """Number of members that were checked."""
     removed: int
+    """Number of members without a key, which were removed."""
     first: str
+    """The beginning of the first member that was removed."""
     moved: int
+    """Number of members that got another score."""
 
 
 async def remove_foreign(
@@ -96,10 +94,10 @@ async def remove_foreign(
     max_name_bytes: int,
     move_to: int | None = None,
 ) -> ForeignRemoval:
-    """Remove members that are no text, too long, or have none of their keys.
+    """Remove members that are not text, too long, or have none of their keys.
 
-    patterns: a member's keys, each with NAME once. scores: the lowest and the highest to look at.
-    move_to: the score that the other members get; None leaves theirs.
+    patterns: keys of a member, each with NAME once. scores: lowest and highest score to check. move_to: new
+    score of the other members; None keeps their scores.
     """
     parts = [part for pattern in patterns for part in pattern.split(NAME)]
     moved_to: Arg = "" if move_to is None else move_to

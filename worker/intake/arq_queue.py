@@ -45,7 +45,7 @@ class VettedQueue(ArqRedis):
             due = await due_jobs(
                 self,
                 until_ms=options["max"],
-                most=LISTED,
+                limit=LISTED,
                 check=CHECKED,
                 max_bytes=MAX_INPUT_BYTES,
                 refuse_with=REFUSED,

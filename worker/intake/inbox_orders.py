@@ -42,7 +42,7 @@ from fetchfleet.jobs.errors import (
     UnknownBatchError,
 )
 from fetchfleet.jobs.scripts import inbox as scripts
-from fetchfleet.jobs.scripts.inbox import InboxMessages, PutAside, RefusedMessage
+from fetchfleet.jobs.scripts.inbox import DeferRefusal, InboxMessages, RefusedMessage
 from fetchfleet.worker.intake.version_skew import UnsupportedVersionLog
 from fetchfleet.worker.observability import redact
 from fetchfleet.worker.observability.log import Event, suppressed
@@ -154,7 +154,7 @@ class InboxOrders:
         Return False if the batch must not be enqueued now. It must be called before the batch is enqueued:
         the batch then has the same messages, whichever worker continues after a crash.
         """
-        left_out = await scripts.inbox_put_aside(
+        left_out = await scripts.inbox_defer(
             self._redis,
             self._inbox,
             token=self._token,
@@ -162,7 +162,7 @@ class InboxOrders:
             messages=read.unsupported,
             kept_bytes=self._kept_bytes,
         )
-        if left_out is not PutAside.OTHER_WORKER:
+        if left_out is not DeferRefusal.OTHER_WORKER:
             count = len(read.unsupported)
             self._unsupported_log.write(f"{count} messages wait for a newer worker", **self._inbox_field)
         return isinstance(left_out, int)

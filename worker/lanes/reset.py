@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.submit import Notify
 from fetchfleet.jobs.redis_connection import is_text, redis_now_ms
-from fetchfleet.jobs.scripts.host_control import RETRIES_AT_ONCE, reset_lanes
+from fetchfleet.jobs.scripts.host_control import MAX_RESET_RETRIES, reset_lanes
 from fetchfleet.worker.gate.state import from_json, resettable
 from fetchfleet.worker.policy.names import DEFAULT, EVERY_HOST_BELOW
 
@@ -71,7 +71,7 @@ async def reset(redis: Redis, notify: Notify, lanes: Sequence[str], by: str) -> 
                 continue
             found[lane].held = reply.state == "held"
             found[lane].retries += reply.retries
-            if reply.retries == RETRIES_AT_ONCE:
+            if reply.retries == MAX_RESET_RETRIES:
                 left.append(lane)
         await notify([reply.notification for reply in replies.values() if reply and reply.notification])
     return list(found.values())

@@ -341,7 +341,7 @@ async def due_lanes(
         keys.ATTENTION,
         until=until_ms,
         skip=skip,
-        most=most,
+        limit=most,
         max_bytes=MAX_LANE_NAME_BYTES,
         newest_first=newest_first,
     )

@@ -46,9 +46,9 @@ class LostFetches:
     async def end(self, now_ms: int) -> None:
         """Check the next BATCHES_AT_ONCE batches, and end the open fetches of those that are late."""
         late = await late_batches(
-            self._redis, skip=self._next, most=BATCHES_AT_ONCE, before_ms=now_ms - self._grace_ms
+            self._redis, skip=self._next, limit=BATCHES_AT_ONCE, before_ms=now_ms - self._grace_ms
         )
-        self._next = self._next + BATCHES_AT_ONCE if late.looked_at == BATCHES_AT_ONCE else 0
+        self._next = self._next + BATCHES_AT_ONCE if late.checked == BATCHES_AT_ONCE else 0
         for batch_id in late.batch_ids:
             with suppress(ResponseError):
                 await self._end(batch_id)
@@ -63,7 +63,7 @@ class LostFetches:
             self._redis,
             batch_id=batch_id,
             grace_ms=self._grace_ms,
-            most=FETCHES_AT_ONCE,
+            limit=FETCHES_AT_ONCE,
             result_parts=(before_id, after_id),
             to_all_results=self._to_all_results,
         )

@@ -178,7 +178,7 @@ class Housekeeping:
         """Count the results over that part of the limits; list the groups that have not read them."""
         oldest_ms = now_ms - int(part * keys.RESULTS_TTL_MS)
         most, at_once = int(part * self._results_length), self._trim_at_once
-        return await trim(self._redis, oldest_ms=oldest_ms, keep=most, at_once=at_once, remove=remove)
+        return await trim(self._redis, oldest_ms=oldest_ms, keep=most, limit=at_once, remove=remove)
 
     def _warn(self, event: Event, count: int, groups: list[bytes]) -> None:
         if groups and (left_out := self._repeats.admit(event, mono_s())) is not None:

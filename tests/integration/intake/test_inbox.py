@@ -287,7 +287,7 @@ async def test_an_oversized_message_becomes_a_truncated_dead_letter(redis: Redis
 
     assert ["/1", "/2", "/3"] == paths(await waiting(redis))
     [(note, element)] = await dead(redis)
-    assert ("x" * 1000, f"the message has {MAX_INPUT_BYTES + 1} bytes") == (element, note.split(",")[0])
+    assert ("x" * 1000, f"the message has {MAX_INPUT_BYTES + 1} bytes") == (element, note.split(";")[0])
 
 
 async def test_each_invalid_message_is_one_dead_letter_with_its_reason(redis: Redis, worker: Open) -> None:

@@ -259,7 +259,7 @@ async def test_a_pushers_garbage_displaces_no_other_dead_letters(
     redis: Redis, worker: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A few per minute are kept, truncated, and the log counts the rest. The shared inbox is unlimited."""
-    monkeypatch.setattr(scripts, "LETTERS_A_MINUTE", 3)
+    monkeypatch.setattr(scripts, "MAX_LETTERS_PER_MINUTE", 3)
     await push(redis, BOB, *(f"{i} " + "x" * 5000 for i in range(30)))
     await push(redis, "", *(f"shared {i}" for i in range(5)))
     with capture_logs() as lines:

@@ -197,7 +197,7 @@ async def test_an_outage_while_putting_aside_costs_no_message(
     really, faults = runner.run, iter([RedisConnectionError("gone")])
 
     async def run(client: Redis, name: str, *how: Any) -> Any:
-        fault = next(faults, None) if name == "inbox_put_aside" else None
+        fault = next(faults, None) if name == "inbox_defer" else None
         reply = await really(client, name, *how) if lost == "the answer" or not fault else None
         if fault:
             raise fault

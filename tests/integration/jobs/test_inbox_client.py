@@ -213,6 +213,6 @@ async def test_a_denied_method_names_the_required_role(
     assert {Refusal(PUSHER, keys.inbox("other"))} == server.refused()
     with pytest.raises(RedisSetupError, match="is not the name of an inbox"):
         Fleet("redis://Upper@localhost", via="inbox")
-    with pytest.raises(ValueError, match="limit of the workers"):
+    with pytest.raises(ValueError, match="the workers limit an inbox"):
         Fleet("redis://bob@localhost", via="inbox", max_backlog=1)
     assert not await worker.exists(keys.inbox(PUSHER))

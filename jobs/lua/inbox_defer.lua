@@ -1,17 +1,17 @@
--- Moves messages that only a newer worker reads from the taken list to a list of their own, which is bounded: what does not
--- fit becomes a dead letter. All stay taken if a newer worker that died has already enqueued part of their batch: a batch
--- is not split.
--- Called by jobs/scripts/inbox.py, inbox_put_aside.
+-- Defers messages: moves those that need a newer worker from the taken list to a bounded list. Messages that do not fit
+-- become dead letters. No message is deferred if a newer worker has enqueued part of the batch: a batch is not split.
+-- Called by jobs/scripts/inbox.py, inbox_defer.
 -- KEYS: taken, newer, intake, dead, the intake of the shared inbox, the batch that the taken messages become
--- ARGV: token, the most messages and bytes in the list, dead length, the most dead letters a minute (0: no limit), how
---       much of a message a dead letter keeps; for each message: its version, message
--- Returns {'aside', how many did not fit}, {'begun'} if they must stay, or {'other'} if another worker empties the inboxes.
+-- ARGV: token, most messages and bytes in the list, dead length, most dead letters a minute (0: no limit), bytes of a
+--       message that a dead letter keeps; for each message: its version, message
+-- Returns {'deferred', number that did not fit}, {'begun'} if the batch is partly enqueued, or {'other'} if another
+-- worker has the lease.
 if redis.call('HGET', KEYS[5], 'token') ~= ARGV[1] then return {'other'} end
 if redis.call('EXISTS', KEYS[6]) == 1 then return {'begun'} end
 local most, most_bytes = tonumber(ARGV[2]), tonumber(ARGV[3])
 local length, bytes = redis.call('LLEN', KEYS[2]), number(redis.call('HGET', KEYS[3], 'newer_bytes'))
 if length == 0 then bytes = 0 end
-if length > 0 and length <= most and (bytes <= 0 or bytes > most_bytes) then -- not a sum of ours
+if length > 0 and length <= most and (bytes <= 0 or bytes > most_bytes) then -- written by another program
   bytes = 0
   in_slices(length, function(first, last)
     for _, text in ipairs(redis.call('LRANGE', KEYS[2], first - 1, last - 1)) do bytes = bytes + #text end
@@ -26,10 +26,10 @@ for i = 7, #ARGV, 2 do
       length, bytes = length + 1, bytes + #text
     else
       left_out = left_out + 1
-      local note = 'needs version ' .. ARGV[i] .. ', and as many messages as fit wait for a newer worker already'
+      local note = 'needs version ' .. ARGV[i] .. ', and the list of messages for newer workers is full'
       bury_message(KEYS[4], ARGV[4], KEYS[3], ARGV[5], note, string.sub(ARGV[i + 1], 1, tonumber(ARGV[6])))
     end
   end
 end
 redis.call('HSET', KEYS[3], 'newer_bytes', int(bytes))
-return {'aside', left_out}
+return {'deferred', left_out}
