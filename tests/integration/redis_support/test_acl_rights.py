@@ -241,7 +241,7 @@ def test_the_command_prints_digests_and_the_passwords_separately(tmp_path: Path)
     assert "" == apart.stderr
     assert 0o600 == kept.stat().st_mode & 0o777
     assert (BAD_USE, "") == (again.exception.exit_code, again.stdout)  # type: ignore[union-attr]
-    assert f"{kept}: File exists" == str(again.exception)
+    assert f"--passwords {kept}: File exists" == str(again.exception)
 
 
 def test_a_pusher_has_the_inbox_and_the_batches_of_its_name(admin: "redis.Redis") -> None:

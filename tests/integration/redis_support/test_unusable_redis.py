@@ -115,7 +115,7 @@ async def test_a_sentinel_is_refused() -> None:
                 with pytest.raises(CommandError, match="URL of a Sentinel") as refused:
                     await start_on(url)
                 async with Fleet(url) as fleet:
-                    with pytest.raises(UnsupportedRedisError, match="if it is a Sentinel, give"):
+                    with pytest.raises(UnsupportedRedisError, match="if it is a Sentinel, use"):
                         await fleet.submit(["http://host.example/"])
             finally:
                 server.kill()
@@ -126,10 +126,10 @@ async def test_a_sentinel_is_refused() -> None:
 @pytest.mark.parametrize(
     ("banner", "said"),
     [
-        (b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", "is no Redis .*check host and port"),
-        (b"SSH-2.0-OpenSSH_9.6\r\n", "is no Redis .*check host and port"),
-        (b"220 mail.example ESMTP\r\n", "is no Redis .*check host and port"),
-        (b"\x15\x03\x03\x00\x02\x02\x46", "is no Redis .*rediss://"),
+        (b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", "is not Redis .*check host and port"),
+        (b"SSH-2.0-OpenSSH_9.6\r\n", "is not Redis .*check host and port"),
+        (b"220 mail.example ESMTP\r\n", "is not Redis .*check host and port"),
+        (b"\x15\x03\x03\x00\x02\x02\x46", "is not Redis .*rediss://"),
     ],
     ids=["http", "ssh", "smtp", "tls"],
 )
