@@ -1,4 +1,4 @@
-"""Fixtures of all tests, and the check that a test leaves nothing behind."""
+"""Fixtures of all tests, and a check that a test leaks no resources."""
 
 import inspect
 import io
@@ -21,7 +21,7 @@ from tests.support import containers, fork_server, leaks, session_redis
 from tests.support.redis import flush, nothing_stranded
 from tests.support.waiting import wait_until
 
-# Examples may take long on a slow machine.
+# No deadline: an example of Hypothesis may take long on a slow machine.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
@@ -30,13 +30,13 @@ CHOICE = pytest.StashKey[session_redis.Choice]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose the run's Redis before the collection; end the run if it cannot be used."""
+    """Choose the Redis of the run before the collection; abort the run if it cannot be used."""
     _use_own_temporary_folder(config)
-    # Reading the CAs of the machine takes 35 ms in each worker. Tests that trust a CA name its file.
+    # Loading the system's CAs takes 35 ms in each worker process. Tests that trust a CA name its file.
     os.environ["SSL_CERT_FILE"] = str(Path(__file__).parent / "support" / "unused_ca.pem")
     try:
-        asked = os.environ.get(session_redis.VARIABLE, "")
-        config.stash[CHOICE] = choice = session_redis.choose(asked, containers.container_error)
+        requested = os.environ.get(session_redis.VARIABLE, "")
+        config.stash[CHOICE] = choice = session_redis.choose(requested, containers.container_error)
         session_redis.refuse_used_redis(choice)
         session_redis.refuse_to_share(choice, config.getoption("numprocesses", None) or 0)
     except session_redis.ChoiceError as error:
@@ -44,7 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _use_own_temporary_folder(config: pytest.Config) -> None:
-    """Create temporary files in a folder of this run; tmp_path stays where it was."""
+    """Create temporary files in a folder of this run. The location of tmp_path does not change."""
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
     folder = tempfile.TemporaryDirectory(prefix="ff-tests-")
     config.add_cleanup(folder.cleanup)
@@ -52,20 +52,20 @@ def _use_own_temporary_folder(config: pytest.Config) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    """Return the run's Redis and the reason for its choice."""
+    """Return the Redis of the run, and the reason for the choice."""
     return f"redis: {config.stash[CHOICE]}"
 
 
 @pytest.fixture(scope="session")
 def redis_server(pytestconfig: pytest.Config) -> Iterator[str]:
-    """The URL of the session's Redis. Tests use `redis_url`, which empties it."""
+    """The URL of the Redis of the session. Tests use `redis_url`, which empties it first."""
     with session_redis.serve(pytestconfig.stash[CHOICE]) as url:
         yield url
 
 
 @pytest.fixture
 def redis_url(redis_server: str) -> Iterator[str]:
-    """The URL of an empty Redis; the test may leave only keys that keys.py allows."""
+    """The URL of an empty Redis. The test may leave only keys that jobs/keys.py allows."""
     flush(redis_server)
     with nothing_stranded(redis_server):
         yield redis_server
@@ -73,7 +73,7 @@ def redis_url(redis_server: str) -> Iterator[str]:
 
 @pytest.fixture
 async def redis(redis_url: str) -> AsyncIterator[Redis]:
-    """A client of that Redis."""
+    """A client of the Redis at `redis_url`."""
     client = connect(redis_url)
     yield client
     await client.aclose()
@@ -82,14 +82,14 @@ async def redis(redis_url: str) -> AsyncIterator[Redis]:
 
 @pytest.fixture
 async def fleet(redis_url: str) -> AsyncIterator[Fleet]:
-    """A producer's client of that Redis."""
+    """A producer's client of the Redis at `redis_url`."""
     async with Fleet(redis_url) as client:
         yield client
 
 
 @pytest.fixture
 def stream() -> Iterator[io.StringIO]:
-    """The log of the test, configured as in a worker."""
+    """The log output of the test, configured as in a worker."""
     before, root = structlog.get_config(), logging.getLogger()
     handlers, level = root.handlers, root.level
     written = io.StringIO()
@@ -102,42 +102,42 @@ def stream() -> Iterator[io.StringIO]:
 
 @pytest.fixture(scope="session")
 def forks() -> Iterator[None]:
-    """Start processes of fetchfleet as forks."""
+    """Start fetchfleet processes as forks of one process (tests/support/fork_server.py)."""
     with fork_server.serving():
         yield
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_running(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail a test that leaves a process, a task, a socket or a file behind. Unit tests are not checked."""
+def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaks a process, a task, a socket or a file. Unit tests are not checked."""
     if "unit" in request.path.parts:
         yield
         return
     if not {"e2e", "chaos"}.isdisjoint(request.path.parts):
         request.getfixturevalue("forks")
     if inspect.iscoroutinefunction(request.function):
-        request.getfixturevalue("nothing_left_in_the_loop")
+        request.getfixturevalue("no_leaks_in_loop")
     before, open_before = leaks.processes(), leaks.OpenResources()
     yield
-    left = leaks.children(apart_from=before)
-    assert not left, f"child processes left behind: {left}"
+    leaked = leaks.children(apart_from=before)
+    assert not leaked, f"leaked child processes: {leaked}"
     if not inspect.iscoroutinefunction(request.function):
-        assert_nothing_left(open_before)
+        assert_all_closed(open_before)
 
 
 @pytest.fixture
-async def nothing_left_in_the_loop() -> AsyncIterator[None]:
-    """Fail a test that leaves an asyncio task behind, or sockets that the loop does not close."""
+async def no_leaks_in_loop() -> AsyncIterator[None]:
+    """Fail a test that leaks an asyncio task, or sockets that the event loop does not close."""
     before = leaks.OpenResources()
     yield
-    left = leaks.tasks()
-    assert not left, f"tasks left behind: {left}"
-    with suppress(AssertionError):  # a transport closes in a later round of the loop
+    leaked = leaks.tasks()
+    assert not leaked, f"leaked tasks: {leaked}"
+    with suppress(AssertionError):  # a transport closes in a later iteration of the loop
         await wait_until(lambda: not before.since(), "everything to be closed", timeout_s=2)
-    assert_nothing_left(before)
+    assert_all_closed(before)
 
 
-def assert_nothing_left(before: leaks.OpenResources) -> None:
-    """Check that sockets and files opened since are closed, and temporary ones removed."""
-    left = before.since()
-    assert not left, f"sockets and files left behind: {left}"
+def assert_all_closed(before: leaks.OpenResources) -> None:
+    """Check that sockets and files opened since the snapshot are closed, and temporary files removed."""
+    leaked = before.since()
+    assert not leaked, f"leaked sockets and files: {leaked}"

@@ -1,7 +1,7 @@
-"""Check the prose of the project: docstring openings, banned words and sentence length in pages.
+"""Check the prose of the project: docstring openings, banned words, and sentence length in pages.
 
-The rules, with their reasons, are in tools/prose.toml. Run it with `python -m tools.prose`; it prints each
-violation with its place and exits with 1 if there is one.
+The rules, with their reasons, are in tools/prose.toml. `python -m tools.prose` prints each violation with its
+file and line, and exits with 1 if there is one.
 """
 
 import ast
@@ -28,7 +28,7 @@ _LIST_ITEM = re.compile(r"^\s*([-*]|\d+\.)\s+")
 
 
 class Fault(NamedTuple):
-    """A violation of a rule, with its place."""
+    """A violation of a rule."""
 
     path: Path
     line: int
@@ -44,7 +44,7 @@ class Rules(NamedTuple):
 
     @classmethod
     def load(cls, path: Path = RULES) -> "Rules":
-        """Read the rules of a file."""
+        """Read and compile the rules."""
         table: dict[str, Any] = tomllib.loads(path.read_text())
         words = [
             (re.compile(rf"\b(?:{row['pattern']})\b", re.IGNORECASE), row["reason"]) for row in table["words"]
@@ -68,7 +68,7 @@ def code_faults(source: str, path: Path, rules: Rules) -> Iterator[Fault]:
 
 
 def page_faults(source: str, path: Path, rules: Rules) -> Iterator[Fault]:
-    """Yield the faults of a Markdown page. Code is not prose; cells of tables have no sentences."""
+    """Yield the faults of a Markdown page. Code is not checked, and tables only for banned words."""
     text = _FENCE.sub(lambda found: "\n" * found[0].count("\n"), source)
     for number, line in enumerate(text.splitlines(), 1):
         yield from _word_faults(line, path, number, rules)
@@ -107,7 +107,7 @@ def faults(root: Path = ROOT) -> Iterator[Fault]:
 
 
 def main() -> int:
-    """Print every fault; return the exit code."""
+    """Print every fault of the project; return the exit code."""
     found = list(faults())
     for fault in found:
         sys.stderr.write(f"{fault.path}:{fault.line}: {fault.text}\n")

@@ -12,14 +12,14 @@ from tools.chaos.schedule import Kind
 
 SEED = 2026
 MINUTES = 0.6
-FEWEST = 500
-"""A run with fewer fetches shows nothing."""
+MIN_FETCHES = 500
+"""A run with fewer fetches would show too little."""
 
 LOST = "0123456789abcdef-00000001"
 
 
 def chaos(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    """Run the driver; return its output and exit code."""
+    """Run `python -m tools.chaos`; return its output and exit code."""
     return subprocess.run(
         [sys.executable, "-m", "tools.chaos", *map(str, arguments)],
         capture_output=True,
@@ -30,24 +30,24 @@ def chaos(*arguments: object) -> "subprocess.CompletedProcess[str]":
 
 @pytest.mark.timeout(300)
 def test_i01_no_acknowledged_fetch_is_lost() -> None:
-    """Every kind of fault occurs. The judge checks results and requests of the run's history."""
+    """Every kind of fault occurs. The checker finds no breach in the history of the run."""
     run = chaos("--seed", SEED, "--minutes", MINUTES, "--keep")
-    said = f"seed {SEED}:\n{run.stdout}\n{run.stderr}"
-    assert 0 == run.returncode, said
+    output = f"seed {SEED}:\n{run.stdout}\n{run.stderr}"
+    assert 0 == run.returncode, output
 
     folder = Path(run.stdout.rpartition("the history and logs are in ")[2].splitlines()[0])
     record = History(folder).read()
     shutil.rmtree(folder)
-    assert set(Kind) == {fault.kind for fault in record.faults}, said
-    assert len(record.ended) >= FEWEST, said
+    assert set(Kind) == {fault.kind for fault in record.faults}, output
+    assert len(record.ended) >= MIN_FETCHES, output
 
 
-def test_a_breach_is_named_and_ends_with_exit_code_1(tmp_path: Path) -> None:
+def test_a_breach_is_printed_with_exit_code_1(tmp_path: Path) -> None:
     """An acknowledged ID without a result is a breach."""
-    book = History(tmp_path)
+    history = History(tmp_path)
     url = "http://127.0.8.1/gone/one"
-    book.add("producer", [Attempted([url]), Acknowledged([LOST], [url])])
-    book.add(
+    history.add("producer", [Attempted([url]), Acknowledged([LOST], [url])])
+    history.add(
         "ended", [FetchEnd("0123456789abcdef-00000000", url, "failed", "http_status", 404, None, None, 1, 0)]
     )
     run = chaos("--judge", tmp_path)

@@ -1,4 +1,4 @@
-"""Workers die by SIGKILL: their lanes are reclaimed soon, and a fetch that kills workers is isolated."""
+"""Workers are killed: their lanes are reclaimed soon, and a fetch that kills workers is isolated."""
 
 import asyncio
 import math
@@ -28,8 +28,8 @@ LONG, BUSY, STEADY = "127.0.0.213", "127.0.0.214", "127.0.0.215"
 DEADLY, BESIDE = "127.0.0.216", "127.0.0.217"
 
 
-def under_way(origin: Origin) -> list[Seen]:
-    """Return the requests without an end."""
+def in_flight(origin: Origin) -> list[Seen]:
+    """Return the requests whose response is not complete."""
     return [seen for seen in origin.requests if seen.finished_s == math.inf]
 
 
@@ -50,11 +50,11 @@ async def test_i04_i05_i14_lanes_of_a_killed_worker_are_reclaimed_within_15_s(
             await workers.start_all("one", "two", "three")
             urls = [long.url(f"/{n}") for n in range(2 * CONCURRENCY)]
             batch = await fleet.submit(urls)
-            await wait_until(lambda: len(under_way(long)) == CONCURRENCY, "long fetches")
-            slowly = await fleet.submit([steady.url("/")])  # by another worker, which holds no lane yet
-            await wait_until(lambda: under_way(steady), "the steady fetch")
+            await wait_until(lambda: len(in_flight(long)) == CONCURRENCY, "long fetches")
+            slowly = await fleet.submit([steady.url("/")])  # another worker, which holds no lane, fetches it
+            await wait_until(lambda: in_flight(steady), "the steady fetch")
             short = await fleet.submit(busy.url(f"/{n}") for n in range(400))
-            await wait_until(lambda: under_way(busy), "short fetches")
+            await wait_until(lambda: in_flight(busy), "short fetches")
             held_by = worker_of(long.requests[0])
             workers.members[held_by].kill()
             await wait_until(
@@ -82,7 +82,7 @@ async def test_i04_foreign_members_in_arqs_queue_do_not_delay_recovery(
         with named_workers(redis_url, tmp_path / "fleet", POLICY, FETCHFLEET_LEASE_S="2") as workers:
             await workers.start_all("one", "two")
             batch = await fleet.submit(origin.url(f"/{n}") for n in range(200))
-            await wait_until(lambda: under_way(origin), "fetches")
+            await wait_until(lambda: in_flight(origin), "fetches")
             owner = worker_of(origin.requests[0])
             await ask(redis, "ZADD", keys.QUEUE, *(word for i in range(1000) for word in ("0", f"z{i}")))
             workers.members[owner].kill()
@@ -117,7 +117,7 @@ async def restarted(workers: NamedWorkers) -> AsyncIterator[None]:
 async def test_i07_a_fetch_that_kills_three_workers_ends_alone_as_poison(
     redis_url: str, fleet: Fleet, tmp_path: Path
 ) -> None:
-    """It becomes a dead letter. Long fetches of its lane and of another one are stored."""
+    """It becomes a dead letter. Long fetches of its lane and of another lane are stored."""
     may_end = asyncio.Event()
     with named_workers(redis_url, tmp_path / "fleet", POLICY, FETCHFLEET_LEASE_S="2") as workers:
 

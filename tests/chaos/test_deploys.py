@@ -1,4 +1,4 @@
-"""Workers get SIGTERM at any moment and repeatedly: nothing is lost, charged or stored twice."""
+"""Workers get SIGTERM at any time and repeatedly: nothing is lost, charged or stored twice."""
 
 import asyncio
 import signal
@@ -26,7 +26,7 @@ CONCURRENCY = 4
 POLICY = f"{QUICK_POLICY}concurrency = {CONCURRENCY}\n"
 
 
-class Stage:
+class PausedResponses:
     """Behaviours of an origin that hold a response before its header or in its body."""
 
     def __init__(self) -> None:
@@ -46,70 +46,70 @@ class Stage:
 
 
 @dataclass
-class Scene:
-    """One worker, its Redis and its host, at the moment of a SIGTERM."""
+class Setup:
+    """A worker that is about to get SIGTERM, with its Redis, its host and its batch."""
 
     worker: NamedWorker
     origin: Origin
     batch: Batch
     server: OwnRedis
-    stage: Stage
 
 
-Moment = Callable[[Scene], Awaitable[object]]
+WaitFor = Callable[[Setup], Awaitable[object]]
+"""Waits for a state of the worker."""
 
 
-async def _at_start(_: Scene) -> None:
-    """As soon as the worker is ready, with lanes to take."""
+async def _at_start(_: Setup) -> None:
+    """The worker is ready, and lanes are due."""
 
 
-async def _taking(scene: Scene) -> None:
-    await wait_until(lambda: scene.worker.events("lane.taken"), "a lane", SOON_S, 0.005)
+async def _acquiring(setup: Setup) -> None:
+    await wait_until(lambda: setup.worker.events("lane.taken"), "a lane", SOON_S, 0.005)
 
 
-async def _asking(scene: Scene) -> None:
-    await wait_until(lambda: scene.origin.connections_opened, "a connection", SOON_S, 0.005)
+async def _connecting(setup: Setup) -> None:
+    await wait_until(lambda: setup.origin.connections_opened, "a connection", SOON_S, 0.005)
 
 
-async def _in_flight(scene: Scene) -> None:
-    await wait_until(lambda: scene.origin.in_progress, "a request", SOON_S)
+async def _in_flight(setup: Setup) -> None:
+    await wait_until(lambda: setup.origin.in_progress, "a request", SOON_S)
 
 
-async def _settling(scene: Scene) -> None:
-    await wait_until(lambda: len(scene.origin.requests) >= 10, "responses", SOON_S, 0.005)
+async def _settling(setup: Setup) -> None:
+    await wait_until(lambda: len(setup.origin.requests) >= 10, "responses", SOON_S, 0.005)
 
 
-async def _idle(scene: Scene) -> None:
-    await wait_until(lambda: _ended(scene.batch), "the end of all", SOON_S)
+async def _idle(setup: Setup) -> None:
+    await wait_until(lambda: _ended(setup.batch), "the end of the batch", SOON_S)
 
 
-async def _without_redis(scene: Scene) -> None:
-    await _in_flight(scene)
-    await asyncio.to_thread(scene.server.kill)
+async def _without_redis(setup: Setup) -> None:
+    await _in_flight(setup)
+    await asyncio.to_thread(setup.server.kill)
 
 
-async def _redis_frozen(scene: Scene) -> None:
-    await _in_flight(scene)
-    scene.server.freeze()
+async def _redis_frozen(setup: Setup) -> None:
+    await _in_flight(setup)
+    setup.server.freeze()
 
 
-async def _stopping(scene: Scene) -> None:
-    await _in_flight(scene)
-    scene.worker.send(signal.SIGTERM)
-    await wait_until(lambda: scene.worker.events("worker.stopping"), "the stop", SOON_S)
+async def _stopping(setup: Setup) -> None:
+    await _in_flight(setup)
+    setup.worker.send(signal.SIGTERM)
+    await wait_until(lambda: setup.worker.events("worker.stopping"), "the stop", SOON_S)
 
 
 SHORT = "short"
-MOMENTS: dict[str, tuple[Moment, str]] = {
+STATES: dict[str, tuple[WaitFor, str]] = {
     "at its start": (_at_start, SHORT),
-    "while it takes a lane": (_taking, SHORT),
-    "while it connects": (_asking, SHORT),
-    "while it waits for a head": (_in_flight, "head"),
+    "while it acquires a lane": (_acquiring, SHORT),
+    "while it connects": (_connecting, SHORT),
+    "while it waits for a header": (_in_flight, "head"),
     "in a body": (_in_flight, "body"),
     "while it settles": (_settling, SHORT),
     "while it is idle": (_idle, SHORT),
-    "while redis is away": (_without_redis, "body"),
-    "while redis is frozen": (_redis_frozen, "body"),
+    "while Redis is down": (_without_redis, "body"),
+    "while Redis is frozen": (_redis_frozen, "body"),
     "while it stops": (_stopping, "head"),
 }
 
@@ -118,39 +118,39 @@ async def _ended(batch: Batch) -> bool:
     return (await batch.counts()).ended
 
 
-async def terminated_at(name: str, place: int, folder: Path) -> None:
-    """Terminate a worker at the moment; another one finishes the batch, with one result a fetch."""
-    moment, kind = MOMENTS[name]
-    stage = Stage()
+async def terminated_at(name: str, number: int, folder: Path) -> None:
+    """Terminate a worker in a state; another worker finishes the batch, with one result a fetch."""
+    wait_for, kind = STATES[name]
+    paused = PausedResponses()
     behaviours: dict[str, Behaviour] = {
-        "head": stage.head,
-        "body": stage.body,
+        "head": paused.head,
+        "body": paused.body,
         SHORT: latency(0.05, ok(b"whole")),
     }
     async with AsyncExitStack() as stack:
-        origin = await stack.enter_async_context(Origin.serving(f"127.0.2.{place}", behaviours[kind]))
+        origin = await stack.enter_async_context(Origin.serving(f"127.0.2.{number}", behaviours[kind]))
         server = stack.enter_context(own_redis())
         await wait_until(server.responds, "Redis")
         fleet = await stack.enter_async_context(Fleet(server.url))
         variables = {"FETCHFLEET_GRACE_S": str(GRACE_S), "FETCHFLEET_LEASE_S": "4"}
-        workers = stack.enter_context(named_workers(server.url, folder / str(place), POLICY, **variables))
+        workers = stack.enter_context(named_workers(server.url, folder / str(number), POLICY, **variables))
         count = SHORTS if kind == SHORT else 2
         batch = await fleet.submit(origin.url(f"/{n}") for n in range(count))
         worker = workers.start("first")
         await worker.started()
-        await moment(Scene(worker, origin, batch, server, stage))
+        await wait_for(Setup(worker, origin, batch, server))
 
         worker.send(signal.SIGTERM)
         await wait_until(lambda: worker.events("worker.stopping"), "the stop", SOON_S)
-        begun = len(origin.requests)
+        before_stop = len(origin.requests)
         assert 0 == await worker.ended(), name
         made = len(origin.requests)
-        if name == "while redis is away":
+        if name == "while Redis is down":
             server.start()
-        if name == "while redis is frozen":
+        if name == "while Redis is frozen":
             server.thaw()
         await wait_until(server.responds, "Redis")
-        stage.resume.set()
+        paused.resume.set()
         await workers.start_all("second")
         results = await results_of(fleet, batch.id)
         await server.wait_until_clean()
@@ -160,10 +160,10 @@ async def terminated_at(name: str, place: int, folder: Path) -> None:
         )
         assert {0, 1} >= {result.interruptions for result in results.values()}, name
         assert count == len(results)
-        assert made - begun <= CONCURRENCY, name  # requests on their way to the host
+        assert made - before_stop <= CONCURRENCY, name  # requests in transit
         assert worker.events("worker.stopped"), name
         assert not workers.parts(), name
-        if kind == SHORT and moment is not _idle:
+        if kind == SHORT and wait_for is not _idle:
             assert made < SHORTS, name
         if kind != SHORT:
             assert {1} == {result.interruptions for result in results.values()}, name
@@ -173,16 +173,16 @@ async def terminated_at(name: str, place: int, folder: Path) -> None:
 async def test_i08_a_worker_finishes_a_long_fetch_within_its_grace_period(
     redis_url: str, fleet: Fleet, tmp_path: Path
 ) -> None:
-    """It exits afterwards and hands nothing back."""
-    stage = Stage()
-    async with Origin.serving(LONG, stage.body) as long:
+    """It exits afterwards and returns no claim."""
+    paused = PausedResponses()
+    async with Origin.serving(LONG, paused.body) as long:
         with named_workers(redis_url, tmp_path / "fleet", POLICY, FETCHFLEET_GRACE_S="60") as workers:
             [worker] = await workers.start_all("worker")
             batch = await fleet.submit([long.url("/")])
             await wait_until(lambda: long.in_progress, "the long fetch", SOON_S)
             worker.send(signal.SIGTERM)
             await wait_until(lambda: worker.events("worker.stopping"), "the stop", SOON_S)
-            stage.resume.set()
+            paused.resume.set()
             assert 0 == await worker.ended()
             [result] = (await results_of(fleet, batch.id)).values()
 
@@ -193,7 +193,7 @@ async def test_i08_a_worker_finishes_a_long_fetch_within_its_grace_period(
 async def test_i08_sigterm_at_any_moment_loses_nothing_and_ends_with_0(tmp_path: Path) -> None:
     """No fetch starts after it, no attempt is charged, and another worker repeats interrupted fetches."""
     ended = await asyncio.gather(
-        *(terminated_at(name, place, tmp_path) for place, name in enumerate(MOMENTS, 1)),
+        *(terminated_at(name, number, tmp_path) for number, name in enumerate(STATES, 1)),
         return_exceptions=True,
     )
     failed = [error for error in ended if error is not None]
@@ -204,9 +204,9 @@ async def test_i07_ten_rolling_restarts_charge_a_long_fetch_no_attempt(
     redis_url: str, fleet: Fleet, tmp_path: Path
 ) -> None:
     """It is interrupted and repeated. Only interrupted fetches are requested twice."""
-    stage = Stage()
+    paused = PausedResponses()
     async with (
-        Origin.serving(LONG, stage.body) as long,
+        Origin.serving(LONG, paused.body) as long,
         Origin.serving(BUSY, latency(0.05, ok(b"short"))) as busy,
     ):
         with named_workers(redis_url, tmp_path / "fleet", POLICY, FETCHFLEET_GRACE_S="0.3") as workers:
@@ -220,7 +220,7 @@ async def test_i07_ten_rolling_restarts_charge_a_long_fetch_no_attempt(
                     replaced = workers.start(old)
                     await wait_until(lambda: long.in_progress, f"the long fetch at {new}", SOON_S)
                     await replaced.started()
-            stage.resume.set()
+            paused.resume.set()
             results = await results_of(fleet, batch.id)
             last = results.pop(long.url("/"))
 

@@ -31,38 +31,38 @@ from tools.origin.server import Origin
 FUZZ_S = float(os.environ.get("FETCHFLEET_TEST_FUZZ_S", "60"))
 """The duration of the foreign writes."""
 
-AT_ONCE = 5
-"""Examples between two checks of the time."""
+EXAMPLES = 5
+"""The number of examples between two checks of the time."""
 
 END_S = 10.0
-"""The fleet's fetches end within this time of the last foreign write."""
+"""The fetches of the fleet end within this time of the last foreign write."""
 
-RSS_BYTES = 320 << 20
-"""The most memory that a worker may use."""
+MAX_RSS_BYTES = 320 << 20
+"""The limit of a worker's memory."""
 
 FETCHES = 6
-"""Of each host in a batch."""
+"""The number of fetches for each host in a batch."""
 
 
 class Trial:
-    """A fleet at work, the origins of its hosts, and the other program's connection."""
+    """A busy fleet, the origins of its hosts, and the connection of the other program."""
 
     def __init__(self, fleet: Fleet, redis: Redis, origins: list[Origin], workers: NamedWorkers) -> None:
         self._fleet = fleet
         self._redis = redis
         self._origins = origins
-        self._hands = workers
+        self._workers = workers
         self._numbers = itertools.count()
         self._batch_id = ""
 
     async def run(self, foreign: Sequence[Sequence[Write | Copy]]) -> None:
-        """Submit a batch before each part of the foreign writes; judge the results and the requests."""
+        """Submit a batch before each part of the foreign writes; check the results and the requests."""
         expected: dict[str, str] = {}
         batches = []
         for part in foreign:
             paths = [f"/{next(self._numbers)}" for _ in range(FETCHES)]
             urls = [origin.url(path) for path in paths for origin in self._origins]
-            batch = await self._submitted(urls)
+            batch = await self._submit(urls)
             self._batch_id = batch.id
             batches.append(batch)
             expected |= {f"{batch.id}-{place:08x}": url for place, url in enumerate(urls)}
@@ -81,9 +81,9 @@ class Trial:
         assert {1} == set(Counter(result.id for result in results).values())
         assert expected == {result.id: result.url for result in results}
         assert not [result for result in results if result.outcome is not Outcome.STORED]
-        self._judge()
+        self._check_workers()
 
-    async def _submitted(self, urls: list[str]) -> Batch:
+    async def _submit(self, urls: list[str]) -> Batch:
         """Submit; retry while a key has a foreign type that a worker has not repaired yet."""
         batch_id = new_batch_id()
         async with asyncio.timeout(END_S):
@@ -113,20 +113,20 @@ class Trial:
         key = keys.batch(self._batch_id) + write.key if write.of_batch else write.key
         await ask(self._redis, write.command, key, *values)  # type: ignore[arg-type]
 
-    def _judge(self) -> None:
-        """Check that no forged request was made, that the workers live, and their peak memory."""
+    def _check_workers(self) -> None:
+        """Check that no forged request was made, that the workers run, and that their memory is bounded."""
         for origin in self._origins:
             assert not [seen for seen in origin.requests if seen.target == FORGED]
             origin.requests.clear()
-        for name, member in self._hands.members.items():
+        for name, member in self._workers.members.items():
             assert member.process.poll() is None, f"{name} ended"
             status = Path(f"/proc/{member.process.pid}/status").read_text()
             [peak] = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")]
-            assert int(peak) << 10 < RSS_BYTES, name
+            assert int(peak) << 10 < MAX_RSS_BYTES, name
 
 
 def test_all_fetches_are_stored_once_under_arbitrary_foreign_writes(tmp_path: Path) -> None:
-    """Values near to valid ones included. No forged request is made, and memory is bounded."""
+    """Some values are nearly valid. No forged request is made, and memory is bounded."""
     policy = f"{QUICK_POLICY}concurrency = 4\n"
     with (
         asyncio.Runner() as runner,
@@ -150,7 +150,7 @@ def test_all_fetches_are_stored_once_under_arbitrary_foreign_writes(tmp_path: Pa
         foreign = st.lists(st.lists(writes, max_size=30), min_size=2, max_size=2)
 
         @settings(
-            max_examples=AT_ONCE,
+            max_examples=EXAMPLES,
             phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
             database=None,

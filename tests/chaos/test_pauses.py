@@ -1,4 +1,4 @@
-"""A worker that is frozen beyond its lease, or loses a lane: its late work does not count."""
+"""A worker that is frozen beyond its lease, or loses a lane: its late work has no effect."""
 
 import asyncio
 import signal
@@ -15,7 +15,7 @@ from tests.support.waiting import wait_until
 from tests.support.workers import QUICK_POLICY
 from tools.origin.server import Exchange, Origin
 
-COMING, DUE = "127.0.0.218", "127.0.0.219"
+COMPLETED, INCOMPLETE = "127.0.0.218", "127.0.0.219"
 RETOKENED, RENAMED = "127.0.0.220", "127.0.0.221"
 AWAY = "ff:test:away"
 
@@ -26,7 +26,7 @@ SOON_S = 15.0
 
 
 class Halves:
-    """Responds to each request with its own body: one half at once, the other when `may_end` is set."""
+    """Responds to each request with a different body, and sends its second half when `may_end` is set."""
 
     def __init__(self) -> None:
         self.may_end = [asyncio.Event() for _ in range(10)]
@@ -34,7 +34,7 @@ class Halves:
         self._numbers = count()
 
     async def __call__(self, x: Exchange) -> None:
-        """Send to the nth request a body made of n."""
+        """Respond to request number n with a body that repeats n."""
         number = next(self._numbers)
         half = b"%d" % number * HALF_BYTES
         await x.send_head(200, [("Content-Length", str(2 * HALF_BYTES))])
@@ -47,24 +47,24 @@ class Halves:
 async def test_i03_i06_a_frozen_worker_writes_nothing_and_closes_its_requests_afterwards(
     redis_url: str, fleet: Fleet, tmp_path: Path
 ) -> None:
-    """Results and files of the next owner stay; the worker's requests and partial files are removed.
+    """Results and files of the next owner stay. The worker aborts its requests and removes its partial files.
 
-    One body was completed by the host meanwhile, the other one was not.
+    The host completed one of its two bodies meanwhile.
     """
-    come, due = Halves(), Halves()
-    async with Origin.serving(COMING, come) as whole, Origin.serving(DUE, due) as half:
+    completed, incomplete = Halves(), Halves()
+    async with Origin.serving(COMPLETED, completed) as whole, Origin.serving(INCOMPLETE, incomplete) as half:
         with named_workers(redis_url, tmp_path / "fleet", QUICK_POLICY, FETCHFLEET_LEASE_S="3") as workers:
             [first] = await workers.start_all("first")
             batch = await fleet.submit([whole.url("/body"), half.url("/body")])
             await wait_until(lambda: len(workers.parts()) == 2, "two halves on disk")
             first.send(signal.SIGSTOP)
-            come.may_end[0].set()
+            completed.may_end[0].set()
             [second] = await workers.start_all("second")
-            for behaviour in (come, due):
+            for behaviour in (completed, incomplete):
                 behaviour.may_end[1].set()
             results = await results_of(fleet, batch.id)
             first.send(signal.SIGCONT)
-            await wait_until(lambda: half.requests[0].aborted, "the stale request's end", SOON_S)
+            await wait_until(lambda: half.requests[0].aborted, "the end of the stale request", SOON_S)
             await wait_until(lambda: len(first.events("lane.lost")) == 2, "the end of both lanes", SOON_S)
             await wait_until(lambda: not workers.parts(), "the partial files to be removed", SOON_S)
             counts = await batch.counts()
@@ -73,7 +73,7 @@ async def test_i03_i06_a_frozen_worker_writes_nothing_and_closes_its_requests_af
             assert 0 == await second.terminated()
 
     assert {"second"} == {result.worker for result in results.values()}
-    assert {(Outcome.STORED, 1, 1)} == {_ledger(result) for result in results.values()}
+    assert {(Outcome.STORED, 1, 1)} == {_counters(result) for result in results.values()}
     assert {b"1" * 2 * HALF_BYTES} == bodies
     assert (2, [], 2) == (counts.done, finished, len(workers.files()))
 
@@ -81,7 +81,7 @@ async def test_i03_i06_a_frozen_worker_writes_nothing_and_closes_its_requests_af
 async def test_i06_a_worker_gives_up_a_lost_lane_within_a_renewal(
     redis_url: str, redis: Redis, fleet: Fleet, tmp_path: Path
 ) -> None:
-    """The lane has another token or is gone. Requests and partial files end, and the fetch is repeated."""
+    """The token of the lane changes, or its key is gone. Requests end, and the fetch is repeated."""
     by_token, by_name = Halves(), Halves()
     async with Origin.serving(RETOKENED, by_token) as one, Origin.serving(RENAMED, by_name) as two:
         with named_workers(redis_url, tmp_path / "fleet", QUICK_POLICY, FETCHFLEET_LEASE_S="3") as workers:
@@ -91,8 +91,8 @@ async def test_i06_a_worker_gives_up_a_lost_lane_within_a_renewal(
             await redis.hset(keys.lane(RETOKENED), "token", "0")  # type: ignore[misc]
             await redis.rename(keys.lane(RENAMED), AWAY)
             for origin in (one, two):
-                await wait_until(partial(_aborted, origin), "the request's end", SOON_S)
-            await wait_until(lambda: len(worker.events("lane.lost")) == 2, "the lanes' end", SOON_S)
+                await wait_until(partial(_aborted, origin), "the end of the request", SOON_S)
+            await wait_until(lambda: len(worker.events("lane.lost")) == 2, "the end of both lanes", SOON_S)
             assert not workers.parts() | workers.files()
             await redis.rename(AWAY, keys.lane(RENAMED))
             await redis.zadd(keys.ATTENTION, {RENAMED: 1})
@@ -100,7 +100,7 @@ async def test_i06_a_worker_gives_up_a_lost_lane_within_a_renewal(
                 behaviour.may_end[1].set()
             results = await results_of(fleet, batch.id)
 
-    assert {(Outcome.STORED, 1, 1)} == {_ledger(result) for result in results.values()}
+    assert {(Outcome.STORED, 1, 1)} == {_counters(result) for result in results.values()}
     assert [2, 2] == [len(one.requests), len(two.requests)]
 
 
@@ -108,5 +108,5 @@ def _aborted(origin: Origin) -> bool:
     return origin.requests[0].aborted
 
 
-def _ledger(result: Result) -> tuple[Outcome, int, int]:
+def _counters(result: Result) -> tuple[Outcome, int, int]:
     return result.outcome, result.attempts, result.interruptions

@@ -27,11 +27,11 @@ from tools.origin.behaviours import OK, held, latency
 from tools.origin.server import Origin
 
 LEASE_S = 4.0
-AWAY_S = 7.0
+FAULT_S = 7.0
 """Longer than a lease, and than the time after which a sweep reclaims lanes without a renewal."""
 
 RESUMED_S = 5.0
-TROUBLE_S = 30.0
+RECOVERY_S = 30.0
 CONCURRENCY = 2
 POLICY = f"{QUICK_POLICY}concurrency = {CONCURRENCY}\n"
 
@@ -49,7 +49,7 @@ async def _kill(server: OwnRedis, _: Redis) -> None:
 
 async def _start(server: OwnRedis, _: Redis) -> None:
     server.start()
-    await wait_until(server.responds, "Redis", TROUBLE_S)
+    await wait_until(server.responds, "Redis", RECOVERY_S)
 
 
 async def _freeze(server: OwnRedis, _: Redis) -> None:
@@ -68,13 +68,13 @@ async def _promote(_: OwnRedis, client: Redis) -> None:
     await client.replicaof("NO", "ONE")
 
 
-async def _crowd(_: OwnRedis, client: Redis) -> None:
+async def _refuse_connections(_: OwnRedis, client: Redis) -> None:
     """Close all other connections and refuse new ones."""
     await client.config_set("maxclients", 1)
     await client.client_kill_filter(_type="normal", skipme=True)
 
 
-async def _clear(_: OwnRedis, client: Redis) -> None:
+async def _accept_connections(_: OwnRedis, client: Redis) -> None:
     await client.config_set("maxclients", 1000)
 
 
@@ -83,18 +83,18 @@ FAULTS: dict[str, tuple[Step, Step]] = {
     "killed": (_kill, _start),
     "frozen": (_freeze, _thaw),
     "read-only": (_demote, _promote),
-    "crowded": (_crowd, _clear),
+    "refusing connections": (_refuse_connections, _accept_connections),
 }
 HOST = "127.0.1.60"
 
 
-async def through(fault: str, place: int, folder: Path) -> None:
-    """Run two workers and their hosts through the fault, and check that nothing is lost."""
+async def run_with_fault(fault: str, number: int, folder: Path) -> None:
+    """Run two workers during a fault of Redis, and check that nothing is lost."""
     begin, end = FAULTS[fault]
     may_end = asyncio.Event()
     async with AsyncExitStack() as stack:
         busy, long = [
-            await stack.enter_async_context(Origin.serving(f"127.0.1.{place}{n}", behaviour))
+            await stack.enter_async_context(Origin.serving(f"127.0.1.{number}{n}", behaviour))
             for n, behaviour in enumerate((latency(0.04), held(may_end)))
         ]
         server = stack.enter_context(own_redis())
@@ -112,7 +112,7 @@ async def through(fault: str, place: int, folder: Path) -> None:
 
         await begin(server, client)
         may_end.set()  # these bodies end while their results cannot be written
-        await asyncio.sleep(AWAY_S)  # the duration of the fault
+        await asyncio.sleep(FAULT_S)
         assert ["one", "two"] == workers.alive()
         seen = len(busy.requests)
         await end(server, client)
@@ -131,21 +131,21 @@ async def through(fault: str, place: int, folder: Path) -> None:
 
 
 def completed_twice(origin: Origin) -> list[str]:
-    """Return the targets that were fetched completely more than once."""
-    whole = Counter(seen.target for seen in origin.requests if seen.status == 200 and not seen.aborted)
-    return [target for target, times in whole.items() if times > 1]
+    """Return the targets with more than one complete response."""
+    complete = Counter(seen.target for seen in origin.requests if seen.status == 200 and not seen.aborted)
+    return [target for target, times in complete.items() if times > 1]
 
 
 async def test_i09_i10_a_redis_outage_ends_no_worker_and_repeats_no_complete_body(tmp_path: Path) -> None:
-    """Restarted, killed, frozen, read-only or full for longer than a lease: one result for each fetch."""
-    places = enumerate(FAULTS, 1)
+    """Redis is unusable for longer than a lease, in five ways: each fetch has one result."""
     ended = await asyncio.gather(
-        *(through(fault, place, tmp_path) for place, fault in places), return_exceptions=True
+        *(run_with_fault(fault, number, tmp_path) for number, fault in enumerate(FAULTS, 1)),
+        return_exceptions=True,
     )
     failed = {fault: error for fault, error in zip(FAULTS, ended, strict=True) if error is not None}
     if failed:
         raise ExceptionGroup(
-            f"not through: {', '.join(failed)}", [e for e in failed.values() if isinstance(e, Exception)]
+            f"failed with Redis {', '.join(failed)}", [e for e in failed.values() if isinstance(e, Exception)]
         )
 
 
@@ -163,7 +163,7 @@ async def test_i10_a_frozen_redis_causes_a_timeout(monkeypatch: pytest.MonkeyPat
             await wait_until(server.responds, "Redis again")
 
 
-AT_ONCE = ("--repl-diskless-sync-delay", "0")
+SYNC_AT_ONCE = ("--repl-diskless-sync-delay", "0")
 
 
 def free_port() -> int:
@@ -179,12 +179,14 @@ async def test_i09_a_worker_follows_a_failover_behind_the_same_address(tmp_path:
     address = tmp_path / "redis.sock"
     async with AsyncExitStack() as stack:
         origin = await stack.enter_async_context(Origin.serving(HOST, OK))
-        old, new = [stack.enter_context(own_redis("--port", str(port), *AT_ONCE)) for port in ports]
-        old_client, new_client = [await stack.enter_async_context(connect(of.url)) for of in (old, new)]
+        old, new = [stack.enter_context(own_redis("--port", str(port), *SYNC_AT_ONCE)) for port in ports]
+        old_client, new_client = [
+            await stack.enter_async_context(connect(server.url)) for server in (old, new)
+        ]
         for server in (old, new):
             await wait_until(server.responds, "Redis")
         await new_client.replicaof("127.0.0.1", ports[0])
-        await wait_until(lambda: _follows(new_client), "the replica", TROUBLE_S)
+        await wait_until(lambda: _follows(new_client), "the replica", RECOVERY_S)
         address.symlink_to(old.socket)
         workers = stack.enter_context(named_workers(f"unix://{address}", tmp_path / "fleet", QUICK_POLICY))
         await workers.start_all("worker")
@@ -204,13 +206,13 @@ async def _follows(client: Redis) -> bool:
     return bool((await client.info("replication")).get("master_link_status") == "up")
 
 
-SLOWLY = ("--key-load-delay", "50000", "--loading-process-events-interval-bytes", "1024")
+SLOW_LOADING = ("--key-load-delay", "50000", "--loading-process-events-interval-bytes", "1024")
 """Redis takes 50 ms for each key that it loads, and handles connections meanwhile."""
 KEYS = 400
 
 
 async def test_i09_a_worker_started_while_redis_is_loading_waits_for_it(tmp_path: Path) -> None:
-    """It logs that once, and SIGTERM ends it with 0. A worker that ran before continues."""
+    """It logs that once, and exits with 0 on SIGTERM. A worker that ran before continues."""
     async with AsyncExitStack() as stack:
         origin = await stack.enter_async_context(Origin.serving(HOST, OK))
         server = stack.enter_context(own_redis("--appendonly", "no"))
@@ -220,23 +222,23 @@ async def test_i09_a_worker_started_while_redis_is_loading_waits_for_it(tmp_path
             await client.save()
         async with Fleet(server.url) as fleet:
             workers = stack.enter_context(named_workers(server.url, tmp_path, QUICK_POLICY))
-            await workers.start_all("veteran")
+            await workers.start_all("before")
             server.kill()
-            server.start(*SLOWLY)
-            await wait_until(lambda: _says(server, "LOADING"), "Redis to load")
-            members = [workers.start("patient"), workers.start("called off")]
+            server.start(*SLOW_LOADING)
+            await wait_until(lambda: _is_loading(server), "Redis to load")
+            members = [workers.start("waiting"), workers.start("terminated")]
             for member in members:
-                await wait_until(partial(member.events, "redis.loading"), "the worker to wait", TROUBLE_S)
+                await wait_until(partial(member.events, "redis.loading"), "the worker to wait", RECOVERY_S)
             assert 0 == await members[1].terminated()
             assert [] == members[0].events("worker.started")
-            await _tell(server, b"CONFIG SET key-load-delay 0\r\n")
+            await _send_raw(server, b"CONFIG SET key-load-delay 0\r\n")
             await members[0].started()
             batch = await fleet.submit([origin.url()])
             results = await results_of(fleet, batch.id)
             async with connect(server.url) as client:
 
                 async def joined() -> bool:
-                    return "veteran" in await listed(client)
+                    return "before" in await listed(client)
 
                 await wait_until(joined, "a heartbeat", RESUMED_S)
 
@@ -244,8 +246,8 @@ async def test_i09_a_worker_started_while_redis_is_loading_waits_for_it(tmp_path
     assert [1, 1] == [len(member.events("redis.loading")) for member in members]
 
 
-async def _tell(server: OwnRedis, command: bytes) -> None:
-    """Send a raw command: a client of redis-py would fail to connect."""
+async def _send_raw(server: OwnRedis, command: bytes) -> None:
+    """Send a raw command; redis-py cannot connect while Redis is loading."""
     reader, writer = await asyncio.open_unix_connection(server.socket)
     writer.write(command)
     assert b"+OK\r\n" == await reader.readline()
@@ -253,12 +255,12 @@ async def _tell(server: OwnRedis, command: bytes) -> None:
     await writer.wait_closed()
 
 
-async def _says(server: OwnRedis, what: str) -> bool:
+async def _is_loading(server: OwnRedis) -> bool:
     async with Redis.from_url(server.url) as client:
         try:
             await client.ping()
         except (RedisError, OSError) as error:
-            return what.lower() in repr(error).lower()
+            return "loading" in repr(error).lower()
     return False
 
 
@@ -279,7 +281,7 @@ async def test_a_command_that_redis_denies_is_reported_in_one_line(tmp_path: Pat
         [worker] = await workers.start_all("worker")
 
         await _acl(admin, "-@all")
-        await wait_until(lambda: worker.events("redis.refusal"), "the refusal", TROUBLE_S)
+        await wait_until(lambda: worker.events("redis.refusal"), "the refusal", RECOVERY_S)
         ended = await asyncio.to_thread(
             fetchfleet, "worker", "--redis", url, FETCHFLEET_OUT=str(tmp_path / "o")
         )
@@ -305,7 +307,7 @@ async def test_a_command_that_redis_denies_is_reported_in_one_line(tmp_path: Pat
 
 
 async def test_i11_a_redis_that_always_syncs_loses_no_acknowledged_batch(tmp_path: Path) -> None:
-    """Redis is killed in a burst of submits. Every acknowledged batch waits completely."""
+    """Redis is killed in a burst of submits. Every fetch of an acknowledged batch still waits."""
     acknowledged: list[Batch] = []
     with own_redis("--appendfsync", "always") as server:
         await wait_until(server.responds, "Redis")
@@ -317,11 +319,11 @@ async def test_i11_a_redis_that_always_syncs_loses_no_acknowledged_batch(tmp_pat
                     acknowledged.append(batch)
 
         producers = [asyncio.create_task(produce(name)) for name in range(4)]
-        await wait_until(lambda: len(acknowledged) >= 100, "a burst", TROUBLE_S)
+        await wait_until(lambda: len(acknowledged) >= 100, "a burst", RECOVERY_S)
         await asyncio.to_thread(server.kill)
         ended = await asyncio.gather(*producers, return_exceptions=True)
         server.start()
-        await wait_until(server.responds, "Redis", TROUBLE_S)
+        await wait_until(server.responds, "Redis", RECOVERY_S)
         async with Fleet(server.url) as fleet, connect(server.url) as client:
             totals = [(await fleet.batch(batch.id).counts()).total for batch in acknowledged]
             waiting = [
@@ -332,5 +334,5 @@ async def test_i11_a_redis_that_always_syncs_loses_no_acknowledged_batch(tmp_pat
 
     assert all(isinstance(error, RedisError | OSError) for error in ended)
     assert {20} == set(totals)
-    held_of = Counter(waiting)
-    assert [] == [batch.id for batch in acknowledged if held_of[batch.id] != 20]
+    waiting_in = Counter(waiting)
+    assert [] == [batch.id for batch in acknowledged if waiting_in[batch.id] != 20]

@@ -1,4 +1,4 @@
-"""A worker and two hostile origins for each test that asks for them."""
+"""Fixtures of component tests: workers, two hostile origins and a nameserver."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
@@ -23,16 +23,16 @@ HOST = "127.0.0.11"
 OTHER_HOST = "127.0.0.12"
 
 QUICK = WorkerTimings(poll_delay_s=0.02)
-"""arq looks at its queue often enough for a test."""
+"""Timings with a poll of arq's queue that is fast enough for a test."""
 
 
 def tuned(timings: WorkerTimings = QUICK, **lanes: Any) -> WorkerTimings:
-    """The timings, with those of lanes that are named."""
+    """Return the timings with these lane parameters."""
     return replace(timings, lanes=LaneParameters(**lanes))
 
 
 on_both_engines = pytest.mark.usefixtures("engine")
-"""Runs a test of what an engine could do differently on each of them."""
+"""Runs a test on each engine."""
 
 needs_openssl = pytest.mark.skipif(not HAS_OPENSSL, reason="needs the openssl command")
 
@@ -42,14 +42,14 @@ Lines = list[Any]
 
 @pytest.fixture
 def lines() -> Iterator[Lines]:
-    """Every log line from here on, as a dict."""
+    """The log lines of the test, as dicts."""
     with capture_logs() as captured:
         yield captured
 
 
 @pytest.fixture
 def timings() -> WorkerTimings:
-    """The timings of each worker that is given none."""
+    """The default timings of the workers of a test."""
     return QUICK
 
 
@@ -57,13 +57,16 @@ def timings() -> WorkerTimings:
 async def start(
     redis_url: str, tmp_path: Path, lines: Lines, timings: WorkerTimings, request: pytest.FixtureRequest
 ) -> AsyncIterator[Start]:
-    """Starts workers, as OneWorker replies, and stops them after the test; on its engine if it has one."""
-    given = {"engine": request.getfixturevalue("engine")} if "engine" in request.fixturenames else {}
+    """A function that starts workers with the parameters of OneWorker; they stop after the test.
+
+    They use the engine of the fixture `engine` if the test requests it.
+    """
+    engine = {"engine": request.getfixturevalue("engine")} if "engine" in request.fixturenames else {}
     async with AsyncExitStack() as workers:
 
-        async def start(**how: Any) -> OneWorker:
-            how = {"redis_url": redis_url, "timings": timings, "out": tmp_path / "out", **given, **how}
-            return await workers.enter_async_context(OneWorker(**how))
+        async def start(**parameters: Any) -> OneWorker:
+            defaults = {"redis_url": redis_url, "timings": timings, "out": tmp_path / "out", **engine}
+            return await workers.enter_async_context(OneWorker(**{**defaults, **parameters}))
 
         yield start
 
@@ -76,7 +79,7 @@ async def worker(start: Start) -> OneWorker:
 
 @pytest.fixture
 async def names() -> AsyncIterator[Nameserver]:
-    """A nameserver whose responses the test sets."""
+    """A nameserver; the test sets its replies."""
     async with nameserver("127.0.53.1") as serving:
         yield serving
 
@@ -90,17 +93,17 @@ async def origin() -> AsyncIterator[Origin]:
 
 @pytest.fixture
 async def other() -> AsyncIterator[Origin]:
-    """Another such origin, on another host."""
+    """A second origin, on another host."""
     async with Origin.serving(OTHER_HOST, o.OK) as serving:
         yield serving
 
 
 @pytest.fixture(params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> str:
-    """Each engine."""
+    """The engine of the test, which runs once for each."""
     return str(request.param)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests of httpx alone if another engine is chosen."""
+    """Skip tests of the httpx engine if the run uses another engine."""
     engine_skips.skip_httpx_only(items)

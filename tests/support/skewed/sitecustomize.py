@@ -1,4 +1,7 @@
-"""On PYTHONPATH, sets a process's wall clock off by FETCHFLEET_TEST_SKEW_S; its monotonic one stays."""
+"""Shift the wall clock of a process with this folder on PYTHONPATH by FETCHFLEET_TEST_SKEW_S seconds.
+
+The monotonic clock is unchanged.
+"""
 
 import datetime as dt
 import os
@@ -19,7 +22,7 @@ class _AnyDatetime(type):
 
 
 class Skewed(datetime, metaclass=_AnyDatetime):
-    """A datetime with a skewed present."""
+    """A datetime class whose `now` uses the skewed clock."""
 
     @classmethod
     def now(cls, tz: tzinfo | None = None) -> Any:

@@ -1,26 +1,40 @@
-"""The checker of prose: docstring openings, words and sentence length."""
+"""The prose checker: docstring openings, banned words and sentence length."""
 
 from pathlib import Path
 
 import pytest
 
-from tools.prose import Rules, code_faults, faults, page_faults
+from tools.prose import Fault, Rules, code_faults, faults, page_faults
 
 RULES = Rules.load()
-HERE = Path("x")
+PATH = Path("x")
 
 
 def in_code(source: str) -> list[str]:
-    return [f"{fault.line}: {fault.text}" for fault in code_faults(source, HERE, RULES)]
+    return [f"{fault.line}: {fault.text}" for fault in code_faults(source, PATH, RULES)]
 
 
 def in_page(source: str) -> list[str]:
-    return [f"{fault.line}: {fault.text}" for fault in page_faults(source, HERE, RULES)]
+    return [f"{fault.line}: {fault.text}" for fault in page_faults(source, PATH, RULES)]
 
 
-def test_the_project_has_no_fault() -> None:
-    """Code, pages and tests follow tools/prose.toml."""
-    assert [*faults()] == []
+def test_code_and_pages_of_a_project_are_checked(tmp_path: Path) -> None:
+    """Each fault has a path relative to the project. Other files are not read."""
+    for name, text in {
+        "README.md": "We fetch.\n",
+        "docs/a.md": "It is good.\nNobody knows.\n",
+        "tools/b.py": '"""Whether it is."""\n',
+        "other.md": "We fetch.\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    assert [(str(fault.path), fault.line) for fault in faults(tmp_path)] == [
+        ("tools/b.py", 1),
+        ("README.md", 1),
+        ("docs/a.md", 2),
+    ]
+    assert Fault(Path("tools/b.py"), 1, "a docstring opens with 'Whether'") in faults(tmp_path)
 
 
 @pytest.mark.parametrize("opening", ["What", "Whether", "How", "Nothing"])
@@ -31,12 +45,12 @@ def test_a_docstring_that_opens_with_a_clause_is_a_fault(opening: str) -> None:
     assert in_code(source) == [f"{line}: a docstring opens with '{opening}'" for line in (1, 3, 5)]
 
 
-def test_an_imperative_or_a_noun_phrase_is_none() -> None:
-    """A word that only begins like one is not it."""
+def test_an_imperative_or_a_noun_phrase_is_no_fault() -> None:
+    """The first word counts as a whole: "Howling" is not "How"."""
     assert in_code('"""Howling wolves."""\ndef a():\n    """Return whether it is open."""\n') == []
 
 
-def test_a_word_is_found_in_docstrings_and_comments_but_not_in_code_or_quotes() -> None:
+def test_a_banned_word_is_found_in_docstrings_and_comments_but_not_in_code_or_quotes() -> None:
     """Names and quoted text are not prose."""
     docstring = '    """Return it,\n    as told; see `told` and "he".\n    """\n'
     source = f'he = "he"\n# the one he wants\ndef a():\n{docstring}'
@@ -46,7 +60,7 @@ def test_a_word_is_found_in_docstrings_and_comments_but_not_in_code_or_quotes() 
 
 
 def test_a_long_sentence_of_a_page_is_a_fault() -> None:
-    """Code blocks and tables do not count; a list item is a paragraph of its own."""
+    """Code blocks and tables do not count. A list item is a paragraph of its own."""
     words = "word " * 24
     assert in_page(f"{words}end.\n\n```\n{words * 3}\n```\n\n| {words * 3} |\n\n- {words}\n- {words}\n") == []
     (found,) = in_page(f"# Title\n\n{words}\nand more.\n")

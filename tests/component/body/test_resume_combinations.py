@@ -41,9 +41,9 @@ async def test_a_body_with_lines_or_decode_is_not_resumed(
 async def test_a_repr_digest_of_a_compressed_body_covers_the_compressed_bytes(
     origin: Origin, worker: OneWorker
 ) -> None:
-    """The caller's sha256 covers the decoded bytes. Both match here."""
-    packed = gzip.compress(LINES)
-    origin.behaviour = RangedBody(packed, [ETAG, ("Content-Encoding", "gzip"), digest_of(packed)])
+    """The caller's sha256 covers the decoded bytes."""
+    compressed = gzip.compress(LINES)
+    origin.behaviour = RangedBody(compressed, [ETAG, ("Content-Encoding", "gzip"), digest_of(compressed)])
 
     result = await worker.one(origin.url(), decode=True, lines=True, sha256=hashlib.sha256(LINES).hexdigest())
 
