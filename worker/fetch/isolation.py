@@ -12,9 +12,9 @@ MAX_CLOSED_S = 2.0
 class Isolation:
     """The order in which the suspects of this worker start, one at a time, apart from other starts.
 
-    A worker that dies within SOON_S of a start may have died of it, so the death must not follow two starts.
-    From SOON_S before the start of a suspect, no other fetch of any lane starts. This lasts until Redis has
-    the settlement of the suspect, or its note that the worker has outlived the start.
+    A worker that dies within SOON_S of a start may have died of it, so a suspect starts alone: from SOON_S
+    before its start, no other fetch of any lane starts. This lasts until Redis has the settlement of the
+    suspect, or the note that the worker outlived its start; `max_closed_s` at most.
     """
 
     def __init__(self, soon_s: float = SOON_S, max_closed_s: float = MAX_CLOSED_S) -> None:

@@ -39,7 +39,7 @@ UNUSABLE = ""
 
 
 class Trace:
-    """The timings of an attempt in monotonic seconds. Each exchange overwrites those of the one before."""
+    """The timings of an attempt, in monotonic seconds. An exchange overwrites those that it sets."""
 
     __slots__ = ("connect_s", "entry", "head_s", "lenient", "opened", "started_s")
 

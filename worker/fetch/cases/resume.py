@@ -135,9 +135,7 @@ class Resume:
             return msgspec.structs.replace(self.note, total_bytes=total_bytes)
         fetch = self._entry.fetch
         validator = validator_of(request, answer.status, answer.header)
-        if (
-            validator is None or fetch.decode or fetch.lines
-        ):  # decoders and line checks start at the first byte
+        if validator is None or fetch.decode or fetch.lines:  # both must read from the first byte
             return None
         return PartialNote(
             token=self._lane.token,

@@ -37,7 +37,7 @@ class SpecialCases:
         self._resume = Resume(session, entry) if entry.part is not None else None
         self._decoder = DecoderSlot(session.services.decoder_budget) if entry.fetch.decode else None
         self._index_read = False
-        self._known: IndexEntry | None = None
+        self._index_entry: IndexEntry | None = None
         """The index entry of the stored body, if the fetch revalidates."""
 
     @property
@@ -55,13 +55,13 @@ class SpecialCases:
         fetch, resume, lane = self._entry.fetch, self._resume, self._lane
         if fetch.revalidate and not self._index_read:
             self._index_read = True
-            self._known = await stored_bodies.find_indexed(fetch, self._services.sink)
+            self._index_entry = await stored_bodies.find_indexed(fetch, self._services.sink)
         if self._decoder is not None:
             request = with_accept_encoding(request, fetch, self._decoder)
         if resume is not None:
             request = await resume.with_range(request)
-        if self._known is not None and (resume is None or resume.partial_file is None):
-            request = conditional(request, self._known)  # else If-Range detects a newer version
+        if self._index_entry is not None and (resume is None or resume.partial_file is None):
+            request = conditional(request, self._index_entry)  # else If-Range detects a newer version
         if lane.policy.context:
             chance = self._services.chance
             request = trace_context.with_context(request, fetch, self._entry.id, chance(), chance())
@@ -81,7 +81,7 @@ class SpecialCases:
     async def not_modified(self, answer: Answer, request: Hop) -> AttemptOutcome:
         """Return the outcome of a 304 to the request, as it was sent."""
         fetch, sink = self._entry.fetch, self._services.sink
-        return await stored_bodies.not_modified(answer, request, fetch, self._known, sink)
+        return await stored_bodies.not_modified(answer, request, fetch, self._index_entry, sink)
 
     async def store(self, answer: Answer, request: Hop, hops: int) -> AttemptOutcome:
         """Store the body of a response, checked against its length and digests."""

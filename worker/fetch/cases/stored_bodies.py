@@ -64,25 +64,25 @@ async def find_indexed(fetch: Fetch, sink: Sink) -> IndexEntry | None:
 
 
 async def not_modified(
-    answer: Answer, request: Hop, fetch: Fetch, known: IndexEntry | None, sink: Sink
+    answer: Answer, request: Hop, fetch: Fetch, index_entry: IndexEntry | None, sink: Sink
 ) -> AttemptOutcome:
     """Return the outcome of a 304. Raises BadAnswerError if the request was not conditional.
 
-    known: the index entry whose validators the request may have.
+    index_entry: of the stored body whose validators the request may have.
     """
     if not is_conditional(request.headers):
         raise BadAnswerError("304 in response to an unconditional request")
     received = validators_of(request.url, answer.header)
     stored = sink.stored
-    if known is not None and known.url == request.url and stored is not None:
-        if not await stored.unchanged(known):
+    if index_entry is not None and index_entry.url == request.url and stored is not None:
+        if not await stored.unchanged(index_entry):
             return Interrupted(note=GONE)  # the next attempt requests the whole body
         return Unchanged(
-            path=known.path,
-            size_bytes=known.bytes,
-            sha256=known.sha256,
-            etag=received.etag or known.etag,
-            last_modified=received.last_modified or known.last_modified,
+            path=index_entry.path,
+            size_bytes=index_entry.bytes,
+            sha256=index_entry.sha256,
+            etag=received.etag or index_entry.etag,
+            last_modified=received.last_modified or index_entry.last_modified,
         )
     etag, last_modified = received.etag or fetch.etag, received.last_modified or fetch.last_modified
     body = await stored.at_dest(fetch) if stored is not None and (fetch.etag or fetch.last_modified) else None

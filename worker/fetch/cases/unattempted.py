@@ -15,7 +15,7 @@ from fetchfleet.worker.gate.gate import WaitReason
 
 
 async def end_unattempted(session: FetchSession, entry: Entry) -> bool:
-    """End a fetch that this worker must not attempt; return whether it has ended, moved or waits elsewhere.
+    """End a fetch that this worker must not attempt; return whether it ended, moved or was handed over.
 
     It ends if it keeps crashing workers, its deadline has passed, the sink cannot store it, or its dest
     exists. It moves if its next request belongs to another lane: a redirect's, or its host's current name.

@@ -21,9 +21,9 @@ def validators_of(url: str, header: Callable[[str], str | None]) -> Validators:
     )
 
 
-def conditional(request: Hop, known: IndexEntry | None) -> Hop:
+def conditional(request: Hop, index_entry: IndexEntry | None) -> Hop:
     """Return the request with the validators of the stored body, if that came from the same URL."""
-    if known is None or known.url != request.url:
+    if index_entry is None or index_entry.url != request.url:
         return request
-    conditions = headers_of(known.etag, known.last_modified)
+    conditions = headers_of(index_entry.etag, index_entry.last_modified)
     return msgspec.structs.replace(request, headers=request.headers + conditions)

@@ -243,9 +243,7 @@ class Http1Connection(asyncio.BufferedProtocol):
         with contextlib.suppress(OSError):  # the host has closed the connection: the next read fails
             self.address = transport.get_extra_info("peername")[0]
         if self._closed:
-            self._loop.call_soon(
-                self._transport.abort
-            )  # during this call, uvloop would leave the socket open
+            self._loop.call_soon(self._transport.abort)  # uvloop would leave the socket open if aborted now
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 part of the interface
         """Return the memory for the next bytes."""

@@ -99,8 +99,8 @@ class Http2Connection(asyncio.Protocol):
             if content is not None:
                 await self._send_body(content, stream, request.timeouts.write_s)
             while stream.head is None:
-                late = ReadTimeoutError if stream.response_started else FirstByteTimeoutError
-                await self._wait(stream, request.timeouts.read_s, late)
+                timeout_error = ReadTimeoutError if stream.response_started else FirstByteTimeoutError
+                await self._wait(stream, request.timeouts.read_s, timeout_error)
             request.trace.head_s = mono_s()
             await self._budget.take()
         except BaseException:
@@ -139,8 +139,8 @@ class Http2Connection(asyncio.Protocol):
         self._flush()
         return piece
 
-    async def _wait(self, stream: Stream, timeout_s: float, late: type[FetchError]) -> None:
-        """Wait for a change of the stream. Raises the error of the stream, or `late` after the timeout.
+    async def _wait(self, stream: Stream, timeout_s: float, timeout_error: type[FetchError]) -> None:
+        """Wait for a change of the stream. Raises its error, or `timeout_error` after `timeout_s`.
 
         A connection that received nothing in that time takes no more exchanges.
         """
@@ -148,8 +148,8 @@ class Http2Connection(asyncio.Protocol):
             raise type(error)(*error.args) from error.__cause__  # a copy, as streams may share the error
         reads = self._reads
         stream.waiter = self._loop.create_future()
-        stream.late_at_s = self._loop.time() + timeout_s
-        self._set_timer(stream.late_at_s)
+        stream.timeout_at_s = self._loop.time() + timeout_s
+        self._set_timer(stream.timeout_at_s)
         try:
             in_time = await stream.waiter
         finally:
@@ -157,7 +157,7 @@ class Http2Connection(asyncio.Protocol):
         if not in_time:
             if reads == self._reads:
                 self._session.draining = True
-            raise late(f"no progress within {timeout_s} s")
+            raise timeout_error(f"no progress within {timeout_s} s")
 
     def drop(self, stream: Stream) -> None:
         """Forget an exchange, complete or not; a second call does nothing."""
@@ -272,10 +272,10 @@ class Http2Connection(asyncio.Protocol):
         now_s = self._loop.time() + TIMER_TOLERANCE_S
         waiting = [stream for stream in self._session.streams.values() if stream.waiter is not None]
         for stream in waiting:
-            if stream.late_at_s <= now_s:
+            if stream.timeout_at_s <= now_s:
                 stream.notify(in_time=False)
             else:
-                self._set_timer(stream.late_at_s)
+                self._set_timer(stream.timeout_at_s)
         if not self._session.streams:
             idle_until_s = self._idle_since_s + self._keepalive_s
             if idle_until_s <= now_s:

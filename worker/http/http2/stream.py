@@ -39,7 +39,7 @@ class Stream:
         """The number of bytes that the host may send."""
         self.waiter: asyncio.Future[bool] | None = None
         """The future that the exchange awaits: true for a change, false after a timeout."""
-        self.late_at_s = 0.0
+        self.timeout_at_s = 0.0
         """When the wait times out, by the loop's clock."""
         self.unread: list[bytes] = []
         """The pieces of the body that are not yet read."""
