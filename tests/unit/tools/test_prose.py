@@ -20,21 +20,20 @@ def in_page(source: str) -> list[str]:
 
 def test_code_and_pages_of_a_project_are_checked(tmp_path: Path) -> None:
     """Each fault has a path relative to the project. Other files are not read."""
-    for name, text in {
-        "README.md": "We fetch.\n",
-        "docs/a.md": "It is good.\nNobody knows.\n",
-        "tools/b.py": '"""Whether it is."""\n',
-        "other.md": "We fetch.\n",
-    }.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
+    page, module = Path("docs", "a.md"), Path("tools", "b.py")
+    for path, text in (
+        (Path("README.md"), "We fetch.\n"),
+        (page, "It is good.\nNobody knows.\n"),
+        (module, '"""Whether it is."""\n'),
+        (Path("other.md"), "We fetch.\n"),
+    ):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(text)
 
-    assert [(str(fault.path), fault.line) for fault in faults(tmp_path)] == [
-        ("tools/b.py", 1),
-        ("README.md", 1),
-        ("docs/a.md", 2),
-    ]
-    assert Fault(Path("tools/b.py"), 1, "a docstring opens with 'Whether'") in faults(tmp_path)
+    found = list(faults(tmp_path))
+
+    assert [(module, 1), (Path("README.md"), 1), (page, 2)] == [(fault.path, fault.line) for fault in found]
+    assert Fault(module, 1, "a docstring opens with 'Whether'") == found[0]
 
 
 @pytest.mark.parametrize("opening", ["What", "Whether", "How", "Nothing"])
