@@ -361,9 +361,8 @@ end
 
 -- Moves fetches from the queues of a lane to its claimed hash: due retries first, then returned fetches, then by priority.
 -- keys: lane, claimed, later, returned, high, normal, low. only_normal: the other queues, and the claimed hash, are empty.
--- Returns what claim.lua returns, with the entries in place of their records. It claims fewer fetches than it is to if these
--- have more than CLAIM_BYTES, and at least one. Every key is read before the first write.
--- The number of commands depends on the number of batches, and hardly on that of fetches.
+-- Returns the reply of claim.lua, with the entries in place of their records. It stops at CLAIM_BYTES, after at least one
+-- fetch. Every key is read before the first write. The number of commands hardly depends on the number of fetches.
 local function claim_waiting(keys, want, now, only_normal)
   local claimed_before, next_retry, lengths = 0, nil, {[4] = 0, [5] = 0, [6] = redis.call('LLEN', keys[6]), [7] = 0}
   if not only_normal then
@@ -371,7 +370,7 @@ local function claim_waiting(keys, want, now, only_normal)
     next_retry = redis.call('ZRANGE', keys[3], 0, 0, 'WITHSCORES')[2]
     for _, i in ipairs({4, 5, 7}) do lengths[i] = redis.call('LLEN', keys[i]) end
   end
-  local AT_ONCE = 16 -- elements may be large until they were looked at
+  local AT_ONCE = 16 -- few, because elements that are not checked yet may be large
   local got, bytes, too_large, is_full = {}, 0, 0, false
   -- Returns whether the element leaves its queue: into the claim, or to the dead letters.
   local function leaves(entry)
@@ -408,8 +407,8 @@ local function claim_waiting(keys, want, now, only_normal)
     end
     waiting = waiting + left
   end
-  -- A second entry with the same id can only come from another program. It goes to the end of the queue until the
-  -- first is settled.
+  -- A second entry with the same ID comes from another program. It moves to the end of the queue until the first is
+  -- settled.
   local ids = {}
   for i, entry in ipairs(got) do ids[i] = id_of(entry) end
   local taken = claimed_before > 0 and values_of(keys[2], ids) or {}

@@ -2,7 +2,7 @@
 -- Called by jobs/scripts/lanes.py, claims.
 -- KEYS: lane, claimed
 -- ARGV: token
--- Returns {serialized entries, what the record of each one's batch says, how many elements were too large and are
+-- Returns {serialized entries, their values in records (records_of), number of elements that were too large and became
 -- dead letters}; {} if the token is stale.
 if not fenced(KEYS[1], ARGV[1]) then return {} end
 local entries, too_large = claimed_entries(KEYS[2], KEYS[1])

@@ -1,10 +1,10 @@
--- held → scheduled if fetches wait, else idle. Claimed fetches return to the front of the queue.
+-- held → scheduled if fetches wait, else idle. Claims return to the front of the queue.
 -- Called by jobs/scripts/lanes.py, release_call.
 -- KEYS: lane, claimed, later, returned, high, normal, low, attention, serial, backlog, its cancelled batches,
 --       handed
--- ARGV: token, lane name, shut until (Unix ms, 0 if open), why, the gate's state, gate TTL ms, grace ms,
---       the needs of a fetch for which the lane is left to other workers ('' for none), for how many ms,
---       how many lanes may be left so at once, TTL ms of that note,
+-- ARGV: token, lane name, shut until (Unix ms, 0 if open), why, state of the gate, gate TTL ms, grace ms,
+--       needs for which the lane is handed over to other workers ('' if it is not), ms of the handover,
+--       most lanes handed over at once, TTL ms of the hash of handed lanes,
 --       then claimed entries whose counters have changed
 -- Returns {1} if idle, {1, generation, ms until due} if scheduled; {} if the token is stale.
 -- A shut lane is due by the earliest deadline of its fetches, so that each one ends in time.
@@ -12,7 +12,7 @@ local SCAN_EVERY_MS = 1000
 if not fenced(KEYS[1], ARGV[1]) then return {} end
 local name, shut_until, why, grace = ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[7])
 local now = now_ms()
--- The next owner forgets why the lane is shut.
+-- The next owner resets the gate.
 if redis.call('HEXISTS', KEYS[1], 'reset') == 1 then shut_until, why = 0, '' end
 
 for i = 12, #ARGV do

@@ -1,20 +1,20 @@
 -- Ends or postpones claimed fetches of many lanes. It is safe to send again: a fetch that is no longer claimed is skipped. A
--- fetch that the record of its batch no longer has becomes a dead letter. So each fetch gets exactly one result.
+-- fetch that has ended in the record of its batch becomes a dead letter. So each fetch gets exactly one result.
+-- It can also release a lane, if its gate is open and the lane is empty after the changes.
 -- Called by jobs/scripts/settlement.py, settle_call.
--- It can give a lane back in the same call, if it is open, and empty once the changes are made.
 -- KEYS: dead, results of all batches, backlog, attention, then for each batch: batch, results;
---       then for each lane: lane, claimed, later; to give it back, then its cancelled batches, returned, high, normal, low
+--       then for each lane: lane, claimed, later; to release it, also its cancelled batches, returned, high, normal, low
 -- ARGV: finished TTL ms, unfinished TTL ms, dead length, '1' to add results to the stream of all batches too, gate TTL ms,
---       how many batches, then for each lane: name, token, the gate's state ('' if unchanged), '1' to give it back,
---       how many arguments follow, and for each fetch its id and one of
+--       number of batches, then for each lane: name, token, state of the gate ('' if unchanged), '1' to release it if empty,
+--       number of arguments that follow, and for each fetch its ID and one of
 --       'done', number of its batch (from 1), outcome, bytes, result: store the result
 --       'again', ms from now, serialized entry: queue the entry for another attempt
 --       'back', ms from now: queue the entry as it is claimed
 --       'begun', serialized entry: keep the fetch claimed, as this entry
 --       'dead', reason, note: copy the entry to the dead letters; 'done' or 'drop' follows
 --       'drop': forget the claim
--- Returns for each lane {now, id of each fetch that had ended before …, 'left' if the lane is idle now}; {} if the token is
--- stale; an error, if a key that it needs has a foreign value. Then the lane is as it was.
+-- Returns for each lane {now, ID of each fetch that had ended before …, 'left' if the lane is idle now}; {} if the token is
+-- stale; an error if a key has a conflicting value, and then the lane is unchanged.
 -- Apart from the results, the number of commands does not depend on the number of fetches. Every key is checked
 -- before the first write.
 local COMMON_KEYS, LANE_KEYS, KEYS_TO_LEAVE, COMMON_ARGS, LANE_ARGS = 4, 3, 5, 6, 5
@@ -25,10 +25,10 @@ local finished_ttl, unfinished_ttl, dead_length, gate_ttl = ARGV[1], ARGV[2], AR
 local to_all_results, batch_count = ARGV[4] == '1', tonumber(ARGV[6])
 local now = now_ms()
 
-local right = {} -- keys that were checked
+local checked_keys = {}
 local function must_be_once(kind, key)
-  if not right[key] then must_be(kind, key) end
-  right[key] = true
+  if not checked_keys[key] then must_be(kind, key) end
+  checked_keys[key] = true
 end
 
 local batches = {} -- batch number → its key, counts, and the strings of its record to write
@@ -234,12 +234,12 @@ for _, lane in ipairs(lanes) do
   in_slices(#lane.postponed, function(first, last)
     redis.call('ZADD', lane.later_key, unpack(lane.postponed, first, last))
   end)
-  -- A reset by an operator is for the owner.
+  -- The owner must apply an operator's reset first.
   local may_leave = lane.leaves and not lane.is_reset and #still == 0
   local rest = may_leave and {unpack(KEYS, lane.keys_at + LANE_KEYS, lane.keys_at + LANE_KEYS + KEYS_TO_LEAVE - 1)}
   local is_left = rest and redis.call('EXISTS', lane.claimed_key, lane.later_key, unpack(rest)) == 0
   if is_left then
-    -- Another program may have removed entries: what is counted and not there is not open.
+    -- Another program may have removed entries: the lane is empty, so none of its counted fetches is open.
     if not lane.is_estimated then done = done + open end
     open, left[#left + 1], lane.reply[#lane.reply + 1] = 0, lane.name, 'left'
     fields = {'state', 'idle', 'left', lane.token, 'shut_until_ms', 0, 'why', ''}

@@ -1,26 +1,26 @@
--- scheduled → held: gives lanes to a worker, each under a new token and a lease, and claims their first fetches.
+-- scheduled → held: a worker acquires lanes, each under a new token and a lease, and claims their first fetches.
 -- Called by jobs/scripts/lanes.py, take_call.
 -- KEYS: attention, serial, workers, the policy's version, deaths, handed,
 --       then for each lane: lane, normal, claimed, its cancelled batches, later, returned, high, low
--- ARGV: owner, lease ms, how many lanes the owner holds (-1 to take lanes whatever its share is; those before a lane in this
---       call count as held), after how many ms without a heartbeat a worker is dead,
---       within how many ms a held or due lane needs attention; lanes that cool down longer are not shared out,
---       for how many ms a death counts, '1' if the lanes are left to workers like this one, whether they are due or not,
---       then for each lane: name, generation ('' for any), the most fetches to claim (0 for none)
+-- ARGV: owner, lease ms, number of lanes that the owner holds (-1 to ignore its share; lanes earlier in this call count as
+--       held), ms without a heartbeat after which a worker is dead,
+--       ms within which a held or due lane needs attention (lanes in a longer cool-down are not shared out),
+--       ms for which a death counts, '1' if the lanes were handed over to workers like this one and need not be due,
+--       then for each lane: name, generation ('' for any), most fetches to claim (0 for none)
 -- Returns for each lane one of
---   {'taken', token, now, gate, policy version, 1 if batches are cancelled in it, how many workers apart from the last owner
---   died lately (0 without claims), the operator who has reset the lane since ('' for none), {claim of the last
---   owner, which died …}, {what the record of each claim's batch says …}, how many
---   claims were too large and are dead letters, what claim.lua returns, or {} if nothing was claimed: the owner has
---   more to see to first, the host may be closed, or the lanes before have enough};
+--   {'taken', token, now, gate, policy version, 1 if the lane has cancelled batches, number of workers other than the last
+--   owner that died recently (0 without orphans), operator who has reset the lane since its last owner ('' if none),
+--   {orphaned entry …}, {its value in a record (records_of) …}, number of claims that were too large and became dead
+--   letters, reply of claim.lua, or {} if nothing was claimed, because other work comes first, the host may be closed, or
+--   earlier lanes of the call have CLAIM_BYTES};
 --   {'early', ms until due};
---   {'enough'} if the owner has its share of the lanes, so another worker should take this one;
+--   {'enough'} if the owner has its share of the lanes, so that another worker acquires this one;
 --   {'stale'} if the notification has an old generation;
---   an error, if a key of the lane has a foreign value.
+--   an error if a key of the lane has a conflicting value.
 local EARLY_ALLOWED_MS, OWNER_CHARS, MOST_GATE_BYTES = 50, 300, 256 * 1024
 local COMMON_KEYS, LANE_KEYS, COMMON_ARGS, LANE_ARGS = 6, 8, 7, 3
 local now, is_handed = now_ms(), ARGV[7] == '1'
--- A heartbeat that is to come is another program's: it would count for ever.
+-- Ignore heartbeats in the future: another program wrote them, and they would count forever.
 local workers = math.max(1, redis.call('ZCOUNT', KEYS[3], int(now - ARGV[4]), int(now + ARGV[4])))
 local share = math.ceil(redis.call('ZCOUNT', KEYS[1], '-inf', int(now + ARGV[5])) / workers)
 local policy_version = redis.call('GET', KEYS[4]) or ''
@@ -33,8 +33,8 @@ local function other_deaths(lane_key)
   return math.max(0, redis.call('ZCOUNT', KEYS[5], '(' .. int(since), int(now)) - own)
 end
 
--- Claims the first fetches of a lane that is held now. A key with a foreign value fails before its first write. The
--- owner's own claim reports it.
+-- Claims the first fetches of a lane that is held now. A conflicting value fails before the first write, and the next
+-- claim of the owner reports it.
 local function first_claim(keys, most, only_normal)
   local queues = {keys[1], keys[3], keys[5], keys[6], keys[7], keys[2], keys[8]}
   local is_done, claim = pcall(claim_waiting, queues, most, now, only_normal)
@@ -72,7 +72,7 @@ local function take(keys, held, name, generation, most)
   leases[#leases + 1] = int(now + ARGV[2])
   leases[#leases + 1] = name
 
-  local gate = lane[4] and #lane[4] <= MOST_GATE_BYTES and lane[4] or '' -- a larger one is not ours
+  local gate = lane[4] and #lane[4] <= MOST_GATE_BYTES and lane[4] or '' -- a larger one comes from another program
   local is_plain = #orphans + too_large + cancelled == 0 and not lane[5] and not string.find(gate, '"breaker"', 1, true)
   local claims = most > 0 and claimed_bytes < CLAIM_BYTES and is_plain and number(lane[7]) <= now
   return {

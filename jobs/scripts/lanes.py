@@ -1,8 +1,7 @@
-"""The scripts that move one lane between idle, scheduled and held, and the fetches of a held lane.
+"""The scripts that move lanes between idle, scheduled and held, and the fetches of a held lane.
 
-Each function is the only caller of the Lua file of the same name in jobs/lua, whose header documents KEYS and
-ARGV in the order used here. The scripts for a held lane take its fencing token; a reply of None (or False)
-means that the token is stale, so the lane has another owner.
+The functions for a held lane take its fencing token. A reply of None or False means that the token is stale:
+the lane has another owner.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,65 +22,68 @@ _ANY_GENERATION = ""
 _NO_SHARE_LIMIT = -1
 
 UNRECORDED = 0
-"""The batch is of an older producer, which writes no record."""
+"""In place of a record: the batch has none, because an older producer submitted it, or it was lost."""
 ENDED = -1
-"""The fetch has ended, or the batch never had it."""
+"""In place of a record: the fetch has ended, or the batch never had it."""
 UNKNOWN_BATCH = -2
+"""In place of a record: the batch does not exist."""
 
 
 class Claimed(NamedTuple):
-    """Claimed entries, and for each what the record of its batch has.
-
-    That is what `record_of` returns for a fetch of its batch, else another number; or one of those above.
-    """
+    """Claimed entries."""
 
     serialized: list[bytes]
     records: list[int]
+    """Value of each entry in the record of its batch, as from `record_of`, or one of the constants above."""
     too_large: int = 0
-    """Claimed elements that are dead letters now, for no worker should read them."""
+    """Number of elements that were too large for a worker, and became dead letters."""
 
 
 class Claim(NamedTuple):
-    """Claimed entries, with their records as in `Claimed`.
-
-    waiting: how many fetches still wait. next_retry_ms: until the lane's next retry, None if there is none.
-    """
+    """Entries claimed from the queues of a lane. `records` and `too_large` are those of `Claimed`."""
 
     now_ms: int
+    """Unix ms by Redis's clock."""
     serialized: list[bytes]
     waiting: int
+    """Number of fetches that still wait."""
     next_retry_ms: int | None
+    """Time until the next retry of the lane; None without retries."""
     records: list[int]
     too_large: int
 
 
 class TakenLane(NamedTuple):
-    """A lane that was taken.
-
-    gate: the gate's state as JSON, empty if none is stored. policy_version: of the tables set at run time.
-    cancelled: whether batches are cancelled in it. orphans: entries that a dead owner had claimed. reset_by:
-    the operator who has reset it since it had an owner, or empty. claim: None if there is more to see to.
-    """
+    """A lane that was acquired."""
 
     token: int
+    """Fencing token."""
     now_ms: int
+    """Unix ms by Redis's clock."""
     gate: bytes
+    """Saved state of the gate as JSON; empty if unset."""
     policy_version: bytes
+    """Version of the policy tables set at run time."""
     cancelled: bool
+    """True if the lane has cancelled batches."""
     other_deaths: int
+    """Number of workers other than the last owner that died recently; 0 without orphans."""
     reset_by: bytes
+    """Operator who has reset the lane since its last owner; empty if none has."""
     orphans: Claimed
+    """Entries that a dead owner had claimed."""
     claim: Claim | None
+    """First claim; None if other work comes first, such as orphans, or the host may be closed."""
 
 
 class Early(NamedTuple):
-    """The notification came before the lane is due."""
+    """The lane is not due yet."""
 
     due_in_ms: int
 
 
 class Enough(NamedTuple):
-    """The owner has its share of the fleet's lanes; another worker should take this one."""
+    """The worker has its share of the lanes; another worker should acquire this one."""
 
 
 TakeReply = TakenLane | Early | Enough | None
@@ -89,11 +91,13 @@ TakeReply = TakenLane | Early | Enough | None
 
 
 class Wanted(NamedTuple):
-    """A lane to take. generation: of its notification; None takes any. most: the most fetches to claim."""
+    """A lane to acquire."""
 
     lane: str
     generation: int | None
+    """Generation of the notification; None for any."""
     most: int
+    """Most fetches to claim."""
 
 
 def _take_reply(reply: Any) -> TakeReply | Exception:
@@ -117,10 +121,10 @@ def _take_reply(reply: Any) -> TakeReply | Exception:
 def take_call(
     lanes: Sequence[Wanted], *, owner: str, lease_ms: int, held: int | None, handed: bool = False
 ) -> Call:
-    """Take scheduled lanes, each under a new token and a lease, and claim their first fetches.
+    """Acquire scheduled lanes, each under a new token and a lease, and claim their first fetches.
 
-    held: how many lanes the owner has, to compare with its share; None takes them whatever the share is.
-    handed: another worker has left them: they need not be due.
+    held: number of lanes that the owner holds, to compare with its share; None for no comparison. handed: the
+    lanes were handed over to workers like this one, so they need not be due.
     """
     names = [keys.ATTENTION, keys.SERIAL, keys.WORKERS, keys.POLICY_VERSION, keys.DEATHS, keys.HANDED]
     args: list[Arg] = [owner, lease_ms, _NO_SHARE_LIMIT if held is None else held]
@@ -134,7 +138,7 @@ def take_call(
 
 
 def take_replies(reply: Any, count: int) -> list[TakeReply | Exception]:
-    """Decode the reply to `take_call` for `count` lanes; a refusal of Redis is an exception for each."""
+    """Decode the reply to `take_call` for `count` lanes; if the call failed, each gets its exception."""
     if isinstance(reply, Exception):
         return [reply] * count
     return [_take_reply(one) for one in reply]
@@ -167,16 +171,18 @@ async def adopt(redis: Redis, *, lane: str, token: int, serialized: Sequence[byt
 
 
 class Transfer(NamedTuple):
-    """A transfer's reply. accepted: False if the fetch stays because its batch is cancelled."""
+    """The result of a transfer."""
 
     accepted: bool
+    """False if the fetch stays, because its batch is cancelled."""
     notification: LaneNotification | None
+    """Notification of the other lane; None if it needs none."""
 
 
 async def transfer(
     redis: Redis, *, lane: str, token: int, fetch_id: str, serialized: bytes, to_lane: str, priority: str
 ) -> Transfer | None:
-    """Move a claimed fetch to another lane's queue."""
+    """Move a claimed fetch to the queue of another lane."""
     batch = batch_of(fetch_id)
     names = [
         *(keys.lane(lane), keys.claimed(lane), keys.ATTENTION, keys.SERIAL),
@@ -199,15 +205,13 @@ class RemovalKind(StrEnum):
 
 
 class Withdrawal(NamedTuple):
-    """Entries claimed from one stretch of a queue, with their records as in `Claimed`.
-
-    go_on: the offset of the next stretch, None at the end. earliest_ms: the earliest deadline of the entries
-    that stay in this stretch, 0 if none does.
-    """
+    """Entries claimed from part of a queue. `records` and `too_large` are those of `Claimed`."""
 
     serialized: list[bytes]
-    go_on: int | None
+    next_offset: int | None
+    """Offset to continue from; None at the end of the queue."""
     earliest_ms: int
+    """Earliest deadline of the entries that stay, in Unix ms; 0 if none stays."""
     records: list[int]
     too_large: int
 
@@ -226,7 +230,7 @@ async def withdraw(
     offset: int,
     count: int,
 ) -> Withdrawal | None:
-    """Claim the fetches of one kind among `count` entries of a queue, from `offset` on.
+    """Claim the fetches of one kind among `count` entries of a queue, from `offset`.
 
     queue: one of `keys.LANE_QUEUES`. batch_id: for RemovalKind.BATCH.
     """
@@ -234,14 +238,14 @@ async def withdraw(
     reply = await runner.run(redis, "withdraw", names, [token, kind, batch_id, offset, count])
     if not reply:
         return None
-    serialized, go_on, earliest_ms, records, too_large = reply
-    return Withdrawal(serialized, go_on if go_on >= 0 else None, earliest_ms, records, too_large)
+    serialized, offset, earliest_ms, records, too_large = reply
+    return Withdrawal(serialized, offset if offset >= 0 else None, earliest_ms, records, too_large)
 
 
 async def withdrawn(redis: Redis, *, lane: str, token: int, batch_ids: Iterable[str]) -> Claimed | None:
-    """Note that no fetch of these cancelled batches waits in the lane; return those still claimed.
+    """Remove cancelled batches, of which no fetch waits, from the lane; return their claimed fetches.
 
-    The batches are forgotten in the lane only if none of their fetches is claimed.
+    The batches stay if any of their fetches is claimed.
     """
     names = [keys.lane(lane), keys.claimed(lane), keys.cancelled(lane)]
     reply = await runner.run(redis, "withdrawn", names, [token, *batch_ids])
@@ -249,15 +253,16 @@ async def withdrawn(redis: Redis, *, lane: str, token: int, batch_ids: Iterable[
 
 
 async def earliest(redis: Redis, *, lane: str, token: int, earliest_ms: int | None) -> bool:
-    """Store the earliest deadline of what waits in the lane (0: nothing has one); None forgets it."""
-    noted: Arg = "" if earliest_ms is None else earliest_ms
-    return bool(await runner.run(redis, "earliest", [keys.lane(lane)], [token, noted]))
+    """Lower the earliest deadline of waiting fetches, in Unix ms; 0 keeps it, None clears it."""
+    value: Arg = "" if earliest_ms is None else earliest_ms
+    return bool(await runner.run(redis, "earliest", [keys.lane(lane)], [token, value]))
 
 
 class Release(NamedTuple):
-    """A release's reply. notification: None if the lane is idle now."""
+    """The result of a release."""
 
     notification: LaneNotification | None
+    """Notification to send; None if the lane is idle now."""
 
 
 def release_call(
@@ -270,9 +275,10 @@ def release_call(
     changed: Iterable[bytes],
     needs: str = "",
 ) -> Call:
-    """Give the lane back. shut_until_ms: 0 if open. changed: claimed entries whose counters have changed.
+    """Release the lane. shut_until_ms, why: when and why the gate opens, in Unix ms; 0 if it is open.
 
-    needs: leave the lane for HANDOVER_MS to workers that meet these needs.
+    changed: claimed entries whose counters have changed. needs: hand the lane over for HANDOVER_MS to workers
+    that meet these needs.
     """
     return Call(
         "release",
@@ -297,14 +303,16 @@ def release_reply(lane: str, reply: Any) -> Release | None:
 
 
 class Renewal(NamedTuple):
-    """Redis's time, and for each lane whether its token is still current."""
+    """The result of a renewal."""
 
     now_ms: int
+    """Unix ms by Redis's clock."""
     kept: list[bool]
+    """For each lane, True if its token is current and its lease was renewed."""
 
 
 async def renew(redis: Redis, lanes: Sequence[tuple[str, int]], *, lease_ms: int) -> Renewal:
-    """Prolong the leases of lanes, each a name and a token."""
+    """Renew the leases of lanes, each given by name and token."""
     names = [keys.ATTENTION, *(keys.lane(name) for name, _ in lanes)]
     args: list[Arg] = [lease_ms]
     for name, token in lanes:
@@ -314,16 +322,17 @@ async def renew(redis: Redis, lanes: Sequence[tuple[str, int]], *, lease_ms: int
 
 
 class ReclaimedLane(NamedTuple):
-    """A lane scheduled again. owner: the worker that lost it, "" if a notification was lost."""
+    """A lane that was rescheduled."""
 
     notification: LaneNotification
     owner: str
+    """Worker that lost the lane; "" if a notification was lost."""
 
 
 async def reclaim_lanes(redis: Redis, lanes: Sequence[str]) -> list[ReclaimedLane | Exception | None]:
-    """Schedule lanes again whose lease or notification is overdue, in one round trip.
+    """Reschedule lanes whose lease has lapsed or whose notification was lost, in one round trip.
 
-    None for a lane that needs nothing. A call that Redis refuses is returned as an exception.
+    None for a lane that needs nothing. A failed call returns its exception.
     """
     calls = [
         Call(
@@ -337,20 +346,20 @@ async def reclaim_lanes(redis: Redis, lanes: Sequence[str]) -> list[ReclaimedLan
         for lane in lanes
     ]
     replies = await runner.run_many(redis, calls) if calls else []
-    found: list[ReclaimedLane | Exception | None] = []
+    reclaimed: list[ReclaimedLane | Exception | None] = []
     for lane, reply in zip(lanes, replies, strict=True):
         if isinstance(reply, Exception) or not reply:
-            found.append(reply or None)
+            reclaimed.append(reply or None)
         else:
             generation, owner = reply
-            found.append(ReclaimedLane(LaneNotification(lane, generation, 0), text_of(owner)))
-    return found
+            reclaimed.append(ReclaimedLane(LaneNotification(lane, generation, 0), text_of(owner)))
+    return reclaimed
 
 
 async def reschedule_lanes(redis: Redis, lanes: Sequence[str]) -> list[LaneNotification]:
-    """Make parked lanes due now, in one round trip; return the lanes to notify.
+    """Make lanes that are due later due now, in one round trip; return the lanes to notify.
 
-    Lanes whose call Redis refuses are left out.
+    Lanes whose call failed are skipped.
     """
     calls = [
         Call("reschedule_lane", [keys.lane(lane), keys.ATTENTION, keys.SERIAL], [lane, GRACE_MS])
@@ -364,15 +373,15 @@ async def reschedule_lanes(redis: Redis, lanes: Sequence[str]) -> list[LaneNotif
     ]
 
 
-NEXT_MS = 1_000
+_BUSY_MARGIN_MS = 1_000
 
 HANDOVER_MS = 3_000
-"""How long a lane that is left to other workers waits for one of them: each looks with its heartbeat."""
+"""Time for which a lane that was handed over waits for a worker; each checks with its heartbeat."""
 
 MAX_HANDED = 1_000
-"""With so many lanes in keys.HANDED, others are left to whichever worker comes."""
+"""Most lanes in keys.HANDED; further lanes wait without an entry, for any worker."""
 
 
 def busy_within_ms(lease_ms: int) -> int:
-    """Return within how many ms a held or due lane needs attention; a lane that needs it later cools down."""
-    return max(lease_ms, GRACE_MS) + NEXT_MS
+    """Return the ms within which a held or due lane needs attention; a later one is in cool-down."""
+    return max(lease_ms, GRACE_MS) + _BUSY_MARGIN_MS

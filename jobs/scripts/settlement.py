@@ -16,7 +16,7 @@ from fetchfleet.jobs.scripts import runner
 from fetchfleet.jobs.scripts.runner import Arg, Call
 
 CHANGES_A_CALL = 500
-"""How many lanes and changes one script call has, before those of the lane that exceeds it."""
+"""Number of lanes and changes at which the next lane gets another script call."""
 
 
 class ChangeKind(StrEnum):
@@ -37,16 +37,17 @@ class ChangeKind(StrEnum):
 
 
 class Change(NamedTuple):
-    """One change to a claimed fetch, made by the functions below. batch_id: the batch that counts it."""
+    """One change to a claimed fetch, from a function below."""
 
     fetch_id: str | bytes
     kind: ChangeKind
     args: tuple[Arg, ...]
     batch_id: str | None = None
+    """Batch that counts a result."""
 
 
 def finish(fetch_id: str, *, outcome: str, received_bytes: int, result: bytes) -> Change:
-    """End the fetch with its result (JSON)."""
+    """End the fetch with its result, as JSON."""
     return Change(fetch_id, ChangeKind.FINISH, (outcome, received_bytes, result), batch_of(fetch_id))
 
 
@@ -55,8 +56,8 @@ def retry(fetch_id: str, *, wait_ms: int, serialized: bytes) -> Change:
     return Change(fetch_id, ChangeKind.RETRY, (wait_ms, serialized))
 
 
-def put_back(fetch_id: str | bytes, *, wait_ms: int) -> Change:
-    """Queue the entry unchanged, due in wait_ms."""
+def return_claim(fetch_id: str | bytes, *, wait_ms: int) -> Change:
+    """Return the claim to the lane's queue, with its entry unchanged, due in wait_ms."""
     return Change(fetch_id, ChangeKind.RETURN, (wait_ms,))
 
 
@@ -76,18 +77,19 @@ def drop(fetch_id: bytes) -> Change:
 
 
 class LaneChanges(NamedTuple):
-    """The changes to a held lane. gate: the gate's state as JSON, None if unchanged."""
+    """The changes to a held lane."""
 
     lane: str
     token: int
     gate: bytes | None
+    """State of the gate as JSON; None if unchanged."""
     changes: Sequence[Change]
     leave: bool = False
-    """Give the lane back, which is open, if it is empty then."""
+    """Release the lane, whose gate is open, if it is empty afterwards."""
 
 
 def settle_call(lanes: Iterable[LaneChanges], *, to_all_results: bool) -> Call:
-    """Write changes to held lanes. to_all_results: add results to the stream of all batches too."""
+    """Build the call that writes changes to held lanes. to_all_results: also add results to that stream."""
     batches: dict[str, int] = {}
     lane_names: list[str] = []
     lane_args: list[Arg] = []
@@ -111,12 +113,14 @@ def settle_call(lanes: Iterable[LaneChanges], *, to_all_results: bool) -> Call:
 
 
 class Settled(NamedTuple):
-    """Redis's time in ms, and the ids of fetches that had ended before: they got no result."""
+    """The result of a settlement of one lane."""
 
     now_ms: int
+    """Unix ms by Redis's clock."""
     had_ended: list[bytes]
+    """IDs of fetches that had ended before, and got no result."""
     left: bool
-    """True if the lane was given back."""
+    """True if the lane was released."""
 
 
 def _settled(reply: Any) -> Settled | Exception | None:
@@ -132,23 +136,23 @@ def _settled(reply: Any) -> Settled | Exception | None:
 async def settle_many(
     redis: Redis, lanes: Sequence[LaneChanges], *, to_all_results: bool
 ) -> list[Settled | Exception | None]:
-    """Send the changes to many lanes in one round trip; a refusal of Redis is returned as an exception.
+    """Send the changes of many lanes in one round trip, in as few script calls as CHANGES_A_CALL allows.
 
-    Some share a script call. Each lane is fenced, and refused, alone.
+    Each lane has its own result: None if its token is stale, an exception if its settlement failed.
     """
     parts = [*_parts(lanes)]
     calls = [settle_call(part, to_all_results=to_all_results) for part in parts]
-    found: list[Settled | Exception | None] = []
+    results: list[Settled | Exception | None] = []
     for part, reply in zip(parts, await runner.run_many(redis, calls), strict=True):
         if isinstance(reply, Exception):
-            found += [reply] * len(part)
+            results += [reply] * len(part)
         else:
-            found += map(_settled, reply)
-    return found
+            results += map(_settled, reply)
+    return results
 
 
 def _parts(lanes: Iterable[LaneChanges]) -> Iterator[list[LaneChanges]]:
-    """Yield the lanes in lists, each for a call that does not keep Redis from others for long."""
+    """Yield the lanes in lists, one for each call: a longer call would block Redis."""
     part: list[LaneChanges] = []
     count = 0
     for lane in lanes:

@@ -265,7 +265,7 @@ class LaneHold:
                 kind = Removal(RemovalKind.BATCH, batch.id)
                 step = await self.store.withdraw(self.lane.name, self.held.token, kind, queue, offset)
                 withdrawn += step.serialized
-                offset = step.go_on
+                offset = step.next_offset
         await self.settle(*(ended(serialized, Outcome.CANCELLED) for serialized in withdrawn))
         return withdrawn
 

@@ -86,7 +86,7 @@ def rewritten(entry: Entry) -> Settlement:
 
 def handed_back(fetch_id: str, wait_s: float, done: Callable[[], None]) -> Settlement:
     """Queue the element unchanged, for a worker that can read it."""
-    return Settlement(scripts.put_back(fetch_id, wait_ms=int(wait_s * 1000)), done)
+    return Settlement(scripts.return_claim(fetch_id, wait_ms=int(wait_s * 1000)), done)
 
 
 def buried(fetch_id: str | bytes, reason: Reason, note: str, done: Callable[[], None]) -> Settlement:

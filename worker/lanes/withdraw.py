@@ -36,7 +36,7 @@ async def withdraw(session: LaneSession[LaneServices], removal: Removal, end: En
             count += await end_claims(session, found, end)
             if found.earliest_ms:
                 deadlines.append(found.earliest_ms)
-            offset = found.go_on
+            offset = found.next_offset
     return Withdrawn(count, min(deadlines, default=0))
 
 

@@ -219,7 +219,7 @@ async def test_a_large_queue_is_searched_in_pieces(fleet: Fleet, redis: Redis) -
         kind = Removal(RemovalKind.BATCH, batches[0])
         stretch = await hold.store.withdraw(LANE, hold.held.token, kind, "normal", offset)
         found += stretch.serialized
-        offset = stretch.go_on
+        offset = stretch.next_offset
 
     assert elements[0::2] == found
     assert elements[1::2] == await waiting(redis)

@@ -315,8 +315,12 @@ async def test_expired_fetches_are_found_anywhere(redis: Redis, fleet: Fleet) ->
     hold = await LaneHold.begin(redis)
     found = await hold.scan_queue(EXPIRED)
     retry = await hold.scan_queue(EXPIRED, "later")
-    assert (["/0", "/1"], None, NEVER_MS - 8) == (paths(found.serialized), found.go_on, found.earliest_ms)
-    assert (["/2"], None, NEVER_MS - 9) == (paths(retry.serialized), retry.go_on, retry.earliest_ms)
+    assert (["/0", "/1"], None, NEVER_MS - 8) == (
+        paths(found.serialized),
+        found.next_offset,
+        found.earliest_ms,
+    )
+    assert (["/2"], None, NEVER_MS - 9) == (paths(retry.serialized), retry.next_offset, retry.earliest_ms)
     assert ["/7", "/8"] == paths(await waiting(redis, "normal"))
     assert ["/9"] == paths(list(await later(redis)))
     assert sorted(late) == await claimed(redis)
@@ -334,7 +338,7 @@ async def test_a_queue_is_searched_in_pieces(redis: Redis, fleet: Fleet) -> None
         offsets.append(offset)
         stretch = await hold.scan_queue(EXPIRED, offset=offset)
         found += paths(stretch.serialized)
-        offset = stretch.go_on  # type: ignore[assignment]
+        offset = stretch.next_offset  # type: ignore[assignment]
     assert [0, 1, 3] == offsets
     assert ["/1", "/2", "/5", "/6"] == found
     assert ["/0", "/3", "/4", "/7"] == paths(await waiting(redis, "normal"))

@@ -31,7 +31,7 @@ async def test_an_oversized_element_becomes_a_short_dead_letter(fleet: Fleet, re
 
     await put(redis, LARGE)
     found = await hold.scan_queue(ALL)
-    assert (paths(found.serialized), found.go_on, found.too_large) == (["/2"], None, 1)
+    assert (paths(found.serialized), found.next_offset, found.too_large) == (["/2"], None, 1)
 
     await ask(redis, "HSET", keys.claimed(LANE), "large", LARGE)
     claims = await hold.store.claims(LANE, hold.held.token)
@@ -69,6 +69,6 @@ async def test_the_bytes_of_a_claim_are_bounded_and_the_rest_keeps_its_order(
         taken = await hold.scan_queue(ALL, "returned", offset)
         assert sum(map(len, taken.serialized)) <= CLAIM_BYTES
         found += taken.serialized
-        offset = taken.go_on  # type: ignore[assignment]
+        offset = taken.next_offset  # type: ignore[assignment]
     assert paths(found) == before
     assert await now_ms(redis)

@@ -85,7 +85,7 @@ async def letters(redis: Redis) -> list[tuple[str, bytes]]:
 
 def handed_back(element: bytes) -> Settlement:
     """Let the fetch wait unchanged for an hour."""
-    return Settlement(settlement.put_back(element[:25], wait_ms=HOUR_MS), lambda: None)
+    return Settlement(settlement.return_claim(element[:25], wait_ms=HOUR_MS), lambda: None)
 
 
 def begins(element: bytes) -> Settlement:
