@@ -139,7 +139,7 @@ def test_each_reason_has_its_sentence(why: WaitReason, state: GateState, words: 
 def test_a_pace_is_named_as_the_policy_has_it() -> None:
     """Integer rates have no fraction."""
     assert "allows 5 requests" in why_closed(WaitReason.RATE_LIMIT, PACED, LanePolicy(rate_per_s=5.0))
-    assert "lets 0.5 fetches" in why_closed(WaitReason.RATE_LIMIT, PACED, LanePolicy(rate_per_s=0.5))
+    assert "allows 0.5 requests" in why_closed(WaitReason.RATE_LIMIT, PACED, LanePolicy(rate_per_s=0.5))
 
 
 def test_a_pause_is_checked_again_soon() -> None:
