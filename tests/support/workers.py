@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fetchfleet.worker.local.process import WORKER_ID, WorkerProcess, at_work
+from fetchfleet.worker.local.process import WORKER_ID, WorkerProcess, configured
 from tests.support.fork_server import COMMAND, WORKER, Process
 
 LOOPBACK = "127.0.0.0/8"
@@ -32,14 +32,14 @@ def workers(
     processes: list[WorkerProcess] = [
         ForkedWorker(f"worker-{number}") for number in range(first, first + count)
     ]
-    with at_work(processes, settings, folder):
+    with configured(processes, settings, folder):
         yield Workers(processes, folder)
 
 
 class ForkedWorker(WorkerProcess):
     """A worker process of the fork server."""
 
-    def _executed(self) -> Process:
+    def _execute(self) -> Process:
         environment = {**os.environ, WORKER_ID: self.name}
         streams = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         return Process(WORKER, bufsize=0, env=environment, start_new_session=True, **streams)

@@ -156,7 +156,7 @@ def results(
     position, retried_as = query(redis, read, redis_patience, go_on, via)
     console.print(f"to continue after these results: --after {position}")
     for batch_id in retried_as:
-        console.print(f"failed fetches were retried in another batch; see: fetchfleet results {batch_id}")
+        console.print(f"its failed fetches were retried; see: fetchfleet results {batch_id}")
 
 
 def cancel(

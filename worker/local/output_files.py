@@ -1,4 +1,4 @@
-"""The files that a command writes for its user: checked before the work begins, and named in every error."""
+"""The output files of a command. They are checked before the work begins, and every error names its file."""
 
 import errno
 import os
@@ -11,15 +11,12 @@ from fetchfleet.worker.errors import BAD_USE, CommandError
 
 
 def check_writable(option: str, path: Path) -> None:
-    """Raise CommandError, which names option, file and reason, if the file cannot be written.
-
-    A file that is there stays as it is, and none is left that was not there.
-    """
+    """Raise CommandError if the file cannot be written. An existing file is not changed, and none is made."""
     try:
         try:
             mode = path.stat().st_mode
         except FileNotFoundError:
-            new = path.resolve()  # the path may be a link to a file that is not there yet
+            new = path.resolve()  # the path may be a link to a file that does not exist yet
             os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
             new.unlink()
             return
@@ -28,26 +25,26 @@ def check_writable(option: str, path: Path) -> None:
         elif not os.access(path, os.W_OK):  # opening and closing a pipe would end its reader
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
-        remedy = "; its folder must be there before" if error.errno == errno.ENOENT else ""
+        remedy = "; make its folder first" if error.errno == errno.ENOENT else ""
         raise CommandError(f"{option} {path}: {error.strerror}{remedy}", BAD_USE) from None
 
 
 def check_distinct(files: Mapping[str, Path | None]) -> None:
-    """Raise CommandError if two of the files, by what they are given as, are the same; not for devices."""
+    """Raise CommandError if two files, given by option, are the same. Devices and pipes may be shared."""
     seen: dict[str, str] = {}
     for name, path in files.items():
         try:
             if path is None or (path.exists() and not path.is_file()):
                 continue
-        except OSError:  # `check_writable` says why no such file can be
+        except OSError:  # `check_writable` reports it
             continue
         other = seen.setdefault(os.path.realpath(path), name)
         if other != name:
-            raise CommandError(f"{other} and {name} are the same file, {path}: give each its own", BAD_USE)
+            raise CommandError(f"{other} and {name} are the same file, {path}; give different files", BAD_USE)
 
 
 class ReportFile:
-    """The results of a batch, one JSON line each. A context manager; its errors name the file."""
+    """A context manager for the report of a batch, which has one result a line. Raises CommandError."""
 
     def __init__(self, path: Path, *, append: bool) -> None:
         self._path = path
@@ -62,17 +59,17 @@ class ReportFile:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        found = os.fstat(self._opened.fileno())
+        status = os.fstat(self._opened.fileno())
         try:
             self._opened.close()
         except OSError as error:
-            if kind is None:  # else the error under way is the first one
+            if kind is None:  # an error in the block takes precedence
                 raise self._named(error) from None
-        if kind is None and stat.S_ISREG(found.st_mode) and not found.st_nlink:
-            raise CommandError(f"--report {self._path}: was removed while it was written")
+        if kind is None and stat.S_ISREG(status.st_mode) and not status.st_nlink:
+            raise CommandError(f"--report {self._path}: the file was removed during the run")
 
     def add(self, lines: bytes) -> None:
-        """Append lines, which may stay in memory until `flush`. Raises CommandError."""
+        """Append lines. They may be buffered until `flush`. Raises CommandError."""
         try:
             self._opened.write(lines)
         except OSError as error:

@@ -1,8 +1,8 @@
-"""The main function of a worker process of `fetchfleet run`, started before its settings are known.
+"""The main function of a worker process of `fetchfleet run`, which starts before its settings are known.
 
-Its orders then come on standard input, as JSON: `settings`, by the names of the flags, and the `log` to
-append to. Without orders it ends. The first workers are forked from the command, which has imported this
-module; those that replace dead ones execute it.
+Its configuration arrives on standard input as JSON: `settings`, by the names of the flags, and the `log` file
+to append to. Without a configuration it exits. The first workers are forked from the command, which has
+imported this module. Their replacements execute it.
 """
 
 import gc
@@ -11,7 +11,7 @@ import os
 import sys
 
 if __name__ == "__main__":
-    gc.disable()  # imports make lasting objects; run_until_signal enables the collector
+    gc.disable()  # imported objects live to the end; run_until_signal enables the collector
 
 from fetchfleet.jobs.contract.safe_text import shown_lines
 from fetchfleet.worker.errors import CommandError
@@ -26,18 +26,18 @@ from fetchfleet.worker.runtime.arq_worker import run_worker
 
 
 def main() -> int:
-    """Wait for the orders, then run the worker; return the exit code."""
+    """Wait for the configuration, then run the worker. Return the exit code."""
     set_process_name(os.environ[WORKER_ID])
-    received = sys.stdin.buffer.read()
-    if not received:
+    text = sys.stdin.buffer.read()
+    if not text:
         return 0
-    orders = json.loads(received)
-    log_file = os.open(orders["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    config = json.loads(text)
+    log_file = os.open(config["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     os.dup2(log_file, sys.stdout.fileno())
     os.dup2(log_file, sys.stderr.fileno())
     os.close(log_file)
     try:
-        settings = worker_settings_from(orders["settings"])
+        settings = worker_settings_from(config["settings"])
         log.configure(level=settings.log_level)
         run_until_signal(run_worker(settings))
     except CommandError as error:

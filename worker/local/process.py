@@ -1,4 +1,4 @@
-"""The processes of fetchfleet: how each runs and ends, and the child processes of a run."""
+"""The processes of fetchfleet: their streams, settings and signals, and the worker processes of a run."""
 
 import asyncio
 import gc
@@ -32,29 +32,30 @@ T = TypeVar("T")
 STDOUT = 1
 
 closed_at_start: set[int] = set()
-"""Those of the descriptors 0 to 2 that were closed when this process started."""
+"""The standard descriptors (0 to 2) that were closed when this process started."""
 
 
 def open_standard_streams() -> None:
-    """Open those of the descriptors 0 to 2 that are closed on /dev/null. Nothing may be open before.
+    """Open closed standard descriptors (0 to 2) on /dev/null. Call it before any file is opened.
 
-    Otherwise a socket or file gets such a number: libuv aborts at it, and printed text ends up in it.
+    Otherwise a socket or file would get the number of a standard stream. libuv aborts then, or printed text
+    goes to that file.
     """
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         try:
             os.fstat(number)
         except OSError:
-            null = os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
-            os.set_inheritable(null, True)  # noqa: FBT003 its only form
+            null = os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+            os.set_inheritable(null, True)  # noqa: FBT003 the argument is positional-only
             closed_at_start.add(number)
-        if getattr(sys, name) is None:  # Python found it closed
+        if getattr(sys, name) is None:  # it was closed when Python started
             setattr(sys, name, os.fdopen(number, mode, closefd=False))
 
 
 def discard_unwritable() -> None:
-    """Flush standard output and standard error, and drop what cannot be written.
+    """Flush standard output and standard error, and drop text that cannot be written.
 
-    Python would try again at its end and change the exit code.
+    Python would try again at exit, and change the exit code.
     """
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -66,7 +67,7 @@ def discard_unwritable() -> None:
 
 
 def settings_from(flags: Mapping[str, Any]) -> Settings:
-    """Return the settings of the flags (None: not given) and the environment. Raises CommandError."""
+    """Return the settings of flags (None if not given) and environment. Raises CommandError."""
     try:
         return load_settings(flags, os.environ)
     except SettingsError as error:
@@ -74,10 +75,7 @@ def settings_from(flags: Mapping[str, Any]) -> Settings:
 
 
 def worker_settings_from(flags: Mapping[str, Any]) -> Settings:
-    """Return the settings of a process that fetches; the TLS files of its policy have been read once.
-
-    Raises CommandError.
-    """
+    """Return the settings of a process that fetches. Raises CommandError, also for its TLS files."""
     settings = settings_from(flags)
     if settings.policy is NO_POLICY:
         return settings
@@ -89,12 +87,12 @@ def worker_settings_from(flags: Mapping[str, Any]) -> Settings:
 
 
 def run_until_signal(work: Coroutine[Any, Any, T], if_interrupted: str = "interrupted") -> T:
-    """Run the main coroutine of a process; SIGINT and SIGTERM cancel it.
+    """Run the main coroutine of a process, which SIGINT and SIGTERM cancel.
 
-    Raises CommandError for an expected error, and with `if_interrupted` after a signal.
+    Raises CommandError for an expected error, or with the message `if_interrupted` after a signal.
     """
     gc.set_threshold(gc_freeze.YOUNG_OBJECTS)
-    gc.enable()  # the command line has disabled it while it imported
+    gc.enable()  # disabled by the command line for its imports
 
     async def main() -> T:
         task = asyncio.create_task(work)
@@ -116,7 +114,7 @@ def run_until_signal(work: Coroutine[Any, Any, T], if_interrupted: str = "interr
             lines = map(redact.text, str(first).splitlines())
             raise CommandError("\n".join(lines), first.exit_code) from error
         if isinstance(first, FleetUnreachableError):
-            message = f"{redact.text(first)}\nthe same command goes on where this one stopped"
+            message = f"{redact.text(first)}\nrepeat the command to continue"
             raise CommandError(message, UNREACHABLE) from error
         if isinstance(first, RedisSetupError):
             raise CommandError(redact.text(first), BAD_USE) from error
@@ -140,30 +138,30 @@ _PR_SET_NAME = 15
 
 
 def die_with_parent(by: signal.Signals = signal.SIGTERM) -> None:
-    """Terminate this process when its parent dies, however it dies. A preexec_fn; Linux only."""
+    """Send this process a signal when its parent ends, even after SIGKILL. For preexec_fn; Linux only."""
     if sys.platform == "linux":
         _prctl(_PR_SET_PDEATHSIG, by)
 
 
 def _killed_with_parent() -> None:
-    """End this process with its parent even while it is stopped, when it would not handle SIGTERM."""
+    """Kill this process when its parent ends. While stopped, it would not handle SIGTERM."""
     die_with_parent(signal.SIGKILL)
 
 
 def set_process_name(name: str) -> None:
-    """Name this process in the lists of ps and top, where a forked one has the command line of its parent."""
+    """Set the name that ps and top show. A forked process has the command line of its parent."""
     if sys.platform == "linux":
         _prctl(_PR_SET_NAME, name.encode())
 
 
 def _prctl(option: int, value: int | bytes) -> None:
-    import ctypes  # noqa: PLC0415 libffi keeps a file open: not before open_standard_streams
+    import ctypes  # noqa: PLC0415 it opens a file, so import it after open_standard_streams
 
     ctypes.CDLL(None).prctl(option, value)
 
 
 class ForkedProcess:
-    """A child process that was forked without an exec, used like one of Popen."""
+    """A child process that was forked without exec, with the methods of Popen that are needed."""
 
     def __init__(self, pid: int, stdin: IO[bytes]) -> None:
         self.pid = pid
@@ -171,25 +169,25 @@ class ForkedProcess:
         self.returncode: int | None = None
 
     def poll(self) -> int | None:
-        """Return the exit code, negative after a signal; None while it runs."""
+        """Return the exit code, negative after a signal; None while the process runs."""
         return self._reap(os.WNOHANG)
 
     def wait(self) -> int | None:
-        """Return the exit code when it has ended."""
+        """Wait for the end of the process, and return its exit code."""
         return self._reap(0)
 
     def send_signal(self, number: signal.Signals) -> None:
-        """Send it a signal, unless it has ended."""
+        """Send the process a signal, unless it has ended."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """End it at once."""
+        """Send the process SIGKILL."""
         self.send_signal(signal.SIGKILL)
 
     def _reap(self, options: int) -> int | None:
         if self.returncode is None:
-            with suppress(ChildProcessError):  # another thread has reaped it, and sets the exit code
+            with suppress(ChildProcessError):  # another thread has reaped it and sets the exit code
                 pid, status = os.waitpid(self.pid, options)
                 if pid:
                     self.returncode = os.waitstatus_to_exitcode(status)
@@ -199,55 +197,56 @@ class ForkedProcess:
 Child = ForkedProcess | subprocess.Popen[bytes]
 
 
-def forked(name: str, main: Callable[[], int]) -> ForkedProcess:
-    """Start a worker process as a copy of this one, which has one thread, no event loop and no open file.
+def fork_worker(name: str, main: Callable[[], int]) -> ForkedProcess:
+    """Fork a worker process that runs `main`. This process must have one thread and no event loop.
 
-    Like a child of Popen it has a session of its own and no descriptor of this process but its end of a pipe.
+    Like a child of Popen, the worker has its own session, and no descriptor of this process except for its
+    standard input, a pipe.
     """
-    gc.freeze()  # a collection would write to the pages that both share
-    orders, pipe = os.pipe()
+    gc.freeze()  # a garbage collection would write to the pages that both processes share
+    stdin, pipe = os.pipe()
     pid = os.fork()
     if pid:
-        os.close(orders)
+        os.close(stdin)
         return ForkedProcess(pid, os.fdopen(pipe, "wb", buffering=0))
     code = FAILED
     try:
         os.setsid()
-        os.dup2(orders, 0)
+        os.dup2(stdin, 0)
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 1)
         os.dup2(null, 2)
-        os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # also the pipes of the workers before
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # also closes the pipes of earlier workers
         _killed_with_parent()
         os.environ[WORKER_ID] = name
         code = main()
-    except BaseException:  # noqa: BLE001 the frames below are the command's
+    except BaseException:  # noqa: BLE001 no exception may reach the frames of the command
         traceback.print_exc()
     finally:
         discard_unwritable()
         os._exit(code)
 
 
-def await_end(child: Child, timeout_s: float) -> None:
-    """Return when the child has ended; it is killed after timeout_s."""
+def wait_or_kill(child: Child, timeout_s: float) -> None:
+    """Wait for the end of a child, and kill it after timeout_s."""
     # Popen.wait with a timeout polls at growing intervals; without one it blocks in waitpid.
-    waiting = Thread(target=child.wait, daemon=True)
-    waiting.start()
-    waiting.join(timeout_s)
-    if waiting.is_alive():
+    waiter = Thread(target=child.wait, daemon=True)
+    waiter.start()
+    waiter.join(timeout_s)
+    if waiter.is_alive():
         child.kill()
-        waiting.join()
+        waiter.join()
 
 
 class WorkersError(CommandError):
-    """The workers cannot be kept running; the message names their log."""
+    """The workers cannot be kept running. The message names their log."""
 
 
 class WorkerProcess:
-    """A process that is started first, given its orders later, and started again if it dies.
+    """A worker process, which is started before it is configured, and restarted if it ends.
 
-    main: if given, the first process is forked and runs it. Those in its place are executed: by then this
-    process has threads and an event loop, which do not survive a fork.
+    main: if given, the first process is forked and runs it. Later ones are always executed, because this
+    process then has threads and an event loop, which a fork would break.
     """
 
     def __init__(
@@ -256,48 +255,48 @@ class WorkerProcess:
         self.name = name
         self._quick_end_s = quick_end_s
         self._log: Path | None = None
-        self._orders = b""
+        self._config = b""
         self._quick_ends = 0
         self._started_s = time.monotonic()
-        self.process: Child = self._executed() if main is None else forked(name, main)
+        self.process: Child = self._execute() if main is None else fork_worker(name, main)
 
-    def begin(self, settings: Mapping[str, Any], log: Path) -> None:
-        """Make it a worker with these settings, by the names of the flags; it appends to the log."""
+    def configure(self, settings: Mapping[str, Any], log: Path) -> None:
+        """Send the process its settings, by the names of the flags, and the log file to append to."""
         self._log = log
-        self._orders = json.dumps({"settings": dict(settings), "log": str(log)}).encode()
-        self._send_orders()
+        self._config = json.dumps({"settings": dict(settings), "log": str(log)}).encode()
+        self._send_config()
 
     def keep_alive(self) -> None:
-        """Start it again if it died. Raises WorkersError if it died quickly several times."""
+        """Restart the process if it has ended. Raises WorkersError after several quick ends."""
         if self.process.poll() is None:
             return
         quick = time.monotonic() - self._started_s < self._quick_end_s
         self._quick_ends = self._quick_ends + 1 if quick else 0
         if self._quick_ends >= MAX_QUICK_ENDS:
-            raise WorkersError(f"a worker ends as soon as it starts; {self._log} says why")
+            raise WorkersError(f"a worker exits as soon as it starts; see {self._log}")
         self._started_s = time.monotonic()
-        self.process = self._executed()
-        self._send_orders()
+        self.process = self._execute()
+        self._send_config()
 
     def stop(self) -> None:
-        """Ask it to return its fetches and end."""
+        """Send SIGTERM, after which the worker returns its fetches and exits."""
         self.send(signal.SIGTERM)
 
     def send(self, number: signal.Signals) -> None:
-        """Send it a signal, unless it has ended."""
+        """Send the process a signal, unless it has ended."""
         if self.process.poll() is None:
             self.process.send_signal(number)
 
     def wait(self) -> None:
-        """Return when it has ended; it is killed after STOP_TIMEOUT_S."""
-        await_end(self.process, STOP_TIMEOUT_S)
+        """Wait for the end of the process, and kill it after STOP_TIMEOUT_S."""
+        wait_or_kill(self.process, STOP_TIMEOUT_S)
         if self.process.stdin:
             self.process.stdin.close()
 
-    def _executed(self) -> "subprocess.Popen[bytes]":
-        """Start it as a process of its own memory, which imports what it needs.
+    def _execute(self) -> "subprocess.Popen[bytes]":
+        """Start the process with a new interpreter.
 
-        A restarted process has its log from the start: an error may come before its orders do.
+        A restarted process appends to the log from the start, because it may fail before it is configured.
         """
         with self._log.open("ab") if self._log else nullcontext(subprocess.DEVNULL) as output:
             return subprocess.Popen(
@@ -308,14 +307,14 @@ class WorkerProcess:
                 stderr=output,
                 env={**os.environ, WORKER_ID: self.name},
                 start_new_session=True,
-                preexec_fn=_killed_with_parent,  # noqa: PLW1509 the caller has no threads that hold locks
+                preexec_fn=_killed_with_parent,  # noqa: PLW1509 no other thread holds locks
             )
 
-    def _send_orders(self) -> None:
-        with suppress(BrokenPipeError):  # it has died: keep_alive starts it again
+    def _send_config(self) -> None:
+        with suppress(BrokenPipeError):  # the process has ended; keep_alive restarts it
             assert self.process.stdin
             with self.process.stdin as pipe:
-                pipe.write(self._orders)
+                pipe.write(self._config)
 
 
 @contextmanager
@@ -326,45 +325,45 @@ def prestarted(
     first: int = 1,
     quick_end_s: float = QUICK_END_S,
 ) -> Iterator[list[WorkerProcess]]:
-    """Start that many processes, numbered from `first`, without orders; end them with the block.
+    """Start worker processes that are not configured yet, and stop them at the end of the block.
 
-    main: as of WorkerProcess.
+    count: their number. main: see WorkerProcess. first: the number in the name of the first one.
     """
     workers: list[WorkerProcess] = []
     try:
         for number in range(first, first + count):
             worker = WorkerProcess(f"worker-{number}", main, quick_end_s=quick_end_s)
-            workers.append(worker)  # one by one: if one fails, the others end
+            workers.append(worker)  # one by one, so that a failure stops the earlier ones
         yield workers
     finally:
-        _end(workers)
+        _stop(workers)
 
 
 @contextmanager
-def at_work(workers: list[WorkerProcess], settings: Mapping[str, Any], logs: Path) -> Iterator[None]:
-    """Make them workers with these settings, each with a log in that folder; end them with the block."""
+def configured(workers: list[WorkerProcess], settings: Mapping[str, Any], logs: Path) -> Iterator[None]:
+    """Configure worker processes, and stop them at the end of the block. logs: the folder of their logs."""
     try:
         for worker in workers:
-            worker.begin(settings, logs / f"{worker.name}.log")
+            worker.configure(settings, logs / f"{worker.name}.log")
         yield
     finally:
-        _end(workers)
+        _stop(workers)
 
 
 @contextmanager
 def worker_processes(
     count: int, settings: Mapping[str, Any], logs: Path, *, first: int = 1
 ) -> Iterator[list[WorkerProcess]]:
-    """Run that many workers, numbered from `first`; end them with the block."""
-    with prestarted(count, first=first) as workers, at_work(workers, settings, logs):
+    """Run workers within the block. See `prestarted` and `configured`."""
+    with prestarted(count, first=first) as workers, configured(workers, settings, logs):
         yield workers
 
 
 @contextmanager
 def suspended_together(workers: list[WorkerProcess]) -> Iterator[None]:
-    """Let SIGTSTP (Ctrl-Z) stop the workers, which have sessions of their own, and then this process.
+    """Within the block, stop the workers and then this process on SIGTSTP (Ctrl-Z).
 
-    SIGCONT resumes this process, which resumes the workers. Needs a running event loop.
+    After SIGCONT this process resumes the workers, which have their own sessions. Needs a running event loop.
     """
 
     def stop_all() -> None:
@@ -382,7 +381,8 @@ def suspended_together(workers: list[WorkerProcess]) -> Iterator[None]:
         loop.remove_signal_handler(signal.SIGTSTP)
 
 
-def _end(workers: list[WorkerProcess]) -> None:
+def _stop(workers: list[WorkerProcess]) -> None:
+    """Stop all workers, and wait for their ends."""
     for worker in workers:
         worker.stop()
     for worker in workers:

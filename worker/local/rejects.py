@@ -1,4 +1,4 @@
-"""The bad lines of a list: refused with the reason and what to do, or skipped and written to a file."""
+"""The invalid lines of a list: refused with a reason and a remedy, or skipped and written to a file."""
 
 import base64
 import os
@@ -14,56 +14,55 @@ from fetchfleet.worker.local import list_formats
 
 
 class RejectedLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A line that was skipped, as JSON in the file of rejects.
-
-    line: its number, from 1. text: without the white space around it. base64: in its place, if the line is
-    not UTF-8.
-    """
+    """A line that was skipped, in the file of rejects."""
 
     line: int
+    """Its number, from 1."""
     error: str
     text: str | None = None
+    """The line, stripped of white space."""
     base64: str | None = None
+    """The line, if it is not UTF-8."""
 
 
-def refuse(file: str, found: FetchList) -> CommandError:
-    """Return the error for a list with bad lines; it names its format if that is the cause."""
-    message = list_formats.text_format(found.sample, file)
+def refuse(file: str, parsed: FetchList) -> CommandError:
+    """Return the error for a list with invalid lines. It names the format if that is the cause."""
+    message = list_formats.text_format(parsed.sample, file)
     if message is None:
-        message = str(BadLinesError([(line.number, line.error) for line in found.bad_lines]))
-        if any("is not UTF-8" in line.error for line in found.bad_lines):
+        message = str(BadLinesError([(line.number, line.error) for line in parsed.bad_lines]))
+        if any("is not UTF-8" in line.error for line in parsed.bad_lines):
             message = f"{message}\n{list_formats.legacy_encoding(file)}"
-        if found.fetches:
-            message = f"{message}\nto leave such lines out and enqueue the rest: --skip-invalid REJECTS"
+        if parsed.fetches:
+            message = f"{message}\nto skip these lines and enqueue the rest: --skip-invalid REJECTS"
     return CommandError(f"{file}: nothing was enqueued\n{message}", BAD_USE)
 
 
-def skip(file: str, found: FetchList, to: Path) -> None:
-    """Write the bad lines to a file that only its owner may read: lines may hold secrets.
+def skip(file: str, parsed: FetchList, to: Path) -> None:
+    """Write the invalid lines to a file with mode 600, because lines may contain secrets.
 
-    Raises CommandError if it cannot be written, or if the whole list is in another format. Rows of a table
-    may be valid lines, though not the URLs that are meant.
+    Raises CommandError if the file cannot be written, or if the list is in another format. Rows of a table
+    may be valid lines by chance, but with wrong URLs.
     """
-    if found.bad_lines and (
-        list_formats.url_column(found.sample) is not None
-        or (not found.fetches and list_formats.text_format(found.sample, file) is not None)
+    if parsed.bad_lines and (
+        list_formats.url_column(parsed.sample) is not None
+        or (not parsed.fetches and list_formats.text_format(parsed.sample, file) is not None)
     ):
-        raise refuse(file, found)
+        raise refuse(file, parsed)
     try:
         with open(os.open(to, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as rejects:  # noqa: PTH123
-            rejects.writelines(encoded(found.bad_lines))
+            rejects.writelines(encoded(parsed.bad_lines))
     except OSError as error:
         raise CommandError(f"--skip-invalid {to}: {error.strerror}", BAD_USE) from None
 
 
 def encoded(bad_lines: Sequence[BadLine]) -> list[bytes]:
-    """Return a JSON line for each."""
+    """Return the lines of the file of rejects, one JSON object each."""
     lines = []
     for number, text, error in bad_lines:
-        as_read = text.encode(errors="surrogateescape")
+        raw = text.encode(errors="surrogateescape")
         try:
-            rejected = RejectedLine(line=number, error=error, text=as_read.decode())
+            rejected = RejectedLine(line=number, error=error, text=raw.decode())
         except UnicodeDecodeError:
-            rejected = RejectedLine(line=number, error=error, base64=base64.b64encode(as_read).decode())
+            rejected = RejectedLine(line=number, error=error, base64=base64.b64encode(raw).decode())
         lines.append(safe_json(msgspec.json.encode(rejected)) + b"\n")
     return lines

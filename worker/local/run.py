@@ -1,4 +1,4 @@
-"""A list of fetches, from its file to its last result: what `fetchfleet run` and `submit` do."""
+"""The work of `fetchfleet run` and `fetchfleet submit`, from the list of fetches to its last result."""
 
 import asyncio
 import hashlib
@@ -27,14 +27,14 @@ from fetchfleet.jobs.errors import UnknownBatchError
 from fetchfleet.jobs.redis_connection import connect, redis_now_ms
 from fetchfleet.worker.errors import BAD_USE, FAILED, CommandError
 from fetchfleet.worker.local import failed, list_formats, rejects, run_record
-from fetchfleet.worker.local.embedded_redis import EmbeddedRedis, kept_running
+from fetchfleet.worker.local.embedded_redis import EmbeddedRedis, supervised
 from fetchfleet.worker.local.jsonl_export import STANDARD_OUTPUT, ExportTarget, JsonlExport
 from fetchfleet.worker.local.output_files import ReportFile, check_distinct, check_writable
 from fetchfleet.worker.local.process import (
     STDOUT,
     WorkerProcess,
-    at_work,
     closed_at_start,
+    configured,
     suspended_together,
 )
 from fetchfleet.worker.local.progress import Progress, Tally, summary
@@ -46,10 +46,10 @@ from fetchfleet.worker.sink.files.directory import REDIS_FOLDER, STATE_FOLDER
 from fetchfleet.worker.util.clock import mono_s
 
 SAVE_EVERY = 500
-"""Results of a run between two times at which its record is saved and read results leave Redis."""
+"""The number of results after which the record of a run is saved and read results are deleted in Redis."""
 
 READ_PAUSE_S = 0.05
-"""Between two readings of results, while there is more to come than one of them brings."""
+"""The pause after a page of results if more are due, so that the next page is larger."""
 
 
 class UnfinishedRunError(CommandError):
@@ -59,43 +59,43 @@ class UnfinishedRunError(CommandError):
 
 
 class Outputs(NamedTuple):
-    """The places where a command shows the progress of a batch and writes its results."""
+    """The outputs of a command that follows a batch."""
 
     console: Console
     report: Path | None = None
-    """A file for each result, as a JSON line."""
+    """The file for results, one JSON object a line."""
     lines_to: str | None = None
-    """A file, or one of STANDARD_OUTPUT, for the records of all bodies."""
+    """The file for the records of all bodies, or one of STANDARD_OUTPUT."""
     rejects: Path | None = None
-    """A file for the lines that are skipped as invalid; None: one refuses the list."""
+    """The file for invalid lines; if None, an invalid line refuses the list."""
     skipped: int = 0
-    """The number of skipped lines."""
+    """The number of invalid lines that were skipped."""
     out: Path | None = None
     """The folder for bodies, if the command makes it."""
 
     def warn(self, message: str, style: str = "red") -> None:
-        """Print a line above the progress."""
+        """Print a line above the progress display."""
         self.console.print(message, style=style, soft_wrap=True)
 
     def warn_of_redis(self, message: str) -> None:
-        """Print that Redis does not answer, or does so again."""
+        """Print that Redis does not answer, or answers again."""
         self.warn(redact.text(message), "yellow")
 
 
 class BacklogLimit(NamedTuple):
-    """The backlog up to which fetches are enqueued, and the behaviour above it."""
+    """The limit of the fleet's backlog for a submit."""
 
     max_backlog: int = 0
-    """0: no limit."""
+    """The number of unfinished fetches; 0 for no limit."""
     when_full: WhenFull = "raise"
+    """The behaviour at the limit."""
 
 
 def read_list(file: str, outputs: Outputs) -> tuple[list[Fetch], int]:
-    """Read the fetches of a file, or of standard input for `-`, and count the lines that were skipped.
+    """Return the fetches of a file, or of standard input for `-`, and the number of lines skipped.
 
-    With lines_to each fetch asks for JSON Lines.
-
-    Raises CommandError for any bad line, and for outputs that cannot be written.
+    With `lines_to`, every fetch requires JSON Lines. Raises CommandError for invalid lines and for outputs
+    that cannot be written.
     """
     lines_to = outputs.lines_to
     if (outputs.report, lines_to, outputs.rejects) != (None, None, None):
@@ -103,30 +103,30 @@ def read_list(file: str, outputs: Outputs) -> tuple[list[Fetch], int]:
     try:
         with os.fdopen(0, "rb", closefd=False) if file == "-" else Path(file).open("rb") as source:
             head = source.peek()
-            if NOT_TEXT.search(head) and (what := list_formats.binary_format(head, file)):
-                raise CommandError(f"{file}: nothing was enqueued\nlooks like {what}", BAD_USE)
+            if NOT_TEXT.search(head) and (advice := list_formats.binary_format(head, file)):
+                raise CommandError(f"{file}: nothing was enqueued\nlooks like {advice}", BAD_USE)
             with io.TextIOWrapper(source, encoding="utf-8", errors="surrogateescape") as lines:
-                found = parse_list(lines)
+                parsed = parse_list(lines)
     except OSError as error:
         raise CommandError(f"{file}: {error.strerror}", BAD_USE) from None
-    fetches, bad_lines, _ = found
+    fetches, bad_lines, _ = parsed
     if outputs.rejects is not None:
-        rejects.skip(file, found, outputs.rejects)
+        rejects.skip(file, parsed, outputs.rejects)
     elif bad_lines:
-        raise rejects.refuse(file, found)
+        raise rejects.refuse(file, parsed)
     if not fetches and bad_lines:
-        raise CommandError(f"{file}: every line is invalid; {outputs.rejects} says why", BAD_USE)
+        raise CommandError(f"{file}: every line is invalid; see {outputs.rejects}", BAD_USE)
     if not fetches:
-        raise CommandError(f"{file}: holds no fetch; give a URL or a JSON object a line", BAD_USE)
+        raise CommandError(f"{file}: no fetches; give a URL or a JSON object on each line", BAD_USE)
     if lines_to is None:
         return fetches, len(bad_lines)
     return [msgspec.structs.replace(fetch, lines=True) for fetch in fetches], len(bad_lines)
 
 
 def read_failed(file: str | None, report: Path, outputs: Outputs) -> tuple[list[Fetch], int]:
-    """Read the fetches that failed by a report: those of a list, or as the report has them; and as read_list.
+    """Return the fetches of a list, or of the report itself, that failed by the report; else as `read_list`.
 
-    Returns none if none has failed. Raises CommandError.
+    The list is empty if no fetch failed. Raises CommandError.
     """
     lines_to = outputs.lines_to
     check_distinct(
@@ -136,24 +136,24 @@ def read_failed(file: str | None, report: Path, outputs: Outputs) -> tuple[list[
             "--lines-to": Path(lines_to) if lines_to else None,
         }
     )
-    found = failed.read_failed(report)
-    if not found:
+    results = failed.read_failed(report)
+    if not results:
         outputs.warn(f"{report}: no fetch failed, so there is nothing to do", "")
         return [], 0
     if file is None:
         check_outputs("-", outputs)
-        return failed.restored(report, found, lines=lines_to is not None), 0
+        return failed.restore_fetches(report, results, lines=lines_to is not None), 0
     fetches, skipped = read_list(file, outputs)
-    fetches, missing = failed.chosen(fetches, found)
+    fetches, missing = failed.select_failed(fetches, results)
     if not fetches:
-        raise CommandError(f"{file}: has none of the {len(found)} failed fetches of {report}", BAD_USE)
+        raise CommandError(f"{file}: none of the {len(results)} failed fetches of {report} is in it", BAD_USE)
     if missing:
-        outputs.warn(f"left out, because {file} does not have them: {missing} failed of {report}")
+        outputs.warn(f"{missing} failed fetches of {report} are left out, because {file} does not have them")
     return fetches, skipped
 
 
 def check_outputs(file: str, outputs: Outputs) -> None:
-    """Raise CommandError for an output that cannot be written or would replace the list or another."""
+    """Raise CommandError if an output cannot be written, or if it is the list or another output."""
     lines_to = outputs.lines_to
     export = None if lines_to is None or lines_to in STANDARD_OUTPUT else Path(lines_to)
     if lines_to in STANDARD_OUTPUT and STDOUT in closed_at_start:
@@ -174,53 +174,53 @@ async def run(
     *,
     again: bool = False,
 ) -> Counts:
-    """Fetch the list with a fleet on this machine; an interrupted run of the same list continues.
+    """Fetch the list with a fleet on this machine, or continue an interrupted run of the list.
 
-    flags: those that made the settings, for the workers. workers: started, without orders; they end with it.
-    again: also if the list has been fetched into the out folder before. Raises EndedRunError,
-    UnfinishedRunError, EmbeddedRedisError, WorkersError, ExportError, FleetUnreachableError.
+    flags: the flags of the settings, for the workers. workers: not configured yet; they end with the run.
+    again: fetch the list even if an ended run did. Raises EndedRunError, UnfinishedRunError,
+    EmbeddedRedisError, WorkersError, ExportError, FleetUnreachableError.
     """
 
     async def enqueue(fleet: Fleet) -> Batch:
         return await fleet.submit(fetches, batch_id=batch_id)
 
     state = settings.out / STATE_FOLDER
-    run_note, export_state = state / "run.json", state / "lines.json"
+    record_file, export_state = state / "run.json", state / "lines.json"
     batch_id = batch_id_of(fetches)
-    ended_note = state / ENDED_RUNS / f"{batch_id}.json"
-    if ended_note.exists() and not again:
-        run_record.refuse_again(ended_note, run_note, settings.out)
+    ended_file = state / ENDED_RUNS / f"{batch_id}.json"
+    if ended_file.exists() and not again:
+        run_record.refuse_again(ended_file, record_file, settings.out)
     with EmbeddedRedis(settings.out / REDIS_FOLDER) as redis:
-        before = await _unfinished(redis, batch_id, run_note)
+        earlier = await _unfinished(redis, batch_id, record_file)
         began = datetime.now(UTC).isoformat(timespec="seconds")
-        record = RunRecord(batch=batch_id, began=began) if before is None else run_record.load(run_note)
-        part = RunPart(record, run_note, outputs.report, resumes=before is not None)
-        if before is not None:
+        record = RunRecord(batch=batch_id, began=began) if earlier is None else run_record.load(record_file)
+        part = RunPart(record, record_file, outputs.report, resumes=earlier is not None)
+        if earlier is not None:
             exports = outputs.lines_to is not None
             run_record.resume(
-                part.record, part.tally, outputs.report, before.done, outputs.warn, exports=exports
+                part.record, part.tally, outputs.report, earlier.done, outputs.warn, exports=exports
             )
         async with connect(redis.url) as client:
             await announce(client, [worker.name for worker in workers])
         patience_s = settings.redis_patience_s
-        orders = {**flags, "redis_url": redis.url, "alone": "1"}
-        with at_work(workers, orders, state), suspended_together(workers):
-            async with kept_running(redis, workers, patience_s, outputs.warn_of_redis, enqueue) as fleet:
+        worker_flags = {**flags, "redis_url": redis.url, "alone": "1"}
+        with configured(workers, worker_flags, state), suspended_together(workers):
+            async with supervised(redis, workers, patience_s, outputs.warn_of_redis, enqueue) as fleet:
                 batch = fleet.batch(batch_id)
                 export = None
                 if outputs.lines_to:
                     export = ExportTarget(outputs.lines_to, settings.out, export_state)
-                if before is None:
+                if earlier is None:
                     export_state.unlink(missing_ok=True)
-                    ended_note.unlink(missing_ok=True)
+                    ended_file.unlink(missing_ok=True)
                     batch = await enqueue(fleet)
                     part.save()
                 counts = await follow(redis.url, batch, outputs, export, part)
         part.record.ended, part.record.counts = datetime.now(UTC).isoformat(timespec="seconds"), counts
-        ended_note.parent.mkdir(exist_ok=True)
-        ended_note.write_bytes(encode(part.record))
-        for note in (run_note, export_state):
-            note.unlink(missing_ok=True)
+        ended_file.parent.mkdir(exist_ok=True)
+        ended_file.write_bytes(encode(part.record))
+        for file in (record_file, export_state):
+            file.unlink(missing_ok=True)
         redis.remove_data()
         return counts
 
@@ -234,10 +234,11 @@ async def submit(
     complete: GoOn,
     go_on: GoOn | None,
 ) -> tuple[Batch, Counts | None]:
-    """Enqueue the list to a running fleet; with `go_on`, follow it to its end.
+    """Enqueue the list for a running fleet, and with `go_on` follow the batch to its end.
 
-    batch_id: of an earlier submit of the list, to be completed. complete, go_on: make the commands that do so
-    if Redis is away for too long while the list is enqueued, or followed. Raises ExportError, CommandError.
+    batch_id: the batch of an earlier submit, to be completed. complete, go_on: return the command that
+    continues if Redis is unreachable while the list is enqueued, or while the batch is followed. Raises
+    ExportError, CommandError.
     """
     url = settings.redis_url
     async with Fleet(
@@ -263,9 +264,9 @@ async def submit(
 async def follow(
     redis_url: str, batch: Batch, outputs: Outputs, target: ExportTarget | None, part: RunPart | None = None
 ) -> Counts:
-    """Show the progress of a batch and write its results, and their records, until it has ended.
+    """Show the progress of a batch and write its results and records, until the batch has ended.
 
-    part: of a run, which may go on where an earlier part stopped. Raises ExportError.
+    part: the part of a run; None for a batch of a running fleet. Raises ExportError.
     """
     console = outputs.console
     async with AsyncExitStack() as stack:
@@ -285,16 +286,16 @@ async def follow(
         unsaved = 0
         async with progress.shown():
             while page := await results.page():
-                for read in [page] if export is None else [[row] for row in page]:
-                    await pass_on(read, progress.tally, report, export)
+                for rows in [page] if export is None else [[row] for row in page]:
+                    await write_results(rows, progress.tally, report, export)
                     if part is not None:
-                        part.note(read[-1].position)
+                        part.advance(rows[-1].position)
                 unsaved += len(page)
                 if part is not None and report is not None and export is None and unsaved >= SAVE_EVERY:
                     part.save()
-                    await drop_results(redis, batch.id, results.position)
+                    await delete_results(redis, batch.id, results.position)
                     unsaved = 0
-                if results.due > len(page):  # many are to come: read them in larger pages
+                if results.due > len(page):
                     await asyncio.sleep(READ_PAUSE_S)
         counts = await batch.counts()
         if part is not None and part.resumes:
@@ -306,56 +307,56 @@ async def follow(
         return counts
 
 
-async def pass_on(
-    read: Sequence[ReadResult], tally: Tally, report: ReportFile | None, export: JsonlExport | None
+async def write_results(
+    rows: Sequence[ReadResult], tally: Tally, report: ReportFile | None, export: JsonlExport | None
 ) -> None:
-    """Count results, write them to the report as the workers wrote them, and export the records of one."""
+    """Write results to the report, count them, and export their records. With `export`, give one result."""
     if report is not None:
-        report.add(safe_json(b"".join([item.text + b"\n" for item in read])))
-        report.flush()  # a result that is saved as read, or deleted, is not read again
-    tally.add(*[item.result for item in read])
+        report.add(safe_json(b"".join([row.text + b"\n" for row in rows])))
+        report.flush()  # before the result is saved as read, or deleted
+    tally.add(*[row.result for row in rows])
     if export is not None:
-        [(position, result, _)] = read
+        [(position, result, _)] = rows
         await export.add(result, position)
 
 
-async def drop_results(redis: Redis, batch_id: str, position: str) -> None:
-    """Delete the results up to a position. If Redis does not answer, they stay until the next time."""
+async def delete_results(redis: Redis, batch_id: str, position: str) -> None:
+    """Delete the results up to a position. After an error of Redis, they stay until the next call."""
     ms, _, sequence = position.partition("-")
     with suppress(RedisError, OSError):
         await redis.xtrim(keys.results(batch_id), minid=f"{ms}-{int(sequence) + 1}", approximate=False)
 
 
 async def announce(redis: Redis, worker_ids: Iterable[str]) -> None:
-    """Count workers as part of the fleet before they start.
+    """Write a heartbeat for workers that are about to start.
 
-    The first of them to start then leaves the others their share of the lanes.
+    Otherwise the first one to start would acquire the lanes of the others too.
     """
     now_ms = await redis_now_ms(redis)
     await redis.zadd(keys.WORKERS, dict.fromkeys(worker_ids, now_ms))
 
 
 def exit_code_of(counts: Counts) -> int:
-    """Return the exit code of a command that has followed a batch to its end."""
+    """Return the exit code of a command for an ended batch."""
     return 0 if counts.failed + counts.cancelled == 0 else FAILED
 
 
 def batch_id_of(fetches: list[Fetch]) -> str:
-    """Return the id of the list's batch: the same for the same list, so that an interrupted run is found."""
+    """Return the batch ID of a list: a digest, so that a repeated command finds the interrupted run."""
     digest = hashlib.sha256()
     for fetch in fetches:
         digest.update(msgspec.json.encode(fetch) + b"\n")
     return digest.hexdigest()[:BATCH_ID_CHARS]
 
 
-async def _unfinished(redis: EmbeddedRedis, batch_id: str, run_note: Path) -> Counts | None:
-    """Return the progress of the batch if it is unfinished; drop a finished or half submitted one.
+async def _unfinished(redis: EmbeddedRedis, batch_id: str, record_file: Path) -> Counts | None:
+    """Return the counts of the batch if it is unfinished. Otherwise clear Redis, and return None.
 
     Raises UnfinishedRunError if another batch is unfinished.
     """
     before = counts = None
-    if run_note.exists():  # noqa: ASYNC240 a few bytes, before anything runs
-        before = run_record.load(run_note).batch or None
+    if record_file.exists():  # noqa: ASYNC240 a few bytes, before anything runs
+        before = run_record.load(record_file).batch or None
     async with Fleet(redis.url) as fleet:
         with suppress(UnknownBatchError, ValueError):
             counts = await fleet.batch(before or batch_id).counts()
@@ -363,9 +364,9 @@ async def _unfinished(redis: EmbeddedRedis, batch_id: str, run_note: Path) -> Co
         if before == batch_id:
             return counts
         raise UnfinishedRunError(
-            f"{run_note.parent.parent} holds an interrupted run of another list, or with other headers"
-            f" ({counts.done} of {counts.total} done); finish that one, give another --out, or delete"
-            f" {run_note.parent}"
+            f"{record_file.parent.parent} has an interrupted run of another list, or with other headers"
+            f" ({counts.done:,} of {counts.total:,} done); repeat its command to finish it, give another"
+            f" --out, or delete {record_file.parent}"
         )
     redis.clear()
     return None

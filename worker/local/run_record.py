@@ -1,4 +1,4 @@
-"""The record of a run: how far it has come while it is unfinished, and its end, for the next command."""
+"""The record of a run, for the next command: its progress while it is unfinished, and its end."""
 
 import os
 from collections import Counter
@@ -15,32 +15,36 @@ from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.local.progress import Tally
 
 ENDED_RUNS = "runs"
-"""The folder of the records of ended runs, in that of the state; each is named by its batch."""
+"""The folder with the records of ended runs, named by batch ID, in the state folder."""
 
 
 class RunRecord(msgspec.Struct, kw_only=True):
-    """One run of a list, in all its parts.
-
-    began, ended: ISO 8601, UTC. position: of the last result that a part has read; report: where that part
-    wrote it, with report_bytes so far. ends: outcome, reason and count of the results up to there. counts: at
-    the end.
-    """
+    """A run of a list, which has several parts if it was interrupted."""
 
     batch: str = ""
+    """The batch ID."""
     began: str = ""
+    """The time of its start, ISO 8601, UTC; empty in a record that could not be read."""
     ended: str = ""
+    """The time of its end, ISO 8601, UTC; empty while it is unfinished."""
     position: str = FROM_THE_START
+    """The position of the last result that was read."""
     report: str | None = None
+    """The path of the report."""
     report_bytes: int = 0
+    """The size of the report with the results read."""
     ends: list[tuple[str, str, int]] = []
+    """The outcome, reason and number of the results read."""
     retries: int = 0
+    """The retries of the fetches whose results were read. The next two fields are of these fetches too."""
     throttles: int = 0
     interruptions: int = 0
     counts: Counts | None = None
+    """The counts of the batch; None while the run is unfinished."""
 
 
 class RunPart:
-    """A part of a run: from its start, or from where the part before was interrupted."""
+    """A part of a run: from its start, or from an interruption, to the next interruption or its end."""
 
     def __init__(self, record: RunRecord, file: Path, report: Path | None, *, resumes: bool) -> None:
         self.record = record
@@ -50,18 +54,18 @@ class RunPart:
         self._report = report
         place = str(report.resolve()) if report is not None else None
         self.appends = resumes and place in {record.report, None if record.began else place}
-        """Whether the report has results of the part before."""
+        """True if the report has results of an earlier part."""
         if not self.appends:
             record.report_bytes = 0
 
-    def note(self, position: str) -> None:
-        """Note that the results up to the position are counted, and in the report."""
+    def advance(self, position: str) -> None:
+        """Record that the results up to a position are counted and in the report."""
         self.record.position = position
         if self._report is not None:
             self.record.report_bytes = self._report.stat().st_size if self._report.is_file() else 0
 
     def save(self) -> None:
-        """Save how far the part has come."""
+        """Write the record to its file."""
         tally, record = self.tally, self.record
         if self._report is not None:
             record.report = str(self._report.resolve())
@@ -70,17 +74,17 @@ class RunPart:
         record.interruptions = tally.interruptions
         new = self._file.with_suffix(".new")
         new.write_bytes(encode(record))
-        new.replace(self._file)  # in one step: this process may be killed at any time
+        new.replace(self._file)  # atomic, because this process may be killed
 
 
 class EndedRunError(CommandError):
-    """The list has been fetched into the out folder before."""
+    """An ended run has fetched the list into the out folder."""
 
     exit_code = BAD_USE
 
 
 def load(file: Path) -> RunRecord:
-    """Return the record in a file, one without a batch if it cannot be read."""
+    """Return the record in a file, or an empty record if it cannot be read."""
     with suppress(OSError, msgspec.MsgspecError):
         return msgspec.json.decode(file.read_bytes(), type=RunRecord)
     return RunRecord()
@@ -95,15 +99,15 @@ def resume(
     *,
     exports: bool = False,
 ) -> None:
-    """Continue the tally, and the report if it is that of the part before, from where the record was saved.
+    """Continue the tally and the report of an earlier part from its saved record.
 
-    done_before: the results of the batch so far. warn: called if the report can have the rest only. exports:
-    records are written as well, whose own state says what was read.
+    done_before: the number of results of the batch so far. warn: called if the report will have later results
+    only. exports: the run also exports records, and the state of the export decides where to continue.
     """
     tally.done_before = done_before
     place = str(report.resolve()) if report is not None else None
     if place is not None and record.report is None and record.began:
-        record.position = FROM_THE_START  # no result was dropped: all are read again, into the new report
+        record.position = FROM_THE_START  # no result was deleted, so all are read into the new report
         return
     tally.ends = Counter({(outcome, reason): count for outcome, reason, count in record.ends})
     tally.retries, tally.throttles = record.retries, record.throttles
@@ -111,34 +115,34 @@ def resume(
     if report is None or exports or not record.began:
         return
     if place != record.report:
-        warn(f"{report} gets the results from here on; those of the part before are in {record.report}")
+        warn(f"{report} will have only later results; the earlier ones are in {record.report}")
     elif not report.is_file() or report.stat().st_size < record.report_bytes:
-        warn(f"{report} lacks results of the part before: it is not as that part has left it")
+        warn(f"{report} was removed or truncated after the interruption: it lacks earlier results")
     else:
-        os.truncate(report, record.report_bytes)  # what follows was written, but not saved as read
+        os.truncate(report, record.report_bytes)  # the rest is not recorded as read, so it is read again
 
 
-def refuse_again(ended_note: Path, run_note: Path, out: Path) -> None:
-    """Raise EndedRunError for a list that was fetched before, unless a later run of it is unfinished."""
-    record = load(ended_note)
-    if not (run_note.exists() and load(run_note).batch == ended_note.stem):
+def refuse_again(ended_file: Path, record_file: Path, out: Path) -> None:
+    """Raise EndedRunError for a list that was fetched, unless a later run of it is unfinished."""
+    record = load(ended_file)
+    if not (record_file.exists() and load(record_file).batch == ended_file.stem):
         raise refusal(record, out)
 
 
 def refusal(record: RunRecord, out: Path) -> EndedRunError:
-    """Return the error for a list that was fetched before; it says when, the outcome, and what to do."""
-    when = "before"
+    """Return the error for a list that was fetched, with the end of that run, its outcomes and the remedy."""
+    when = ""
     with suppress(ValueError):
-        when = f"{datetime.fromisoformat(record.ended).astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+        when = f" at {datetime.fromisoformat(record.ended).astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
     counts = record.counts or Counts()
     numbers = [
-        f"{count:,} {outcome}"
+        f"{number:,} {outcome}"
         for outcome in ("stored", "unchanged", "failed", "cancelled")
-        if (count := getattr(counts, outcome))
+        if (number := getattr(counts, outcome))
     ]
     report = record.report or "REPORT (the file of --report)"
     return EndedRunError(
-        f"this list was fetched into {out} already; the run ended at {when}: {', '.join(numbers)}."
-        " Nothing was fetched now. To fetch all of it again: --again, or another --out."
+        f"this list was already fetched into {out}; the run ended{when}: {', '.join(numbers)}."
+        " To fetch all of it again, give --again or another --out."
         + (f" To fetch what failed: --only-failed {report}" if counts.failed + counts.cancelled else "")
     )

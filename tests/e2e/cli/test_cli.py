@@ -143,7 +143,7 @@ def test_a_line_that_is_not_utf8_is_named(tmp_path: Path, *, from_file: bool) ->
     ("arguments", "named"),
     [
         (("run", "no-such-file"), "no-such-file: No such file"),
-        (("run", "-"), "holds no fetch"),
+        (("run", "-"), "no fetches; give a URL"),
         (("run",), "no list of fetches; give FILE"),
         (("run", "--only-failed", "no-such-report"), "--only-failed no-such-report: No such file"),
         (("run", "-", "--policy", "no-such-policy"), "--policy no-such-policy"),
@@ -236,7 +236,7 @@ async def test_an_interrupted_run_exits_130_and_the_same_command_continues_it(tm
     assert "stored               │        │      21" in second.stderr
     assert 21 == len({json.loads(line)["id"] for line in written.splitlines()}) == len(written.splitlines())
     assert (2, 20) == (third.returncode, asked)
-    assert "already; the run ended at 20" in third.stderr
+    assert "the run ended at 20" in third.stderr
     assert "21 stored" in third.stderr
     assert "--again" in third.stderr
     assert 0 == again.returncode, again.stderr

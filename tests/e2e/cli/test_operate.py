@@ -181,7 +181,7 @@ async def test_dead_letters_are_listed_shown_retried_and_purged(
     assert (2, 0) == (retried["fetches"], retried["left"])
     assert {letter["id"] for letter in of_batch} == {result.retry_of for result in new}
     assert {batch.id: [again.id], again.id: []} == {row["id"]: row["retried_as"] for row in listed_batches}
-    assert f"retried in another batch; see: fetchfleet results {again.id}" in old.stderr
+    assert f"were retried; see: fetchfleet results {again.id}" in old.stderr
     assert (2, 2) == (targets.count("/gone"), targets.count("/lost"))
     assert [] == left
     assert [{"purged": 3}] == purged

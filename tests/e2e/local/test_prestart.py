@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from fetchfleet import Fleet, Outcome
-from fetchfleet.worker.local.process import MAX_QUICK_ENDS, WorkersError, at_work, prestarted
+from fetchfleet.worker.local.process import MAX_QUICK_ENDS, WorkersError, configured, prestarted
 from tests.support import leaks
 from tests.support.waiting import wait_until
 from tests.support.workers import LOOPBACK
@@ -17,13 +17,13 @@ from tools.origin.server import Origin
 FORKING = """
 import sys
 from fetchfleet.worker.local.prestart import main
-from fetchfleet.worker.local.process import await_end, prestarted
+from fetchfleet.worker.local.process import wait_or_kill, prestarted
 
 with prestarted(2, main) as workers:
     print(*(worker.process.pid for worker in workers), flush=True)
     sys.stdin.read(1)
     workers[0].process.stdin.close()
-    await_end(workers[0].process, 5)
+    wait_or_kill(workers[0].process, 5)
     print(workers[0].process.poll(), workers[1].process.poll(), flush=True)
     sys.stdin.read()
 """
@@ -109,7 +109,7 @@ async def test_a_prestarted_worker_that_died_is_replaced_and_gets_its_settings(
         with prestarted(1) as (worker,):
             worker.process.kill()
             await wait_until(lambda: worker.process.poll() is not None, "its death")
-            with at_work([worker], settings, tmp_path):
+            with configured([worker], settings, tmp_path):
                 worker.keep_alive()
                 results = [result async for result in batch.results()]
                 worker.stop()
@@ -133,7 +133,7 @@ async def test_a_worker_with_bad_settings_is_given_up_after_three_quick_ends(tmp
     # On a busy machine a worker may need long to start, so each of its ends here counts as a quick one.
     with (
         prestarted(1, quick_end_s=60) as (worker,),
-        at_work([worker], {"engine": "none"}, tmp_path),
+        configured([worker], {"engine": "none"}, tmp_path),
     ):
         await wait_until(is_given_up, "the error", 60)
 

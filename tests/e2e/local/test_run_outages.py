@@ -112,7 +112,7 @@ async def test_ctrl_z_suspends_the_workers_and_a_killed_server_is_started_again(
     assert 30 == len(results) == results.total()
     away, back = [line for line in said.splitlines() if line.startswith("Redis ")]
     assert away.startswith("Redis does not answer: ")
-    assert back.endswith("its server was started again")
+    assert back.endswith("the server was restarted")
 
 
 async def test_a_suspended_run_that_is_killed_leaves_no_process(tmp_path: Path) -> None:

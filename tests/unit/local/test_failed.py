@@ -9,7 +9,7 @@ from fetchfleet.jobs.contract.model import Fetch, Outcome, Result, encode
 from fetchfleet.worker.errors import CommandError
 from fetchfleet.worker.fetch.rules.result import omitted_of
 from fetchfleet.worker.local import run
-from fetchfleet.worker.local.failed import chosen, read_failed, restored
+from fetchfleet.worker.local.failed import read_failed, restore_fetches, select_failed
 from fetchfleet.worker.local.progress import StandardError
 from fetchfleet.worker.observability import redact
 
@@ -51,7 +51,7 @@ def test_a_failed_fetch_is_restored_from_its_result(tmp_path: Path) -> None:
         tmp_path, result(A), stored[0], result(B, Outcome.CANCELLED, 1), stored[1], result(HEAD, place=2)
     )
 
-    assert [A, B, HEAD] == restored(report, read_failed(report), lines=False)
+    assert [A, B, HEAD] == restore_fetches(report, read_failed(report), lines=False)
 
 
 def test_lines_is_set_again_by_the_option(tmp_path: Path) -> None:
@@ -59,9 +59,9 @@ def test_lines_is_set_again_by_the_option(tmp_path: Path) -> None:
     lines = Fetch(url="http://a.example/", lines=True)
     report = reported(tmp_path, result(lines))
 
-    assert [lines] == restored(report, read_failed(report), lines=True)
-    with pytest.raises(CommandError, match="line 1: its fetch has also lines"):
-        restored(report, read_failed(report), lines=False)
+    assert [lines] == restore_fetches(report, read_failed(report), lines=True)
+    with pytest.raises(CommandError, match="line 1: the fetch also has lines"):
+        restore_fetches(report, read_failed(report), lines=False)
 
 
 def test_an_incomplete_result_is_refused(tmp_path: Path) -> None:
@@ -69,11 +69,11 @@ def test_an_incomplete_result_is_refused(tmp_path: Path) -> None:
     old = Result(id="0123456789abcdef-00000009", url="http://a.example/", outcome=Outcome.FAILED, worker="w")
     report = reported(tmp_path, result(A), result(POST, place=1), old)
     with pytest.raises(CommandError) as caught:
-        restored(report, read_failed(report), lines=False)
+        restore_fetches(report, read_failed(report), lines=False)
 
     assert f"fetchfleet run LIST --only-failed {report}" in str(caught.value)
-    assert "line 2: its fetch has also headers, body" in str(caught.value)
-    assert "line 3: it does not have its fetch" in str(caught.value)
+    assert "line 2: the fetch also has headers, body" in str(caught.value)
+    assert "line 3: the result is of an older version" in str(caught.value)
     assert 2 == caught.value.exit_code
 
 
@@ -89,7 +89,7 @@ def test_a_list_and_a_report_give_the_complete_fetches(tmp_path: Path) -> None:
         Result(id="0123456789abcdef-00000009", url=HEAD.url, outcome=Outcome.FAILED, worker="old"),
     )
 
-    assert ([B, POST, HEAD], 1) == chosen([again, B, POST, B, HEAD], read_failed(report))
+    assert ([B, POST, HEAD], 1) == select_failed([again, B, POST, B, HEAD], read_failed(report))
 
 
 def test_the_last_result_of_a_fetch_counts(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_a_file_that_is_no_report_is_named(tmp_path: Path, text: bytes) -> None:
     """With the line."""
     path = tmp_path / "x"
     path.write_bytes(b"\n" + text)
-    with pytest.raises(CommandError, match="line 2 is no result"):
+    with pytest.raises(CommandError, match="line 2: not a result"):
         read_failed(path)
     with pytest.raises(CommandError, match="missing: No such file"):
         read_failed(tmp_path / "missing")
@@ -137,11 +137,11 @@ def test_a_command_reads_a_report_with_or_without_its_list(
 
     assert ([A, gone], 0) == run.read_failed(None, report, outputs)
     assert ([A], 0) == run.read_failed(str(listed), report, outputs)
-    assert f"{listed} does not have them: 1 failed" in capsys.readouterr().err
+    assert f"are left out, because {listed} does not have them" in capsys.readouterr().err
     with pytest.raises(CommandError, match="--only-failed and --report are the same file"):
         run.read_failed(None, report, outputs._replace(report=report))
     listed.write_bytes(encode(B))
-    with pytest.raises(CommandError, match="has none of the 2 failed fetches"):
+    with pytest.raises(CommandError, match="none of the 2 failed fetches"):
         run.read_failed(str(listed), report, outputs)
     reported(tmp_path, result(B, Outcome.STORED))
     assert ([], 0) == run.read_failed(None, report, outputs)
@@ -155,5 +155,5 @@ def test_a_redacted_report_is_refused(tmp_path: Path) -> None:
     printed.write_bytes(encode(redact.record(msgspec.to_builtins(hidden))) + b"\n")
 
     assert [hidden] == [item.result for item in read_failed(reported(tmp_path, hidden))]
-    with pytest.raises(CommandError, match="line 1 lacks what a command has hidden"):
+    with pytest.raises(CommandError, match="line 1: secrets are masked"):
         read_failed(printed)

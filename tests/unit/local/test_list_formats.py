@@ -47,7 +47,7 @@ def zipped(name: str) -> bytes:
         (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(8), "Excel"),
         (b"PAR1\x15\x04\x15\x80", "Parquet"),
         (b"SQLite format 3\x00\x10\x00", "SQLite"),
-        (b"http://a.example/\x00\n", "a NUL at byte 17"),
+        (b"http://a.example/\x00\n", "byte 17 is NUL"),
     ],
 )
 def test_a_file_in_another_format_is_named_with_the_remedy(head: bytes, told: str) -> None:
@@ -124,7 +124,7 @@ def test_a_json_array_is_named_with_a_command_that_prints_its_elements(tmp_path:
         (["{", '"url": "http://a"', "}"], "JSON over several lines"),
         (["<!doctype html>", "<a>"], "HTML or XML"),
         (['<?xml version="1.0"?>'], "HTML or XML"),
-        (["image url", *URLS], "begins with a header, 'image url'; leave it out: tail -n +2 x"),
+        (["image url", *URLS], "has a header line, 'image url'; remove it: tail -n +2 x"),
     ],
 )
 def test_other_texts_are_named(sample: list[str], told: str) -> None:

@@ -16,8 +16,8 @@ from tests.support.disks import mounted, remount
 @pytest.mark.parametrize(
     ("path", "reason"),
     [
-        ("missing/report", "No such file or directory; its folder must be there before"),
-        ("dangling/report", "No such file or directory; its folder must be there before"),
+        ("missing/report", "No such file or directory; make its folder first"),
+        ("dangling/report", "No such file or directory; make its folder first"),
         ("folder", "Is a directory"),
         ("folder/", "Is a directory"),
         ("file/report", "Not a directory"),
@@ -114,7 +114,7 @@ def test_a_list_without_a_valid_line_names_its_rejects(tmp_path: Path) -> None:
     """A list without lines is another error."""
     (tmp_path / "list").write_text("htp://a\nhtp://b\n")
     outputs = Outputs(Console(), rejects=tmp_path / "rejects")
-    with pytest.raises(CommandError, match=r"every line is invalid; .*rejects says why"):
+    with pytest.raises(CommandError, match=r"every line is invalid; see .*rejects"):
         read_list(str(tmp_path / "list"), outputs)
     assert (tmp_path / "rejects").read_text().count("not an http or https URL") == 2
 
@@ -144,7 +144,7 @@ def test_a_report_that_was_removed_is_named(tmp_path: Path) -> None:
         path.rename(moved)
         report.add(b"line\n")
     assert b"line\n" == moved.read_bytes()
-    with pytest.raises(CommandError, match="report: was removed while it was written") as raised:
+    with pytest.raises(CommandError, match="report: the file was removed during the run") as raised:
         report_then(path, path.unlink)
     assert FAILED == raised.value.exit_code
 

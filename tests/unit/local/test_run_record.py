@@ -28,7 +28,7 @@ def interrupted(folder: Path, report: Path | None) -> RunRecord:
         part.tally.add(read)
     if report is not None:
         report.write_bytes(b"three\n")
-    part.note("7-1")
+    part.advance("7-1")
     if report is not None:
         report.write_bytes(b"three\nhalf of one that the disk did not ta")
     part.save()
@@ -83,9 +83,7 @@ def test_another_report_has_the_rest_with_a_notice(tmp_path: Path) -> None:
     record = interrupted(tmp_path, tmp_path / "report")
     resume(record, tally, report, 3, warnings.append)
 
-    assert [
-        f"{report} gets the results from here on; those of the part before are in {record.report}"
-    ] == warnings
+    assert [f"{report} will have only later results; the earlier ones are in {record.report}"] == warnings
     assert ("7-1", 3) == (record.position, sum(tally.ends.values()))
     assert not RunPart(record, tmp_path / "run.json", report, resumes=True).appends
 
@@ -97,7 +95,7 @@ def test_a_report_that_was_cut_or_deleted_is_named(tmp_path: Path) -> None:
     report.unlink()
     resume(record, Tally(), report, 3, warnings.append)
 
-    assert "lacks results" in warnings[0]
+    assert "lacks earlier results" in warnings[0]
 
 
 def test_a_report_continues_from_the_record_of_an_older_version(tmp_path: Path) -> None:

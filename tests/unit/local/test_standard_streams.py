@@ -52,7 +52,7 @@ def test_closed_descriptors_are_opened_before_a_socket_can_get_their_numbers(clo
         ("run missing", "2>&1 | true; exit ${PIPESTATUS[0]}", 2, ""),
         ("--help", ">/dev/full", 1, "standard output: No space left on device\n"),
         ("run /dev/null --lines-to -", ">&-", 2, "--lines-to -: standard output is closed\n"),
-        ("run -", "<&-", 2, "-: holds no fetch; give a URL or a JSON object a line\n"),
+        ("run -", "<&-", 2, "-: no fetches; give a URL or a JSON object on each line\n"),
     ],
 )
 def test_an_output_that_cannot_be_written_changes_no_other_exit_code(
