@@ -98,7 +98,7 @@ async def test_an_export_without_the_bodies_exits_1(redis_url: str, tmp_path: Pa
 
     assert 1 == ended.returncode
     assert f"{origin.url('/b')}: records left out" in ended.stderr
-    assert "--out names it" in ended.stderr
+    assert "With --out, give" in ended.stderr
     assert "" == gathered.read_text()
 
 
