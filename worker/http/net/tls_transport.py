@@ -81,10 +81,11 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Decrypt received bytes and pass them on; keep those received while reading is paused."""
+        unread = memoryview(data)
         for at in range(0, len(data), STEP_BYTES):
             if self._ended:
                 return
-            self._incoming.write(data[at : at + STEP_BYTES] if len(data) > STEP_BYTES else data)
+            self._incoming.write(unread[at : at + STEP_BYTES])
             self._continue_handshake()
             if self._above is not None and not self._paused and self._incoming.pending:
                 self._read(self._above)
