@@ -201,7 +201,7 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
 
     @property
     def is_plain(self) -> bool:
-        """True if the request is sent as it is and the response body stored as received, policy aside."""
+        """True if no field of the fetch needs a special case; the policy may still do so."""
         return not (
             self.decode
             or self.lines
@@ -277,7 +277,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     bad_line: int | None = None
     """Number of the first line that is not JSON, from 1; with the reason `bad_line`."""
     stale: bool = False
-    """True if the host is down, and `path` is the body stored before; `reason` says what is wrong."""
+    """True if the host is down, and `path` is the body stored before; `reason` is the host's failure."""
     unverified: bool = False
     """True if the body ended with the connection, and no length or digest shows that it is complete."""
     attempts: int = 0

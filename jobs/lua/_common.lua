@@ -72,7 +72,7 @@ local function must_be(kind, key)
   return exists
 end
 
--- Returns what the function returns for one of many lanes, or its error: the others go on.
+-- Returns the result of a function for one of many lanes, or its error, so that the other lanes are not affected.
 local function alone(work, ...)
   local is_done, found = pcall(work, ...)
   if is_done then return found end

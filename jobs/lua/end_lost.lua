@@ -4,7 +4,7 @@
 -- KEYS: batch, results, its lanes, results of all batches
 -- ARGV: ms after the last deadline, most fetches to end, the result of a fetch before and after its ID, finished TTL ms,
 --       unfinished TTL ms, '1' to add results to the stream of all batches too
--- Returns the number of fetches ended. The backlogs are corrected when a lane is empty (make_idle).
+-- Returns the number of fetches ended. The backlogs are corrected when a lane is empty (release.lua, settle.lua).
 local RECORD_BYTES, ZERO, READ_PLACES = 6, string.rep('\0', 6), 4000
 for i, kind in ipairs({'hash', 'stream', 'set', 'stream'}) do must_be(kind, KEYS[i]) end
 local batch = redis.call('HMGET', KEYS[1], 'total', 'done', 'recorded', 'chunks', 'recorded_done', 'last_deadline_ms',

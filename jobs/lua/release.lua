@@ -38,7 +38,7 @@ for i = 4, 7 do waits = waits or redis.call('EXISTS', KEYS[i]) == 1 end
 
 if not waits and not next_retry then
   redis.call('DEL', KEYS[11])
-  -- Another program may have removed entries: what is counted and not there is not open.
+  -- Another program may have removed entries: the lane is empty, so none of its counted fetches is open.
   local left = redis.call('HMGET', KEYS[1], 'open', 'estimated')
   if not left[2] and number(left[1]) ~= 0 then count_in_fleet(KEYS[10], -number(left[1])) end
   redis.call('HSET', KEYS[1], 'state', 'idle', 'open', 0)

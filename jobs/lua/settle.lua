@@ -99,10 +99,11 @@ end
 
 actions.drop = drop_claim
 
--- Reads what the changes to a lane need, and checks its keys. Returns its reply so far; lane.is_held if it is to be written.
+-- Checks the keys of a lane, and reads the data that its changes need. Returns its reply so far. Sets lane.is_held if the
+-- changes are to be written.
 local function plan(lane)
   local found = redis.call('HMGET', lane.key, 'state', 'token', 'open', 'reset', 'left', 'estimated')
-  -- Sent again: the lane was given back, after all of it was settled.
+  -- This settlement was sent again: the first call released the lane.
   if found[1] == 'idle' and found[5] == lane.token then return {now, 'left'} end
   if found[1] ~= 'held' or found[2] ~= lane.token then return {} end
   lane.open, lane.is_reset, lane.is_estimated = number(found[3]), found[4], found[6]
