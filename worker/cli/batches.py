@@ -64,6 +64,10 @@ BatchId = Annotated[
 
 
 Follow = Annotated[bool, typer.Option("--follow", help="Wait for more results until the batch has ended.")]
+OnlyOutcome = Annotated[
+    Outcome | None,
+    typer.Option(metavar="OUTCOME", help="Print these results only: stored, unchanged, failed or cancelled."),
+]
 OfBatch = Annotated[str | None, typer.Option("--batch", metavar="ID", help="Select those of this batch.")]
 OfHost = Annotated[
     str | None,
@@ -117,7 +121,7 @@ def results(
         str, typer.Option(metavar="POSITION", help="Print the results after this position.")
     ] = FROM_THE_START,
     follow: Follow = False,  # noqa: FBT002 a flag
-    outcome: Annotated[Outcome | None, typer.Option(help="Print results with this outcome only.")] = None,
+    outcome: OnlyOutcome = None,
     as_json: Json = False,  # noqa: FBT002 a flag
     reveal: Reveal = False,  # noqa: FBT002 a flag
     redis_patience: RedisPatience = None,
