@@ -92,7 +92,7 @@ def submit(
     settings = settings_from(flags)
     if not 0 <= max_backlog <= MAX_MAX_BACKLOG:
         raise CommandError(
-            f"--max-backlog: must be within 0 and {MAX_MAX_BACKLOG}, got {max_backlog}", BAD_USE
+            f"--max-backlog: must be between 0 and {MAX_MAX_BACKLOG}, got {max_backlog}", BAD_USE
         )
     if max_backlog and settings.via == "inbox":
         raise CommandError(

@@ -175,7 +175,7 @@ async def test_liveness_passes_in_a_redis_outage_and_fails_for_a_frozen_process(
             dead = await health("--live")
 
     assert [(0, ""), (0, "")] == [live, thawed]
-    assert (1, f"process {worker.process.pid} does not answer: its event loop does not turn\n") == frozen
+    assert (1, f"process {worker.process.pid} does not answer: its event loop is blocked\n") == frozen
     assert (1, f"{name} has no answer from Redis\n") == unready
     assert (1, "no worker of this user runs on this machine (or in this container)\n") == dead
 
