@@ -36,7 +36,7 @@ class FetchServices(LaneServices):
     abilities: Abilities
     """The abilities of this worker."""
     others: Callable[[], Awaitable[Sequence[Abilities]]] | None
-    """Returns the abilities of the other live workers. None: all workers have the same, so no fetch waits."""
+    """Returns the abilities of the other live workers. None: all workers have the same settings."""
     isolation: Isolation = field(default_factory=Isolation)
     """Separates the start of a fetch that may be crashing its workers from other starts."""
     deadlines: Deadlines = field(default_factory=Deadlines)
