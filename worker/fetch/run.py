@@ -172,7 +172,7 @@ class Attempt:
             await writer.aclose()
         if stored is None:
             return Interrupted()
-        unverified = answer.ends_with_connection and not expected.shows_the_whole
+        unverified = answer.ends_with_connection and not expected.detects_truncation
         return Stored(status=answer.status, at=stored, validators=validators, unverified=unverified)
 
     def _special(self) -> SpecialCases:
@@ -228,7 +228,7 @@ async def finish_fetch(
     if finish.outcome is Outcome.FAILED:
         stand_in = await stored_bodies.stand_in(session, entry, finish, outcome)
     if entry.part is not None:
-        services.sink.disk.forget(entry.id, entry.part)
+        services.sink.disk.remove_partial_file(entry.id, entry.part)
     last_url, trace = (attempt.request.url, attempt.trace) if attempt is not None else (None, None)
     timings = timings_of(trace, lane.clock.now_ms() - entry.submitted_ms)
     result = result_of(entry, finish, outcome, last_url, stand_in, timings, services.worker_id)

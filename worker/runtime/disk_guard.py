@@ -9,7 +9,7 @@ from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.observability import events
 from fetchfleet.worker.observability.repeats import Repeats
 from fetchfleet.worker.sink.base import Disk
-from fetchfleet.worker.sink.disk_space import lack
+from fetchfleet.worker.sink.disk_space import shortage
 from fetchfleet.worker.util.clock import mono_s
 
 
@@ -56,7 +56,7 @@ class DiskGuard:
         if space.reopened:
             events.disk_reopened(space.reopened, self._log)
         before = self.shortage
-        self.shortage = lack(space, self._min_free_bytes, lacked=before is not None)
+        self.shortage = shortage(space, self._min_free_bytes, was_short=before is not None)
         self.error = space.error if self.shortage else None
         if self.shortage and self.shortage != before:
             left_out = self._repeats.admit(self.shortage, mono_s())

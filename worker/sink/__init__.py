@@ -1,4 +1,4 @@
-"""The storage of bodies: the port (`base`), the sinks behind it, free disk space, and the index of bodies.
+"""Storage of bodies: the interface (`base`), the sinks, the rules for free disk space, the index of bodies.
 
-The fetch room uses `base`, `disk_space` and `index_entry` alone; `factory` chooses the implementation.
+The fetch room imports only `base`, `disk_space` and `index_entry`. `factory` makes the configured sink.
 """

@@ -1,4 +1,4 @@
-"""The port between a fetch and the place where bodies are stored. The sinks implement it.
+"""The interface of a sink, which stores bodies.
 
 `files/sink.py` stores each body as a file, `warc/sink.py` as a record of a WARC segment.
 """
@@ -16,17 +16,20 @@ from fetchfleet.worker.sink.index_entry import IndexEntry, StoredAt, StoredBody,
 
 
 class Expected(NamedTuple):
-    """The properties that a body must have to be stored. None, 0 or empty: not checked."""
+    """The properties that a body must have to be stored."""
 
     length_bytes: int | None = None
+    """None: not checked."""
     sha256: str | None = None
+    """In hex. None: not checked."""
     max_bytes: int = 0
+    """0: no limit."""
     digests: tuple[tuple[str, bytes], ...] = ()
-    """Digests sent by the host, by hashlib's name of the algorithm."""
+    """Digests sent by the host: pairs of hashlib's algorithm name and the digest."""
 
     @property
-    def shows_the_whole(self) -> bool:
-        """True if a body with these properties cannot be truncated."""
+    def detects_truncation(self) -> bool:
+        """True if a truncated body fails these checks."""
         return self.length_bytes is not None or self.sha256 is not None or bool(self.digests)
 
 
@@ -34,99 +37,100 @@ class StorageOptions(NamedTuple):
     """The options for storing a body."""
 
     remember: Validators | None = None
-    """Index the body with these validators, so that `StoredBodies` finds it. None: do not index it."""
+    """Index the body under these validators, so that `StoredBodies` finds it. None: do not index it."""
     durability: str = "none"
-    """The policy's `durability`: none, file or full."""
+    """The policy's `durability`: "none", "file" or "full"."""
 
 
 class HttpExchange(NamedTuple):
-    """The request and the response that a body belongs to."""
+    """The request and the response of a body."""
 
     request: Hop
     answer: Answer
 
 
 class ResumePoint(Protocol):
-    """A partial file of an earlier attempt, owned by this one: locked, and open at its end."""
+    """A partial file of an earlier attempt that this attempt has locked, open at its end."""
 
     @property
     def file(self) -> FileIO:
-        """The open file, `offset_bytes` long."""
+        """The open file; its size is `offset_bytes`."""
 
     @property
     def offset_bytes(self) -> int:
-        """Bytes of the body that are in the file."""
+        """Bytes of the body in the file."""
 
     @property
     def digests(self) -> dict[str, Any]:
-        """Hash objects fed with the whole file, by hashlib's name; sha256 is always there."""
+        """Hash objects that include the whole file, by hashlib's name; always has sha256."""
 
     def close(self) -> None:
-        """Release the file; a later attempt may take it over."""
+        """Close and unlock the file, so that a later attempt can take it over."""
 
     async def drop(self) -> None:
         """Remove the file."""
 
-    async def hash_by(self, names: Collection[str]) -> None:
-        """Add digests by reading the file again. Raises OSError."""
+    async def add_digests(self, names: Collection[str]) -> None:
+        """Read the file again to add these algorithms to `digests`. Raises OSError."""
 
 
 class BodyWriter(Protocol):
-    """A body on its way into the sink. Call `aclose` at its end, however it ends."""
+    """Writes one body to the sink. Call `aclose` at the end in every case."""
 
     size_bytes: int
+    """Bytes of the body so far, including those of the resume point."""
 
     @property
     def full(self) -> bool:
-        """True if a block is in memory: call `drain` before the next write."""
+        """True if a full block is in memory. Call `drain` before the next write."""
 
     @property
     def resumable(self) -> bool:
-        """True if enough bytes have come to resume the body later."""
+        """True if the body is large enough to be resumed by a later attempt."""
 
-    def room(self) -> memoryview | None:
-        """Return the room for the next piece, if the body is a large one."""
+    def receive_buffer(self) -> memoryview | None:
+        """Return the buffer to receive the next piece into; None while the body is below a block."""
 
     def write(self, piece: bytes | memoryview) -> None:
-        """Add a piece; a memoryview is the beginning of `room`. Raises OverlongBodyError."""
+        """Add a piece: bytes, or the filled start of `receive_buffer`. Raises OverlongBodyError."""
 
     async def drain(self) -> None:
-        """Hand what is in memory to the disk, once the block before is written. Raises OSError."""
+        """Begin to write the block in memory, after the previous block is written. Raises OSError."""
 
     async def commit(self, may_place: Callable[[], bool]) -> StoredAt | None:
-        """Check the body and store it. Returns None, with nothing stored, once may_place returns False."""
+        """Check the body and store it. Returns None and stores nothing if `may_place` returns False."""
 
     async def sync(self) -> int:
-        """Sync the bytes so far to disk; returns their number."""
+        """Sync the bytes so far to disk. Returns their number."""
 
     async def keep(self) -> int:
-        """Leave the bytes so far for a later attempt; returns their number, 0 if none are left."""
+        """Keep the partial file for a later attempt. Returns its size in bytes, 0 if it is not kept."""
 
     async def aclose(self) -> None:
-        """Remove the body unless it was committed or kept, even if the caller is cancelled meanwhile."""
+        """Remove the partial file unless it was committed or kept, even if the caller is cancelled."""
 
 
 class StoredBodies(Protocol):
-    """Bodies stored before, found by their fetch."""
+    """Finds bodies that were stored earlier."""
 
     async def find(self, fetch: Fetch) -> StoredBody | None:
         """Return the file at the fetch's `dest`, else the unchanged body indexed for the fetch."""
 
-    async def known(self, fetch: Fetch) -> IndexEntry | None:
-        """Return the index entry of an unchanged body that is where the fetch would store it."""
+    async def indexed(self, fetch: Fetch) -> IndexEntry | None:
+        """Return the index entry of an unchanged body at the place where the fetch would store it."""
 
-    async def unchanged(self, entry: IndexEntry) -> bool:
+    async def is_unchanged(self, entry: IndexEntry) -> bool:
         """Return whether the file of an entry is still the body that was stored."""
 
     async def at_dest(self, fetch: Fetch) -> StoredBody | None:
-        """Return the file at the fetch's `dest`."""
+        """Return the file at the fetch's `dest`; None if there is none."""
 
     async def size_of(self, path: str) -> int | None:
-        """Return the size of a file in bytes, None if there is no such file."""
+        """Return the size of a file in bytes; None if there is no such file."""
 
 
 class PartialFiles(Protocol):
-    """Partial files that outlive their attempt, so that a later one resumes the body."""
+    """The partial files of earlier attempts, from which a later attempt resumes the body."""
 
     async def take_over(
         self,
@@ -136,15 +140,15 @@ class PartialFiles(Protocol):
         *,
         on_cancelled: Callable[[ResumePoint | None], None],
     ) -> ResumePoint | None:
-        """Take over the partial file of a note under the lane's token; None if this disk has none.
+        """Lock the partial file of a note and rename it for the lane's token; None if this disk lacks it.
 
-        The file is hashed again, which takes as long as reading it. A caller cancelled meanwhile waits for
-        the end, and `on_cancelled` receives the outcome.
+        Reads the whole file to hash it. If the caller is cancelled, the cancellation is delayed until the
+        takeover ends, and `on_cancelled` receives its outcome.
         """
 
 
 class Disk(Protocol):
-    """The disk that bodies are stored on, and its upkeep."""
+    """The disk on which bodies are stored, and its upkeep."""
 
     @property
     def received_bytes(self) -> int:
@@ -157,10 +161,10 @@ class Disk(Protocol):
         """Return whether the worker lacks the permission to write to its own folders."""
 
     def refused(self, error: OSError) -> None:
-        """Count a body that the disk did not take; the next `space` checks that the disk takes anything."""
+        """Count a body whose write failed. The next `space` checks with a test file if writes work."""
 
-    def forget(self, fetch_id: str, note: PartialNote) -> Future[None]:
-        """Remove the partial file of a note in a thread: a large one takes a while."""
+    def remove_partial_file(self, fetch_id: str, note: PartialNote) -> Future[None]:
+        """Remove the partial file of a note, in a thread."""
 
     async def sweep_partial_files(self) -> None:
         """Remove stale partial files every hour, until cancelled."""
@@ -173,20 +177,20 @@ class Sink(Protocol):
     """Stores the bodies of one worker. Call open() first, and close() at the end."""
 
     @property
-    def keeps_heads(self) -> bool:
+    def stores_head_responses(self) -> bool:
         """True if the response to a HEAD request is stored too."""
 
     @property
     def disk(self) -> Disk:
-        """The disk that bodies are stored on."""
+        """The disk on which bodies are stored."""
 
     @property
     def stored(self) -> StoredBodies | None:
-        """Bodies stored before; None if the sink has no index."""
+        """Bodies stored earlier; None if the sink has no index."""
 
     @property
     def partial_files(self) -> PartialFiles | None:
-        """Partial files to resume; None if the sink stores complete bodies only."""
+        """Partial files to resume; None if the sink cannot resume bodies."""
 
     def open(self) -> None:
         """Prepare the out folder. Raises OSError."""
@@ -195,7 +199,7 @@ class Sink(Protocol):
         """Release the out folder; a second call does nothing."""
 
     def refusal(self, fetch: Fetch) -> str | None:
-        """Return the option of the fetch that this sink does not support; None if it supports all."""
+        """Return why this sink does not support an option of the fetch; None if it supports all."""
 
     def writer(
         self,
@@ -206,7 +210,8 @@ class Sink(Protocol):
         resume: ResumePoint | None = None,
         exchange: HttpExchange | None = None,
     ) -> BodyWriter:
-        """Return a writer for the body of a fetch; the lane's token keeps two owners' partial files apart.
+        """Return a writer for the body of a fetch.
 
-        A body with a resume point continues at its end. exchange: required by sinks that store messages.
+        token: the lane's token; it is part of the partial file's name, so that two owners use two files.
+        resume: the partial file to continue. exchange: required by sinks that store whole HTTP messages.
         """

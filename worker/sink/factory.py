@@ -1,4 +1,4 @@
-"""Chooses the sink of a worker."""
+"""Makes the sink of a worker."""
 
 from fetchfleet.worker.settings import WARC, Settings
 from fetchfleet.worker.sink.base import Sink
@@ -6,10 +6,10 @@ from fetchfleet.worker.sink.files.sink import FileSink
 
 
 def sink_of(settings: Settings, instance: str) -> Sink:
-    """Return the sink of the settings, not opened yet. instance: names the segments of a worker."""
+    """Return the sink of the settings, not yet open. instance: becomes part of the names of WARC segments."""
     if settings.sink != WARC:
         return FileSink(settings.out)
-    from fetchfleet.worker.sink.warc.segments import SegmentLimits  # noqa: PLC0415 most workers need none
+    from fetchfleet.worker.sink.warc.segments import SegmentLimits  # noqa: PLC0415 most workers write none
     from fetchfleet.worker.sink.warc.sink import WarcSink  # noqa: PLC0415
 
     limits = SegmentLimits(settings.warc_max_bytes, settings.warc_max_age_s)

@@ -1,4 +1,4 @@
-"""Entries of the index of stored bodies, and the fetches that an entry serves. Pure."""
+"""Entries of the index of stored bodies, and the rules for using them. Pure."""
 
 import hashlib
 from typing import NamedTuple
@@ -12,36 +12,42 @@ from fetchfleet.jobs.errors import InvalidFetchError
 
 
 class Validators(NamedTuple):
-    """The validators of a response, and the URL that sent them: they mean nothing for another one."""
+    """The validators of a response."""
 
     url: str = ""
+    """The URL that sent them, after redirects; they are valid for that URL only."""
     etag: str | None = None
     last_modified: str | None = None
 
 
 class StoredAt(NamedTuple):
-    """The place of a stored body; path is relative to the out folder."""
+    """The place of a stored body."""
 
     path: str
+    """Relative to the out folder."""
     size_bytes: int
+    """The size of the body."""
     sha256: str
+    """The body's digest, in hex."""
     offset: int | None = None
-    """First byte of the body's record in that file. None: the file is the body alone."""
+    """Offset in bytes of the body's WARC record in that file. None: the file is the body."""
     length: int | None = None
-    """Bytes of that record."""
+    """Size in bytes of that record."""
 
 
 class IndexEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """A stored body, as the index has it."""
+    """A stored body in the index."""
 
     path: str
     """Relative to the out folder."""
     bytes: int
+    """The size of the body."""
     sha256: str
+    """The body's digest, in hex."""
     stored_ms: int
-    """The file's modification time."""
+    """The file's modification time, Unix time."""
     inode: int = 0
-    """The file's inode, 0 if not recorded: two files may change within one tick of the clock."""
+    """The file's inode; 0 if not recorded. It detects a file replaced within one tick of the clock."""
     url: str = ""
     """The URL that sent the body, after redirects."""
     etag: str | None = None
@@ -49,47 +55,48 @@ class IndexEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StoredBody(msgspec.Struct, frozen=True, kw_only=True):
-    """A stored body that may stand in for a fetch."""
+    """A stored body that may serve as the result of a fetch."""
 
     path: str
+    """Relative to the out folder."""
     size_bytes: int
     sha256: str | None
-    """None: the file was found by its name alone."""
+    """In hex; None if the file was found by its path and not hashed."""
 
 
 def key_of(fetch: Fetch) -> str:
-    """Return the index key: a digest of the URL and of the headers that may select another body."""
+    """Return the index key: a hex digest of the URL and of the headers that may select another body."""
     headers = sorted((name.lower(), value) for name, value in fetch.headers.items())
-    chosen = [header for header in headers if header[0] not in CONDITIONS]
+    selecting = [header for header in headers if header[0] not in CONDITIONS]
     if fetch.decode:
-        chosen.append(("accept-encoding", "any"))
-    text = msgspec.json.encode([fetch.url, chosen]) if chosen else fetch.url.encode()
+        selecting.append(("accept-encoding", "any"))
+    text = msgspec.json.encode([fetch.url, selecting]) if selecting else fetch.url.encode()
     return hashlib.sha256(text).hexdigest()
 
 
 def fits(fetch: Fetch, size_bytes: int, sha256: str | None) -> bool:
-    """Return whether the fetch accepts a body of this size and digest."""
+    """Return whether the body satisfies the fetch's `max_bytes` and `sha256`."""
     if fetch.max_bytes is not None and size_bytes > fetch.max_bytes:
         return False
     return fetch.sha256 is None or fetch.sha256 == sha256
 
 
 def usable(fetch: Fetch, entry: IndexEntry) -> bool:
-    """Return whether the fetch accepts the body, and at the place where it is."""
-    placed = fetch.dest is None or fetch.dest == entry.path
-    return placed and fits(fetch, entry.bytes, entry.sha256)
+    """Return whether the body satisfies the fetch and is at the fetch's `dest`, if it has one."""
+    at_dest = fetch.dest is None or fetch.dest == entry.path
+    return at_dest and fits(fetch, entry.bytes, entry.sha256)
 
 
 _decode = msgspec.json.Decoder(IndexEntry).decode
 
 
 def to_json(entry: IndexEntry) -> bytes:
-    """Encode an entry."""
+    """Return an entry as JSON."""
     return msgspec.json.encode(entry)
 
 
 def from_json(text: bytes) -> IndexEntry | None:
-    """Decode an entry; None if it is malformed, or has a path or validators that no fetch could have."""
+    """Parse an entry. Returns None if it is malformed or has an invalid path or validator."""
     try:
         entry = _decode(text)
         field_checks.dest(entry.path)

@@ -69,20 +69,20 @@ async def test_a_large_body_with_a_minimum_rate_is_received_into_blocks(
     origin: Origin, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is not copied on its way to the file, like one without a minimum rate."""
-    asked, room = [], BufferedBody.room
+    received, receive_buffer = [], BufferedBody.receive_buffer
 
     def counted(body: BufferedBody) -> memoryview | None:
-        asked.append(body)
-        return room(body)
+        received.append(body)
+        return receive_buffer(body)
 
-    monkeypatch.setattr(BufferedBody, "room", counted)
+    monkeypatch.setattr(BufferedBody, "receive_buffer", counted)
     worker = await start(policy=FLOOR)
     origin.behaviour = big = o.big(4 << 20)
 
     result = await worker.one(origin.url())
 
     assert (result.outcome, result.sha256) == (Outcome.STORED, big.sha256)
-    assert asked
+    assert received
 
 
 async def test_without_a_minimum_rate_a_drip_ends_at_the_total_timeout(origin: Origin, start: Start) -> None:

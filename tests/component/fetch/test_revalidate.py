@@ -10,7 +10,7 @@ import pytest
 from fetchfleet import Outcome, Reason, Result
 from fetchfleet.jobs.contract.ids import batch_of
 from fetchfleet.worker.sink.files import out_folder
-from fetchfleet.worker.sink.files.index import STORED, sweep
+from fetchfleet.worker.sink.files.index import STORED, drop_unused
 from tests.component.conftest import Start
 from tests.support.disks import opened
 from tests.support.waiting import wait_until
@@ -275,9 +275,9 @@ def test_old_records_are_deleted(tmp_path: Path) -> None:
         os.utime(tmp_path / "out" / "0a" / name, (age_s, age_s))
 
     with opened(tmp_path / "out") as sink:
-        assert sweep(sink.disk.directory, "0a", 100.0) == 1
+        assert drop_unused(sink.disk.directory, "0a", 100.0) == 1
         assert sink.disk.directory.names("0a") == ["young"]
-        assert sweep(sink.disk.directory, "nowhere", 100.0) == 0
+        assert drop_unused(sink.disk.directory, "nowhere", 100.0) == 0
         assert sink.disk.directory.names("nowhere") == []
 
 

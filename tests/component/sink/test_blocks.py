@@ -81,7 +81,7 @@ async def test_a_block_is_reused_only_after_it_is_written(
         return writev(file, blocks)
 
     async with aclosing(sink.writer(ENTRY, 1, Expected())) as writer:
-        assert writer.room() is None
+        assert writer.receive_buffer() is None
         await write_piece(writer, BLOCK)
         monkeypatch.setattr(os, "writev", slowly)
         blocks: set[int] = set()
@@ -92,11 +92,11 @@ async def test_a_block_is_reused_only_after_it_is_written(
                 may_write.set()
                 await draining
                 may_write.clear()
-            room = writer.room()
-            assert room is not None
-            blocks.add(id(room.obj))
-            room[: len(piece)] = piece
-            writer.write(room[: len(piece)] if at % 3 else piece)
+            buffer = writer.receive_buffer()
+            assert buffer is not None
+            blocks.add(id(buffer.obj))
+            buffer[: len(piece)] = piece
+            writer.write(buffer[: len(piece)] if at % 3 else piece)
         may_write.set()
         stored = await writer.commit(lambda: True)
 
@@ -239,7 +239,7 @@ async def test_cancellation_during_a_write_leaves_no_file(
 
 async def test_a_body_shorter_than_its_length_fails_while_blocks_are_being_written(sink: FileSink) -> None:
     """The error counts all received bytes, also those not yet on disk."""
-    with pytest.raises(Exception, match=f"{len(BLOCK) * 2} of {len(BLOCK) * 3} bytes came"):
+    with pytest.raises(Exception, match=f"received {len(BLOCK) * 2} of {len(BLOCK) * 3} bytes"):
         await store_body(sink, BLOCK * 2, "a", expected=Expected(len(BLOCK) * 3))
 
     assert files(sink.disk.path) == set()

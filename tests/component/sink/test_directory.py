@@ -140,7 +140,7 @@ async def test_a_link_in_place_of_the_workers_own_folder_is_refused_at_the_start
     (tmp_path / "out/.fetchfleet/parts").symlink_to(outside)
 
     sink = FileSink(tmp_path / "out")
-    with pytest.raises(OSError, match=r"'parts' on the way to .* is a symbolic link"):
+    with pytest.raises(OSError, match=r"'parts' in the path .* is a symbolic link"):
         sink.open()
     sink.close()
 
@@ -181,7 +181,7 @@ def test_no_call_accepts_a_path_that_leads_out_of_the_out_folder(
 
     assert directory.stat(path) is None
     assert sink.partial_files.take(path, note, 2, threading.Event()) is None
-    sink.disk.forget(f"../../outside/file{path}", note).result()
+    sink.disk.remove_partial_file(f"../../outside/file{path}", note).result()
     assert is_untouched(outside)
 
 

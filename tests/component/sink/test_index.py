@@ -64,7 +64,7 @@ async def test_an_index_entry_does_not_apply_to_a_body_that_replaced_its_own(
     await store_body(sink, OURS, "a", REMEMBERED)
 
     assert (sink.disk.path / "a").read_bytes() == theirs
-    assert await sink.stored.known(FETCH) is None
+    assert await sink.stored.indexed(FETCH) is None
     found = await sink.stored.at_dest(FETCH)
     assert found is not None
     assert (found.size_bytes, found.sha256) == (len(theirs), None)
@@ -77,7 +77,7 @@ async def test_a_moved_body_is_recognized_by_its_digest(sink: FileSink) -> None:
     (sink.disk.path / "a").write_bytes(OURS)
     os.utime(sink.disk.path / "a", (0, 0))
 
-    assert await sink.stored.known(FETCH) is not None
+    assert await sink.stored.indexed(FETCH) is not None
 
 
 @pytest.mark.parametrize("what", ["entry", "folder", "body"])
@@ -89,7 +89,7 @@ async def test_the_index_follows_no_link(sink: FileSink, tmp_path: Path, what: s
     there.rename(tmp_path / "moved")
     there.symlink_to(tmp_path / "moved")
 
-    assert await sink.stored.known(FETCH) is None
+    assert await sink.stored.indexed(FETCH) is None
     found = await sink.stored.at_dest(FETCH)
     assert (None if found is None else found.sha256) is None
     assert (found is None) == (what == "body")
@@ -150,11 +150,11 @@ async def test_hashing_on_a_stalled_disk_delays_no_small_body_or_index_lookup(
     note = PartialNote(token=1, offset_bytes=1 << 20, of="")
     taking_over = asyncio.create_task(run_stoppable(HASHING, sink.partial_files.take, ID, note, 2))
     await wait_until(lambda: at_it, "the partial file to be hashed")
-    looking = [asyncio.create_task(sink.stored.known(FETCH)) for _ in range(10)]
+    looking = [asyncio.create_task(sink.stored.indexed(FETCH)) for _ in range(10)]
     try:
         await wait_until(lambda: len(at_it) == 2, "both threads to be hashing")
         assert await store_body(sink, b"small", "small", place=8)
-        assert await sink.stored.known(Fetch(url=FETCH.url, dest="b", headers={"X": "y"})) is not None
+        assert await sink.stored.indexed(Fetch(url=FETCH.url, dest="b", headers={"X": "y"})) is not None
         assert await asyncio.get_running_loop().getaddrinfo("127.0.0.1", 80)
         for waiting in looking:
             waiting.cancel()

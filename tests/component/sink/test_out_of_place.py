@@ -268,7 +268,7 @@ async def test_the_folder_below_an_unmounted_disk_is_not_used(tmp_path: Path) ->
             mount(["umount", "--lazy", str(out)])
             space = await sink.disk.space()
             assert (True, "") == (space.displaced, space.reopened)
-            assert "its file system is not mounted any more" in str(space.error)
+            assert "its file system is no longer mounted" in str(space.error)
             mount(["mount", "-t", "tmpfs", "tmpfs", str(out)])
             assert str(out) == (await sink.disk.space()).reopened
             stored = await store_body(sink, b"body")

@@ -78,7 +78,7 @@ async def test_a_resumed_body_is_whole(sink: FileSink) -> None:
     assert await half(sink) == HALF
     taken = take(sink, note())
     assert taken is not None
-    await taken.hash_by(["sha512"])
+    await taken.add_digests(["sha512"])
 
     kept = await rest(sink, taken, HALF, digests=(("sha512", hashlib.sha512(BODY).digest()),))
 

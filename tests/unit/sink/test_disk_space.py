@@ -6,12 +6,12 @@ from hypothesis import strategies as st
 
 from fetchfleet.worker.sink.disk_space import (
     FREE_REFUSALS,
-    LONGEST_PAUSE_S,
+    MAX_PAUSE_S,
     PAUSE_S,
     Refusals,
     Space,
-    lack,
     refused,
+    shortage,
 )
 
 MANY = st.integers(0, 1 << 50)
@@ -29,25 +29,25 @@ MANY = st.integers(0, 1 << 50)
         (Space(1 << 40, free_files=9, refuses=True), "writing"),
     ],
 )
-def test_a_lack_is_named(space: Space, wanting: str | None) -> None:
+def test_a_shortage_is_named(space: Space, wanting: str | None) -> None:
     """Bytes below the minimum, no free inodes (if the disk counts them), or a disk that refuses writes."""
-    assert lack(space, 64, lacked=False) == wanting
+    assert shortage(space, 64, was_short=False) == wanting
 
 
 @given(MANY, MANY, MANY)
-def test_after_a_lack_more_must_be_free(free_bytes: int, more_bytes: int, least_bytes: int) -> None:
-    """Space that is enough after a lack was enough before it. More is never worse."""
-    for lacked in (False, True):
-        if lack(Space(free_bytes), least_bytes, lacked=lacked) is None:
-            assert lack(Space(free_bytes), least_bytes, lacked=False) is None
-            assert lack(Space(free_bytes + more_bytes), least_bytes, lacked=lacked) is None
+def test_after_a_shortage_more_must_be_free(free_bytes: int, more_bytes: int, min_free_bytes: int) -> None:
+    """Space that is enough after a shortage was enough before it. More is never worse."""
+    for was_short in (False, True):
+        if shortage(Space(free_bytes), min_free_bytes, was_short=was_short) is None:
+            assert shortage(Space(free_bytes), min_free_bytes, was_short=False) is None
+            assert shortage(Space(free_bytes + more_bytes), min_free_bytes, was_short=was_short) is None
 
 
 @given(MANY)
 def test_a_minimum_of_zero_disables_the_check(free_bytes: int) -> None:
     """For any free space."""
-    assert lack(Space(free_bytes), 0, lacked=False) is None
-    assert lack(Space(free_bytes), 0, lacked=True) is None
+    assert shortage(Space(free_bytes), 0, was_short=False) is None
+    assert shortage(Space(free_bytes), 0, was_short=True) is None
 
 
 @given(st.lists(st.floats(0, 1000), max_size=40))
@@ -64,6 +64,6 @@ def test_a_refusing_disk_is_tried_less_and_less_often(gaps_s: list[float]) -> No
         refusals = after
 
     wanted_s = [0.0] * (FREE_REFUSALS - 1) + [
-        min(PAUSE_S * 2**doublings, LONGEST_PAUSE_S) for doublings in range(40)
+        min(PAUSE_S * 2**doublings, MAX_PAUSE_S) for doublings in range(40)
     ]
     assert pauses_s == pytest.approx(wanted_s[: len(pauses_s)])

@@ -44,7 +44,7 @@ def test_warcio_reads_every_record_and_confirms_its_digests(
     headers: list[tuple[bytes, bytes]], asked: bytes, body: bytes
 ) -> None:
     """Also bodies that look like records, and fields of arbitrary bytes."""
-    [request, response] = read(both(sent_of(headers, body=asked), body))
+    [request, response] = read(both(sent_of(headers, request_body=asked), body))
 
     assert (request.kind, request.payload) == ("request", asked)
     assert (response.kind, response.payload) == ("response", body)
@@ -52,9 +52,9 @@ def test_warcio_reads_every_record_and_confirms_its_digests(
 
 
 @given(st.binary(min_size=16, max_size=16), st.binary(min_size=32, max_size=32))
-def test_ids_and_digests_are_those_of_the_standard_library(chance: bytes, digest: bytes) -> None:
+def test_ids_and_digests_are_those_of_the_standard_library(random_bytes: bytes, digest: bytes) -> None:
     """They are written faster, because each record has two of each."""
-    assert record_format.record_id(chance) == UUID(bytes=chance, version=4).urn
+    assert record_format.record_id(random_bytes) == UUID(bytes=random_bytes, version=4).urn
     assert record_format.digest_text(digest) == "sha256:" + base64.b32encode(digest).decode()
 
 
@@ -90,7 +90,7 @@ def test_an_http10_response_keeps_its_version() -> None:
 
 def test_a_record_marks_an_omitted_request_body() -> None:
     """A sent file is not read again for the record."""
-    [request, _] = read(both(sent_of([(b"Content-Length", b"7")], cut=True), b""))
+    [request, _] = read(both(sent_of([(b"Content-Length", b"7")], body_omitted=True), b""))
 
     assert (request.field("WARC-Truncated"), request.payload) == ("length", b"")
 
@@ -117,7 +117,7 @@ def test_the_head_of_a_record_gives_its_end(
     headers: list[tuple[bytes, bytes]], body: bytes, data: st.DataObject
 ) -> None:
     """None for an incomplete head. Later bytes have no effect."""
-    whole = record_format.request(sent_of(headers, body=body), OTHER, ID)
+    whole = record_format.request(sent_of(headers, request_body=body), OTHER, ID)
     found = record_format.block_bytes(whole)
     assert found is not None
     head_bytes, block_bytes = found

@@ -79,10 +79,10 @@ class Resume:
             self.partial_file.close()
             self.partial_file = None
 
-    async def hash_by(self, names: Collection[str]) -> None:
+    async def add_digests(self, names: Collection[str]) -> None:
         """Hash the partial file by these algorithms too. Raises OSError."""
         if self.partial_file is not None and names:
-            await self.partial_file.hash_by(names)
+            await self.partial_file.add_digests(names)
 
     def total_bytes(self, content_bytes: int | None) -> int | None:
         """Return the length of the whole body, None if unknown.
@@ -101,7 +101,7 @@ class Resume:
         """Remove the partial file of the note if it is not of the body that is being received."""
         if self.note is not None and self.partial_file is None:
             disk = self._session.services.sink.disk
-            await asyncio.wrap_future(disk.forget(self._entry.id, self.note))
+            await asyncio.wrap_future(disk.remove_partial_file(self._entry.id, self.note))
             self._carry(None)
 
     async def checkpoint(self, writer: BodyWriter, exchange: HttpExchange) -> int:

@@ -110,7 +110,7 @@ class SpecialCases:
         else:
             length_bytes = body.length_bytes
             if resume is not None:
-                await resume.hash_by(dict(digests))
+                await resume.add_digests(dict(digests))
                 length_bytes = resume.total_bytes(length_bytes)
             expected = Expected(length_bytes, fetch.sha256, max_bytes, digests)
 
@@ -127,7 +127,7 @@ class SpecialCases:
             validators=validators,
             coding=body.coding,
             lines=body.lines,
-            unverified=answer.ends_with_connection and not (body.coding_ended or expected.shows_the_whole),
+            unverified=answer.ends_with_connection and not (body.coding_ended or expected.detects_truncation),
         )
 
     async def _store_head(self, answer: Answer, request: Hop, validators: Validators) -> AttemptOutcome:
@@ -135,7 +135,7 @@ class SpecialCases:
         lane, sink = self._lane, self._services.sink
         await answer.discard()
         at: StoredAt | None = None
-        if sink.keeps_heads:
+        if sink.stores_head_responses:
             options = StorageOptions(durability=lane.policy.durability)
             exchange = HttpExchange(request, answer)
             writer = sink.writer(self._entry, lane.token, Expected(), options, exchange=exchange)
@@ -194,7 +194,7 @@ class SpecialCases:
                 safe_bytes = await self._resume.checkpoint(writer, exchange)
                 save_bytes = safe_bytes + parameters.checkpoint_bytes
                 save_s = mono_s() + parameters.checkpoint_s
-            piece = await receive(writer.room)
+            piece = await receive(writer.receive_buffer)
             if not piece:
                 return
             writer.write(piece)

@@ -60,7 +60,7 @@ async def stand_in(
 
 async def find_indexed(fetch: Fetch, sink: Sink) -> IndexEntry | None:
     """Return the index entry of the unchanged stored body, if the fetch revalidates."""
-    return await sink.stored.known(fetch) if fetch.revalidate and sink.stored is not None else None
+    return await sink.stored.indexed(fetch) if fetch.revalidate and sink.stored is not None else None
 
 
 async def not_modified(
@@ -75,7 +75,7 @@ async def not_modified(
     received = validators_of(request.url, answer.header)
     stored = sink.stored
     if index_entry is not None and index_entry.url == request.url and stored is not None:
-        if not await stored.unchanged(index_entry):
+        if not await stored.is_unchanged(index_entry):
             return Interrupted(note=GONE)  # the next attempt requests the whole body
         return Unchanged(
             path=index_entry.path,

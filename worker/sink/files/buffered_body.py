@@ -1,8 +1,8 @@
-"""A body on its way to disk: in memory while it is smaller than a block, then in a partial file.
+"""The buffer of a body: in memory while the body is smaller than a block, then in a partial file.
 
-Small bodies are stored in batches: one thread takes all that wait, and reports them together. Several threads
-would compete for the interpreter and for the folder. Only on a slow disk does each body get a thread, and if
-one thread is stuck, another takes the waiting bodies.
+Small bodies are stored in batches: one thread stores all waiting bodies and reports them together. Several
+threads would compete for the interpreter lock and the folder. More threads run only if the disk is slow or a
+thread is stuck.
 """
 
 import asyncio
@@ -28,20 +28,19 @@ SHA256 = "sha256"
 BLOCK_BYTES = 384 * 1024
 """A body of fewer bytes stays in memory until it is complete."""
 
-ROOM_BYTES = BLOCK_BYTES + 256 * 1024
-"""A block that pieces are received into: what is left of it before it is full takes a large piece."""
+BUFFER_BYTES = BLOCK_BYTES + 256 * 1024
+"""The size of a buffer to receive into. It has space for a large piece until the block is full."""
 
 JOINED_BYTES = 4096
-"""Smaller pieces are joined, because each one in a list has the overhead of an object."""
+"""Smaller pieces are joined, to save the overhead of one object for each."""
 
 Work = Callable[[Directory], StoredAt | None]
 
 
 class BufferedBody(aio.Pending[StoredAt | None]):
-    """See BodyWriter. At most two blocks are in memory: one is written while the next one fills.
+    """A BodyWriter without `commit` and `keep`, which the sinks add.
 
-    It has digests and checks, but no final name: the sinks give it one. The token of the lane keeps the
-    partial files of two owners apart.
+    At most two blocks are in memory: one is written to disk while the next one is received.
     """
 
     def __init__(
@@ -55,7 +54,7 @@ class BufferedBody(aio.Pending[StoredAt | None]):
         super().__init__()
         self.size_bytes = 0
         self.full = False
-        """True if a block is in memory."""
+        """A full block is in memory."""
         self._disk = disk
         self._fetch_id = fetch_id
         self._token = token
@@ -63,14 +62,15 @@ class BufferedBody(aio.Pending[StoredAt | None]):
         self._pieces: list[Block] = []
         """The pieces of the body that are in memory."""
         self._filled_bytes = 0
-        self._room: memoryview | None = None
-        """What is left of the block that pieces are received into."""
-        self._blocks: tuple[memoryview | None, memoryview | None] = (None, None)
-        """That block, and the one that is being written."""
+        """The size of `_pieces`."""
+        self._receive_buffer: memoryview | None = None
+        """The free rest of the buffer that is received into."""
+        self._buffers: tuple[memoryview | None, memoryview | None] = (None, None)
+        """The buffer that is received into, and the one that is being written to disk."""
         self._digests: dict[str, Any] = {}
-        """Hash objects by name, from the first block or the end of the body on."""
+        """Hash objects by hashlib's name; empty before the first block is written or the body is complete."""
         self._partial: PartialFile | None = None
-        """Takes the body block by block, once it has reached a block."""
+        """The file on disk, once the body has reached the size of a block."""
         if resume is not None:
             self.size_bytes = resume.offset_bytes
             self._digests = {name: resume.digests[name] for name in (SHA256, *dict(expected.digests))}
@@ -78,15 +78,15 @@ class BufferedBody(aio.Pending[StoredAt | None]):
         if expected.max_bytes and expected.length_bytes is not None:
             self._refuse_overlong(expected.length_bytes)
 
-    def room(self) -> memoryview | None:
-        """Return the room for the next piece, if the body is a large one."""
-        if self._room is None and self._partial is not None:
-            self._room = self._blocks[0] or memoryview(bytearray(ROOM_BYTES))
-            self._blocks = self._room, self._blocks[1]
-        return self._room
+    def receive_buffer(self) -> memoryview | None:
+        """Return the buffer to receive the next piece into; None while the body is below a block."""
+        if self._receive_buffer is None and self._partial is not None:
+            self._receive_buffer = self._buffers[0] or memoryview(bytearray(BUFFER_BYTES))
+            self._buffers = self._receive_buffer, self._buffers[1]
+        return self._receive_buffer
 
     def write(self, piece: bytes | memoryview) -> None:
-        """Add a piece; a memoryview is the beginning of `room`. Raises OverlongBodyError."""
+        """Add a piece: bytes, or the filled start of `receive_buffer`. Raises OverlongBodyError."""
         size_bytes = len(piece)
         self.size_bytes += size_bytes
         self._disk.received_bytes += size_bytes
@@ -95,8 +95,8 @@ class BufferedBody(aio.Pending[StoredAt | None]):
             self._refuse_overlong(self.size_bytes)
         self.full = self._filled_bytes >= BLOCK_BYTES
         if isinstance(piece, memoryview):
-            assert self._room is not None
-            self._room = self._room[size_bytes:]
+            assert self._receive_buffer is not None
+            self._receive_buffer = self._receive_buffer[size_bytes:]
             self._pieces.append(piece)
         elif size_bytes >= JOINED_BYTES:
             self._pieces.append(piece)
@@ -106,18 +106,18 @@ class BufferedBody(aio.Pending[StoredAt | None]):
             self._pieces.append(bytearray(piece))
 
     async def drain(self) -> None:
-        """Hand what is in memory to the disk, once the block before is written. Raises OSError."""
+        """Begin to write the block in memory, after the previous block is written. Raises OSError."""
         if self._partial is None:
             self._digests = self._new_digests()
             self._partial = PartialFile(self._disk, self._partial_name(), self._digests)
         await self._partial.written()
         if self._pieces:
             block, self._pieces, self._filled_bytes, self.full = self._pieces, [], 0, False
-            self._blocks, self._room = self._blocks[::-1], None
+            self._buffers, self._receive_buffer = self._buffers[::-1], None
             self._partial.start(block)
 
     async def sync(self) -> int:
-        """Sync the bytes so far to disk; returns their number. Raises OSError."""
+        """Sync the bytes so far to disk. Returns their number. Raises OSError."""
         size_bytes = self.size_bytes
         await self.drain()
         assert self._partial is not None
@@ -125,7 +125,7 @@ class BufferedBody(aio.Pending[StoredAt | None]):
         return size_bytes
 
     async def aclose(self) -> None:
-        """Remove the body unless it was committed or kept, even if the caller is cancelled meanwhile."""
+        """Remove the partial file unless it was committed or kept, even if the caller is cancelled."""
         if self._partial is not None:
             await aio.run_to_end(self._partial.drop())
 
@@ -133,7 +133,7 @@ class BufferedBody(aio.Pending[StoredAt | None]):
         return partial_name(self._fetch_id, self._token)
 
     def _new_digests(self) -> dict[str, Any]:
-        """Return the hash objects that are to be fed with the whole body."""
+        """Return new hash objects for the whole body, by hashlib's name."""
         digests = {SHA256: hashlib.sha256()}
         for name, _ in self._expected.digests:
             if name != SHA256:
@@ -141,13 +141,13 @@ class BufferedBody(aio.Pending[StoredAt | None]):
         return digests
 
     def _checked(self) -> str:
-        """Return the sha256 of the whole body; hashes it, off the loop, if it is in memory.
+        """Check the complete body, and return its sha256 in hex. Runs off the loop if the body is in memory.
 
         Raises TruncatedBodyError or DigestMismatchError.
         """
         expected = self._expected
         if expected.length_bytes is not None and self.size_bytes != expected.length_bytes:
-            raise TruncatedBodyError(f"{self.size_bytes} of {expected.length_bytes} bytes came")
+            raise TruncatedBodyError(f"received {self.size_bytes} of {expected.length_bytes} bytes")
         if self._partial is None:
             self._digests = self._new_digests()
             for digest in self._digests.values():
@@ -155,42 +155,43 @@ class BufferedBody(aio.Pending[StoredAt | None]):
                     digest.update(piece)
         sha256: str = self._digests[SHA256].hexdigest()
         if expected.sha256 is not None and sha256 != expected.sha256:
-            raise DigestMismatchError(f"sha256 is {sha256}")
+            raise DigestMismatchError(f"the body's sha256 is {sha256}, expected {expected.sha256}")
         for name, digest in expected.digests:
             if self._digests[name].digest() != digest:
-                raise DigestMismatchError(f"the host says {name} {digest.hex()}; sha256 is {sha256}")
+                received = self._digests[name].hexdigest()
+                raise DigestMismatchError(f"the body's {name} is {received}, the host sent {digest.hex()}")
         return sha256
 
     def _refuse_overlong(self, size_bytes: int) -> None:
         if self._expected.max_bytes and size_bytes > self._expected.max_bytes:
-            raise OverlongBodyError(f"{size_bytes} bytes are more than {self._expected.max_bytes}")
+            raise OverlongBodyError(f"{size_bytes} bytes exceed max_bytes {self._expected.max_bytes}")
 
 
 class BatchTimings(NamedTuple):
-    """The limits of a turn of a thread, and of a disk that counts as stuck or slow."""
+    """The limits of a thread's turn, and the thresholds of a stuck and of a slow disk."""
 
     turn_s: float = 0.005
-    """After that, a thread reports what it has done and starts anew."""
+    """The duration of a turn. At its end the thread reports the bodies it has stored."""
     turn_bodies: int = 32
-    """Bodies a turn at most: each may have folders of its own, held open until the turn ends."""
+    """Maximum bodies in a turn. Each may need folders of its own, which stay open until the turn ends."""
     stuck_s: float = 0.05
-    """Threads that have finished nothing for so long are stuck, and another one starts."""
+    """If no body was stored for so long, the running threads count as stuck, and another one starts."""
     slow_s: float = 0.002
-    """A disk that needs so long for a body is slow; many threads wait for it better than one."""
+    """Time for one body from which a turn is slow. More threads store more bodies on a slow disk."""
     slow_turns: int = 8
-    """Slow turns in a row before the disk counts as slow: one may have waited for the processor."""
+    """Consecutive slow turns before the disk counts as slow: a single one may have waited for the CPU."""
     slow_for_s: float = 1.0
-    """After that, one thread tries again: many may have waited for each other, not for the disk."""
+    """Time until a slow disk is tried with one thread again: many may have waited for each other."""
 
 
 class _Turn:
-    """A turn of a thread: when it began, on the clock and in processor time of the loop."""
+    """A turn of a thread. Records its start by the clock and in CPU time of the loop's thread."""
 
     def __init__(self) -> None:
         self._began_s, self._used_s = mono_s(), thread_time()
 
     def waited_s(self) -> float:
-        """Return its duration less the processor time of the loop, for which it may have had to wait."""
+        """Return the turn's duration less the loop's CPU time, for which the turn may have waited."""
         return mono_s() - self._began_s - (thread_time() - self._used_s)
 
 
@@ -199,7 +200,7 @@ SmallBody = aio.Pending[StoredAt | None]
 
 
 class SmallBatch:
-    """Stores small bodies in at most `max_threads` of the threads. Its methods run on the loop."""
+    """Stores small bodies in threads, at most `max_threads` at once. Call its methods on the loop."""
 
     def __init__(
         self, directory: Directory, threads: Executor, max_threads: int, timings: BatchTimings | None = None
@@ -210,32 +211,34 @@ class SmallBatch:
         self._timings = timings or BatchTimings()
         self._waiting: deque[tuple[SmallBody, Work]] = deque()
         self._named: deque[tuple[SmallBody, StoredAt | None, int]] = deque()
-        """Stored bodies that are not confirmed yet, each with the opening of the out folder that it is in."""
+        """Stored bodies that are not confirmed yet, each with the `opening` of its out folder."""
         self._done: deque[SmallBody] = deque()
+        """Bodies with an outcome that is not reported yet."""
         self._turns: set[_Turn] = set()
+        """The running turns."""
         self._stuck: set[_Turn] = set()
-        """The turns that are stuck."""
+        """The running turns that are stuck."""
         self._progress = False
-        """Whether any body has been stored since the last look."""
+        """A body was reported since the last check."""
         self._slow_turns = 0
         self._slow_until_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, body: SmallBody, work: Work) -> None:
-        """Run the work in a thread, with the directory held open; the body gets its outcome."""
+        """Run the work in a thread, and set its outcome on the body."""
         self._waiting.append((body, work))
-        if not self._turns or self._stuck or self._slow_until_s:  # else the one thread at work takes it
+        if not self._turns or self._stuck or self._slow_until_s:  # else the running thread stores it
             self._start_turn(asyncio.get_running_loop())
 
     def _start_turn(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Start one more thread if there are bodies for it and fewer are at work than should be."""
+        """Start one more turn if bodies wait and fewer turns run than should."""
         wanted = self._max_threads if mono_s() < self._slow_until_s else 1
         at_work = len(self._turns)
         pending = self._waiting or self._named
         if pending and at_work < self._max_threads and at_work - len(self._stuck) < wanted:
             turn = _Turn()
             self._turns.add(turn)
-            loop.call_soon(self._submit, loop, turn)  # so that it takes all bodies of this turn of the loop
+            loop.call_soon(self._submit, loop, turn)  # later, to store all bodies of this loop iteration
 
     def _submit(self, loop: asyncio.AbstractEventLoop, turn: _Turn) -> None:
         try:
@@ -249,14 +252,14 @@ class SmallBatch:
             self._notify()
             return
         if self._timer is None:
-            self._timer = loop.call_later(self._timings.stuck_s, self._look, loop)
+            self._timer = loop.call_later(self._timings.stuck_s, self._check_progress, loop)
 
     def _take_turn(self, loop: asyncio.AbstractEventLoop, turn: _Turn) -> None:
-        """Store one waiting body after the other, and confirm them together; runs off the loop."""
+        """Store the waiting bodies one by one, and confirm them together. Runs off the loop."""
         timings, done = self._timings, 0
         ends_s = mono_s() + timings.turn_s
         try:
-            self._confirm()  # bodies of a turn that is stuck
+            self._confirm()  # the bodies of a stuck turn
             with self._directory.held_open(timings.turn_s) as directory, suppress(IndexError):
                 while done < timings.turn_bodies and mono_s() < ends_s:
                     body, work = self._waiting.popleft()
@@ -274,7 +277,7 @@ class SmallBatch:
                 loop.call_soon_threadsafe(self._end_turn, loop, turn, done)
 
     def _confirm(self) -> None:
-        """Check, once for all that are named, that bodies are where their results will say."""
+        """Check once, for all named bodies, that their paths still lead into the open out folder."""
         named = []
         with suppress(IndexError):
             while True:
@@ -298,14 +301,16 @@ class SmallBatch:
         self._notify()
         self._start_turn(loop)
 
-    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        """While threads are at work: report stored bodies, and mark the turns as stuck without progress."""
+    def _check_progress(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Report stored bodies. Mark the running turns as stuck if there is none since the last check."""
         self._notify()
         if not self._progress:
             self._stuck.update(self._turns)
         self._progress = False
         self._start_turn(loop)
-        self._timer = loop.call_later(self._timings.stuck_s, self._look, loop) if self._turns else None
+        self._timer = (
+            loop.call_later(self._timings.stuck_s, self._check_progress, loop) if self._turns else None
+        )
 
     def _notify(self) -> None:
         while self._done:

@@ -1,8 +1,8 @@
-"""Names below the out folder, looked up by descriptor: no symbolic link leads out of it.
+"""File operations below the out folder, by descriptor, so that no symbolic link leads out of it.
 
 Each lookup starts at the out folder's descriptor and opens one folder after the other, none of them `..`. The
-descriptor of a folder below is held for a moment at most: if that folder is moved away, later bodies
-must not follow. The out folder may be moved too: `confirm` tells, after a body has its name, if it is there.
+descriptors of inner folders are closed soon: if such a folder is moved away, later bodies must not follow it.
+The out folder itself may be moved too. `confirm` detects that after a body has its final name.
 """
 
 import errno
@@ -18,7 +18,7 @@ from fetchfleet.worker.util.clock import mono_s
 from fetchfleet.worker.util.file_errors import FileFault, fault_of
 
 STATE_FOLDER = ".fetchfleet"
-"""Holds a run's Redis data, the workers' logs, the partial files and the index."""
+"""The folder of a run's Redis data, the workers' logs, the partial files and the index."""
 
 PARTIAL_FILES = f"{STATE_FOLDER}/parts"
 REDIS_FOLDER = f"{STATE_FOLDER}/redis"
@@ -29,7 +29,7 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 _NAMELESS = os.O_WRONLY | getattr(os, "O_TMPFILE", 0)
 _OPEN_FILES = "/proc/self/fd"
-_NOT_KNOWN = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL})
+_UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL})
 """Errors of file systems and kernels without O_TMPFILE."""
 
 _NOT_A_FOLDER = frozenset({errno.ELOOP, errno.ENOTDIR})
@@ -38,69 +38,69 @@ _NO_NAMES = frozenset({"", ".", ".."})
 
 
 class Directory:
-    """The out folder, held open from open() to close(), and the names below it. Thread-safe.
+    """The out folder, held open from open() to close(), and the files below it. Thread-safe.
 
-    Its methods raise InTheWayError if a name on the way is a link or of another kind, and OSError.
+    Methods with a path raise OSError, and InTheWayError if a part of the path is a link or of the wrong kind.
     """
 
     def __init__(self, out: Path) -> None:
         self._out = out
         self._root = -1
         self._opened: tuple[int, int] | None = None
-        """Inode and device of the out folder that was opened."""
+        """Inode and device of the open out folder."""
         self.opening = 0
-        """A number that changes when another out folder is opened in place of the first."""
+        """Counts how often another out folder has replaced the open one."""
         self.displaced = False
-        """Whether the last look at the path found another folder there, or none, and did not open it."""
-        self._knows_nameless = hasattr(os, "O_TMPFILE")
+        """The out folder's path led to another folder or to none at the last check, and was not opened."""
+        self._supports_nameless = hasattr(os, "O_TMPFILE")
 
     def open(self, *, make: bool = True) -> None:
-        """Hold the out folder, which may be a link itself. make: create it if it is missing."""
+        """Open the out folder; its path may be a symbolic link. make: create it if it is missing."""
         self.close()
         if make:
             self._out.mkdir(parents=True, exist_ok=True)
         self._root = os.open(self._out, _FOLDER)
-        self._knows_nameless &= Path(_OPEN_FILES).is_dir()
+        self._supports_nameless &= Path(_OPEN_FILES).is_dir()
         self._opened = _identity(os.fstat(self._root))
 
     def close(self) -> None:
-        """Release the out folder; a second call does nothing."""
+        """Close the out folder. A second call does nothing."""
         if self._root >= 0:
             root, self._root = self._root, -1
             os.close(root)
 
     def in_place(self) -> bool:
-        """Return whether the path of the out folder still leads to the folder that was opened."""
+        """Return whether the out folder's path still leads to the open folder."""
         try:
             return self._opened == _identity(os.stat(self._out))  # noqa: PTH116 - a third of the cost
         except OSError:
             return False
 
     def confirm(self, opening: int) -> None:
-        """Raise OSError unless names given since `opening` was read are below the path of the out folder."""
+        """Raise OSError if the out folder was moved or replaced after the caller read `opening`."""
         if not self.in_place() or opening != self.opening:
             raise self.out_of_place()
 
     def out_of_place(self) -> OSError:
-        """Return the error of a body that went to a folder which is no longer the out folder."""
+        """Return the error for a body in a folder that is no longer the out folder."""
         return OSError(errno.ESTALE, f"{self._out} was moved, removed or replaced")
 
     def replace_by(self, other: "Directory") -> None:
-        """Hold the folder of another directory instead. The descriptor stays the same: threads may use it."""
+        """Open the other directory's folder under the same descriptor, which threads may be using."""
         os.dup2(other.root, self.root, inheritable=False)
-        self.opening += 1  # before what `in_place` goes by, which `confirm` reads first
+        self.opening += 1  # before `_opened`, which `confirm` reads first
         self._opened, self.displaced = _identity(os.fstat(self.root)), False
 
     @property
     def root(self) -> int:
-        """The descriptor of the out folder."""
+        """The descriptor of the out folder. Raises OSError if it is not open."""
         if self._root < 0:
             raise OSError(errno.EBADF, f"{self._out} is not open")
         return self._root
 
     @contextmanager
     def chain(self, path: str, *, make: bool = True) -> Iterator[list[int]]:
-        """Open the descriptors from the out folder to the folder `path`. make: create missing folders."""
+        """Yield the descriptors from the out folder to the folder `path`. make: create missing folders."""
         chain = self._look_up(path, make=make)
         try:
             yield chain
@@ -125,47 +125,47 @@ class Directory:
         return chain
 
     def _release(self, chain: list[int]) -> None:
-        for folder in reversed(chain[1:]):  # the first is the out folder's
+        for folder in reversed(chain[1:]):  # the first is the out folder
             os.close(folder)
 
     def check_permission(self, folders: Iterable[str]) -> None:
-        """Raise OSError if one of the folders takes no new name: by permissions, attributes or mount."""
+        """Raise OSError if no file can be created in one of the folders: permissions, attributes or mount."""
         for path in folders:
             with self.chain(path) as chain:
                 if not os.access(".", os.W_OK | os.X_OK, dir_fd=chain[-1]):
-                    os.mkdir(TRIAL_FOLDER, dir_fd=chain[-1])  # raises the reason, which access(2) hides
+                    os.mkdir(TRIAL_FOLDER, dir_fd=chain[-1])  # raises the error that access(2) does not give
                     os.rmdir(TRIAL_FOLDER, dir_fd=chain[-1])
 
-    def held_open(self, moment_s: float, clock: Callable[[], float] = mono_s) -> "_HeldOpen":
-        """Return the same directory for one thread, which reuses a descriptor for up to `moment_s`."""
-        return _HeldOpen(self, self._out, moment_s, clock)
+    def held_open(self, reuse_s: float, clock: Callable[[], float] = mono_s) -> "_HeldOpen":
+        """Return a view of this directory for one thread, which reuses folder descriptors for `reuse_s`."""
+        return _HeldOpen(self, self._out, reuse_s, clock)
 
     def create(self, partial: str) -> int:
-        """Create an empty partial file, open for writing; replaces a leftover of that name."""
+        """Create an empty partial file and return its descriptor, for writing. Replaces an existing one."""
         with self.chain(PARTIAL_FILES) as chain:
             with suppress(FileExistsError):
-                return os.open(_plain(partial), _NEW_FILE, 0o666, dir_fd=chain[-1])
-            _refuse_what_is_no_file(chain[-1], partial, f"{PARTIAL_FILES}/{partial}")
+                return os.open(_checked(partial), _NEW_FILE, 0o666, dir_fd=chain[-1])
+            _require_regular_file(chain[-1], partial, f"{PARTIAL_FILES}/{partial}")
             os.unlink(partial, dir_fd=chain[-1])
             return os.open(partial, _NEW_FILE, 0o666, dir_fd=chain[-1])
 
     def nameless(self) -> int | None:
-        """Create an empty file without a name, open for writing; None if the disk does not support it."""
-        if not self._knows_nameless:
+        """Create an empty file without a name, for writing; None if the disk does not support it."""
+        if not self._supports_nameless:
             return None
         try:
             return os.open(".", _NAMELESS, 0o666, dir_fd=self._root)
         except OSError as error:
-            self._knows_nameless = error.errno not in _NOT_KNOWN
+            self._supports_nameless = error.errno not in _UNSUPPORTED
             return None
 
     def name(self, file: int, path: str) -> bool:
-        """Give a nameless file its name, in one step; False if the name is taken or not allowed."""
+        """Give a nameless file its name, atomically. Returns False on an error, e.g. if the name exists."""
         folder, _, name = path.rpartition("/")
         chain = self._look_up(folder)
         try:
             os.link(f"{_OPEN_FILES}/{file}", name, dst_dir_fd=chain[-1])
-        except (OSError, ValueError):  # the caller tries again with a partial file, which reports it
+        except (OSError, ValueError):  # the caller falls back to a partial file, which reports the error
             return False
         finally:
             self._release(chain)
@@ -174,58 +174,58 @@ class Directory:
     def open_partial(self, partial: str) -> int:
         """Open a partial file for reading and writing."""
         with self.chain(PARTIAL_FILES, make=False) as chain:
-            return os.open(_plain(partial), os.O_RDWR | os.O_NOFOLLOW, dir_fd=chain[-1])
+            return os.open(_checked(partial), os.O_RDWR | os.O_NOFOLLOW, dir_fd=chain[-1])
 
     def rename_partial(self, partial: str, to: str) -> None:
-        """Give a partial file another temporary name."""
+        """Rename a partial file to another temporary name."""
         with self.chain(PARTIAL_FILES, make=False) as chain:
-            os.rename(_plain(partial), _plain(to), src_dir_fd=chain[-1], dst_dir_fd=chain[-1])
+            os.rename(_checked(partial), _checked(to), src_dir_fd=chain[-1], dst_dir_fd=chain[-1])
 
     def drop(self, partial: str) -> None:
-        """Remove a partial file, if it is there."""
+        """Remove a partial file if it exists."""
         with suppress(FileNotFoundError), self.chain(PARTIAL_FILES, make=False) as chain:
-            os.unlink(_plain(partial), dir_fd=chain[-1])
+            os.unlink(_checked(partial), dir_fd=chain[-1])
 
     def put(self, partial: str, path: str, *, replace: bool = True, sync: bool = False) -> None:
-        """Give a partial file its name, in one step: readers see the whole file or what was there before.
+        """Give a partial file its final name, atomically: readers see the old file or the complete new one.
 
-        replace: also if a file has the name; otherwise ExistsError is raised. sync: the name, and those of
-        all folders on the way, are on disk afterwards.
+        replace: replace a file of that name; if False, raise ExistsError. sync: sync the name and those of
+        all folders of the path.
         """
         folder, _, name = path.rpartition("/")
         with self.chain(folder) as chain, self.chain(PARTIAL_FILES) as partials:
-            _refuse_what_is_no_file(chain[-1], name, path)
+            _require_regular_file(chain[-1], name, path)
             src, dst = partials[-1], chain[-1]
             try:
                 if replace:
-                    os.rename(_plain(partial), name, src_dir_fd=src, dst_dir_fd=dst)
-                else:  # link(2) refuses a name that is taken
-                    os.link(_plain(partial), name, src_dir_fd=src, dst_dir_fd=dst, follow_symlinks=False)
+                    os.rename(_checked(partial), name, src_dir_fd=src, dst_dir_fd=dst)
+                else:  # link(2) fails if the name exists
+                    os.link(_checked(partial), name, src_dir_fd=src, dst_dir_fd=dst, follow_symlinks=False)
             except OSError as error:
                 if error.errno == errno.EEXIST and not replace:
-                    raise ExistsError(f"{path!r} is there already") from None
+                    raise ExistsError(f"{path!r} exists already") from None
                 if error.errno != errno.EXDEV:
                     raise
                 raise _mounted(path) from None
             if not replace:
-                with suppress(OSError):  # the body has its name; a leftover is swept
+                with suppress(OSError):  # the body has its name; the sweep removes the partial file
                     os.unlink(partial, dir_fd=src)
             if not sync:
                 return
             try:
-                for descriptor in reversed(chain):  # each holds the name of the next, which may be new
+                for descriptor in reversed(chain):  # each contains the next one's name, which may be new
                     os.fsync(descriptor)
             except OSError:
-                if not replace:  # otherwise the fetch, tried again, finds its own file in its place
+                if not replace:  # else the next attempt finds its own file and raises ExistsError
                     with suppress(OSError):
                         os.unlink(name, dir_fd=dst)
                 raise
 
     def stat(self, path: str) -> os.stat_result | None:
-        """Stat the file at a path; None if there is no regular file, or a link on the way."""
+        """Stat the file at a path; None if it is no regular file, or a folder of the path is a link."""
         folder, _, name = path.rpartition("/")
         with suppress(FileNotFoundError, InTheWayError), self.chain(folder, make=False) as chain:
-            found = os.stat(_plain(name), dir_fd=chain[-1], follow_symlinks=False)
+            found = os.stat(_checked(name), dir_fd=chain[-1], follow_symlinks=False)
             return found if stat.S_ISREG(found.st_mode) else None
         return None
 
@@ -233,18 +233,18 @@ class Directory:
         """Open the regular file at a path for reading."""
         folder, _, name = path.rpartition("/")
         with self.chain(folder, make=False) as chain:
-            _refuse_what_is_no_file(chain[-1], name, path)
-            # Its kind may have changed since: do not follow a link, do not wait for a pipe.
+            _require_regular_file(chain[-1], name, path)
+            # The file may have been replaced since: do not follow a link, do not block on a pipe.
             return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=chain[-1])
 
     def names(self, path: str) -> list[str]:
-        """Return the names in a folder; none if there is no such folder."""
+        """Return the names in a folder, sorted; empty if there is no such folder."""
         with suppress(FileNotFoundError), self.chain(path, make=False) as chain:
             return sorted(os.listdir(chain[-1]))  # noqa: PTH208 - by descriptor
         return []
 
     def drop_old(self, path: str, before_s: float) -> int:
-        """Remove the files of a folder last written before that Unix time; returns their number."""
+        """Remove the files of a folder last modified before that Unix time. Returns their number."""
         dropped = 0
         with suppress(FileNotFoundError), self.chain(path, make=False) as chain:
             for name in os.listdir(chain[-1]):  # noqa: PTH208 - by descriptor
@@ -256,16 +256,17 @@ class Directory:
 
 
 class _HeldOpen(Directory):
-    """See Directory.held_open; a context, which neither opens nor closes the out folder."""
+    """A view of a directory for one thread: see Directory.held_open. Closes folder descriptors at exit."""
 
-    def __init__(self, of: Directory, out: Path, moment_s: float, clock: Callable[[], float]) -> None:
+    def __init__(self, of: Directory, out: Path, reuse_s: float, clock: Callable[[], float]) -> None:
         super().__init__(out)
-        self._of, self._moment_s, self._clock = of, moment_s, clock
+        self._of, self._reuse_s, self._clock = of, reuse_s, clock
         self._chains: dict[str, list[int]] = {}
-        self._old_chains: list[list[int]] = []
+        """The open descriptors by the path of their folder, reused until `_ends_s`."""
+        self._old_chains: list[list[int]] = []  # may still be in use
         self._ends_s = 0.0
         self.opening = of.opening
-        """That of the out folder in which the folders below were looked up last."""
+        """The `opening` of the out folder in which `_chains` was looked up."""
 
     def __enter__(self) -> Self:
         return self
@@ -293,7 +294,7 @@ class _HeldOpen(Directory):
         return chain
 
     def _release(self, chain: list[int]) -> None:
-        """Keep the chain open until the end."""
+        """Leave the chain open until the exit."""
 
     def nameless(self) -> int | None:
         return self._of.nameless()
@@ -313,14 +314,14 @@ class _HeldOpen(Directory):
             super().put(partial, path, replace=replace, sync=sync)
 
     def _forget(self) -> None:
-        """Look up every folder again; the old descriptors stay open, as one may be in use."""
+        """Look up every folder again. Leaves the old descriptors open, because one may be in use."""
         self._old_chains += self._chains.values()
         self._chains.clear()
-        self._ends_s, self.opening = self._clock() + self._moment_s, self._of.opening
+        self._ends_s, self.opening = self._clock() + self._reuse_s, self._of.opening
 
 
 def make_out(out: Path, folders: Iterable[str]) -> None:
-    """Make the out folder and these folders in it; raises what unusable_out returns."""
+    """Create the out folder and these folders in it, and check their permissions. Raises CommandError."""
     directory = Directory(out)
     try:
         directory.open()
@@ -332,10 +333,7 @@ def make_out(out: Path, folders: Iterable[str]) -> None:
 
 
 def unusable_out(out: Path, error: OSError | InTheWayError) -> CommandError:
-    """Return the error of an out folder that cannot be made or written to.
-
-    It is bad use, unless time may mend it.
-    """
+    """Return the error for an unusable out folder: FAILED if its cause may be temporary, else BAD_USE."""
     if not isinstance(error, OSError):
         return CommandError(f"--out {out}: {error}", BAD_USE)
     may_pass = fault_of(error) in {FileFault.DISK, FileFault.OTHER} and error.errno != errno.ENOENT
@@ -344,14 +342,14 @@ def unusable_out(out: Path, error: OSError | InTheWayError) -> CommandError:
 
 
 def partial_name(fetch_id: str, token: int) -> str:
-    """Return the temporary name of a body; the lane's token tells two owners apart."""
+    """Return the name of a body's partial file. The lane's token makes it unique to one owner."""
     return f"{fetch_id}.{token}"
 
 
-def _plain(name: str) -> str:
-    """Return the name if it is one of an entry of a folder; raises InTheWayError."""
+def _checked(name: str) -> str:
+    """Return the name. Raises InTheWayError if it is not the name of a file or folder."""
     if name in _NO_NAMES or "/" in name or "\0" in name:
-        raise InTheWayError(f"{name!r} is no name of a file or folder")
+        raise InTheWayError(f"{name!r} is not a name of a file or folder")
     return name
 
 
@@ -361,15 +359,15 @@ def _identity(found: os.stat_result) -> tuple[int, int]:
 
 def _open_folder(parent: int, name: str, path: str) -> int:
     try:
-        return os.open(_plain(name), _FOLDER | os.O_NOFOLLOW, dir_fd=parent)
+        return os.open(_checked(name), _FOLDER | os.O_NOFOLLOW, dir_fd=parent)
     except OSError as error:
         if error.errno in _NOT_A_FOLDER:
-            raise InTheWayError(f"{name!r} on the way to {path!r} is {_kind(parent, name)}") from None
+            raise InTheWayError(f"{name!r} in the path {path!r} is {_kind(parent, name)}") from None
         raise
 
 
 def _make_folder(root: int, parent: int, name: str, path: str) -> None:
-    """Make the folder if it is missing; an error names a file system that is mounted read-only there."""
+    """Create the folder if it is missing. The error of a read-only file system mounted there names it."""
     try:
         os.mkdir(name, dir_fd=parent)
     except FileExistsError:
@@ -382,13 +380,14 @@ def _make_folder(root: int, parent: int, name: str, path: str) -> None:
 
 
 def _mounted(path: str) -> OSError:
-    what = f"a file system is mounted inside the out folder, on the way to {path!r}"
-    return OSError(errno.EXDEV, f"{what}; mount it elsewhere")
+    problem = f"a file system is mounted inside the out folder, in the path {path!r}"
+    return OSError(errno.EXDEV, f"{problem}; mount it elsewhere")
 
 
-def _refuse_what_is_no_file(folder: int, name: str, path: str) -> None:
+def _require_regular_file(folder: int, name: str, path: str) -> None:
+    """Raise InTheWayError if the name exists and is not a regular file."""
     try:
-        found = os.stat(_plain(name), dir_fd=folder, follow_symlinks=False)
+        found = os.stat(_checked(name), dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
         return
     if not stat.S_ISREG(found.st_mode):
@@ -397,4 +396,4 @@ def _refuse_what_is_no_file(folder: int, name: str, path: str) -> None:
 
 def _kind(folder: int, name: str) -> str:
     mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
-    return _KINDS.get(stat.S_IFMT(mode), "no ordinary file")
+    return _KINDS.get(stat.S_IFMT(mode), "not a regular file")

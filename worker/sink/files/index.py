@@ -1,7 +1,7 @@
-"""The index of stored bodies by their fetch, in files beside the bodies.
+"""The index of stored bodies by fetch: one JSON file for each entry, below the out folder.
 
-Only bodies of fetches that may need them again are indexed. An entry's modification time says when a fetch
-last asked for it.
+Only bodies of fetches that may need them again are indexed. The modification time of an entry is the time of
+its last use.
 """
 
 import os
@@ -29,11 +29,11 @@ from fetchfleet.worker.util.executors import HASHING, run_in, run_stoppable
 STORED = f"{STATE_FOLDER}/stored"
 
 MAX_ENTRY_BYTES = 128 * 1024
-"""A longer file is not an index entry."""
+"""The maximum size of an entry."""
 
 
 class BodyIndex:
-    """Bodies stored before, found by their fetch: see StoredBodies."""
+    """Finds bodies that were stored earlier. See StoredBodies."""
 
     def __init__(self, directory: Directory, threads: Executor) -> None:
         self._directory = directory
@@ -45,21 +45,21 @@ class BodyIndex:
         indexed_there = at_dest is not None and entry is not None and entry.path == at_dest.path
         if at_dest is not None and not indexed_there and fits(fetch, at_dest.size_bytes, None):
             return at_dest
-        if entry is None or not fits(fetch, entry.bytes, entry.sha256) or not await self.unchanged(entry):
+        if entry is None or not fits(fetch, entry.bytes, entry.sha256) or not await self.is_unchanged(entry):
             return None
         return _body_of(entry)
 
-    async def known(self, fetch: Fetch) -> IndexEntry | None:
-        """Return the index entry of an unchanged body that is where the fetch would store it."""
+    async def indexed(self, fetch: Fetch) -> IndexEntry | None:
+        """Return the index entry of an unchanged body at the place where the fetch would store it."""
         entry = await run_in(self._threads, self._read, fetch)
         if entry is None or not usable(fetch, entry):
             return None
-        return entry if await self.unchanged(entry) else None
+        return entry if await self.is_unchanged(entry) else None
 
-    async def unchanged(self, entry: IndexEntry) -> bool:
+    async def is_unchanged(self, entry: IndexEntry) -> bool:
         """Return whether the file of an entry is still the body that was stored.
 
-        If its modification time or inode differs, the digest decides.
+        Hashes the file if its modification time or inode differs.
         """
         found = await run_in(self._threads, self._stat, entry.path)
         if found is None or found.st_size != entry.bytes:
@@ -76,28 +76,29 @@ class BodyIndex:
         return False
 
     async def at_dest(self, fetch: Fetch) -> StoredBody | None:
-        """Return the file at the fetch's `dest`; its digest is known if it is the indexed body."""
+        """Return the file at the fetch's `dest`, with its digest if it is the indexed body; None if none."""
         at_dest, entry = await run_in(self._threads, self._look_up, fetch)
         if at_dest is None or entry is None or entry.path != at_dest.path:
             return at_dest
-        return _body_of(entry) if await self.unchanged(entry) else at_dest
+        return _body_of(entry) if await self.is_unchanged(entry) else at_dest
 
     def _look_up(self, fetch: Fetch) -> tuple[StoredBody | None, IndexEntry | None]:
-        """Return the file at the fetch's `dest`, and the fetch's entry."""
+        """Return the file at the fetch's `dest` and the fetch's index entry."""
         found = self._stat(fetch.dest) if fetch.dest is not None else None
         if fetch.dest is None or found is None:
             return None, self._read(fetch)
         return StoredBody(path=fetch.dest, size_bytes=found.st_size, sha256=None), self._read(fetch)
 
     async def size_of(self, path: str) -> int | None:
-        """Return the size of a file in bytes, None if there is no such file."""
+        """Return the size of a file in bytes; None if there is no such file."""
         found = await run_in(self._threads, self._stat, path)
         return None if found is None else found.st_size
 
     def _stat(self, path: str) -> os.stat_result | None:
-        """Stat a file without following links; a disk that does not answer counts as no file.
+        """Stat a regular file without following links.
 
-        So does one in a folder that is no longer the out folder: a result must not name it.
+        Returns None if it is missing or cannot be read. Also None if the out folder was moved or replaced: a
+        result must not name a file in another folder.
         """
         with suppress(OSError):
             found = self._directory.stat(path)
@@ -105,7 +106,7 @@ class BodyIndex:
         return None
 
     def _read(self, fetch: Fetch) -> IndexEntry | None:
-        """Read the fetch's entry and note that it was asked for."""
+        """Read the fetch's entry and set its time of last use."""
         with suppress(OSError, BadDestError):
             file = self._directory.open_file(_path_of(key_of(fetch)))
             try:
@@ -118,7 +119,7 @@ class BodyIndex:
 
 
 def entry_of(found: os.stat_result, path: str, sha256: str, validators: Validators) -> IndexEntry:
-    """Return the entry of a body. found: its file, read before another body can have its name."""
+    """Return the entry of a body. found: the stat of its file before the file had its final name."""
     return IndexEntry(
         path=path,
         bytes=found.st_size,
@@ -129,29 +130,29 @@ def entry_of(found: os.stat_result, path: str, sha256: str, validators: Validato
     )
 
 
-def remember(directory: Directory, key: str, part: str, entry: IndexEntry) -> None:
-    """Write an entry by way of a partial file. A failure is ignored: the body itself is stored."""
+def write_entry(directory: Directory, key: str, partial: str, entry: IndexEntry) -> None:
+    """Write an entry through a partial file. Ignores errors, because the body itself is stored."""
     with suppress(OSError, BadDestError):
-        file = directory.create(part)
+        file = directory.create(partial)
         try:
             os.write(file, to_json(entry))
-            directory.put(part, _path_of(key))
+            directory.put(partial, _path_of(key))
         finally:
             os.close(file)
-            directory.drop(part)
+            directory.drop(partial)
 
 
-def below(directory: Directory) -> list[str]:
-    """Return the folders that hold index entries."""
+def entry_folders(directory: Directory) -> list[str]:
+    """Return the folders of index entries, relative to the out folder."""
     with suppress(OSError, BadDestError):
         return [f"{STORED}/{name}" for name in directory.names(STORED)]
     return []
 
 
-def sweep(directory: Directory, folder: str, oldest_s: float) -> int:
-    """Remove the entries of one folder not asked for since that Unix time; returns their number."""
+def drop_unused(directory: Directory, folder: str, unused_since_s: float) -> int:
+    """Remove the entries of one folder that were not used since that Unix time. Returns their number."""
     with suppress(OSError, BadDestError):
-        return directory.drop_old(folder, oldest_s)
+        return directory.drop_old(folder, unused_since_s)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The lock of an open file, and its digest."""
+"""Locking and hashing of open files."""
 
 import fcntl
 import hashlib
@@ -10,7 +10,7 @@ READ_BYTES = 1 << 20
 
 
 def lock(file: int) -> bool:
-    """Lock an open file (`flock`); False if another process has it, or the file system has no locks.
+    """Lock an open file (`flock`). Returns False if it is locked already or the file system has no locks.
 
     The lock ends when the file is closed or its process dies.
     """
@@ -22,14 +22,17 @@ def lock(file: int) -> bool:
 
 
 def hashed(file: FileIO, size_bytes: int, algorithm: str, stop: threading.Event) -> Any:
-    """Hash a file from its start until `stop` is set; leaves the file position at its end."""
+    """Hash the first `size_bytes` of a file, or fewer once `stop` is set. Moves the file position.
+
+    Raises OSError if the file is shorter.
+    """
     digest = hashlib.new(algorithm)
     file.seek(0)
     left_bytes = size_bytes
     while left_bytes and not stop.is_set():
         block = file.read(min(READ_BYTES, left_bytes))
         if not block:
-            raise OSError(f"{file.name!r} is shorter than it was")
+            raise OSError(f"{file.name!r} ends {left_bytes} bytes before the expected {size_bytes}")
         digest.update(block)
         left_bytes -= len(block)
     return digest

@@ -1,4 +1,4 @@
-"""The out folder on its disk, shared by both sinks: its threads, free space, refused writes and upkeep."""
+"""The out folder of a sink: its threads, free space, refused writes and upkeep."""
 
 import asyncio
 import errno
@@ -20,24 +20,26 @@ from fetchfleet.worker.util.executors import run_in
 from fetchfleet.worker.util.file_errors import FileFault, fault_of
 
 THREADS = 8
-"""In each of the two pools. Neither waits for the other, and DNS lookups wait for neither."""
+"""The size of each of the two thread pools: names do not wait for blocks, nor DNS lookups for either."""
 
 TEST_BLOCK = bytes(4096)
+"""The content of the test file."""
 
 STALE_S = 24 * 3600
-"""Age of a partial file that is removed."""
+"""Time since the last write after which a partial file is removed."""
 
 SWEEP_EVERY_S = 3600.0
+"""The time between two sweeps of partial files."""
 
 UNUSED_S = 30 * 24 * 3600
-"""Age of an index entry that is removed."""
+"""Time since the last use after which an index entry is removed."""
 
 PAUSE_S = 1.0
-"""Between two folders of the index."""
+"""The pause between two folders of the index."""
 
 
 class OutFolder:
-    """The out folder; open() first, close() at the end."""
+    """The out folder of a sink. Call open() first, and close() at the end."""
 
     def __init__(self, out: Path) -> None:
         self.path = out
@@ -46,23 +48,25 @@ class OutFolder:
         self.received_bytes = 0
         self.refusals = Refusals()
         self.own_folders = ["", PARTIAL_FILES]
-        """The folders that every worker writes to, relative to the out folder."""
-        self.when_opened: list[Callable[[Directory], None]] = []
-        """What a sink does in an out folder before it stores bodies there. Raises OSError."""
-        self.when_left: list[Callable[[], None]] = []
-        """What a sink does before another folder takes the place of the out folder."""
+        """The folders to which every worker writes, relative to the out folder."""
+        self.after_open: list[Callable[[Directory], None]] = []
+        """Called with a newly opened out folder, before bodies are stored there. They may raise OSError."""
+        self.before_replace: list[Callable[[], None]] = []
+        """Called before another folder replaces the open out folder."""
         self._refused_by: OSError | None = None
-        """The latest error of a refused body, or of the trial."""
-        self._tried = self.refusals
+        """The latest error of a body or of the test file."""
+        self._tested = self.refusals
+        """The refusals that the latest successful test file has answered."""
         self._device_below: int | None = None
+        """See `_device_below`."""
         self._test_file = f"trial.{secrets.token_hex(8)}"
         self.for_blocks = ThreadPoolExecutor(THREADS, thread_name_prefix="blocks")
-        """Threads for the blocks of large bodies."""
+        """Threads that write the blocks of large bodies."""
         self.for_names = ThreadPoolExecutor(THREADS, thread_name_prefix="names")
-        """Threads for small bodies and for names."""
+        """Threads that store small bodies and give names."""
 
     def open(self) -> None:
-        """Create the folders and remove stale partial files. Raises OSError if one cannot be written to."""
+        """Create the folders and remove stale partial files. Raises OSError if a folder is not writable."""
         self.directory.open()
         self._device_below = _device_below(self.path)
         self._prepare(self.directory)
@@ -71,11 +75,11 @@ class OutFolder:
         try:
             with directory.chain(PARTIAL_FILES):
                 _drop_stale(directory)
-            for prepare in self.when_opened:
+            for prepare in self.after_open:
                 prepare(directory)
             directory.check_permission(self.own_folders)
         except InTheWayError as error:
-            raise OSError(errno.ENOTDIR, f"the out folder cannot be used, remove this: {error}") from None
+            raise OSError(errno.ENOTDIR, f"the out folder cannot be used: {error}; remove it") from None
 
     def close(self) -> None:
         """Release the out folder; a second call does nothing."""
@@ -84,49 +88,52 @@ class OutFolder:
         self.directory.close()
 
     async def space(self) -> Space:
-        """Return the free space, and look whether the out folder is in its place. Raises OSError."""
+        """Return the free space. Opens the folder at the out folder's path again if it was replaced.
+
+        Writes a test file if the disk has refused a body since the last one. Raises OSError.
+        """
         opening = self.directory.opening
-        found, displaced = await run_in(self.for_names, self._look)
+        found, displaced = await run_in(self.for_names, self._check_place)
         if displaced is not None:
             return _space(found, displaced, displaced=True)
         if self.directory.opening != opening:
             self.accepted()
         refuses = mono_s() < self.refusals.until_s
-        if not refuses and self.refusals != self._tried:
-            tried, error = self.refusals, await run_in(self.for_names, self._try_to_write)
+        if not refuses and self.refusals != self._tested:
+            tested, error = self.refusals, await run_in(self.for_names, self._write_test_file)
             refuses = error is not None
-            self._tried = self._tried if refuses else tried
+            self._tested = self._tested if refuses else tested
             self._refused_by = error or self._refused_by
         reopened = str(self.path) if self.directory.opening != opening else ""
         return _space(found, self._refused_by if refuses else None, refuses=refuses, reopened=reopened)
 
-    def _look(self) -> tuple[os.statvfs_result, OSError | None]:
-        """Return the state of the file system, and why the folder at the path cannot be used; None if it is.
+    def _check_place(self) -> tuple[os.statvfs_result, OSError | None]:
+        """Return the file system's state, and why the folder at the path cannot be used; None if it is used.
 
-        Another folder that has the path now is prepared like the first and takes its place.
+        If the path leads to another folder, that folder is prepared and replaces the open one.
         """
-        directory, why = self.directory, None
+        directory, reason = self.directory, None
         if directory.in_place():
             directory.displaced = False
         else:
             directory.displaced = True
             other = Directory(self.path)
             try:
-                other.open(make=not os.fstat(directory.root).st_nlink)  # it was removed
+                other.open(make=not os.fstat(directory.root).st_nlink)  # 0 links: it was removed
                 if os.fstat(other.root).st_dev == self._device_below:
-                    raise OSError(errno.ENODEV, "its file system is not mounted any more")  # noqa: TRY301
+                    raise OSError(errno.ENODEV, "its file system is no longer mounted")  # noqa: TRY301
                 self._prepare(other)
-                for leave in self.when_left:
-                    leave()
+                for call in self.before_replace:
+                    call()
                 directory.replace_by(other)
             except OSError as error:
-                why = OSError(error.errno, f"{directory.out_of_place().strerror}: {error.strerror}")
+                reason = OSError(error.errno, f"{directory.out_of_place().strerror}: {error.strerror}")
             finally:
                 other.close()
-        return os.statvfs(directory.root), why
+        return os.statvfs(directory.root), reason
 
-    def _try_to_write(self) -> OSError | None:
-        """Write and sync a small file, and check the permissions; return the error, None if all is well."""
+    def _write_test_file(self) -> OSError | None:
+        """Write and sync a small file, and check the permissions. Returns the error, None on success."""
         try:
             file = self.directory.create(self._test_file)
             try:
@@ -151,16 +158,16 @@ class OutFolder:
         return False
 
     def refused(self, error: OSError) -> None:
-        """Count a body that the disk did not take; the next `space` checks that the disk takes anything."""
+        """Count a body whose write failed. The next `space` checks with a test file if writes work."""
         self._refused_by = error
         self.refusals = refused(self.refusals, mono_s())
 
     def accepted(self) -> None:
-        """Reset the count of refused bodies: the disk has taken one."""
-        self.refusals = self._tried = Refusals()
+        """Reset the count of refused bodies after a successful write."""
+        self.refusals = self._tested = Refusals()
 
-    def forget(self, fetch_id: str, note: PartialNote) -> Future[None]:
-        """Remove the partial file of a note in a thread: a large one takes a while."""
+    def remove_partial_file(self, fetch_id: str, note: PartialNote) -> Future[None]:
+        """Remove the partial file of a note, in a thread."""
 
         def drop() -> None:
             with suppress(OSError, InTheWayError):
@@ -169,31 +176,28 @@ class OutFolder:
         return self.for_names.submit(drop)
 
     async def sweep_partial_files(self, every_s: float = SWEEP_EVERY_S) -> None:
-        """Remove stale partial files again and again, until cancelled."""
+        """Remove stale partial files every `every_s`, until cancelled."""
         while True:
             await asyncio.sleep(every_s)
             with suppress(OSError, InTheWayError):
                 await asyncio.to_thread(_drop_stale, self.directory)
 
     async def sweep_index(self) -> None:
-        """Remove index entries that no fetch has asked for in a month: once, folder by folder.
-
-        The bodies themselves stay.
-        """
-        for below in await asyncio.to_thread(index.below, self.directory):
-            await asyncio.to_thread(index.sweep, self.directory, below, time.time() - UNUSED_S)
+        """Remove index entries that were not used for 30 days, once. Keeps the bodies."""
+        for folder in await asyncio.to_thread(index.entry_folders, self.directory):
+            await asyncio.to_thread(index.drop_unused, self.directory, folder, time.time() - UNUSED_S)
             await asyncio.sleep(PAUSE_S)
 
 
 def _device_below(folder: Path) -> int | None:
-    """Return the device on which the folder's file system is mounted; None for the root's file system."""
+    """Return the device that holds the mount point of the folder's file system; None for the root's."""
     folders = [folder, *folder.resolve().parents]
     own, *devices = (found.stat().st_dev for found in folders)
-    return next((below for below in devices if below != own), None)
+    return next((device for device in devices if device != own), None)
 
 
 def _drop_stale(directory: Directory) -> None:
-    """Remove partial files not written to for a day. Raises InTheWayError and OSError."""
+    """Remove partial files that were not written to for a day. Raises InTheWayError or OSError."""
     directory.drop_old(PARTIAL_FILES, time.time() - STALE_S)
 
 

@@ -1,4 +1,4 @@
-"""A large body on its way to disk: a partial file that grows block by block."""
+"""The partial file of a large body, which is written block by block."""
 
 import asyncio
 import errno
@@ -18,15 +18,15 @@ from fetchfleet.worker.util import aio
 from fetchfleet.worker.util.executors import run_in
 
 MAX_BLOCKS = 512
-"""Blocks per writev(2); the kernel takes at most 1024 (IOV_MAX)."""
+"""Pieces in one writev(2); Linux accepts 1024 (IOV_MAX)."""
 
 Block = bytes | bytearray | memoryview
 
 
 class PartialFile:
-    """A partial file that grows block by block: one is hashed and written while the next one is received.
+    """A partial file. One block is hashed and written while the next one is received.
 
-    digests: hash objects that are fed with all of its bytes.
+    digests: hash objects, updated with every block.
     """
 
     def __init__(
@@ -34,42 +34,45 @@ class PartialFile:
     ) -> None:
         self.name = name
         self.on_disk = resume is not None
-        """The partial file exists, and is removed by `drop`."""
+        """The file exists under its temporary name, and `drop` removes it."""
         self.opening = disk.directory.opening
-        """Of the out folder that the file is in."""
+        """The `opening` of the file's out folder."""
         self._disk = disk
         self._digests = digests
         self._file: HashedFile | None = None
         self._writing: aio.Pending[None] | None = None
-        """The block that was started last."""
+        """The outcome of the latest block."""
         self._syncing = threading.Lock()
         self._damaged = False
+        """A sync has failed, so the bytes on disk are unknown."""
         if resume is not None:
-            self._file = HashedFile(os.dup(resume.file.fileno()), self._digests)  # with the lock
+            self._file = HashedFile(os.dup(resume.file.fileno()), self._digests)  # dup(2) shares the lock
             resume.close()
 
     @property
     def is_open(self) -> bool:
-        """True if more can be written to it."""
+        """True until the file is closed, from the first block or the resume point."""
         return self._file is not None
 
     def start(self, block: list[Block]) -> None:
-        """Begin to write a block in a thread; call `written` before the next one."""
+        """Begin to write a block in a thread. Call `written` before the next block."""
         writing: aio.Pending[None] = aio.Pending()
         self._writing = writing
         loop = asyncio.get_running_loop()
         try:
-            self._disk.for_blocks.submit(self._take, block, writing, loop)
+            self._disk.for_blocks.submit(self._write_and_report, block, writing, loop)
         except RuntimeError as error:  # the threads have been shut down
             writing.set_error(error)
 
     async def written(self) -> None:
-        """Wait until every block is written. Raises the error of any of them."""
+        """Wait until the latest block is written. Raises its error."""
         if self._writing is not None:
             await self._writing.outcome()
 
-    def _take(self, block: list[Block], writing: aio.Pending[None], loop: asyncio.AbstractEventLoop) -> None:
-        """Write a block, and report the outcome; runs off the loop."""
+    def _write_and_report(
+        self, block: list[Block], writing: aio.Pending[None], loop: asyncio.AbstractEventLoop
+    ) -> None:
+        """Write a block, and report the outcome. Runs off the loop."""
         try:
             self._write(block)
         except BaseException as error:  # noqa: BLE001 the block's own error, of any kind
@@ -90,7 +93,7 @@ class PartialFile:
     def _create(self) -> int:
         file = self._disk.directory.create(self.name)
         self.on_disk = True
-        lock(file)  # a later attempt must see that this one still writes
+        lock(file)  # prevents a takeover while this attempt writes
         return file
 
     async def sync(self) -> None:
@@ -100,10 +103,10 @@ class PartialFile:
         await run_in(self._disk.for_blocks, self._sync, self._file.fileno())
 
     def _sync(self, number: int) -> None:
-        """Sync the file; runs off the loop.
+        """Sync the file. Runs off the loop.
 
-        The kernel reports a lost write once, to one fsync(2). So a damaged file stays damaged, and calls take
-        turns: a cancelled caller does not wait for its own.
+        The kernel reports a lost write to one fsync(2) only, so a failure is repeated to later calls. Calls
+        are serialized, because the call of a cancelled caller continues.
         """
         with self._syncing:
             if self._damaged:
@@ -115,7 +118,7 @@ class PartialFile:
                 raise
 
     async def close(self, *, synced: bool) -> None:
-        """Close the file; an error here is final, because the bytes on disk are unknown then."""
+        """Close the file, after a sync if `synced`. After an error the bytes on disk are unknown."""
         file = self._file
         assert file is not None
         try:
@@ -126,7 +129,7 @@ class PartialFile:
             await wrap(file, executor=self._disk.for_blocks).close()
 
     async def drop(self) -> None:
-        """Close and remove the file, once no block is being written; errors are of no use any more."""
+        """Close and remove the file after the latest block is written. Ignores errors."""
         with suppress(Exception):
             await self.written()
         with suppress(OSError):
@@ -138,14 +141,14 @@ class PartialFile:
 
 
 class HashedFile(FileIO):
-    """A file that hashes what is written to it. digests: hash objects, by any name."""
+    """A file that updates the hash objects in `digests` with the bytes written to it."""
 
     def __init__(self, file: int, digests: Mapping[str, Any]) -> None:
         super().__init__(file, "wb")
         self._digests = digests
 
     def writelines(self, blocks: Iterable[Any]) -> None:
-        """Write and hash all bytes of the blocks."""
+        """Write all bytes of the blocks and hash them."""
         blocks = list(blocks)
         write_all(self.fileno(), blocks)
         for digest in self._digests.values():
@@ -154,7 +157,7 @@ class HashedFile(FileIO):
 
 
 def write_all(file: int, blocks: Sequence[Block]) -> None:
-    """Write every byte: on a nearly full disk write(2) takes a part without an error."""
+    """Write every byte. Repeats writev(2), which writes fewer bytes on a nearly full disk."""
     while blocks:
         some, blocks = blocks[:MAX_BLOCKS], blocks[MAX_BLOCKS:]
         left_bytes = sum(map(len, some)) - os.writev(file, some)

@@ -1,6 +1,6 @@
-"""Stores each body as a file: complete and checked before it has its final name.
+"""Stores each body as a file, which gets its final name once it is complete and checked.
 
-At the final name there is a whole body or nothing, at any moment.
+Readers therefore find a complete body at the final name, or nothing.
 """
 
 import os
@@ -16,7 +16,7 @@ from fetchfleet.worker.errors import BadDestError, ExistsError
 from fetchfleet.worker.sink.base import Expected, HttpExchange, ResumePoint, StorageOptions
 from fetchfleet.worker.sink.files.buffered_body import BatchTimings, BufferedBody, SmallBatch
 from fetchfleet.worker.sink.files.directory import PARTIAL_FILES, Directory
-from fetchfleet.worker.sink.files.index import BodyIndex, entry_of, remember
+from fetchfleet.worker.sink.files.index import BodyIndex, entry_of, write_entry
 from fetchfleet.worker.sink.files.out_folder import THREADS, OutFolder
 from fetchfleet.worker.sink.files.partial_file import PartialFile, write_all
 from fetchfleet.worker.sink.files.takeover import Takeovers
@@ -25,13 +25,13 @@ from fetchfleet.worker.util import aio
 from fetchfleet.worker.util.executors import run_in
 
 RESUME_MIN_BYTES = 512 * 1024
-"""A smaller partial file is fetched again sooner than it is looked after."""
+"""The minimum size of a partial file to keep. A smaller body is cheaper to fetch again."""
 
 
 class FileSink:
-    """Bodies as files under one folder; open() first, close() at the end."""
+    """Stores bodies as files below one folder. Call open() first, and close() at the end."""
 
-    keeps_heads = False
+    stores_head_responses = False
 
     def __init__(self, out: Path, timings: BatchTimings | None = None) -> None:
         self.disk = OutFolder(out)
@@ -60,12 +60,12 @@ class FileSink:
         resume: ResumePoint | None = None,
         exchange: HttpExchange | None = None,  # noqa: ARG002 see Sink
     ) -> "FileWriter":
-        """Return a writer for the body of a fetch; the lane's token keeps two owners' partial files apart."""
+        """Return a writer for the body of a fetch. token: the lane's token; see Sink."""
         return FileWriter(self.disk, self._small, entry, token, expected, options or StorageOptions(), resume)
 
 
 class FileWriter(BufferedBody):
-    """A body that becomes a file."""
+    """Writes one body to a file."""
 
     def __init__(
         self,
@@ -85,11 +85,11 @@ class FileWriter(BufferedBody):
 
     @property
     def resumable(self) -> bool:
-        """True if enough bytes have come to resume the body later."""
+        """True if the body is large enough to be resumed by a later attempt."""
         return self.size_bytes >= RESUME_MIN_BYTES
 
     async def commit(self, may_place: Callable[[], bool]) -> StoredAt | None:
-        """Check the body and give it its name. Returns None, with no file, once may_place returns False.
+        """Check the body and give it its final name. Returns None without a file if may_place returns False.
 
         Raises TruncatedBodyError, DigestMismatchError, BadDestError, ExistsError or OSError.
         """
@@ -104,7 +104,7 @@ class FileWriter(BufferedBody):
         return await aio.run_to_end(self._finish(self._partial, self._checked()))
 
     async def _finish(self, large: PartialFile, sha256: str) -> StoredAt | None:
-        """Close the partial file and give it its name."""
+        """Close the partial file and give it its final name."""
         await large.close(synced=self._options.durability != "none")
         directory = self._disk.directory
         placed = await run_in(self._disk.for_names, self._place, directory, large.opening, sha256)
@@ -112,7 +112,7 @@ class FileWriter(BufferedBody):
         return placed
 
     async def keep(self) -> int:
-        """Leave the bytes so far for a later attempt; returns their number, 0 if none are left."""
+        """Keep the partial file for a later attempt. Returns its size in bytes, 0 if it is not kept."""
         if self._partial is None or not self.resumable:
             return 0
         return await aio.run_to_end(self._keep(self._partial))
@@ -121,7 +121,7 @@ class FileWriter(BufferedBody):
         try:
             await self.drain()
             await large.written()
-            if not large.is_open:  # commit has closed it
+            if not large.is_open:  # closed by commit
                 return 0
             await large.close(synced=True)
         except OSError:
@@ -130,9 +130,9 @@ class FileWriter(BufferedBody):
         return self.size_bytes
 
     def _store(self, directory: Directory) -> StoredAt | None:
-        """Store a body that is in memory and needs no sync; runs off the loop.
+        """Store a body from memory without a sync. Runs off the loop.
 
-        It has no name until it is complete, if the disk supports that.
+        Uses a nameless file (O_TMPFILE) if the file system supports it, else a partial file.
         """
         sha256 = self._checked()
         if not self._may_place():
@@ -140,7 +140,7 @@ class FileWriter(BufferedBody):
         file = directory.nameless()
         if file is not None:
             try:
-                if os.writev(file, self._pieces) == self.size_bytes:  # a nearly full disk takes a part
+                if os.writev(file, self._pieces) == self.size_bytes:  # else the disk is nearly full
                     if not self._may_place():
                         return None
                     found = os.fstat(file) if self._options.remember is not None else None
@@ -152,12 +152,12 @@ class FileWriter(BufferedBody):
         return self._store_partial(directory, sha256)
 
     def _store_synced(self) -> StoredAt | None:
-        """Store a body that is in memory, and sync it; runs off the loop."""
+        """Store a body from memory and sync it. Runs off the loop."""
         sha256 = self._checked()
         return self._store_partial(self._disk.directory, sha256) if self._may_place() else None
 
     def _store_partial(self, directory: Directory, sha256: str) -> StoredAt | None:
-        """Store a body that is in memory by way of a partial file; runs off the loop."""
+        """Store a body from memory through a partial file. Runs off the loop."""
         opening, name, placed = self._disk.directory.opening, self._partial_name(), None
         file = directory.create(name)
         try:
@@ -175,21 +175,21 @@ class FileWriter(BufferedBody):
         return placed
 
     def _place(self, directory: Directory, opening: int, sha256: str) -> StoredAt | None:
-        """Give the partial file its name; runs off the loop.
+        """Give the partial file its final name. Runs off the loop.
 
-        may_place is asked again here: the process may have been stopped in between.
+        Calls may_place again, because the process may have been suspended since the last call.
         """
         if not self._may_place():
             return None
         partial, path = self._partial_name(), self._fetch.dest or path_of(self._fetch_id)
-        # Read before the rename: afterwards another fetch's body may have the name.
+        # Stat before the rename: afterwards another fetch may replace the file.
         indexed = self._options.remember is not None
         found = directory.stat(f"{PARTIAL_FILES}/{partial}") if indexed else None
         replace, full = self._fetch.if_exists == IfExists.REPLACE, self._options.durability == "full"
         try:
             directory.put(partial, path, replace=replace, sync=full)
-        except (OSError, BadDestError, ExistsError):  # which says nothing of the fetch in another folder
-            directory.confirm(opening)
+        except (OSError, BadDestError, ExistsError):
+            directory.confirm(opening)  # the error of a replaced out folder takes precedence
             raise
         directory.confirm(opening)
         return self._placed(directory, opening, path, sha256, found)
@@ -197,11 +197,11 @@ class FileWriter(BufferedBody):
     def _placed(
         self, directory: Directory, opening: int, path: str, sha256: str, found: os.stat_result | None
     ) -> StoredAt:
-        """Index the body, and note that the disk takes files."""
+        """Index the body, reset the count of refused bodies, and return the body's place."""
         if self._options.remember is not None and found is not None:
             directory.confirm(opening)
             entry = entry_of(found, path, sha256, self._options.remember)
-            remember(directory, key_of(self._fetch), f"{self._partial_name()}.stored", entry)
+            write_entry(directory, key_of(self._fetch), f"{self._partial_name()}.stored", entry)
         if self._disk.refusals.in_a_row:
             self._disk.accepted()
         return StoredAt(path, self.size_bytes, sha256)

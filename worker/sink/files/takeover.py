@@ -1,7 +1,7 @@
-"""Partial files that outlive their attempt, and their takeover by a later one.
+"""The takeover of a partial file by a later attempt.
 
-A stalled worker may still have a partial file open, and write to it when it resumes. So each writer holds a
-lock on its file, and a takeover needs that lock.
+A stalled worker may still have a partial file open, and write to it when it continues. Each writer therefore
+holds a lock on its file, and a takeover requires that lock.
 """
 
 import os
@@ -23,20 +23,21 @@ from fetchfleet.worker.util.executors import HASHING, run_in, run_stoppable
 
 @dataclass(frozen=True, slots=True)
 class TakenFile:
-    """See ResumePoint."""
+    """A partial file after its takeover. See ResumePoint."""
 
     file: FileIO
     disk: OutFolder
     name: str
+    """The file's name in the folder of partial files."""
     offset_bytes: int
     digests: dict[str, Any]
 
     def close(self) -> None:
-        """Release the file; a later attempt may take it over."""
+        """Close and unlock the file, so that a later attempt can take it over."""
         self.file.close()
 
     async def drop(self) -> None:
-        """Remove the file, in a thread: a large one takes a while."""
+        """Remove the file, in a thread."""
 
         def drop() -> None:
             self.disk.directory.drop(self.name)
@@ -44,8 +45,8 @@ class TakenFile:
 
         await run_in(self.disk.for_names, drop)
 
-    async def hash_by(self, names: Collection[str]) -> None:
-        """Add digests by reading the file again. Raises OSError."""
+    async def add_digests(self, names: Collection[str]) -> None:
+        """Read the file again to add these algorithms to `digests`. Raises OSError."""
 
         def add(stop: threading.Event) -> None:
             for name in set(names) - self.digests.keys():
@@ -68,13 +69,14 @@ class Takeovers:
         *,
         on_cancelled: Callable[[ResumePoint | None], None],
     ) -> TakenFile | None:
-        """Take over the partial file of a note under the lane's token; None if this disk has none."""
+        """Lock the partial file of a note and rename it for the lane's token; None if this disk lacks it."""
         return await run_stoppable(HASHING, self.take, fetch_id, note, token, on_cancelled=on_cancelled)
 
     def take(self, fetch_id: str, note: PartialNote, token: int, stop: threading.Event) -> TakenFile | None:
-        """Take over the partial file, cut to the note's offset; blocks, and ends early once `stop` is set.
+        """Lock, truncate to the note's offset, hash and rename the partial file. Blocks until then.
 
-        A file shorter than that offset is removed.
+        Returns None if the file is missing, locked or shorter than the offset, or once `stop` is set. A
+        shorter file is removed.
         """
         directory, offset_bytes = self._disk.directory, note.offset_bytes
         old_name, new_name = partial_name(fetch_id, note.token), partial_name(fetch_id, token)
@@ -86,7 +88,7 @@ class Takeovers:
         try:
             if not lock(file.fileno()):
                 return None
-            # Before the lock another attempt may have renamed or removed it.
+            # Another attempt may have renamed or removed it before this one had the lock.
             opened, named = os.fstat(file.fileno()), directory.stat(f"{PARTIAL_FILES}/{old_name}")
             if named is None or not os.path.samestat(opened, named):
                 return None
@@ -99,7 +101,7 @@ class Takeovers:
                 directory.rename_partial(old_name, new_name)
                 taken = TakenFile(file, self._disk, new_name, offset_bytes, {"sha256": digest})
         except OSError:
-            with suppress(OSError):  # a disk that cannot read it back will not take more of it
+            with suppress(OSError):  # the file cannot be read back: do not append to it
                 directory.drop(old_name)
         finally:
             if taken is None:

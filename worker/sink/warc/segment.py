@@ -1,4 +1,4 @@
-"""A WARC segment being written, and the segments of dead writers. Every call blocks.
+"""The segment that is being written, and the recovery of segments of dead writers. Every call blocks.
 
 The writer of a segment holds a lock (`flock`) on it while it is open. An unlocked one has no writer.
 """
@@ -16,9 +16,10 @@ from fetchfleet.worker.sink.warc.record_format import END, MAX_HEAD_BYTES, block
 from fetchfleet.worker.util.clock import mono_s
 
 OPEN = ".open"
+"""The suffix of a segment that is being written."""
 
-FEW_BYTES = 2048
-"""Most heads are shorter."""
+SHORT_HEAD_BYTES = 2048
+"""Most heads of records are shorter."""
 
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
@@ -26,7 +27,7 @@ _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 class Segment:
     """A new segment that begins with the given record.
 
-    Raises FileExistsError if the name is taken, InTheWayError and OSError.
+    Raises FileExistsError if the name exists, InTheWayError or OSError.
     """
 
     def __init__(self, directory: Directory, name: str, begin: bytes) -> None:
@@ -37,18 +38,17 @@ class Segment:
         self.path = f"{WARC_FOLDER}/{name}"
         self.opened_s = mono_s()
         self.size_bytes = 0
-        self.begin_bytes = 0
-        """The size of the record that it begins with."""
+        self.first_record_bytes = 0
         self.broken = False
-        """Whether its bytes on disk are unknown. Then nothing is appended any more."""
+        """The bytes on disk are unknown. Append nothing more."""
         with directory.chain(WARC_FOLDER) as chain:
             if name in os.listdir(chain[-1]):  # noqa: PTH208 - by descriptor
-                raise FileExistsError(errno.EEXIST, f"{self.path} is there")
+                raise FileExistsError(errno.EEXIST, f"{self.path} exists already")
             self._file = os.open(name + OPEN, _NEW, 0o666, dir_fd=chain[-1])
             try:
                 lock(self._file)
                 self.append([begin])
-                self.begin_bytes = self.size_bytes
+                self.first_record_bytes = self.size_bytes
             except OSError:
                 os.close(self._file)
                 with suppress(OSError):
@@ -57,31 +57,31 @@ class Segment:
 
     @property
     def gone(self) -> bool:
-        """True if its path no longer leads to it: it or a folder above was moved, removed or replaced."""
+        """True if the segment, or a folder of its path, was moved, removed or replaced."""
         if self._opening != self._directory.opening or not self._directory.in_place():
             return True
         found = self._directory.stat(self.path + OPEN)
         return found is None or not os.path.samestat(found, os.fstat(self._file))
 
     def append(self, blocks: Sequence[Block]) -> None:
-        """Append all blocks, or none of them and raise OSError."""
+        """Append all blocks. On OSError none is appended."""
         with self._whole_or_nothing():
             write_all(self._file, blocks)
 
     def append_file(self, before: Sequence[Block], file: int, size_bytes: int) -> None:
-        """Append the blocks, the first bytes of a file and the end of a record; or nothing and OSError."""
+        """Append the blocks, `size_bytes` of a file, and the end of a record. On OSError none is appended."""
         with self._whole_or_nothing():
             write_all(self._file, before)
             done = 0
             while done < size_bytes:
                 copied = os.sendfile(self._file, file, done, size_bytes - done)
                 if not copied:
-                    raise OSError("a partial file is shorter than what came")
+                    raise OSError(f"the partial file ends after {done} of {size_bytes} bytes")
                 done += copied
             write_all(self._file, [END])
 
     def sync(self, *, name: bool) -> None:
-        """Sync the segment to disk, with its name if asked for. An error breaks it: fsync reports it once."""
+        """Sync the segment to disk; name: its name too. An error breaks it, since fsync reports it once."""
         try:
             os.fdatasync(self._file)
             if name and not self._name_synced:
@@ -102,7 +102,7 @@ class Segment:
             self.broken = True
 
     def close(self) -> None:
-        """Give the segment its final name and close it. A broken one is left to the next start."""
+        """Give the segment its final name and close it. The next start recovers a broken one."""
         with suppress(OSError, InTheWayError):
             if not self.broken:
                 _give_name(self._directory, self._name + OPEN)
@@ -111,7 +111,7 @@ class Segment:
 
     @contextmanager
     def _whole_or_nothing(self) -> Iterator[None]:
-        """Cut off what the block has written if it raises."""
+        """Truncate the segment to its previous size if the block raises."""
         try:
             yield
         except BaseException:
@@ -121,9 +121,9 @@ class Segment:
 
 
 def recover(directory: Directory) -> None:
-    """Cut the segments of dead writers after their last whole record, and give them their names.
+    """Truncate the segments of dead writers after their last complete record, and give them final names.
 
-    Raises InTheWayError if the folder for segments cannot be created, and OSError.
+    Raises OSError, or InTheWayError if the folder of segments cannot be created.
     """
     with directory.chain(WARC_FOLDER):
         pass
@@ -135,11 +135,11 @@ def recover(directory: Directory) -> None:
             try:
                 found = os.stat(name, dir_fd=chain[-1], follow_symlinks=False) if lock(file) else None
                 if found is None or not os.path.samestat(os.fstat(file), found):
-                    continue  # its writer lives, or it has its name since
-                whole = whole_bytes(file)
-                os.ftruncate(file, whole)
+                    continue  # its writer lives, or has renamed it
+                size_bytes = complete_bytes(file)
+                os.ftruncate(file, size_bytes)
                 os.fsync(file)
-                if whole:
+                if size_bytes:
                     _give_name(directory, name)
                 else:
                     os.unlink(name, dir_fd=chain[-1])
@@ -147,22 +147,22 @@ def recover(directory: Directory) -> None:
                 os.close(file)
 
 
-def whole_bytes(file: int) -> int:
-    """Return the size of the whole records at the start of a segment."""
+def complete_bytes(file: int) -> int:
+    """Return the size of the complete records at the start of a segment."""
     size_bytes = os.fstat(file).st_size
-    whole = 0
+    begins = 0
     while True:
-        found = block_bytes(os.pread(file, FEW_BYTES, whole))
-        found = found or block_bytes(os.pread(file, MAX_HEAD_BYTES, whole))
-        if found is None:
-            return whole
-        ends = whole + sum(found)
+        sizes = block_bytes(os.pread(file, SHORT_HEAD_BYTES, begins))
+        sizes = sizes or block_bytes(os.pread(file, MAX_HEAD_BYTES, begins))
+        if sizes is None:
+            return begins
+        ends = begins + sum(sizes)
         if ends + len(END) > size_bytes or os.pread(file, len(END), ends) != END:
-            return whole
-        whole = ends + len(END)
+            return begins
+        begins = ends + len(END)
 
 
 def _give_name(directory: Directory, name: str) -> None:
-    """Rename a segment to its final name, which is free: see Segment."""
+    """Rename a segment to its final name. Segment has checked that no other file has it."""
     with directory.chain(WARC_FOLDER) as chain:
         os.rename(name, name.removesuffix(OPEN), src_dir_fd=chain[-1], dst_dir_fd=chain[-1])

@@ -1,4 +1,4 @@
-"""The segments of a worker, one after the other; each is closed when large or old. Every call blocks."""
+"""The segments of a worker, written one after the other; closed when large or old. Every call blocks."""
 
 import itertools
 import os
@@ -16,66 +16,69 @@ from fetchfleet.worker.util.clock import mono_s
 from fetchfleet.worker.util.file_errors import FileFault, fault_of
 
 MAX_GROUP_BYTES = 16 << 20
-"""Bytes in one write, so that the first of many records does not wait for all of them."""
+"""Maximum bytes of one write. Bounds the wait of the first of many records."""
 
 MAX_NAME_CHARS = 100
-"""Of the end of an instance's name: its suffix tells workers with one name apart."""
+"""Maximum characters from the end of an instance's name, whose suffix makes it unique."""
 
 
 class WarcRecord(NamedTuple):
-    """The record of a response, and the record of its request before it."""
+    """The record of a request and the record of its response."""
 
     blocks: tuple[Block, ...]
-    """All bytes of both, or those before a body that is in a partial file."""
-    before_bytes: int
-    """Length of the request's record."""
-    length_bytes: int
-    """Length of the response's record."""
+    """All bytes of both records, or those before a body that is in a partial file."""
+    request_bytes: int
+    """Size of the request record."""
+    response_bytes: int
+    """Size of the response record."""
     body_bytes: int
     sha256: str
-    """Of the body."""
+    """The body's digest, in hex."""
     partial: str | None = None
-    """The name of that partial file."""
+    """The name of the partial file, if the body is in one."""
 
     @property
     def bytes(self) -> int:
-        """The length of both records."""
-        return self.before_bytes + self.length_bytes
+        """The size of both records."""
+        return self.request_bytes + self.response_bytes
 
 
 class RecordSource(Protocol):
-    """A body with a record to append. Its methods are called off the loop."""
+    """A body whose record is to be appended. Methods are called off the loop, except `notify`."""
 
     durability: str
+    """The policy's `durability`: "none", "file" or "full"."""
 
     def may_place(self) -> bool:
-        """Return whether the worker still owns the lane; called at the last moment."""
+        """Return whether the worker still owns the lane. Called just before the record is appended."""
 
     def record(self) -> WarcRecord:
-        """Return the record. Raises the fault of the body."""
+        """Return the record. Raises the error of the body's checks."""
 
     def set_result(self, result: StoredAt | None) -> None:
-        """Take the place of the record; None if the worker no longer owns the lane."""
+        """Set the place of the record; None if the worker no longer owns the lane."""
 
     def set_error(self, error: BaseException) -> None:
-        """Take the error of the record."""
+        """Set the error that prevented the record."""
 
     def notify(self) -> None:
-        """Report the outcome; called on the loop."""
+        """Report the outcome. Called on the loop."""
 
 
 _Group = list[tuple[RecordSource, WarcRecord]]
+"""Records that are appended by one write."""
 
 
 class SegmentLimits(NamedTuple):
-    """The limits at which a segment is closed; a single larger record has its own segment."""
+    """The limits at which a segment is closed."""
 
     max_bytes: int
+    """A larger record gets a segment of its own."""
     max_age_s: float
 
 
 class Segments:
-    """The current segment, and those that follow it. One thread at a time."""
+    """Writes the segments of a worker, one after the other. Not thread-safe."""
 
     def __init__(self, directory: Directory, instance: str, user_agent: str, limits: SegmentLimits) -> None:
         self._directory = directory
@@ -92,7 +95,7 @@ class Segments:
         return None if self._current is None else self._current.opened_s + self._limits.max_age_s
 
     def write(self, sources: list[RecordSource]) -> None:
-        """Append the records in groups; each group is one write, and succeeds or fails as a whole."""
+        """Append the sources' records in groups. The records of a group succeed or fail together."""
         group: _Group = []
         group_bytes = 0
         for source in sources:
@@ -111,12 +114,12 @@ class Segments:
         self._write_group(group)
 
     def close_old(self) -> None:
-        """Close the current segment if it is old."""
+        """Close the current segment if it has reached its maximum age."""
         if self.expires_s is not None and mono_s() >= self.expires_s:
             self.close()
 
     def close(self) -> None:
-        """Close the current segment; a second call does nothing."""
+        """Close the current segment. A second call does nothing."""
         if self._current is not None:
             segment, self._current = self._current, None
             segment.close()
@@ -134,12 +137,12 @@ class Segments:
             segment = self._segment_for(sum([record.bytes for _, record in owned]))
             offset = segment.size_bytes
             self._append(segment, owned)
-            if segment.gone:  # the records are not where their results would say
+            if segment.gone:  # the results would point to missing records
                 raise self._directory.out_of_place()
         except (OSError, InTheWayError) as error:
             if isinstance(error, OSError) and fault_of(error) is FileFault.SIZE:
-                if self._current is not None and self._current.size_bytes > self._current.begin_bytes:
-                    self.close()  # it may be the segment that is too large, not the records
+                if self._current is not None and self._current.size_bytes > self._current.first_record_bytes:
+                    self.close()  # try the records in a new segment
                     self._write_group(owned)
                     return
                 if len(owned) > 1:
@@ -150,13 +153,13 @@ class Segments:
                 source.set_error(type(error)(*error.args))
             return
         for source, record in owned:
-            offset += record.before_bytes
-            at = StoredAt(segment.path, record.body_bytes, record.sha256, offset, record.length_bytes)
+            offset += record.request_bytes
+            at = StoredAt(segment.path, record.body_bytes, record.sha256, offset, record.response_bytes)
             source.set_result(at)
-            offset += record.length_bytes
+            offset += record.response_bytes
 
     def _append(self, segment: Segment, group: _Group) -> None:
-        """Append and sync a group; on an error the segment is as before, or closed."""
+        """Append and sync a group. On an error the segment is unchanged, or closed."""
         before_bytes, durability = segment.size_bytes, {source.durability for source, _ in group}
         first = group[0][1]
         try:
@@ -177,7 +180,7 @@ class Segments:
             raise
 
     def _segment_for(self, more_bytes: int) -> Segment:
-        """Return the current segment if it takes that many bytes, else a new one.
+        """Return the current segment if that many bytes fit, else a new one.
 
         Raises OSError or InTheWayError.
         """
@@ -203,5 +206,5 @@ class Segments:
 
 
 def date_of(moment: datetime) -> str:
-    """Format a moment in UTC as WARC 1.1 does (W3C's note on dates)."""
+    """Format a time in UTC as a WARC-Date with microseconds (WARC 1.1, section 5.4)."""
     return moment.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"

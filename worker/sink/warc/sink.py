@@ -1,4 +1,4 @@
-"""Stores bodies as records of WARC segments: no file of its own for a fetch."""
+"""Stores each body as a record of a WARC segment."""
 
 import errno
 import hashlib
@@ -23,38 +23,41 @@ from fetchfleet.worker.sink.warc.segments import SegmentLimits, Segments, WarcRe
 from fetchfleet.worker.sink.warc.writer import SegmentWriter
 
 BLOCK = "block"
-"""Key of the digest of head and body together, beside the digests of the body."""
+"""The key, among the body's digests, of the sha256 of the record's block: head and body."""
 
 
 class WarcSink:
-    """Bodies in segments below one folder; large ones are partial files first. Bodies are not indexed."""
+    """Stores exchanges in segments below one folder. Bodies are not indexed.
 
-    keeps_heads = True
+    A large body is written to a partial file first, then copied.
+    """
+
+    stores_head_responses = True
     stored = None
-    partial_files = None  # half a response is no record
+    partial_files = None  # an incomplete response cannot be recorded
 
     def __init__(self, out: Path, instance: str, user_agent: str, limits: SegmentLimits) -> None:
         self.disk = OutFolder(out)
         self.disk.own_folders.append(WARC_FOLDER)
-        self.disk.when_opened.append(_recover)
+        self.disk.after_open.append(_recover)
         self._writer = SegmentWriter(Segments(self.disk.directory, instance, user_agent, limits))
-        self.disk.when_left.append(self._writer.close_segment)
+        self.disk.before_replace.append(self._writer.close_segment)
 
     def open(self) -> None:
-        """Prepare the out folder, and complete the segments of dead writers. Raises OSError."""
+        """Prepare the out folder, and recover the segments of dead writers. Raises OSError."""
         self.disk.open()
 
     def close(self) -> None:
-        """Close the current segment and release the out folder; a second call does nothing."""
+        """Close the current segment and release the out folder. A second call does nothing."""
         self._writer.close()
         self.disk.close()
 
     def refusal(self, fetch: Fetch) -> str | None:
-        """Return the option of the fetch that needs a file of its own, or another body than was sent."""
+        """Return why the fetch is not supported: `dest` needs a file, `decode` changes the body."""
         if fetch.dest is not None:
-            return "dest: bodies go to WARC segments here, and have no names of their own"
+            return "dest: this worker stores bodies in WARC segments, not in files of their own"
         if fetch.decode:
-            return "decode: bodies go to WARC segments here, as they were sent"
+            return "decode: this worker stores bodies in WARC segments, as they were sent"
         return None
 
     def writer(
@@ -75,7 +78,7 @@ class WarcSink:
             entry.id,
             date_of(datetime.now(UTC)),
             inline(request.body, request.body_base64) or b"",
-            cut=request.body_file is not None,
+            body_omitted=request.body_file is not None,
         )
         durability = (options or StorageOptions()).durability
         return RecordWriter(self.disk, self._writer, token, expected, recorded, durability)
@@ -85,11 +88,11 @@ def _recover(directory: Directory) -> None:
     try:
         recover(directory)
     except InTheWayError as error:
-        raise OSError(errno.ENOTDIR, f"no segments can be written, remove this: {error}") from None
+        raise OSError(errno.ENOTDIR, f"no segments can be written: {error}; remove it") from None
 
 
 class RecordWriter(BufferedBody):
-    """A body that becomes a record of a segment: a RecordSource."""
+    """Writes one body to a record of a segment. A RecordSource."""
 
     def __init__(
         self,
@@ -109,20 +112,20 @@ class RecordWriter(BufferedBody):
 
     @property
     def resumable(self) -> bool:
-        """Return False: half a response is no record."""
+        """Return False: an incomplete response cannot be recorded."""
         return False
 
     def _new_digests(self) -> dict[str, Any]:
-        """Return the hash objects that are to be fed with the whole body; one has the head already."""
+        """Return new hash objects for the whole body, and one for the block, which has hashed the head."""
         self._http_head = record_format.response_head(self._recorded.wire)
         return {**super()._new_digests(), BLOCK: hashlib.sha256(self._http_head)}
 
     async def keep(self) -> int:
-        """Keep nothing: half a response is no record."""
+        """Return 0: an incomplete response is not kept."""
         return 0
 
     async def commit(self, may_place: Callable[[], bool]) -> StoredAt | None:
-        """Append the record to a segment. Returns None once may_place returns False.
+        """Append the record to a segment. Returns None if may_place returns False.
 
         Raises TruncatedBodyError, DigestMismatchError or OSError.
         """
@@ -141,16 +144,16 @@ class RecordWriter(BufferedBody):
         return self._may_place()
 
     def record(self) -> WarcRecord:
-        """Return the record; runs off the loop. Raises TruncatedBodyError or DigestMismatchError."""
-        sha256, chance, http_head = self._checked(), os.urandom(32), self._http_head
-        record_id, request_id = record_format.record_id(chance[:16]), record_format.record_id(chance[16:])
+        """Return the record. Runs off the loop. Raises TruncatedBodyError or DigestMismatchError."""
+        sha256, random, http_head = self._checked(), os.urandom(32), self._http_head
+        record_id, request_id = record_format.record_id(random[:16]), record_format.record_id(random[16:])
         digests = self._digests[BLOCK].digest(), self._digests[SHA256].digest()
         block_bytes = len(http_head) + self.size_bytes
-        before = record_format.request(self._recorded, request_id, record_id)
+        request = record_format.request(self._recorded, request_id, record_id)
         head = record_format.response(self._recorded, (record_id, request_id), *digests, block_bytes)
-        begin = before + head + http_head
+        begin = request + head + http_head
         blocks, partial = (begin, *self._pieces, record_format.END), None
         if self._partial is not None:
             blocks, partial = (begin,), self._partial.name
-        length_bytes = len(head) + block_bytes + len(record_format.END)
-        return WarcRecord(blocks, len(before), length_bytes, self.size_bytes, sha256, partial)
+        response_bytes = len(head) + block_bytes + len(record_format.END)
+        return WarcRecord(blocks, len(request), response_bytes, self.size_bytes, sha256, partial)

@@ -1,4 +1,4 @@
-"""Appends the records of a worker: all that wait go into the segment together, in one hop and one sync."""
+"""Appends the records of a worker: one hop to a thread and one sync for all waiting records."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from fetchfleet.worker.util.clock import mono_s
 
 
 class SegmentWriter:
-    """Runs the segments in a thread of their own. Its methods run on the loop."""
+    """Writes the segments in one thread. Call its methods on the loop, except `close_segment`."""
 
     def __init__(self, segments: Segments) -> None:
         self._segments = segments
@@ -21,22 +21,22 @@ class SegmentWriter:
         self._expiry: asyncio.TimerHandle | None = None
 
     def add(self, source: RecordSource) -> None:
-        """Append the source's record; the source gets the outcome."""
+        """Append the source's record, and report the outcome to the source."""
         self._waiting.append(source)
         if not self._busy:
             self._busy = True
-            # So that all records of this turn of the loop go with it.
+            # Later, to write all records of this loop iteration together.
             asyncio.get_running_loop().call_soon(self._hand_over)
 
     def close(self) -> None:
-        """Write nothing more, and give the current segment its name; a second call does nothing."""
+        """Close the current segment, and end the thread. A second call does nothing."""
         if self._expiry is not None:
             self._expiry.cancel()
         self._thread.shutdown()
         self._segments.close()
 
     def close_segment(self) -> None:
-        """Give the current segment its name; blocks, and is called off the loop."""
+        """Close the current segment. Blocks; call it off the loop."""
         with suppress(RuntimeError):  # the thread has been shut down
             self._thread.submit(self._segments.close).result()
 
@@ -59,7 +59,7 @@ class SegmentWriter:
         self._watch_age()
 
     def _watch_age(self) -> None:
-        """Close the segment in time even if no further record comes."""
+        """Close the segment at its maximum age even if no further record follows."""
 
         def expire() -> None:
             self._expiry = None
