@@ -184,7 +184,7 @@ def main_of(
 
 async def test_the_python_of_the_api_and_result_pages_runs(redis_url: str, tmp_path: Path) -> None:
     """The client, plain arq, a reader that continues from a position, and a consumer group."""
-    said: list[tuple[Any, ...]] = []
+    printed: list[tuple[Any, ...]] = []
     read: list[tuple[Any, ...]] = []
     heard: list[str] = []
     plainly: list[str] = []
@@ -192,7 +192,7 @@ async def test_the_python_of_the_api_and_result_pages_runs(redis_url: str, tmp_p
     reader, plain, _, group = fenced(RESULTS, "python")
     async with Origin.serving("127.0.0.182", ok(b"body")) as origin:
         programs = [
-            main_of(text, redis_url, origin, print=lambda *words: said.append(words))
+            main_of(text, redis_url, origin, print=lambda *words: printed.append(words))
             for text in (client, arq, patient)
         ]
         programs.append(main_of(reader, redis_url, origin, print=lambda *words: read.append(words)))
@@ -208,8 +208,8 @@ async def test_the_python_of_the_api_and_result_pages_runs(redis_url: str, tmp_p
             await aio.end(consumer)
         wanted = [origin.url("/a.bin"), origin.url("/b.bin")]
 
-    assert sorted(wanted) == sorted(words[1] for words in said[:2])
-    assert "fedcba9876543210" == said[2][0]["batch"]
+    assert sorted(wanted) == sorted(words[1] for words in printed[:2])
+    assert "fedcba9876543210" == printed[2][0]["batch"]
     assert sorted(wanted * 3) == sorted(heard)
     assert sorted(wanted) == sorted(plainly)
     assert sorted(wanted) == sorted(words[0] for words in read)
@@ -217,22 +217,24 @@ async def test_the_python_of_the_api_and_result_pages_runs(redis_url: str, tmp_p
 
 async def test_the_dead_letter_program_of_the_api_page_runs(redis_url: str, tmp_path: Path) -> None:
     """A failed fetch is listed and enqueued again, and the producer follows it."""
-    said: list[tuple[Any, ...]] = []
+    printed: list[tuple[Any, ...]] = []
     heard: list[tuple[Any, ...]] = []
     follow = fenced(RESULTS, "python")[2]
     async with Origin.serving("127.0.0.184", status(404)) as origin:
-        retry = main_of(fenced(API, "python")[3], redis_url, origin, print=lambda *words: said.append(words))
+        retry = main_of(
+            fenced(API, "python")[3], redis_url, origin, print=lambda *words: printed.append(words)
+        )
         with workers(1, redis_url, tmp_path):
             async with Fleet(redis_url) as fleet:
                 await (await fleet.submit([origin.url("/gone")], batch_id="0123456789abcdef")).wait()
                 await asyncio.wait_for(retry(), 60)
-                await fleet.batch(said[1][2][0]).wait()
+                await fleet.batch(printed[1][2][0]).wait()
                 again = main_of(follow, redis_url, origin, print=lambda *words: heard.append(words))
                 await asyncio.wait_for(again(), 60)
 
     assert [("0123456789abcdef-00000000", "ended as", "failed")] == heard
-    assert "http_status" == said[0][1]
-    assert (1, "enqueued again as") == said[1][:2]
+    assert "http_status" == printed[0][1]
+    assert (1, "enqueued again as") == printed[1][:2]
 
 
 async def test_the_redis_cli_of_the_api_page_runs(redis_url: str, tmp_path: Path) -> None:
@@ -327,12 +329,12 @@ def test_the_configuration_page_has_every_variable() -> None:
 @pytest.mark.parametrize("command", ["run", "submit", "worker"])
 def test_every_flag_that_a_page_names_is_known_to_the_command(command: str) -> None:
     """Flags in the pages are flags of the command."""
-    said = fetchfleet(command, "--help").stdout
+    printed = fetchfleet(command, "--help").stdout
     text = "".join(page.read_text() for page in PAGES)
     lines = [line for line in text.splitlines() if f"fetchfleet {command} " in line]
     flags = {flag for line in lines for flag in re.findall(r"--[a-z-]+", line)}
 
-    assert set() == {flag for flag in flags if flag not in said}
+    assert set() == {flag for flag in flags if flag not in printed}
 
 
 def test_the_operations_page_has_every_log_event() -> None:
@@ -390,15 +392,15 @@ def test_only_liveness_restarts_a_worker() -> None:
     image = (ROOT / "ops" / "Dockerfile").read_text()
     [manifest] = fenced(DOCS / "operations.md", "yaml")
     probes = dict(re.findall(r"(\w+Probe):\n\s+exec: {command: \[(.*?)\]}", manifest))
-    said = fetchfleet("health", "--help").stdout
+    printed = fetchfleet("health", "--help").stdout
 
     assert 'CMD ["fetchfleet", "health", "--live"]' in image
     assert probes == {
         "livenessProbe": "fetchfleet, health, --live",
         "readinessProbe": "fetchfleet, health, --ready",
     }
-    assert "--live" in said
-    assert "--ready" in said
+    assert "--live" in printed
+    assert "--ready" in printed
 
 
 def test_the_readme_stays_short() -> None:

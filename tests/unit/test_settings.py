@@ -204,7 +204,7 @@ def test_settings_cannot_be_changed() -> None:
 
 
 def test_an_in_folder_that_cannot_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before any fetch asks for a file of it."""
+    """Before any fetch names a file in it."""
     monkeypatch.setattr(os, "access", lambda path, _: path != tmp_path)
 
     with pytest.raises(SettingsError, match=f"--in {tmp_path}: Permission denied"):

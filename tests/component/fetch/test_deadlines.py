@@ -8,7 +8,7 @@ from fetchfleet.worker.util.aio import NEAR_S, Deadlines
 
 
 class Work:
-    """Work that does not end by itself."""
+    """Work that only its deadline ends."""
 
     def __init__(self) -> None:
         self.ended = asyncio.Event()
@@ -33,7 +33,7 @@ async def test_a_near_deadline_ends_its_work() -> None:
 
 
 async def test_far_deadlines_end_their_work_in_order() -> None:
-    """Each gets a timer at the first look that finds it near."""
+    """Each gets a timer at the first check that finds it near."""
     own, ended = Deadlines(near_s=0.02, check_every_s=0.01), []
 
     async def bounded(left_s: float) -> None:
@@ -62,7 +62,7 @@ async def test_discarded_deadlines_end_nothing() -> None:
 
 
 async def test_far_deadlines_share_one_timer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The timer fires every few seconds and looks at all of them."""
+    """The timer fires every few seconds and checks all of them."""
     own, timers = Deadlines(), list[object]()
 
     def call_later(*_: object) -> object:

@@ -20,7 +20,7 @@ BY = "alice@ops"
 
 @pytest.fixture
 def timings() -> WorkerTimings:
-    """Return timings with a heartbeat, and so a look for resets, every 50 ms."""
+    """Return timings with a heartbeat every 50 ms, which reads the resets."""
     return replace(QUICK, heartbeat_s=0.05)
 
 

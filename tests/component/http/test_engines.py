@@ -54,11 +54,15 @@ async def test_a_request_has_the_headers_of_the_worker_and_of_the_fetch(
     await worker.one(origin.url("/a?b=c%20d"), headers={"X-Own": "1", "Accept": "text/plain"})
 
     [seen] = origin.requests
-    said = {name.lower(): value for name, value in seen.headers}
+    sent_fields = {name.lower(): value for name, value in seen.headers}
     assert (seen.method, seen.target) == ("GET", "/a?b=c%20d")
-    assert (said["user-agent"], said["accept"], said["x-own"]) == ("ours/1", "text/plain", "1")
-    assert said["accept-encoding"] == "identity"
-    assert not {"cookie", "referer"} & said.keys()
+    assert (sent_fields["user-agent"], sent_fields["accept"], sent_fields["x-own"]) == (
+        "ours/1",
+        "text/plain",
+        "1",
+    )
+    assert sent_fields["accept-encoding"] == "identity"
+    assert not {"cookie", "referer"} & sent_fields.keys()
 
 
 async def test_a_proxy_of_the_environment_is_ignored(

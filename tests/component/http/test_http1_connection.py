@@ -347,16 +347,16 @@ async def test_the_number_of_unread_pieces_is_bounded() -> None:
         response.close()
 
 
-@pytest.mark.parametrize("said", [b"HTTP/1.1 408 Request Timeout\r\n\r\n", b""], ids=["data", "the end"])
+@pytest.mark.parametrize("unread", [b"HTTP/1.1 408 Request Timeout\r\n\r\n", b""], ids=["data", "the end"])
 @on_both_loops
-async def test_unread_data_in_the_kernel_makes_an_idle_connection_unusable(said: bytes) -> None:
+async def test_unread_data_in_the_kernel_makes_an_idle_connection_unusable(unread: bytes) -> None:
     """The loop has not seen it yet. Once it has, the connection is closed."""
     async with connected() as ends:
         (await ends.responded(SMALL)).close()
         assert ends.client.usable
 
-        if said:
-            ends.send(said)
+        if unread:
+            ends.send(unread)
         else:
             ends.host.shutdown(socket.SHUT_WR)
 

@@ -136,15 +136,15 @@ async def test_an_idle_connection_expires() -> None:
     assert host.request_counts == [1, 1]
 
 
-@pytest.mark.parametrize("said", [b"HTTP/1.1 408 Request Timeout\r\n\r\n", b""], ids=["data", "the end"])
+@pytest.mark.parametrize("unread", [b"HTTP/1.1 408 Request Timeout\r\n\r\n", b""], ids=["data", "the end"])
 @on_both_loops
-async def test_a_connection_with_unrequested_data_or_an_end_is_not_reused(said: bytes) -> None:
+async def test_a_connection_with_unrequested_data_or_an_end_is_not_reused(unread: bytes) -> None:
     """The loop has not read it yet. A POST on a dead connection could not be repeated."""
     async with Host.serving() as host, lane_pool(HOST) as pool:
         await fetch(pool, host.url, "POST", b"")
         await fetch(pool, host.url, "POST", b"")
         theirs = host.lines[0].writer.get_extra_info("socket").dup()
-        theirs.send(said) if said else theirs.shutdown(socket.SHUT_WR)
+        theirs.send(unread) if unread else theirs.shutdown(socket.SHUT_WR)
         theirs.close()
         await fetch(pool, host.url, "POST", b"")
 

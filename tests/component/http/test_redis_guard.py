@@ -69,10 +69,10 @@ async def test_all_addresses_that_the_name_of_redis_has_had_are_guarded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Earlier addresses stay guarded, also while the name does not resolve."""
-    said: list[Any] = [["10.0.0.7"], ["10.0.0.8", "fd00::8"], OSError("not found")]
+    lookups: list[Any] = [["10.0.0.7"], ["10.0.0.8", "fd00::8"], OSError("not found")]
 
     async def found(*_: Any, **__: Any) -> list[Any]:
-        what = said.pop(0)
+        what = lookups.pop(0)
         if isinstance(what, OSError):
             raise what
         return [(0, 0, 0, "", (address, 6379)) for address in what]
@@ -84,7 +84,7 @@ async def test_all_addresses_that_the_name_of_redis_has_had_are_guarded(
 
     assert [["10.0.0.7"], *[["10.0.0.7", "10.0.0.8", "fd00::8"]] * 2] == addresses
     assert await redis.at(80) is None
-    assert not said
+    assert not lookups
 
 
 async def test_the_port_of_a_redis_whose_name_never_resolved_is_not_dialled(

@@ -75,7 +75,7 @@ def unchanged(_: ssl.SSLContext) -> None:
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
 @pytest.mark.parametrize(
-    ("cert", "change", "said"),
+    ("cert", "change", "message"),
     [
         ("expired", unchanged, "expired"),
         ("of_another_host", unchanged, "IP address mismatch"),
@@ -93,7 +93,7 @@ async def test_an_untrusted_host_receives_no_request(
     lines: Lines,
     cert: str,
     change: Callable[[ssl.SSLContext], None],
-    said: str,
+    message: str,
 ) -> None:
     """The fetch fails with `tls` after one connection, without a downgrade. The note has the cause."""
     server_tls = context(getattr(files, cert))
@@ -105,7 +105,7 @@ async def test_an_untrusted_host_receives_no_request(
     assert (result.outcome, result.reason, result.attempts) == (Outcome.FAILED, Reason.TLS, 1)
     assert (server.requests, server.connections) == ([], 1)
     [finished] = [line for line in lines if line["event"] == "fetch.finished"]
-    assert said.lower() in finished["note"].lower()
+    assert message.lower() in finished["note"].lower()
 
 
 async def test_a_host_that_one_worker_does_not_trust_is_fetched_by_one_that_does(

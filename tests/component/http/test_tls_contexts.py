@@ -52,16 +52,16 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("table", "said"), BAD)
+@pytest.mark.parametrize(("table", "message"), BAD)
 def test_an_unusable_tls_file_is_named(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, table: dict[str, str], said: str
+    folder: Path, monkeypatch: pytest.MonkeyPatch, table: dict[str, str], message: str
 ) -> None:
     """The error also names its table and key. A locked key does not prompt for a passphrase."""
     monkeypatch.chdir(folder)
     for use in (check, TlsContexts):
         with pytest.raises(PolicyError) as caught:
             use(Policy(tables={"a.example": table}))
-        assert str(caught.value).startswith(f"[{NAME}] {said}")
+        assert str(caught.value).startswith(f"[{NAME}] {message}")
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ class Above(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
-        self.transport = cast("asyncio.Transport", transport)  # uvloop has classes of its own
+        self.transport = cast("asyncio.Transport", transport)  # uvloop has its own classes
 
     def data_received(self, data: bytes) -> None:
         """Collect a piece."""
@@ -188,7 +188,7 @@ async def test_data_received_while_paused_is_delivered_before_the_end(tls: Tls, 
 
 @on_both_loops
 async def test_resuming_delivers_received_data_at_once(tls: Tls) -> None:
-    """Data delivered later could be taken for part of the next exchange."""
+    """Data delivered later could be read as part of the next exchange."""
     with TlsServer(HOST, tls.server, lambda line, _: line.sendall(MUCH)) as server:
         above = await opened(server, tls, pauses=True)
         above.transport.write(REQUEST)

@@ -16,7 +16,7 @@ from fetchfleet.worker.local.jsonl_export import BLOCK_BYTES, ExportError, Expor
 from tests.support.waiting import wait_until
 
 BATCH = "0123456789abcdef"
-Said = list[str]
+Warnings = list[str]
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def target(tmp_path: Path) -> ExportTarget:
 
 
 @pytest.fixture
-def said() -> Said:
+def warnings() -> Warnings:
     """The warnings so far."""
     return []
 
@@ -42,14 +42,14 @@ def stored(target: ExportTarget, name: str, body: bytes) -> Result:
 
 async def take(
     target: ExportTarget,
-    said: Said,
+    warnings: Warnings,
     *results: Result,
     resumes: bool = False,
     after: int = 0,
     block_bytes: int = BLOCK_BYTES,
 ) -> None:
     """Export the results, at positions from 1-0 on."""
-    with JsonlExport(target, BATCH, said.append, resumes=resumes, block_bytes=block_bytes) as gathering:
+    with JsonlExport(target, BATCH, warnings.append, resumes=resumes, block_bytes=block_bytes) as gathering:
         assert gathering.position == (f"{after}-0" if after else "0")
         for place, result in enumerate(results, start=after + 1):
             await gathering.add(result, f"{place}-0")
@@ -67,43 +67,43 @@ def append(target: ExportTarget, more: bytes, keep_bytes: int | None = None) -> 
 
 
 async def test_each_record_is_written_on_a_line_without_surrounding_space(
-    target: ExportTarget, said: Said
+    target: ExportTarget, warnings: Warnings
 ) -> None:
     """Blank lines are dropped. A fetch that stored no body adds nothing."""
     failed = Result(id="x", url="http://a.example/", outcome=Outcome.FAILED, worker="w")
     bodies = [b'\n {"a": 1}\t\r\n\r\n[2]\n', b"", b"3"]
     results = [stored(target, str(place), body) for place, body in enumerate(bodies)]
 
-    await take(target, said, results[0], failed, *results[1:])
+    await take(target, warnings, results[0], failed, *results[1:])
 
     assert records(target) == b'{"a": 1}\n[2]\n3\n'
-    assert not said
+    assert not warnings
 
 
-async def test_a_large_body_is_exported_whole(target: ExportTarget, said: Said) -> None:
+async def test_a_large_body_is_exported_whole(target: ExportTarget, warnings: Warnings) -> None:
     """Over many blocks."""
     body = b"".join(b"%d\n" % place for place in range(1000))
 
-    await take(target, said, stored(target, "a", body), block_bytes=100)
+    await take(target, warnings, stored(target, "a", body), block_bytes=100)
 
     assert records(target) == body
 
 
-async def test_an_export_continues_at_its_saved_position(target: ExportTarget, said: Said) -> None:
+async def test_an_export_continues_at_its_saved_position(target: ExportTarget, warnings: Warnings) -> None:
     """Records after the saved position are cut off. A new batch begins a new file."""
     one, two = stored(target, "a", b"1\n"), stored(target, "b", b"2\n")
-    await take(target, said, one)
+    await take(target, warnings, one)
     append(target, b"half a rec")
 
-    await take(target, said, two, resumes=True, after=1)
+    await take(target, warnings, two, resumes=True, after=1)
     assert records(target) == b"1\n2\n"
 
-    await take(target, said, two)
+    await take(target, warnings, two)
     assert records(target) == b"2\n"
 
 
 async def test_a_cancelled_export_leaves_whole_bodies(
-    target: ExportTarget, said: Said, monkeypatch: pytest.MonkeyPatch
+    target: ExportTarget, warnings: Warnings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file ends after a whole body, and the next command continues from there."""
     one, two = stored(target, "a", b"1\n"), stored(target, "b", b"2\n" * 50_000)
@@ -118,7 +118,7 @@ async def test_a_cancelled_export_leaves_whole_bodies(
 
     with monkeypatch.context() as patch:
         patch.setattr(jsonl_export, "records_in", held)
-        taking = asyncio.create_task(take(target, said, one, two, block_bytes=1000))
+        taking = asyncio.create_task(take(target, warnings, one, two, block_bytes=1000))
         await wait_until(midst.is_set, "half of the second")
         assert len(records(target)) > 10_000
         taking.cancel()
@@ -127,68 +127,70 @@ async def test_a_cancelled_export_leaves_whole_bodies(
             await taking
     assert records(target) == b"1\n"
 
-    await take(target, said, two, resumes=True, after=1)
+    await take(target, warnings, two, resumes=True, after=1)
     assert records(target) == b"1\n" + b"2\n" * 50_000
 
 
-async def test_a_missing_or_changed_body_is_left_out(target: ExportTarget, said: Said) -> None:
+async def test_a_missing_or_changed_body_is_left_out(target: ExportTarget, warnings: Warnings) -> None:
     """Such bodies are counted, and the first one is named. All others are exported."""
     one, two, three = (stored(target, name, name.encode()) for name in ("1", "2", "3"))
     (target.out / "1").write_bytes(b"8")
     (target.out / "2").unlink()
 
     with pytest.raises(ExportError, match="the records of 2 bodies"):
-        await take(target, said, one, two, three)
+        await take(target, warnings, one, two, three)
 
     with pytest.raises(ExportError, match="the records of 2 bodies"):
-        await take(target, said, resumes=True, after=3)
+        await take(target, warnings, resumes=True, after=3)
 
     assert records(target) == b"3\n"
-    assert [line.partition(":")[0] for line in said] == ["http"]
-    assert "1: records left out" in said[0]
-    assert "another body has replaced it" in said[0]
+    assert [line.partition(":")[0] for line in warnings] == ["http"]
+    assert "1: records left out" in warnings[0]
+    assert "another body has replaced it" in warnings[0]
 
 
 @pytest.mark.parametrize("path", ["../secret", "a/../../secret", "/etc/passwd", "", "..", "a\0"])
 async def test_a_path_that_leads_out_of_the_folder_is_never_read(
-    target: ExportTarget, said: Said, path: str
+    target: ExportTarget, warnings: Warnings, path: str
 ) -> None:
     """Even if the body there has the digest of the result."""
     (target.out / "a").mkdir()
     outside = stored(target, "../secret", b"1")
 
     with pytest.raises(ExportError, match="the records of 1 bodies"):
-        await take(target, said, msgspec.structs.replace(outside, path=path))
+        await take(target, warnings, msgspec.structs.replace(outside, path=path))
 
     assert records(target) == b""
-    assert "records left out" in said[0]
+    assert "records left out" in warnings[0]
 
 
 async def test_results_read_earlier_without_an_export_are_reported_as_missing(
-    target: ExportTarget, said: Said
+    target: ExportTarget, warnings: Warnings
 ) -> None:
     """The error has their number."""
-    with JsonlExport(target, BATCH, said.append, resumes=True) as gathering:
+    with JsonlExport(target, BATCH, warnings.append, resumes=True) as gathering:
         await gathering.add(stored(target, "a", b"1"), "7-0")
         with pytest.raises(ExportError, match="the records of 2 results"):
             gathering.check(3)
 
 
-async def test_a_resumed_export_refuses_another_or_a_truncated_file(target: ExportTarget, said: Said) -> None:
+async def test_a_resumed_export_refuses_another_or_a_truncated_file(
+    target: ExportTarget, warnings: Warnings
+) -> None:
     """Its earlier records would be missing."""
-    await take(target, said, stored(target, "a", b"1"))
+    await take(target, warnings, stored(target, "a", b"1"))
 
     with pytest.raises(ExportError, match=f"records to {target.to}: give --lines-to that"):
-        await take(target._replace(to=f"{target.to}.other"), said, resumes=True)
+        await take(target._replace(to=f"{target.to}.other"), warnings, resumes=True)
     append(target, b"", keep_bytes=1)
     with pytest.raises(ExportError, match="is shorter than the run left it"):
-        await take(target, said, resumes=True)
+        await take(target, warnings, resumes=True)
 
 
-async def test_a_full_disk_is_reported_with_the_export_file(target: ExportTarget, said: Said) -> None:
+async def test_a_full_disk_is_reported_with_the_export_file(target: ExportTarget, warnings: Warnings) -> None:
     """The message has the flag, the file and the cause."""
     with pytest.raises(ExportError, match="--lines-to /dev/full: No space left"):
-        await take(target._replace(to="/dev/full"), said, stored(target, "a", b"1" * 100_000))
+        await take(target._replace(to="/dev/full"), warnings, stored(target, "a", b"1" * 100_000))
 
 
 def rotate(target: ExportTarget) -> Path:
@@ -204,17 +206,19 @@ def remove(target: ExportTarget) -> None:
     Path(target.to).unlink()
 
 
-async def test_an_export_leaves_a_new_file_under_its_name_unchanged(target: ExportTarget, said: Said) -> None:
+async def test_an_export_leaves_a_new_file_under_its_name_unchanged(
+    target: ExportTarget, warnings: Warnings
+) -> None:
     """The records are in the renamed file. A removed file is an error."""
     result = stored(target, "1", b"[1]\n")
-    with JsonlExport(target, BATCH, said.append, resumes=False) as gathering:
+    with JsonlExport(target, BATCH, warnings.append, resumes=False) as gathering:
         await gathering.add(result, "1-0")
         moved = rotate(target)
         gathering.check(1)
     assert (b"[1]\n", b"another file") == (moved.read_bytes(), records(target))
 
     remove(target)
-    with JsonlExport(target, BATCH, said.append, resumes=False) as gathering:
+    with JsonlExport(target, BATCH, warnings.append, resumes=False) as gathering:
         await gathering.add(result, "1-0")
         remove(target)
         with pytest.raises(ExportError, match="the file was removed during the run"):

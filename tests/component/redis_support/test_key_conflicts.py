@@ -60,7 +60,7 @@ def saw_more(origin: Origin, than: int) -> bool:
 
 
 async def put_aside(redis: Redis, kinds: Mapping[str, str]) -> bool:
-    """Return whether these keys have no foreign value any more."""
+    """Return whether these keys are free of foreign values."""
     for key, wanted in kinds.items():
         found = (await redis.type(key)).decode()
         if found not in {wanted, "none"} and (wanted, found) != ("counter", "string"):
@@ -96,7 +96,7 @@ async def test_i26_the_fleet_recovers_from_foreign_types_at_its_keys(
     """Every fixed key of the fleet is overwritten. Fetches submitted then have their results."""
     worker = await start(lease_s=2.0)
     await worker.one(origin.url("/before"))
-    # The dead letters first: what is planted there would overwrite those about the others.
+    # The dead letters first: a value planted there would overwrite the letters about the other keys.
     for key in sorted(keys.FIXED, key=lambda key: key != keys.DEAD):
         await plant_value(redis, key, other_type(keys.FIXED[key], turn), tmp_path / "canary")
     await wait_until(partial(put_aside, redis, keys.FIXED), "all to be quarantined")

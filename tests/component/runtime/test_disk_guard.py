@@ -62,7 +62,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield out
 
 
-def said(lines: Lines, event: str) -> list[Any]:
+def events_named(lines: Lines, event: str) -> list[Any]:
     """Return every log line with this event."""
     return [line for line in lines if line["event"] == event]
 
@@ -113,17 +113,17 @@ async def test_a_worker_without_disk_space_takes_no_lane_until_there_is_some(
     """Shortage and end are logged once each. No request is sent meanwhile."""
     worker = await start(min_free_bytes=LEAST_BYTES)
     disk.space = space
-    await wait_until(lambda: said(lines, "disk.full"), "the worker to notice")
+    await wait_until(lambda: events_named(lines, "disk.full"), "the worker to notice")
     offers = count_offers(worker, monkeypatch)
     batch = await worker.submit([origin.url()])
     await wait_until(lambda: len(offers) >= 3, "the lane to be offered again and again")
-    assert (origin.requests, said(lines, "disk.ok")) == ([], [])
+    assert (origin.requests, events_named(lines, "disk.ok")) == ([], [])
     disk.space = Space(2 * LEAST_BYTES)
 
     [result] = await results_of(batch)
 
     assert (result.outcome, result.attempts, result.interruptions) == (Outcome.STORED, 1, 0)
-    [full], [ok] = said(lines, "disk.full"), said(lines, "disk.ok")
+    [full], [ok] = events_named(lines, "disk.full"), events_named(lines, "disk.ok")
     assert (full["log_level"], full["wanting"], full["free_bytes"]) == ("error", wanting, space.free_bytes)
     assert ok["free_bytes"] == 2 * LEAST_BYTES
 
@@ -138,7 +138,7 @@ async def test_lanes_of_a_worker_without_disk_space_go_to_one_with_space(
     batch = await narrow.submit([origin.url("/first"), origin.url("/second"), origin.url("/third")])
     await wait_until(lambda: origin.requests, "the first to be in flight")
     disk.space = Space(LEAST_BYTES - 1)
-    await wait_until(lambda: said(lines, "disk.full"), "the worker to notice")
+    await wait_until(lambda: events_named(lines, "disk.full"), "the worker to notice")
     await start(worker_id="wide", min_free_bytes=0, policy={"concurrency": 1})
     may_end.set()
 
@@ -155,7 +155,7 @@ async def test_a_worker_notices_a_full_disk_and_waits_for_space(
     """The free space of the out folder counts."""
     worker = await start(min_free_bytes=2 << 20)
     batch = await worker.submit([origin.url()])
-    [line] = said(lines, "disk.full")
+    [line] = events_named(lines, "disk.full")
     assert 0 < line["free_bytes"] <= 1 << 20
     (small_disk / "filler").unlink()
 
@@ -163,7 +163,7 @@ async def test_a_worker_notices_a_full_disk_and_waits_for_space(
     await worker.stop()
 
     assert result.outcome is Outcome.STORED
-    assert len(said(lines, "disk.full")) == len(said(lines, "disk.ok")) == 1
+    assert len(events_named(lines, "disk.full")) == len(events_named(lines, "disk.ok")) == 1
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ async def test_a_disk_error_charges_no_attempt(
     step: str,
     size_bytes: int,
 ) -> None:
-    """The fetch is retried with reason disk, and no file is left behind."""
+    """The fetch is retried with reason disk, and no file remains."""
     if step != "name":
         disable_nameless_files(monkeypatch)
     real, refusals = getattr(Directory, step), iter([True, True])
@@ -199,7 +199,7 @@ async def test_a_disk_error_charges_no_attempt(
     result = await worker.one(origin.url())
 
     assert (result.outcome, result.attempts, result.interruptions) == (Outcome.STORED, 1, 2)
-    assert [line["reason"] for line in said(lines, "fetch.retry")] == ["disk", "disk"]
+    assert [line["reason"] for line in events_named(lines, "fetch.retry")] == ["disk", "disk"]
     assert worker.files() == {result.path}
     await wait_until(lambda: not worker.parts(), "no partial file")  # the worker may be trying the disk
 
@@ -246,7 +246,7 @@ async def test_repeated_disk_errors_stop_the_claims(
     monkeypatch.setattr(space_module, "PAUSE_S", 0.5)
     worker = await start(policy={"concurrency": 2})
     batch = await worker.submit([origin.url(f"/{n}") for n in range(20)])
-    await wait_until(lambda: said(lines, "disk.full"), "the worker to notice")
+    await wait_until(lambda: events_named(lines, "disk.full"), "the worker to notice")
     await wait_until(lambda: not worker.runtime.lanes, "the lane to be given back")
     asked = len(origin.requests)
     offers = count_offers(worker, monkeypatch)
@@ -259,8 +259,8 @@ async def test_repeated_disk_errors_stop_the_claims(
 
     assert {(result.outcome, result.attempts) for result in results} == {(Outcome.STORED, 1)}
     assert asked <= 20
-    assert {line["wanting"] for line in said(lines, "disk.full")} == {"writing"}
-    assert len(said(lines, "disk.full")) == len(said(lines, "disk.ok"))
+    assert {line["wanting"] for line in events_named(lines, "disk.full")} == {"writing"}
+    assert len(events_named(lines, "disk.full")) == len(events_named(lines, "disk.ok"))
     assert not worker.parts()
 
 
@@ -274,7 +274,7 @@ async def test_a_worker_notices_a_disk_without_free_inodes(
         with suppress(OSError):
             for filler in fillers:
                 filler.touch()
-        await wait_until(lambda: said(lines, "disk.full"), "the worker to notice")
+        await wait_until(lambda: events_named(lines, "disk.full"), "the worker to notice")
         batch = await worker.submit([origin.url()])
         for filler in fillers:
             filler.unlink(missing_ok=True)
@@ -282,7 +282,7 @@ async def test_a_worker_notices_a_disk_without_free_inodes(
         await worker.stop()
 
     assert (result.outcome, result.attempts) == (Outcome.STORED, 1)
-    assert [line["wanting"] for line in said(lines, "disk.full")] == ["files"]
+    assert [line["wanting"] for line in events_named(lines, "disk.full")] == ["files"]
 
 
 async def test_a_body_continues_after_a_read_only_remount_of_the_disk(
@@ -305,12 +305,12 @@ async def test_a_body_continues_after_a_read_only_remount_of_the_disk(
         await wait_until(half.is_set, "half a body")
         remount(out, "ro")
         may_end.set()
-        await wait_until(lambda: said(lines, "fetch.retry"), "the refusal")
-        await wait_until(lambda: said(lines, "disk.full"), "the worker to notice")
+        await wait_until(lambda: events_named(lines, "fetch.retry"), "the refusal")
+        await wait_until(lambda: events_named(lines, "disk.full"), "the worker to notice")
         remount(out, "rw")
         [result] = await results_of(batch)
         await worker.stop()
 
     assert (result.outcome, result.attempts) == (Outcome.STORED, 1)
-    assert {line["wanting"] for line in said(lines, "disk.full")} == {"writing"}
-    assert {line["reason"] for line in said(lines, "fetch.retry")} == {"disk"}
+    assert {line["wanting"] for line in events_named(lines, "disk.full")} == {"writing"}
+    assert {line["reason"] for line in events_named(lines, "fetch.retry")} == {"disk"}

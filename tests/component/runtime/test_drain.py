@@ -26,7 +26,7 @@ from tools.origin.server import Origin
 
 @pytest.fixture
 def timings() -> WorkerTimings:
-    """Read drains many times a second; hand back fetches that do not end in 0.1 s."""
+    """Return timings: drains are read many times a second, and fetches are stopped after 0.1 s."""
     inbox = InboxTimings(other_owner_s=0.02)
     return replace(tuned(give_back_within_s=0.1), heartbeat_s=0.05, inbox=inbox)
 
@@ -40,7 +40,7 @@ async def is_drained(worker: OneWorker) -> None:
 async def test_a_drained_worker_hands_its_lanes_to_the_others(
     origin: Origin, other: Origin, start: Start, redis: Redis, lines: Lines
 ) -> None:
-    """A fetch that does not end soon is handed back, uncharged. Status shows the worker as draining."""
+    """A fetch that does not end soon returns to the queue, uncharged. Status shows the drain."""
     one = await start(worker_id="one")
     origin.behaviour = o.stall_headers(60)
     batch = await one.submit([origin.url("/slow")])
@@ -98,7 +98,7 @@ async def test_everything_waits_while_the_only_worker_is_drained(
 
     await drains.undrain(redis, instance)
     assert {Outcome.STORED} == {result.outcome for result in await results_of(batch)}
-    await wait_until(lambda: len(origin.requests) == 3, "all three doors")
+    await wait_until(lambda: len(origin.requests) == 3, "all three intake paths")
     await job.result(timeout=5)
     await arq.aclose(close_connection_pool=True)
 

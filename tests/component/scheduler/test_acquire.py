@@ -1,4 +1,4 @@
-"""Acquiring lanes: a notification is only a hint, and each worker looks for due lanes itself."""
+"""Acquiring lanes: a notification is only a hint, and each worker also searches for due lanes."""
 
 import asyncio
 from collections.abc import Sequence

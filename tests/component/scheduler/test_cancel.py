@@ -34,7 +34,7 @@ ONE_AT_A_TIME = {"concurrency": 1}
 
 @pytest.fixture
 def timings() -> WorkerTimings:
-    """Return timings with twenty heartbeats a second, each of which looks for cancelled batches."""
+    """Return timings with twenty heartbeats a second, each of which reads the cancelled batches."""
     return replace(QUICK, heartbeat_s=0.05)
 
 
@@ -133,7 +133,7 @@ async def test_a_batch_is_cancelled_at_once_although_its_lane_waits_for_an_hour(
     worker = await start(policy={**ONE_AT_A_TIME, "attempts": 9, **policy})
     origin.behaviour = behaviour
     batch = await worker.submit([origin.url(f"/{n}") for n in range(5)])
-    await wait_until(lambda: _waits(worker, redis, why), "the lane to be given back")
+    await wait_until(lambda: _waits(worker, redis, why), "the lane to be released")
     sent = len(origin.requests)
     await batch.cancel()
 
@@ -154,10 +154,10 @@ async def test_other_batches_still_wait_for_the_cool_down_of_their_lane(
     worker = await start(policy=ONE_AT_A_TIME)
     origin.behaviour = o.retry_after(HOUR_S)
     batch, other = await worker.submit([origin.url("/1")]), await worker.submit([origin.url("/2")])
-    await wait_until(lambda: _waits(worker, redis, "cooling"), "the lane to be given back")
+    await wait_until(lambda: _waits(worker, redis, "cooling"), "the lane to be released")
     await batch.cancel()
     assert {"cancelled": 1} == await outcomes(batch)
-    await wait_until(lambda: _waits(worker, redis, "cooling"), "the lane to be given back again")
+    await wait_until(lambda: _waits(worker, redis, "cooling"), "the lane to be released again")
 
     assert (1, 0) == (len(origin.requests), (await other.counts()).done)
 
@@ -165,7 +165,7 @@ async def test_other_batches_still_wait_for_the_cool_down_of_their_lane(
 async def test_a_batch_cancelled_while_no_worker_runs_ends_when_one_starts(
     origin: Origin, start: Start, redis: Redis
 ) -> None:
-    """One fetch waits, the other was handed back. The new worker sends no request."""
+    """One fetch waits, the other one returned to the queue. The new worker sends no request."""
     origin.behaviour = o.HalfBody(half_bytes=10)
     first = await start(grace_s=0, policy=ONE_AT_A_TIME)
     batch = await first.submit([origin.url("/1"), origin.url("/2")])

@@ -31,7 +31,7 @@ def requests_to(hosts: Mapping[str, Origin]) -> int:
 async def test_a_worker_over_its_share_interrupts_gets_and_not_posts(
     start: Start, lines: Lines, method: str, requests: int
 ) -> None:
-    """Two of three lanes are given back, as soon as may be. An interrupted GET is sent again."""
+    """Two of three lanes are released as soon as possible. An interrupted GET is sent again."""
     may_end = asyncio.Event()
     worker = await start(timings=tuned(give_back_within_s=0))
     async with serve_origins({host: (host, held(may_end)) for host in HOSTS}) as hosts:
@@ -52,7 +52,7 @@ async def test_a_worker_over_its_share_interrupts_gets_and_not_posts(
 
 
 async def test_a_fetch_that_ends_in_time_is_not_interrupted(start: Start) -> None:
-    """The lanes are given back after their last response."""
+    """The lanes are released after their last response."""
     may_end = asyncio.Event()
     worker = await start()
     async with serve_origins({host: (host, held(may_end)) for host in HOSTS}) as hosts:
@@ -79,7 +79,7 @@ async def test_a_worker_acquires_its_share_of_lanes_notified_at_once(start: Star
             *(worker.runtime.take_lane(*notification) for notification in generations.items())
         )
         may_end.set()
-        await wait_until(lambda: not worker.runtime.lanes, "both lanes to be given back")
+        await wait_until(lambda: not worker.runtime.lanes, "both lanes to be released")
 
     assert [2, 2] == [took.count(None), took.count(Enough())]
     assert 2 == requests_to(hosts)

@@ -56,7 +56,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> FakeDisk:
 
 @pytest.fixture
 def timings() -> WorkerTimings:
-    """Return timings with frequent looks at the disk and at the lanes."""
+    """Return timings with frequent checks of the disk and the lanes."""
     lanes = tuned(give_back_within_s=60, expiry_check_s=0.05)
     return replace(lanes, disk_check_s=0.02, disk_full_defer_s=0.05, heartbeat_s=0.03)
 
@@ -176,7 +176,7 @@ async def test_a_full_disk_is_reported_and_its_worker_has_no_share_of_the_lanes(
 async def test_the_work_of_upkeep_is_bounded(
     start: Start, redis: Redis, disk: FakeDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One look covers some of the due lanes and acquires a few. All lanes have their turn in the end."""
+    """One scan covers some of the due lanes and acquires a few. Later scans cover all of them."""
     monkeypatch.setattr(acquire, "UPKEEP_LOOK", 4)
     monkeypatch.setattr(acquire, "UPKEEP_LANES", 2)
     worker = await start(min_free_bytes=LEAST_BYTES)

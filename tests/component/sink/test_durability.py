@@ -1,4 +1,4 @@
-"""Durability: what is synced before a result is written, and what a kill at any step leaves."""
+"""Durability: the syncs before a result is written, and the files after a kill at any step."""
 
 import errno
 import os

@@ -101,7 +101,7 @@ async def test_stuck_bodies_delay_no_other_body(sink: FileSink, stuck: Stuck) ->
     others = [task for number, task in enumerate(tasks) if number not in {0, 4, 9}]
 
     kept = await asyncio.gather(*others)
-    await wait_until(lambda: len(stuck.at) == 3, "all three to be at the disk")
+    await wait_until(lambda: len(stuck.at) == 3, "all three to wait for the disk")
 
     assert all(kept)
     assert not any(tasks[number].done() for number in (0, 4, 9))
@@ -118,8 +118,8 @@ async def test_a_stalled_disk_uses_a_fixed_number_of_threads(
     monkeypatch.setattr(Directory, "name", partialmethod(every))
     with opened(tmp_path / "out", BatchTimings(stuck_s=0.001)) as sink:
         tasks = all_of(sink, 30)
-        await wait_until(lambda: len(every.at) == THREADS, "all threads to be at it")
-        await asyncio.sleep(0.02)  # long enough for several looks at the waiting bodies
+        await wait_until(lambda: len(every.at) == THREADS, "all threads to wait for the disk")
+        await asyncio.sleep(0.02)  # long enough to check the waiting bodies several times
         at_once = len(every.at)
         every.go_on.set()
         kept = await asyncio.gather(*tasks)
@@ -333,7 +333,7 @@ async def test_a_closed_sink_stores_no_body(sink: FileSink) -> None:
 
 
 async def test_bodies_around_the_size_of_a_block_are_stored_whole(sink: FileSink) -> None:
-    """A body smaller than a block is stored in a batch, a larger one by itself."""
+    """A body smaller than a block is stored in a batch, a larger one on its own."""
     sizes = [0, 1, BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 1]
     receiving = [
         store_body(sink, some_bytes(size), str(size), place=place) for place, size in enumerate(sizes)

@@ -1,4 +1,4 @@
-"""The fixture that reports sockets and files left behind by a test."""
+"""The check for sockets and files that a test leaks."""
 
 import asyncio
 import socket

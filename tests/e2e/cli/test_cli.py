@@ -174,14 +174,14 @@ def test_an_unusable_out_folder_is_reported_before_any_work(redis_url: str, tmp_
     below = fetchfleet("run", "-", "--out", tmp_path / "file/out", stdin=a_list)
     worker = fetchfleet("worker", "--redis", redis_url, "--out", tmp_path / "file/out")
 
-    for ended, said in (
+    for ended, message in (
         (no_folder, "is not a folder"),
         (below, "Not a directory"),
         (worker, "Not a directory"),
     ):
         assert (2, 1) == (ended.returncode, len(ended.stderr.splitlines())), ended.stderr
         assert f"--out {tmp_path}/file" in ended.stderr
-        assert said in ended.stderr
+        assert message in ended.stderr
 
 
 def test_a_worker_that_cannot_reach_redis_exits_1() -> None:
@@ -215,7 +215,7 @@ async def test_an_interrupted_run_exits_130_and_the_same_command_continues_it(tm
         await wait_until(lambda: len(stored(out)) == 20, "their files")
         first.send_signal(signal.SIGINT)
         await wait_until(lambda: first.poll() is not None, "the end of the run", 30)
-        said = first.communicate()[1].decode()
+        message = first.communicate()[1].decode()
         interrupted_with_secret = files_with(out, secret)
         other = await run("run", "-", "--out", out, *LOOPBACK, stdin=quick.url("/other"))
         second = await run(*command)
@@ -225,8 +225,8 @@ async def test_an_interrupted_run_exits_130_and_the_same_command_continues_it(tm
         asked = len(quick.requests)
         again = await run(*command, "--again")
 
-    assert 130 == first.returncode, said
-    assert "repeat the command to continue" in said
+    assert 130 == first.returncode, message
+    assert "repeat the command to continue" in message
     assert interrupted_with_secret
     assert [] == ended_with_secret
     assert 2 == other.returncode

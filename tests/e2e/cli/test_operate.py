@@ -1,4 +1,4 @@
-"""The commands with which an operator looks after a running fleet."""
+"""The commands with which an operator inspects a running fleet."""
 
 import asyncio
 import json
@@ -29,15 +29,15 @@ class Operator:
     def __init__(self, redis_url: str) -> None:
         self._redis_url = redis_url
 
-    async def asks(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        """Run a command in a thread, so that the loop can serve the origins; return its end."""
+    async def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """Run a command in a thread, so that the event loop can serve the origins."""
         return await asyncio.to_thread(fetchfleet, *arguments, FETCHFLEET_REDIS_URL=self._redis_url)
 
-    async def reads(self, *arguments: str) -> list[Any]:
+    async def json_lines(self, *arguments: str) -> list[Any]:
         """Return the JSON lines that the command prints with --json."""
-        said = await self.asks(*arguments, "--json")
-        assert said.returncode == 0, said.stderr
-        return [json.loads(line) for line in said.stdout.splitlines()]
+        completed = await self.run(*arguments, "--json")
+        assert completed.returncode == 0, completed.stderr
+        return [json.loads(line) for line in completed.stdout.splitlines()]
 
 
 @pytest.fixture
@@ -71,12 +71,12 @@ async def test_status_without_workers_names_the_command_that_starts_one(
 ) -> None:
     """It also shows the backlog and its age."""
     await fleet.submit([f"http://a.example/{i}" for i in range(3)])
-    said = await operator.asks("status")
-    (read,) = await operator.reads("status")
+    printed = await operator.run("status")
+    (read,) = await operator.json_lines("status")
 
-    assert "0 workers" in said.stdout
-    assert "3 fetches to do in 1 lane, the oldest has waited" in said.stdout
-    assert "start one: fetchfleet worker" in said.stdout
+    assert "0 workers" in printed.stdout
+    assert "3 fetches to do in 1 lane, the oldest has waited" in printed.stdout
+    assert "start one: fetchfleet worker" in printed.stdout
     assert (3, 1, []) == (read["backlog"], read["lanes_in_all"], read["workers"])
     assert read["oldest_s"] >= 0
     assert [("a.example", 3)] == [(lane["name"], lane["waiting"]) for lane in read["lanes"]]
@@ -89,7 +89,7 @@ async def test_status_shows_busy_and_cooling_lanes(
     may_end = asyncio.Event()
 
     async def busy_and_cooling() -> dict[str, Any] | None:
-        (read,) = await operator.reads("status")
+        (read,) = await operator.json_lines("status")
         lanes = {lane["name"]: lane for lane in read["lanes"]}
         busy, cooling = lanes.get("127.0.0.201", {}), lanes.get("127.0.0.202", {})
         found = busy.get("in_flight") == 2 and cooling.get("why") == "cooling" and read["workers"]
@@ -102,15 +102,15 @@ async def test_status_shows_busy_and_cooling_lanes(
         with workers(1, redis_url, tmp_path):
             batch = await fleet.submit([slow.url("/1"), slow.url("/2"), throttling.url("/")])
             read = await wait_until(busy_and_cooling, "both lanes to show", 30)
-            said = await operator.asks("status")
+            printed = await operator.run("status")
             await batch.cancel()
             may_end.set()
             await ended(batch)
 
     assert 3 == read["backlog"]
     assert [("worker-1", 2)] == [(worker["id"], worker["in_flight"]) for worker in read["workers"]]
-    assert "1 worker" in said.stdout
-    assert "cooling" in said.stdout
+    assert "1 worker" in printed.stdout
+    assert "cooling" in printed.stdout
 
 
 async def test_batches_lists_the_newest_first_with_their_states(
@@ -122,13 +122,13 @@ async def test_batches_lists_the_newest_first_with_their_states(
     second = await fleet.submit(["http://a.example/2", "http://a.example/3"])
     await fleet.submit([])
     await second.cancel()
-    said = await operator.asks("batches")
-    read = await operator.reads("batches")
+    printed = await operator.run("batches")
+    read = await operator.json_lines("batches")
 
     assert [(second.id, "cancelling", 2), (first.id, "running", 1)] == [
         (batch["id"], batch["state"], batch["counts"]["total"]) for batch in read
     ]
-    assert said.stdout.index(second.id) < said.stdout.index(first.id)
+    assert printed.stdout.index(second.id) < printed.stdout.index(first.id)
 
 
 async def test_results_continue_after_a_printed_position(
@@ -138,11 +138,11 @@ async def test_results_continue_after_a_printed_position(
     async with Origin.serving("127.0.0.203", BEHAVIOUR) as origin:
         with workers(1, redis_url, tmp_path) as running:
             batch = await some_failed(fleet, running, origin)
-            everything = await operator.asks("results", batch.id, "--json")
+            everything = await operator.run("results", batch.id, "--json")
             position = everything.stderr.split("--after ")[1].strip()
-            nothing = await operator.asks("results", batch.id, "--after", position)
-            failed = await operator.reads("results", batch.id, "--outcome", "failed", "--follow")
-            plain = await operator.asks("results", batch.id)
+            nothing = await operator.run("results", batch.id, "--after", position)
+            failed = await operator.json_lines("results", batch.id, "--outcome", "failed", "--follow")
+            plain = await operator.run("results", batch.id)
 
     assert 3 == len(everything.stdout.splitlines())
     assert "" == nothing.stdout
@@ -159,18 +159,20 @@ async def test_dead_letters_are_listed_shown_retried_and_purged(
             batch = await some_failed(fleet, running, origin)
             await redis.rpush(keys.INBOX, "no fetch")  # type: ignore[misc]
             await wait_until(lambda: _length(redis, 3), "the third dead letter")
-            listed = await operator.reads("dead", "list")
-            of_batch = await operator.reads("dead", "list", "--batch", batch.id, "--reason", "http_status")
-            shown = await operator.reads("dead", "show", of_batch[0]["position"])
-            vague = await operator.asks("dead", "retry")
-            (retried,) = await operator.reads("dead", "retry", "--host", "127.0.0.204")
+            listed = await operator.json_lines("dead", "list")
+            of_batch = await operator.json_lines(
+                "dead", "list", "--batch", batch.id, "--reason", "http_status"
+            )
+            shown = await operator.json_lines("dead", "show", of_batch[0]["position"])
+            vague = await operator.run("dead", "retry")
+            (retried,) = await operator.json_lines("dead", "retry", "--host", "127.0.0.204")
             (again,) = [fleet.batch(found) for found in retried["batches"]]
             await ended(again)
             new = [result async for result in again.results()]
-            listed_batches = await operator.reads("batches")
-            old = await operator.asks("results", batch.id)
-            left = await operator.reads("dead", "list", "--batch", batch.id)
-            purged = await operator.reads("dead", "purge", "--all")
+            listed_batches = await operator.json_lines("batches")
+            old = await operator.run("results", batch.id)
+            left = await operator.json_lines("dead", "list", "--batch", batch.id)
+            purged = await operator.json_lines("dead", "purge", "--all")
     targets = [seen.target for seen in origin.requests]
 
     assert ["http_status", "http_status", "invalid"] == [letter["reason"] for letter in listed]
@@ -199,7 +201,7 @@ async def test_cancel_ends_a_batch_and_prints_its_counts(
         with workers(1, redis_url, tmp_path):
             batch = await fleet.submit([origin.url(f"/{i}") for i in range(30)])
             await wait_until(lambda: origin.requests, "a request")
-            (read,) = await operator.reads("cancel", batch.id)
+            (read,) = await operator.json_lines("cancel", batch.id)
 
     assert (30, True) == (read["cancelled"], read["ended"])
 
@@ -221,21 +223,21 @@ async def test_an_error_names_the_remedy(
     operator: Operator, arguments: tuple[str, ...], code: int, named: str
 ) -> None:
     """The message is on standard error; standard output is empty."""
-    said = await operator.asks(*arguments)
+    printed = await operator.run(*arguments)
 
-    assert (code, "") == (said.returncode, said.stdout)
-    assert named in said.stderr
-    assert "Traceback" not in said.stderr
+    assert (code, "") == (printed.returncode, printed.stdout)
+    assert named in printed.stderr
+    assert "Traceback" not in printed.stderr
 
 
 @pytest.mark.parametrize("command", ["status", "batches", "dead list"])
 def test_an_unreachable_redis_error_names_the_sources_of_its_url(command: str) -> None:
     """The flag or the variable must be corrected."""
-    said = fetchfleet(*command.split(), "--redis", "redis://127.0.0.1:1", FETCHFLEET_REDIS_PATIENCE_S="0")
+    printed = fetchfleet(*command.split(), "--redis", "redis://127.0.0.1:1", FETCHFLEET_REDIS_PATIENCE_S="0")
 
-    assert 3 == said.returncode
-    assert "(--redis, FETCHFLEET_REDIS_URL)" in said.stderr
-    assert "Traceback" not in said.stderr
+    assert 3 == printed.returncode
+    assert "(--redis, FETCHFLEET_REDIS_URL)" in printed.stderr
+    assert "Traceback" not in printed.stderr
 
 
 async def test_the_shell_completes_commands_and_batch_ids(redis_url: str, fleet: Fleet) -> None:
@@ -259,7 +261,7 @@ async def completions(redis_url: str, typed: str) -> list[str]:
         "COMP_CWORD": str(len(words) - 1),
     }
     command = [str(Path(sys.executable).parent / "fetchfleet")]
-    said = await asyncio.to_thread(
+    printed = await asyncio.to_thread(
         subprocess.run, command, env=environment, capture_output=True, text=True, timeout=60, check=False
     )
-    return said.stdout.split()
+    return printed.stdout.split()

@@ -30,12 +30,13 @@ class Ended(NamedTuple):
 
     code: int
     out: list[str]
-    said: list[str]
+    errors: list[str]
+    """The lines on standard error."""
 
     @property
-    def of_redis(self) -> list[str]:
-        """Return its lines about Redis."""
-        return [line for line in self.said if line.startswith("Redis ")]
+    def redis_errors(self) -> list[str]:
+        """The errors about Redis."""
+        return [line for line in self.errors if line.startswith("Redis ")]
 
 
 class Command:
@@ -53,15 +54,15 @@ class Command:
         )
         stack.callback(self.process.kill)
 
-    async def says(self) -> str:
-        """Return its next line on standard error."""
+    async def next_error_line(self) -> str:
+        """Return the next line on standard error."""
         assert self.process.stderr
         return await asyncio.to_thread(self.process.stderr.readline)
 
     async def ended(self) -> Ended:
-        """Wait for its end; return its exit code and the output since."""
-        out, said = await asyncio.to_thread(self.process.communicate, timeout=ENDS_S)
-        return Ended(self.process.returncode, out.splitlines(), said.splitlines())
+        """Wait until the command ends; return its exit code and the remaining output."""
+        out, errors = await asyncio.to_thread(self.process.communicate, timeout=ENDS_S)
+        return Ended(self.process.returncode, out.splitlines(), errors.splitlines())
 
 
 def urls_in(lines: list[str]) -> Counter[str]:
@@ -96,7 +97,7 @@ async def test_commands_wait_for_redis_and_continue(tmp_path: Path) -> None:
             await asyncio.to_thread(server.kill)
             following.process.send_signal(signal.SIGSTOP)
             begun = [Command(stack, "status", *where), Command(stack, "submit", tmp_path / "list", *where)]
-            said = await asyncio.gather(*(command.says() for command in (reading, *begun)))
+            error_lines = await asyncio.gather(*(command.next_error_line() for command in (reading, *begun)))
             server.start()
             await wait_until(server.responds, "Redis", STARTS_S)
             following.process.send_signal(signal.SIGCONT)
@@ -108,18 +109,18 @@ async def test_commands_wait_for_redis_and_continue(tmp_path: Path) -> None:
     assert [0, 0, 0, 0] == [one.code for one in (followed, read, *others)], (followed, read, others)
     assert Counter(listed) == urls_in(report.read_text().splitlines())
     assert Counter([other.url("/1"), other.url("/2")]) == urls_in([first, *read.out])
-    assert all(line.startswith("Redis does not answer: ") for line in said)
-    assert [1, 1, 1] == [len(one.of_redis) for one in (read, *others)]
-    assert len(followed.of_redis) <= 2
+    assert all(line.startswith("Redis does not answer: ") for line in error_lines)
+    assert [1, 1, 1] == [len(one.redis_errors) for one in (read, *others)]
+    assert len(followed.redis_errors) <= 2
 
 
 async def exits_with_3(command: Command) -> list[str]:
     """Wait until the command gives up on Redis; return the words of the command that continues it."""
     ended = await command.ended()
     assert 3 == ended.code, ended
-    assert 1 == len(ended.of_redis), ended
-    assert "cannot reach Redis at" in ended.said[-2]
-    program, *words = shlex.split(ended.said[-1].removeprefix("continue with: "))
+    assert 1 == len(ended.redis_errors), ended
+    assert "cannot reach Redis at" in ended.errors[-2]
+    program, *words = shlex.split(ended.errors[-1].removeprefix("continue with: "))
     assert "fetchfleet" == program, ended
     return words
 

@@ -118,12 +118,12 @@ def test_no_command_shows_a_secret_without_reveal(redis_url: str) -> None:
         ["results", ENDED[:16], "--reveal"],
         ["explain", ENDED, "--json", "--reveal"],
     ]
-    said = {" ".join(command): ask(redis_url, command) for command in [*commands, *revealing, *last]}
-    letter = json.loads(said["dead show 1-1 --json"])
-    result = json.loads(said[f"results {ENDED[:16]} --json"].splitlines()[0])
-    whole = msgspec.json.decode(said[f"results {ENDED[:16]} --json --reveal"].splitlines()[0], type=Result)
+    outputs = {" ".join(command): ask(redis_url, command) for command in [*commands, *revealing, *last]}
+    letter = json.loads(outputs["dead show 1-1 --json"])
+    result = json.loads(outputs[f"results {ENDED[:16]} --json"].splitlines()[0])
+    whole = msgspec.json.decode(outputs[f"results {ENDED[:16]} --json --reveal"].splitlines()[0], type=Result)
 
-    shown = {name: canaries(said[name]) for name in map(" ".join, [*commands, *last])}
+    shown = {name: canaries(outputs[name]) for name in map(" ".join, [*commands, *last])}
     assert shown.pop(f"results {ENDED[:16]} --json") == NO_SECRET_BY_NAME
     assert {name: found for name, found in shown.items() if found} == {}
     assert letter["fetch"]["headers"] == {
@@ -138,8 +138,8 @@ def test_no_command_shows_a_secret_without_reveal(redis_url: str) -> None:
         decode_fetch(json.dumps(letter["fetch"]))
     assert result["url"] == f"http://{HOST}/a?token=***&q='k4n4ryquoted&k4n4rybare"
     assert result["final_url"] == RESULT.final_url
-    assert "k4n4ryauthorization" in said["dead show 1-1 --reveal"]
-    assert "k4n4rybody" in said["dead list --json --reveal"]
-    assert "k4n4rybare" in said[f"results {ENDED[:16]} --reveal"]
-    assert "k4n4ryquery" in said[f"explain {ENDED} --json --reveal"]
+    assert "k4n4ryauthorization" in outputs["dead show 1-1 --reveal"]
+    assert "k4n4rybody" in outputs["dead list --json --reveal"]
+    assert "k4n4rybare" in outputs[f"results {ENDED[:16]} --reveal"]
+    assert "k4n4ryquery" in outputs[f"explain {ENDED} --json --reveal"]
     assert whole == RESULT

@@ -320,12 +320,12 @@ def test_an_error_of_the_script_is_one_line(
     if text is not None:
         listed.write_bytes(text)
     ended_with = main([str(listed), "--redis", redis, "--redis-patience", "0"])
-    said = capsys.readouterr().err
+    errors = capsys.readouterr().err
 
     assert code == ended_with
-    assert named in said
-    assert 1 == len(said.splitlines())
-    assert "hunter2" not in said
+    assert named in errors
+    assert 1 == len(errors.splitlines())
+    assert "hunter2" not in errors
 
 
 def test_the_wheel_carries_the_package_and_no_example(tmp_path: Path) -> None:

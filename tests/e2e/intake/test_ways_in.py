@@ -36,7 +36,7 @@ def program(name: str) -> str:
     return found
 
 
-async def said_by(*command: str) -> str:
+async def output_of(*command: str) -> str:
     """Run a program in a thread, so that the loop can serve the origins; return its output."""
     ended = await asyncio.to_thread(
         subprocess.run, command, capture_output=True, text=True, check=False, timeout=60
@@ -67,11 +67,11 @@ async def test_redis_cli_is_a_producer(redis_url: str, redis: Redis, tmp_path: P
     async with Origin.serving("127.0.0.191", ok(b"body")) as origin:
         one = json.dumps({"url": origin.url("/b"), "dest": "b.bin"})
         many = json.dumps({"batch": BATCH, "fetches": [origin.url("/c"), {"url": origin.url("/d")}]})
-        pushed = await said_by(*cli, "RPUSH", "ff:inbox", origin.url("/a"), one, many, "nonsense")
+        pushed = await output_of(*cli, "RPUSH", "ff:inbox", origin.url("/a"), one, many, "nonsense")
         with workers(1, redis_url, tmp_path) as fleet:
             ended = await results(redis, 4)
             body = (fleet.out / "b.bin").read_bytes()
-        counted = await said_by(*cli, "HGET", f"ff:batch:{BATCH}", "stored")
+        counted = await output_of(*cli, "HGET", f"ff:batch:{BATCH}", "stored")
 
     assert ("4", "2") == (pushed.strip(), counted.strip())
     assert {"/a", "/b", "/c", "/d"} == {"/" + result.url.rpartition("/")[2] for result in ended}
@@ -86,8 +86,8 @@ async def test_node_without_packages_pushes_fetches_and_reads_results(redis_url:
     async with Origin.serving("127.0.0.192", ok(b"body")) as origin:
         one = json.dumps({"url": origin.url("/b"), "meta": {"name": "é"}})
         with workers(1, redis_url, tmp_path):
-            said = await said_by(node, str(SUPPORT / "inbox.mjs"), redis_url, origin.url("/a"), one)
-    by_url = {result["url"]: result for result in map(json.loads, said.splitlines())}
+            outcomes = await output_of(node, str(SUPPORT / "inbox.mjs"), redis_url, origin.url("/a"), one)
+    by_url = {result["url"]: result for result in map(json.loads, outcomes.splitlines())}
 
     assert {origin.url("/a"), origin.url("/b")} == set(by_url)
     assert {"stored"} == {result["outcome"] for result in by_url.values()}
@@ -107,18 +107,19 @@ async def test_plain_arq_is_a_producer_and_gets_a_receipt(
                 ([origin.url("/c"), {"url": origin.url("/d"), "dest": "d"}], {"batch": BATCH}),
             ]
             jobs = [await enqueue(pool, "fetch", what, **how) for what, how in calls]
-            said = [await job_outcome(pool, job) for job in jobs]
+            outcomes = [await job_outcome(pool, job) for job in jobs]
             ended = [
-                [result async for result in fleet.batch(receipt["batch"]).results()] for _, receipt in said
+                [result async for result in fleet.batch(receipt["batch"]).results()]
+                for _, receipt in outcomes
             ]
 
-    assert [True] * 4 == [well for well, _ in said]
-    assert [sorted(receipt["ids"]) for _, receipt in said] == [
+    assert [True] * 4 == [well for well, _ in outcomes]
+    assert [sorted(receipt["ids"]) for _, receipt in outcomes] == [
         sorted(one.id for one in some) for some in ended
     ]
     assert {Outcome.STORED} == {one.outcome for some in ended for one in some}
-    assert said[2] == said[3]
-    assert (BATCH, 2) == (said[2][1]["batch"], len(ended[2]))
+    assert outcomes[2] == outcomes[3]
+    assert (BATCH, 2) == (outcomes[2][1]["batch"], len(ended[2]))
 
 
 class Trap:
@@ -149,13 +150,13 @@ async def test_plain_arq_gets_the_reason_for_a_refused_job(
             await enqueue(nesting, "fetch"),
         ]
         with workers(1, redis_url, tmp_path / "fleet"):
-            said = [await job_outcome(pool, job) for job in jobs]
+            outcomes = [await job_outcome(pool, job) for job in jobs]
 
-    assert [False] * 6 == [well for well, _ in said]
+    assert [False] * 6 == [well for well, _ in outcomes]
     wanted = ["item 1: url: ", "unknown function 'download'", "call fetch(fetches)", "call fetch(fetches)"]
-    assert wanted == [text[: len(want)] for (_, text), want in zip(said[:4], wanted, strict=True)]
-    assert all("pickles are never loaded" in text for _, text in said[4:])
-    assert sorted(text for _, text in said) == sorted(note for _, note in await dead(redis))
+    assert wanted == [text[: len(want)] for (_, text), want in zip(outcomes[:4], wanted, strict=True)]
+    assert all("pickles are never loaded" in text for _, text in outcomes[4:])
+    assert sorted(text for _, text in outcomes) == sorted(note for _, note in await dead(redis))
     assert not (tmp_path / "loaded").exists()
 
 

@@ -30,7 +30,7 @@ def test_the_embedded_redis_ends_with_its_block_and_keeps_its_data(tmp_path: Pat
 
 
 def test_removed_data_leaves_no_value_on_the_disk(tmp_path: Path) -> None:
-    """The next server starts empty. It removes what a killed removal has left."""
+    """The next server starts empty. It removes the rest of a removal that was killed."""
     with EmbeddedRedis(tmp_path) as server, redis.Redis.from_url(server.url) as client:
         client.set("header", "hunter2")
         assert holding(tmp_path, b"hunter2")

@@ -121,11 +121,11 @@ async def test_a_closed_pipe_ends_the_export(tmp_path: Path) -> None:
         assert reading.stdout is not None
         first = await asyncio.to_thread(reading.stdout.readline)
         reading.stdout.close()
-        _, said = await asyncio.to_thread(reading.communicate)
+        _, errors = await asyncio.to_thread(reading.communicate)
 
     assert (1, "row") == (reading.returncode, list(json.loads(first))[1])
-    assert b"--lines-to stream: Broken pipe" in said
-    assert b"Traceback" not in said
+    assert b"--lines-to stream: Broken pipe" in errors
+    assert b"Traceback" not in errors
 
 
 def test_an_export_path_that_cannot_be_opened_exits_2(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ STARTS_S = 30.0
 
 
 class TerminalRun:
-    """`fetchfleet run` in the foreground of a terminal of its own."""
+    """`fetchfleet run` in the foreground of its own terminal."""
 
     def __init__(self, folder: Path, *arguments: str) -> None:
         self.keyboard, terminal = pty.openpty()
@@ -60,7 +60,7 @@ class TerminalRun:
         """Return the pid of the child with this text in its name or command, 0 if there is none."""
         return next((pid for pid, command in self.children().items() if name in command), 0)
 
-    def said(self) -> str:
+    def output(self) -> str:
         """Return its output."""
         return self._screen.read_text(errors="replace")
 
@@ -105,12 +105,12 @@ async def test_ctrl_z_suspends_the_workers_and_a_killed_server_is_started_again(
             await wait_until(lambda: run.the_child("redis.sock") not in {0, server}, "another server")
             go_on.set()
             await wait_until(lambda: run.process.poll() is not None, "the end", 30)
-            said = run.said()
+            output = run.output()
     results = Counter(json.loads(line)["url"] for line in report.read_text().splitlines())
 
-    assert 0 == run.process.returncode, said
+    assert 0 == run.process.returncode, output
     assert 30 == len(results) == results.total()
-    away, back = [line for line in said.splitlines() if line.startswith("Redis ")]
+    away, back = [line for line in output.splitlines() if line.startswith("Redis ")]
     assert away.startswith("Redis does not answer: ")
     assert back.endswith("the server was restarted")
 

@@ -93,7 +93,7 @@ def trial(tmp_path: Path) -> Iterator[Project]:
     if compose.command() is None:
         pytest.skip("neither docker compose nor docker-compose")
     if trouble := container_error():
-        pytest.skip(f"no container can be run: {trouble}")
+        pytest.skip(f"no container can run: {trouble}")
     env_file = tmp_path / "env"
     env_file.write_text(TRIAL_ENV)
     project = Project("fetchfleet-trial", env_file)

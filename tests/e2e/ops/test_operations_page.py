@@ -168,7 +168,7 @@ async def test_a_worker_is_upgraded_by_the_commands_of_the_page(
     before = signal.signal(signal.SIGUSR1, restart)
     try:
         restart(0, None)
-        said = await machine.run(upgrade.replace("1 2 3", str(os.getpid())))
+        output = await machine.run(upgrade.replace("1 2 3", str(os.getpid())))
     finally:
         signal.signal(signal.SIGUSR1, before)
         for worker in workers:
@@ -177,5 +177,5 @@ async def test_a_worker_is_upgraded_by_the_commands_of_the_page(
             worker.wait()
 
     assert 2 == len(workers)
-    assert name in said
-    assert "1 worker" in said
+    assert name in output
+    assert "1 worker" in output

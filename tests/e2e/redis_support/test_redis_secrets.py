@@ -193,7 +193,7 @@ async def test_a_worker_logs_no_password_while_redis_is_down_or_refuses_it(
     assert set() == secrets_in(logged)
 
 
-def trouble(running: Workers, said: str) -> bool:
+def trouble(running: Workers, message: str) -> bool:
     """Return whether the worker has logged an error of Redis with this text."""
     lines = running.events("redis.trouble") + running.events("redis.refusal")
-    return any(said in line["error"].lower() for line in lines)
+    return any(message in line["error"].lower() for line in lines)

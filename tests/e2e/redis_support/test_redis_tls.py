@@ -134,22 +134,22 @@ async def test_a_client_certificate_is_sent_to_a_redis_that_requires_one(
             await fleet.batches()
 
 
-@pytest.mark.parametrize(("wrong", "said"), WRONG)
+@pytest.mark.parametrize(("wrong", "message"), WRONG)
 def test_a_worker_reports_the_cause_of_a_tls_failure(
-    tls: TlsRedis, tmp_path: Path, wrong: Callable[[TlsRedis], str], said: str
+    tls: TlsRedis, tmp_path: Path, wrong: Callable[[TlsRedis], str], message: str
 ) -> None:
     """In one line, with exit code 1 and without the password."""
     ended = fetchfleet("worker", "--out", tmp_path, FETCHFLEET_REDIS_URL=wrong(tls))
     assert (1, "", 1) == (ended.returncode, ended.stdout, len(ended.stderr.splitlines()))
-    assert said in ended.stderr
+    assert message in ended.stderr
     assert tls.guarded.password("worker") not in ended.stderr
 
 
-@pytest.mark.parametrize(("wrong", "said"), WRONG[:2])
+@pytest.mark.parametrize(("wrong", "message"), WRONG[:2])
 async def test_a_producer_gets_an_error_with_the_cause_of_a_tls_failure(
-    tls: TlsRedis, wrong: Callable[[TlsRedis], str], said: str
+    tls: TlsRedis, wrong: Callable[[TlsRedis], str], message: str
 ) -> None:
     """No command is sent to a server whose certificate does not verify."""
     async with Fleet(wrong(tls)) as fleet:
-        with pytest.raises(RedisConnectionError, match=said):
+        with pytest.raises(RedisConnectionError, match=message):
             await fleet.submit(["http://a.example/"])

@@ -153,8 +153,8 @@ async def test_liveness_passes_in_a_redis_outage_and_fails_for_a_frozen_process(
 
     async def health(how: str) -> tuple[int, str]:
         environment = {"FETCHFLEET_WORKER_ID": name, "FETCHFLEET_REDIS_URL": "redis://127.0.0.1:1"}
-        said = await asyncio.to_thread(fetchfleet, "health", how, **environment)
-        return said.returncode, said.stderr
+        output = await asyncio.to_thread(fetchfleet, "health", how, **environment)
+        return output.returncode, output.stderr
 
     async def is_ready() -> bool:
         return (await health("--ready"))[0] == 0
@@ -182,5 +182,5 @@ async def test_liveness_passes_in_a_redis_outage_and_fails_for_a_frozen_process(
 
 async def failing(ended: Awaitable[tuple[int, str]]) -> tuple[int, str] | None:
     """Return the exit code and output of a command that fails, else None."""
-    code, said = await ended
-    return (code, said) if code else None
+    code, output = await ended
+    return (code, output) if code else None

@@ -56,7 +56,7 @@ async def balanced(redis: Redis, of_workers: int) -> Counter[str] | None:
 
 
 def yielded(running: Workers) -> list[str]:
-    """Return the lanes that were given back for balance, with repetitions."""
+    """Return the lanes that were released for balance, with repetitions."""
     return [line["lane"] for line in running.events("lane.yielded")]
 
 

@@ -11,7 +11,7 @@ MOST_IN_A_WORKER = 35
 PROGRESS = {"worker/inspect/snapshot.py", "worker/observability/percentiles.py"}
 """Entered by the progress of a run that takes more than a few seconds, as on a busy machine."""
 TIMERS = {"worker/intake/inbox.py", "worker/intake/arq_queue.py", "jobs/scripts/sweep.py"}
-"""Entered by what a worker does every second or two, on a busy machine before the fetch has ended."""
+"""Files of periodic work, which a slow fetch may enter on a busy machine."""
 
 BRACES = re.compile(r"\{([\w,]+)\}")
 

@@ -29,7 +29,7 @@ async def nothing(_: Iterable[LaneNotification]) -> None:
     """Wake no lane."""
 
 
-def door_to(redis: Redis, limits: Limits = NO_LIMITS, notify: Any = nothing) -> ArqIngress:
+def ingress_to(redis: Redis, limits: Limits = NO_LIMITS, notify: Any = nothing) -> ArqIngress:
     return ArqIngress(redis, Submitter(redis, notify, limits), get_logger())
 
 
@@ -48,9 +48,9 @@ async def run_as_job(door: ArqIngress, *args: Any, job_try: int = 1, **kwargs: A
 async def test_a_job_that_is_run_again_is_enqueued_once(redis: Redis) -> None:
     """With the same receipt. The same job at another time is another batch."""
     fetches = [url(f"/{i}") for i in range(1200)]
-    first = await door_to(redis).fetch(RUN, (fetches,), {})
-    again = await door_to(redis).fetch(RUN, (fetches,), {})
-    other = await door_to(redis).fetch("job-1 2026-01-02", (url("/other"),), {})
+    first = await ingress_to(redis).fetch(RUN, (fetches,), {})
+    again = await ingress_to(redis).fetch(RUN, (fetches,), {})
+    other = await ingress_to(redis).fetch("job-1 2026-01-02", (url("/other"),), {})
 
     assert first == again
     assert [f"{first['batch']}-{i:08x}" for i in range(1200)] == first["ids"]
@@ -66,9 +66,9 @@ async def test_an_interrupted_job_continues(redis: Redis) -> None:
 
     fetches = [url(f"/{i}") for i in range(1200)]
     with pytest.raises(KeyboardInterrupt):
-        await door_to(redis, notify=crash).fetch(RUN, (fetches,), {})
+        await ingress_to(redis, notify=crash).fetch(RUN, (fetches,), {})
     in_before = len(await waiting(redis))
-    await door_to(redis).fetch(RUN, (fetches,), {})
+    await ingress_to(redis).fetch(RUN, (fetches,), {})
 
     assert 500 == in_before
     assert [f"/{i}" for i in range(1200)] == paths(await waiting(redis))
@@ -97,7 +97,7 @@ async def test_an_invalid_job_is_refused_and_becomes_a_dead_letter(
 ) -> None:
     """No fetch of it is enqueued. The letter is short."""
     with capture_logs() as lines, pytest.raises(InvalidFetchError) as caught:
-        await run_as_job(door_to(redis), *args, **kwargs)
+        await run_as_job(ingress_to(redis), *args, **kwargs)
 
     [letter] = await letters(redis)
     want = {b"door": b"arq", b"reason": b"invalid", b"note": str(caught.value).encode()}
@@ -109,7 +109,7 @@ async def test_an_invalid_job_is_refused_and_becomes_a_dead_letter(
 
 async def test_a_batch_of_other_fetches_is_the_callers_error(redis: Redis) -> None:
     """The same batch again is no error."""
-    door = door_to(redis)
+    door = ingress_to(redis)
     for _ in range(2):
         assert BATCH_ID == (await run_as_job(door, url("/1"), batch=BATCH_ID))["batch"]
     with pytest.raises(BatchExistsError):
@@ -122,7 +122,7 @@ async def test_a_job_waits_while_the_fleet_is_full(redis: Redis, fleet: Fleet) -
     """It is retried until it expires, at growing intervals."""
     await fleet.submit([url("/1")])
     with pytest.raises(Retry):
-        await run_as_job(door_to(redis, Limits(fleet=1)), url("/2"))
+        await run_as_job(ingress_to(redis, Limits(fleet=1)), url("/2"))
     by_name = {function.name: function for function in arq_worker.FUNCTIONS}
 
     assert ["/1"] == paths(await waiting(redis))
@@ -133,7 +133,7 @@ async def test_i27_a_job_for_a_newer_worker_is_deferred_until_one_accepts_it(
     redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With any arguments. It is logged once, and is no dead letter."""
-    old, newer = door_to(redis), door_to(redis)
+    old, newer = ingress_to(redis), ingress_to(redis)
     with capture_logs() as lines:
         for kwargs in ({"v": 2}, {"v": 2, "colour": "red"}):
             with pytest.raises(Retry) as caught:
@@ -155,7 +155,7 @@ async def test_a_job_for_a_newer_worker_is_tried_less_and_less_often(redis: Redi
     waits_s = []
     for job_try in (1, 2, 3, 6, 7, 100_000):
         with pytest.raises(Retry) as caught:
-            await run_as_job(door_to(redis), url("/1"), job_try=job_try, v=999)
+            await run_as_job(ingress_to(redis), url("/1"), job_try=job_try, v=999)
         waits_s.append((caught.value.defer_score or 0) / 1000)
 
     assert [5, 10, 20, 120, 120, 120] == waits_s
@@ -165,7 +165,7 @@ async def test_a_job_is_retried_after_an_error_of_redis(
     redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such an error is not its result."""
-    door = door_to(redis)
+    door = ingress_to(redis)
 
     async def gone(*_: Any, **__: Any) -> None:
         raise RedisConnectionError("gone")

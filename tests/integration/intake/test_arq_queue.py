@@ -48,10 +48,10 @@ async def put(redis: Redis, name: str | bytes, score: float | str = PAST_MS, job
 @pytest.mark.parametrize("score", ["0", "-inf", "1", "-1e300"])
 async def test_members_without_a_job_hide_no_job(redis: Redis, queue: VettedQueue, score: str) -> None:
     """They are removed when the first job behind them is read."""
-    told: list[tuple[str, int]] = []
+    reported: list[tuple[str, int]] = []
 
     async def on_foreign(key: str, _: str, count: int, __: bytes) -> None:
-        told.append((key, count))
+        reported.append((key, count))
 
     queue.on_foreign = on_foreign
     await put(redis, "mine")
@@ -59,10 +59,10 @@ async def test_members_without_a_job_hide_no_job(redis: Redis, queue: VettedQueu
         flood = (word for i in range(first, first + 5000) for word in (score, f"a{i}"))
         await ask(redis, "ZADD", keys.QUEUE, *flood)
     while not (found := await due(queue)):
-        assert told
+        assert reported
     assert found == [b"mine"]
     assert await redis.zcard(keys.QUEUE) == 1
-    assert sum(count for _, count in told) == FLOOD
+    assert sum(count for _, count in reported) == FLOOD
 
 
 @pytest.mark.parametrize(

@@ -367,7 +367,9 @@ async def test_a_full_fleet_makes_the_inbox_wait_and_lose_nothing(
     with capture_logs() as lines:
         loop = asyncio.create_task(one.run())
         try:
-            await wait_until(lambda: [line for line in lines if line["event"] == "intake.full"], "the word")
+            await wait_until(
+                lambda: [line for line in lines if line["event"] == "intake.full"], "the log line"
+            )
             waited = paths(await waiting(redis))
             await (await LaneHold.begin(redis)).finish()
             await wait_until(lambda: empty(redis), "room")
@@ -389,7 +391,7 @@ async def test_a_worker_that_stops_while_the_fleet_is_full_leaves_the_messages_t
     one, two = worker("one", limits=Limits(fleet=1)), worker("two")
     with capture_logs() as lines:
         loop = asyncio.create_task(one.run())
-        await wait_until(lambda: lines, "the word")
+        await wait_until(lambda: lines, "the log line")
         await aio.end(loop)
     await one.lease.end()
     await two.step()
@@ -413,7 +415,9 @@ async def test_a_redis_without_memory_makes_the_inbox_wait_and_lose_nothing(
         await ask(redis, "CONFIG", "SET", "maxmemory", "1")
         with capture_logs() as lines:
             loop = asyncio.create_task(one.run())
-            await wait_until(lambda: [line for line in lines if line["event"] == "intake.full"], "the word")
+            await wait_until(
+                lambda: [line for line in lines if line["event"] == "intake.full"], "the log line"
+            )
             kept = await left(redis)
             await ask(redis, "CONFIG", "SET", "maxmemory", "0")
             await wait_until(lambda: empty(redis), "room")

@@ -239,7 +239,9 @@ async def test_a_full_fleet_refuses_waits_and_cancels_by_the_messages(
     await push(redis, ALICE, {"cancel": old})
     running = asyncio.create_task(one.run())
     try:
-        await wait_until(lambda: ask(redis, "EXISTS", keys.receipt(waits, "r")), "the word that it waits")
+        await wait_until(
+            lambda: ask(redis, "EXISTS", keys.receipt(waits, "r")), "the receipt of the waiting message"
+        )
         waiting_receipt = await receipt(redis, waits, "r")
         await wait_until(lambda: ask(redis, "EXISTS", keys.receipt(old)), "the cancel of another inbox")
         await (await LaneHold.begin(redis)).finish()
@@ -268,8 +270,8 @@ async def test_a_pushers_garbage_displaces_no_other_dead_letters(
     letters = [row[b"element"] for _, row in await ask(redis, "XRANGE", keys.DEAD, "-", "+")]
     assert 5 == len([text for text in letters if text.startswith(b"shared")])
     assert [4096] * 3 == [len(text) for text in letters if not text.startswith(b"shared")]
-    told = [line for line in lines if line["event"] == "intake.refused" and line.get("inbox") == BOB]
-    assert 30 == len(told) + sum(line.get("suppressed", 0) for line in told)
+    logged = [line for line in lines if line["event"] == "intake.refused" and line.get("inbox") == BOB]
+    assert 30 == len(logged) + sum(line.get("suppressed", 0) for line in logged)
 
 
 async def test_only_the_owner_of_the_shared_inbox_takes_messages(redis: Redis, worker: Open) -> None:

@@ -1,4 +1,4 @@
-"""Messages that only a newer worker can read are put aside for it once, and block no others."""
+"""Messages that only a newer worker can read wait for it in a list of their own, and block no others."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, suppress
@@ -57,7 +57,7 @@ async def push(redis: Redis, *messages: str | bytes) -> None:
 
 
 async def aside(redis: Redis) -> list[bytes]:
-    """Return the messages that are put aside, each after its version."""
+    """Return the messages that wait for a newer worker, each after its version."""
     return list(await ask(redis, "LRANGE", keys.NEWER, 0, -1))
 
 
@@ -102,7 +102,7 @@ async def test_messages_behind_many_for_newer_workers_do_not_wait(redis: Redis, 
         await old.step()
     first = paths(await waiting(redis))
     await push(redis, url("/next"))
-    for _ in range(4):  # up to three of them look once through what is aside
+    for _ in range(4):  # up to three of them search the waiting messages once
         await old.step()
 
     assert ["/behind"] == first

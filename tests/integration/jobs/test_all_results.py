@@ -33,7 +33,7 @@ async def stream(redis: Redis) -> list[Result]:
 
 
 async def read(redis: Redis, consumer: str, count: int = 100) -> list[tuple[bytes, Result]]:
-    """Return what the group has for this consumer, not yet acknowledged."""
+    """Return the results that were delivered to this consumer and are not acknowledged."""
     reply: Any = await redis.xreadgroup(GROUP, consumer, {keys.ALL_RESULTS: ">"}, count)
     rows = reply[0][1] if reply else []
     return [(row_id, decode_result(fields[b"r"])) for row_id, fields in rows]
@@ -204,10 +204,10 @@ async def test_a_group_that_loses_results_is_named_first(redis: Redis, how: str)
         )
         done = rows[0][1] if how == "half read" else rows[0][1][1:]
         await redis.xack(keys.ALL_RESULTS, GROUP, *(row_id for row_id, _ in done))
-    said = await kept(redis, 10)
+    trimmed = await kept(redis, 10)
 
-    assert ("results.trimmed", [GROUP], 10) == said[0]
-    assert {(GROUP,)} == {tuple(groups) for _, groups, _ in said}
+    assert ("results.trimmed", [GROUP], 10) == trimmed[0]
+    assert {(GROUP,)} == {tuple(groups) for _, groups, _ in trimmed}
     assert 10 == await redis.xlen(keys.ALL_RESULTS)
 
 

@@ -25,7 +25,7 @@ async def connection(redis_url: str) -> AsyncIterator[Any]:
 async def unread(connection: Any) -> None:
     """Return once a reply has arrived."""
     async with asyncio.timeout(5):
-        while not await connection.can_read_destructive():  # noqa: ASYNC110 it is on its way
+        while not await connection.can_read_destructive():  # noqa: ASYNC110 the reply is in transit
             await asyncio.sleep(0)
 
 

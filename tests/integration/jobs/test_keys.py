@@ -118,9 +118,9 @@ async def test_i29_racing_producers_make_one_fetch_of_a_key(redis_url: str, redi
             *(fleet.submit([keyed(k) for k in order]) for fleet, order in zip(fleets, orders, strict=True))
         )
 
-    told = [dict(zip(order, batch.ids, strict=True)) for order, batch in zip(orders, made, strict=True)]
-    assert [told[0]] * len(fleets) == told
-    assert sorted(told[0].values()) == sorted(await ids_waiting(redis))
+    assigned = [dict(zip(order, batch.ids, strict=True)) for order, batch in zip(orders, made, strict=True)]
+    assert [assigned[0]] * len(fleets) == assigned
+    assert sorted(assigned[0].values()) == sorted(await ids_waiting(redis))
     assert len(names) == await backlog(redis)
 
 
@@ -216,7 +216,7 @@ def test_every_submit_gets_the_fetches_of_its_keys(redis_url: str) -> None:
 
     @settings(max_examples=40, suppress_health_check=list(HealthCheck))
     @given(st.lists(st.lists(st.none() | st.sampled_from("abc"), max_size=5), max_size=4))
-    def told(lists: list[list[str | None]]) -> None:
+    def assigned(lists: list[list[str | None]]) -> None:
         flush(redis_url)
         batches = asyncio.run(_submitted(redis_url, lists))
         holders: dict[str, str] = {}
@@ -225,7 +225,7 @@ def test_every_submit_gets_the_fetches_of_its_keys(redis_url: str) -> None:
             want = [holders.setdefault(key, of) if key else of for key, of in zip(names, own, strict=True)]
             assert want == batch.ids
 
-    told()
+    assigned()
 
 
 async def _submitted(redis_url: str, lists: list[list[str | None]]) -> list[Submitted]:

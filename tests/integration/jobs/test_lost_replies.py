@@ -40,11 +40,11 @@ async def at_every_message(
     """Repeat the scene, each time with the next message lost, until none is."""
     for at in range(1, MOST_MESSAGES):
         await redis.flushall()
-        said: list[str] = []
-        async with cut_proxy(redis_url, lost, at) as line, Fleet(line.url, warn=said.append) as fleet:
+        warnings: list[str] = []
+        async with cut_proxy(redis_url, lost, at) as line, Fleet(line.url, warn=warnings.append) as fleet:
             await scene(fleet)
             was_cut = line.was_cut
-        assert len(said) <= 2
+        assert len(warnings) <= 2
         if not was_cut:
             assert at > 2
             return

@@ -13,7 +13,7 @@ from fetchfleet.jobs.redis_connection import redis_now_ms
 OFF_S = 300.0
 LANE = "a.example"
 MEANWHILE_MS = 60_000
-"""More than passes between two looks at a clock here."""
+"""Longer than the time between two readings of a clock in these tests."""
 
 
 async def due_by_its_score(redis: Redis, due_in_ms: int) -> float:

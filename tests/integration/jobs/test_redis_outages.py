@@ -109,7 +109,7 @@ def server() -> Iterator[OwnRedis]:
         yield running
 
 
-async def all_of(server: OwnRedis, fleet: Fleet, fault: Fault, said: list[str]) -> None:
+async def all_of(server: OwnRedis, fleet: Fleet, fault: Fault, warnings: list[str]) -> None:
     """Let every call meet the fault."""
     half, resume = asyncio.Event(), asyncio.Event()
 
@@ -136,7 +136,7 @@ async def all_of(server: OwnRedis, fleet: Fleet, fault: Fault, said: list[str]) 
         reading = asyncio.create_task(rest_of(reader))
         waiting, counting = asyncio.create_task(followed.wait()), asyncio.create_task(followed.counts())
         listing, cancelling = asyncio.create_task(fleet.batches()), asyncio.create_task(unwanted.cancel())
-        await wait_until(lambda: said, "the line", every_s=0.001)
+        await wait_until(lambda: warnings, "the line", every_s=0.001)
         await asyncio.sleep(2 * REPLY_S)  # the fault itself: nothing is waited for
         assert not submitting.done()
         assert not cancelling.done()
@@ -170,13 +170,13 @@ async def reconnected(client: Redis) -> bool:
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__[1:])
 async def test_every_call_waits_for_redis_and_continues(server: OwnRedis, fault: Fault) -> None:
     """A submit within its items, a reader, a wait, counts, a cancel and a list of batches."""
-    said: list[str] = []
+    warnings: list[str] = []
     await wait_until(server.responds, "Redis")
-    async with Fleet(server.url, redis_patience_s=PATIENCE_S, warn=said.append) as fleet:
-        await all_of(server, fleet, fault, said)
+    async with Fleet(server.url, redis_patience_s=PATIENCE_S, warn=warnings.append) as fleet:
+        await all_of(server, fleet, fault, warnings)
 
-    assert said[0].startswith("Redis does not answer: ")
-    assert ["Redis answers again"] == [line[:19] for line in said[1:]]
+    assert warnings[0].startswith("Redis does not answer: ")
+    assert ["Redis answers again"] == [line[:19] for line in warnings[1:]]
 
 
 @pytest.mark.parametrize("fault", [_killed, _frozen, _read_only], ids=lambda fault: fault.__name__[1:])
@@ -218,7 +218,7 @@ async def test_the_error_names_the_batch_and_the_place(server: OwnRedis, fault: 
 
 async def test_a_denial_is_raised_at_once(server: OwnRedis) -> None:
     """A denied command, a wrong password, a missing database, a key of another type."""
-    said: list[str] = []
+    warnings: list[str] = []
     await wait_until(server.responds, "Redis")
     async with Redis.from_url(server.url) as admin:
         await admin.flushall()
@@ -232,12 +232,12 @@ async def test_a_denial_is_raised_at_once(server: OwnRedis) -> None:
             (f"unix://{socket}?db=99", free, "does not have the database"),
             (server.url, taken, "another program has written it"),
         ):
-            async with asyncio.timeout(5), Fleet(url_of, warn=said.append) as fleet:
+            async with asyncio.timeout(5), Fleet(url_of, warn=warnings.append) as fleet:
                 with pytest.raises(RedisError, match=refusal):
                     await fleet.submit([url("/x")], batch_id=batch_id)
                 with pytest.raises(RedisError, match=refusal):
                     await anext(fleet.batch(batch_id).results(follow=False))
-    assert [] == said
+    assert [] == warnings
 
 
 async def test_a_suspended_process_continues(server: OwnRedis) -> None:

@@ -138,7 +138,7 @@ async def test_only_lanes_of_the_batch_are_notified(fleet: Fleet, redis: Redis) 
 
 
 async def test_an_idle_lane_stays_idle(fleet: Fleet, redis: Redis) -> None:
-    """No fetch of the batch is in it any more."""
+    """The lane no longer has a fetch of the batch."""
     batch = await fleet.submit([url("/x"), url("/x", OTHER)])
     await (await LaneHold.begin(redis)).finish()
     await batch.cancel()

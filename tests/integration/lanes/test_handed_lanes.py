@@ -55,7 +55,7 @@ async def test_only_a_suitable_worker_acquires_the_lane_before_it_is_due(
 
 
 async def test_explain_names_the_worker_that_the_lane_waits_for(fleet: Fleet, redis: Redis) -> None:
-    """By the option of such a worker."""
+    """The explanation has the option with which to start it."""
     await announce(redis, ["alive"])
     await left(fleet, redis)
     explained = await explain_lane(redis, Policy(), LANE)

@@ -474,7 +474,7 @@ async def test_a_lane_with_waiting_fetches_is_due_now(fleet: Fleet, redis: Redis
 
 
 async def test_a_lane_with_only_retries_is_due_at_the_next_one(fleet: Fleet, redis: Redis) -> None:
-    """No worker looks at it before."""
+    """No worker acquires it earlier."""
     hold, (one, two) = await with_claimed(fleet, redis, 2)
     await hold.settle(retried(one, 7200), retried(two, 3600))
     wake = await hold.release()

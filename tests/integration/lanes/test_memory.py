@@ -84,7 +84,7 @@ async def test_i13_a_trimming_reader_keeps_the_results_of_a_batch_short(fleet: F
         while elements := (await hold.claim(AT_ONCE)).serialized:
             await hold.settle(*(stored(element) for element in elements))
             settled += len(elements)
-            most = settled - seen + 2 * READ_COUNT  # what is read in one go is trimmed when it was yielded
+            most = settled - seen + 2 * READ_COUNT  # results of one read are trimmed once all are yielded
             assert await redis.xlen(keys.results(batch.id)) <= most
             await wait_until(lambda: seen >= settled - 2 * READ_COUNT, "the reader to keep up", every_s=0.001)  # noqa: B023
             largest = max(largest, await ask(redis, "MEMORY", "USAGE", keys.results(batch.id)) or 0)

@@ -439,12 +439,12 @@ async def test_the_settler_reports_a_written_settlement(fleet: Fleet, redis: Red
     """`done` is called once, and the lane has no more to settle."""
     batch, hold, (element,) = await begun(fleet, redis)
     hold.lane.hold(parse_entry(element))
-    told: list[str] = []
-    settlement = stored(element)._replace(done=lambda: told.append("done"))
+    notified: list[str] = []
+    settlement = stored(element)._replace(done=lambda: notified.append("done"))
     running.settler.add(hold.lane, settlement)
     assert running.settler.count == 1
     await running.settler.flushed(hold.lane)
-    assert told == ["done"]
+    assert notified == ["done"]
     assert hold.lane.entries == {}
     assert running.settler.count == 0
     assert (await batch.counts()).ended
@@ -499,7 +499,7 @@ async def test_the_settler_saves_a_gate_alone(fleet: Fleet, redis: Redis, runnin
 async def test_the_last_settlement_of_a_lane_at_rest_releases_it(
     fleet: Fleet, redis: Redis, running: Running
 ) -> None:
-    """Its last claim left no fetch waiting. A lane that looks at Redis meanwhile is kept."""
+    """Its last claim left no fetch waiting. A lane that reads from Redis meanwhile is not released."""
     await fleet.submit([url("/0"), url("/1")])
     hold = await LaneHold.begin(redis)
     one, two = (await hold.claim(2)).serialized
@@ -600,11 +600,11 @@ async def test_a_settlement_with_a_waiter_is_written_at_once(
     """With any number of fetches in flight."""
     _, hold, (element, other, *_) = busy
     running.settler.add(hold.lane, stored(element))
-    told = asyncio.Event()
+    notified = asyncio.Event()
     match who:
         case "a fetch":
-            running.settler.add(hold.lane, settler.started(parse_entry(other), told.set))
-            await told.wait()
+            running.settler.add(hold.lane, settler.started(parse_entry(other), notified.set))
+            await notified.wait()
         case "a lane that leaves":
             await running.settler.flushed(hold.lane)
         case _:

@@ -41,7 +41,7 @@ KEYS = [
     *(keys.arq_job("JOB"), "arq:result:JOB", "arq:in-progress:JOB", "arq:retry:JOB"),
 ]
 NOT_DATA = {"type"}
-"""Of every key of a fleet a trusted user may ask the type."""
+"""A trusted user may query the type of every key of a fleet."""
 CONNECTION = {
     *("asking", "auth", "echo", "hello", "ping", "quit", "readonly", "readwrite", "reset", "select"),
     *("wait", "waitaof"),
@@ -134,15 +134,15 @@ def test_each_user_reads_and_writes_the_documented_keys(
 
     reading = [of for of in commands if of.takes_keys and "readonly" in of.flags and of.name not in NOT_DATA]
     writing = [of for of in commands if of.takes_keys and "write" in of.flags]
-    found, said = {}, {}
+    found, documented = {}, {}
     for user in USERS:
         for key, [pattern] in rows.items():
             may_read = any(allowed(admin, user, [of.on(key) for of in reading]))
             may_write = any(allowed(admin, user, [of.on(key) for of in writing]))
             found[user, key] = "r" * may_read + "w" * may_write
-            said[user, key] = page[pattern][user]
+            documented[user, key] = page[pattern][user]
 
-    assert said == found
+    assert documented == found
 
 
 @pytest.mark.parametrize("user", USERS)
@@ -194,7 +194,7 @@ def test_the_trusted_users_of_the_page_are_those_of_the_rules() -> None:
     trusted = dict(re.findall(r"^\| `(\w+)`[^|]* \| (yes|no|as a worker) \|", page, re.MULTILINE))
 
     assert {role.name: role.is_trusted for role in acl.ROLES} == {
-        user: said != "no" for user, said in trusted.items()
+        user: documented != "no" for user, documented in trusted.items()
     }
     assert with_scripts == {role.name for role in acl.ROLES if role.is_trusted} == TRUSTED
 

@@ -160,9 +160,9 @@ async def test_a_lane_with_an_impossible_time_gets_another(
 async def test_names_of_no_workers_take_no_share_of_the_lanes(
     fleet: Fleet, redis: Redis, foreign: ForeignMembers
 ) -> None:
-    """A heartbeat that is to come counts not at all, another for a moment; those of workers stay.
+    """A heartbeat in the future does not count, another one only briefly. Names of workers stay.
 
-    One that has died stays until a heartbeat removes it: its report expires a moment before.
+    The name of a dead worker stays until a heartbeat removes it: its report expires shortly before.
     """
     now = await now_ms(redis)
     died = {"died": now - keys.WORKER_TTL_MS}
@@ -180,7 +180,7 @@ async def test_names_of_no_workers_take_no_share_of_the_lanes(
 
 
 async def test_a_dead_worker_is_no_foreign_member(redis: Redis, foreign: ForeignMembers) -> None:
-    """Its report expires a moment before its name."""
+    """Its report expires shortly before its name."""
     now = await now_ms(redis)
     await redis.zadd(keys.WORKERS, {"dead": now - keys.WORKER_TTL_MS + 100, "long-dead": now - 60_000})
     await foreign.remove()

@@ -1,4 +1,4 @@
-"""Foreign values at the fleet's keys are put aside, reported, and not executed."""
+"""Foreign values at the keys of a fleet are quarantined, reported, and not executed."""
 
 import itertools
 from pathlib import Path

@@ -124,7 +124,7 @@ async def test_a_sentinel_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("banner", "said"),
+    ("banner", "message"),
     [
         (b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", "is not Redis .*check host and port"),
         (b"SSH-2.0-OpenSSH_9.6\r\n", "is not Redis .*check host and port"),
@@ -133,7 +133,7 @@ async def test_a_sentinel_is_refused() -> None:
     ],
     ids=["http", "ssh", "smtp", "tls"],
 )
-async def test_a_server_that_is_no_redis_is_refused(banner: bytes, said: str) -> None:
+async def test_a_server_that_is_no_redis_is_refused(banner: bytes, message: str) -> None:
     """By workers and producers."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -144,8 +144,8 @@ async def test_a_server_that_is_no_redis_is_refused(banner: bytes, said: str) ->
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     async with server:
         url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        with pytest.raises(UnsupportedRedisError, match=said):
+        with pytest.raises(UnsupportedRedisError, match=message):
             await start_on(url)
         async with Fleet(url) as fleet:
-            with pytest.raises(UnsupportedRedisError, match=said):
+            with pytest.raises(UnsupportedRedisError, match=message):
                 await fleet.submit(["http://host.example/"])

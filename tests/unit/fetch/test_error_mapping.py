@@ -90,7 +90,7 @@ def test_a_protocol_error_after_the_head_is_a_truncated_body() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "final"),
+    ("message", "final"),
     [
         ("TLSV13_ALERT_CERTIFICATE_REQUIRED", True),
         ("TLSV1_ALERT_PROTOCOL_VERSION", True),
@@ -102,9 +102,9 @@ def test_a_protocol_error_after_the_head_is_a_truncated_body() -> None:
     ],
 )
 @pytest.mark.parametrize("status", [None, 200])
-def test_a_tls_error_is_tls_at_any_depth(said: str | None, status: int | None, *, final: bool) -> None:
+def test_a_tls_error_is_tls_at_any_depth(message: str | None, status: int | None, *, final: bool) -> None:
     """Wrapped or bare, before or after the head, and never a disk error. Some may pass."""
-    bare = refused(said)
+    bare = refused(message)
     caused = ReadError(str(bare))
     caused.__cause__ = bare
     for error in (bare, TlsError(bare), caused):
@@ -138,5 +138,5 @@ def test_other_system_errors_are_disk_errors(number: int, *, out_refuses: bool) 
 
 def test_a_disk_timeout_differs_from_a_total_timeout() -> None:
     """An error of the system has a number, one of asyncio has none."""
-    assert isinstance(outcome_of(OSError(errno.ETIMEDOUT, "said"), status=200), Interrupted)
+    assert isinstance(outcome_of(OSError(errno.ETIMEDOUT, "message"), status=200), Interrupted)
     assert met(TimeoutError()).reason is Reason.TOTAL_TIMEOUT

@@ -44,7 +44,7 @@ def note(**fields: Any) -> PartialNote:
     return PartialNote(**{name: getattr(NOTE, name) for name in NOTE.__struct_fields__} | fields)
 
 
-def said(status: int, about: PartialNote = NOTE, **fields: str) -> Append | RangeVerdict:
+def judge_response(status: int, about: PartialNote = NOTE, **fields: str) -> Append | RangeVerdict:
     """Return the meaning of a response with these fields."""
     return verdict_of(about, status, {name.replace("_", "-"): value for name, value in fields.items()}.get)
 
@@ -84,8 +84,8 @@ def test_each_response_to_a_range_request_has_its_meaning(
 
 def test_a_416_with_the_length_of_the_partial_body_completes_it() -> None:
     """No byte was missing."""
-    assert said(416, note(offset_bytes=300), content_range="bytes */300") is RangeVerdict.COMPLETE
-    assert said(416, note(offset_bytes=300)) is RangeVerdict.REFUSE
+    assert judge_response(416, note(offset_bytes=300), content_range="bytes */300") is RangeVerdict.COMPLETE
+    assert judge_response(416, note(offset_bytes=300)) is RangeVerdict.REFUSE
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_a_416_with_the_length_of_the_partial_body_completes_it() -> None:
 )
 def test_a_part_that_does_not_fit_is_not_appended(fields: dict[str, str], about: PartialNote) -> None:
     """Another start, length, version or coding, or several ranges: the body is requested from 0."""
-    assert said(206, about, **fields) is RangeVerdict.REFUSE
+    assert judge_response(206, about, **fields) is RangeVerdict.REFUSE
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_a_part_that_does_not_fit_is_not_appended(fields: dict[str, str], about:
 )
 def test_a_part_that_fits_is_appended(fields: dict[str, str], about: PartialNote, total: int) -> None:
     """It begins at the requested offset and has the same version. It need not reach the end."""
-    assert said(206, about, **{"content_range": REST, **fields}) == Append(total)
+    assert judge_response(206, about, **{"content_range": REST, **fields}) == Append(total)
 
 
 @pytest.mark.parametrize(
@@ -151,19 +151,19 @@ def test_a_416_with_another_length_restarts_the_body(
     fields: dict[str, str], about: PartialNote, verdict: RangeVerdict
 ) -> None:
     """Another length, or none: the body is requested from 0."""
-    assert said(416, about, **fields) is verdict
+    assert judge_response(416, about, **fields) is verdict
 
 
 @pytest.mark.parametrize("status", [200, 203])
 def test_a_complete_body_replaces_the_partial_one(status: int) -> None:
     """The host supports no ranges, or the body has changed."""
-    assert said(status, content_range=REST) is RangeVerdict.RESTART
+    assert judge_response(status, content_range=REST) is RangeVerdict.RESTART
 
 
 @pytest.mark.parametrize("status", [302, 304, 404, 429, 500, 503])
 def test_other_responses_keep_the_partial_body(status: int) -> None:
     """They do not concern the body."""
-    assert said(status) is RangeVerdict.NOTHING
+    assert judge_response(status) is RangeVerdict.NOTHING
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_an_appended_part_begins_at_the_offset(
     about = note(total_bytes=None)
     last = first + length - 1
     fields = {"content_range": f"bytes {first}-{last}/{'*' if total is None else total}"}
-    verdict = said(206, about, **fields, **({"etag": etag} if etag else {}))
+    verdict = judge_response(206, about, **fields, **({"etag": etag} if etag else {}))
 
     fits = first == about.offset_bytes and (total is None or last < total) and etag != '"two"'
     assert isinstance(verdict, Append) is fits

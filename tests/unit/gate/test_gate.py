@@ -285,16 +285,16 @@ def test_an_open_breaker_closes_the_lane_then_admits_exactly_one() -> None:
 
 
 def test_no_probe_starts_beside_earlier_fetches() -> None:
-    """Their responses would be taken for the probe's."""
+    """Their responses would count as the outcome of the probe."""
     assert isinstance(admit(failed(FRESH, 2), FRAGILE, 1, NOW_MS + 30_000), Saturated)
 
 
 def test_a_probe_without_an_outcome_makes_room_for_another() -> None:
     """A deploy during a probe does not close a lane for ever."""
     probing = started(failed(FRESH, 2), FRAGILE, NOW_MS + 30_000)
-    told_nothing = after(probing, HostSignal.NOTHING, NOW_MS + 31_000)
+    unchanged = after(probing, HostSignal.NOTHING, NOW_MS + 31_000)
 
-    assert goes(told_nothing, FRAGILE, 0, NOW_MS + 31_000)
+    assert goes(unchanged, FRAGILE, 0, NOW_MS + 31_000)
 
 
 @pytest.mark.parametrize(
@@ -424,7 +424,7 @@ def test_the_last_five_responses_are_kept() -> None:
         state = attempt_ended(state, PLAIN, signal, NOW_MS + number, 0.0)
     after_ours = after(state, HostSignal.NOTHING)
 
-    assert ["203", "204", "205", "206", "207"] == [said.what for said in state.answers]
+    assert ["203", "204", "205", "206", "207"] == [answer.what for answer in state.answers]
     assert state == after_ours
 
 

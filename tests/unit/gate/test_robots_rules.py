@@ -112,11 +112,11 @@ def test_only_the_groups_of_the_product_token_are_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "delay_s"), [("2", 2), ("0.5", 0.5), ("86400", 60), ("-1", 0), ("nan", 0), ("soon", 0), ("", 0)]
+    ("value", "delay_s"), [("2", 2), ("0.5", 0.5), ("86400", 60), ("-1", 0), ("nan", 0), ("soon", 0), ("", 0)]
 )
-def test_a_crawl_delay_is_capped_at_a_minute(said: str, delay_s: float) -> None:
+def test_a_crawl_delay_is_capped_at_a_minute(value: str, delay_s: float) -> None:
     """A value that is not a number is ignored."""
-    assert delay_s == rules(f"User-agent: *\nCrawl-delay: {said}").crawl_delay_s
+    assert delay_s == rules(f"User-agent: *\nCrawl-delay: {value}").crawl_delay_s
 
 
 @given(st.binary(max_size=300))

@@ -1,4 +1,4 @@
-"""The state of a gate as Redis may hold it: with any saved value, the lane goes on."""
+"""The saved state of a gate: the lane continues with any value in Redis."""
 
 from typing import Any
 

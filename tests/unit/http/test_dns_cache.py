@@ -49,9 +49,9 @@ def test_a_negative_answer_is_cached_for_seconds(failure: DnsFailure, kept_s: fl
 
 
 @given(SAID, st.lists(st.integers()))
-def test_no_entry_exceeds_the_longest_lifetime(said: Resolution, ttls_s: list[int]) -> None:
+def test_no_entry_exceeds_the_longest_lifetime(resolution: Resolution, ttls_s: list[int]) -> None:
     """For any TTL."""
-    assert 0 <= valid_s(said, ttls_s) <= MAX_TTL_S
+    assert 0 <= valid_s(resolution, ttls_s) <= MAX_TTL_S
 
 
 @given(st.lists(st.tuples(NAMES, SAID, SECONDS, SECONDS)), NAMES, SECONDS)
@@ -60,8 +60,8 @@ def test_the_last_answer_counts_until_it_expires(
 ) -> None:
     """Compared with a list of all answers."""
     cache = DnsCache()
-    for of, said, seconds, then_s in words:
-        cache.put(of, said, seconds, then_s)
+    for of, resolution, seconds, then_s in words:
+        cache.put(of, resolution, seconds, then_s)
     last = next((word for word in reversed(words) if word[0] == name), None)
 
     counts = last is not None and last[2] > 0 and now_s < last[3] + last[2]

@@ -79,12 +79,12 @@ def test_a_closed_lane_has_a_reason_and_an_end(
 
 def test_a_busy_lane_names_the_use_of_its_concurrency() -> None:
     """Two of two is the limit, for a fixed and for an adapted concurrency."""
-    said = lane_state(BUSY, OPEN, POLICY, NOW_MS, retry_ms=None, has_workers=True)
+    explained = lane_state(BUSY, OPEN, POLICY, NOW_MS, retry_ms=None, has_workers=True)
     adaptive = lane_state(
         BUSY, OPEN, LanePolicy(concurrency=Range()), NOW_MS, retry_ms=None, has_workers=True
     )
 
-    assert ("busy", None, "2 of 2 in flight, the concurrency limit") == said
+    assert ("busy", None, "2 of 2 in flight, the concurrency limit") == explained
     assert ("busy", None, "2 of 4 in flight") == adaptive
 
 

@@ -139,7 +139,7 @@ async def connected_to(sent: bytes) -> AsyncIterator[Any]:
 
 
 async def test_a_reply_that_was_received_with_another_needs_no_timer() -> None:
-    """Also an error, after which the connection goes on. The rest of a reply is waited for."""
+    """Errors too, after which the connection is usable. The client waits for the rest of a reply."""
     async with connected_to(b":1\r\n$2\r\nab\r\n-WRONGTYPE no list\r\n*1\r\n:2\r\n$2\r\nc") as connection:
         assert await connection.read_response() == 1
         connection.socket_timeout = 0.0  # whatever has to be waited for times out

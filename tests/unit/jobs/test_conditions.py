@@ -110,8 +110,8 @@ HEADERS = st.none() | st.text(max_size=20) | st.sampled_from(['"e"', DATE, "*", 
 @example('"e"', "Sun, 06 Nov 99999999999 08:49:37 GMT")
 def test_every_validator_of_a_result_is_valid_in_a_fetch(etag: str | None, date: str | None) -> None:
     """Saved validators are read back unchanged."""
-    said = {"etag": etag, "last-modified": date}
-    found = validators_of(URL, said.get)
+    response_fields = {"etag": etag, "last-modified": date}
+    found = validators_of(URL, response_fields.get)
     record = IndexEntry(path="a", bytes=1, sha256="", stored_ms=1, **found._asdict())
 
     Fetch(url=URL, etag=found.etag, last_modified=found.last_modified)

@@ -72,9 +72,9 @@ def test_the_first_twenty_bad_lines_are_named_and_the_rest_counted(bad: int, lin
     with pytest.raises(BadLinesError) as caught:
         read_fetches(["x"] * bad)
 
-    told = str(caught.value).splitlines()
-    assert (bad, lines) == (len(caught.value.errors), len(told))
-    assert bad == MAX_NAMED_ERRORS or told[-1] == f"and {bad - 20} more bad lines"
+    error_lines = str(caught.value).splitlines()
+    assert (bad, lines) == (len(caught.value.errors), len(error_lines))
+    assert bad == MAX_NAMED_ERRORS or error_lines[-1] == f"and {bad - 20} more bad lines"
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ class Timeline:
     def __init__(self, *, call_s: float = 0.0) -> None:
         self.now_s = 100.0
         self.calls = 0
-        self.said: list[str] = []
+        self.warnings: list[str] = []
         self._call_s = call_s
         self.suspended_at: dict[int, float] = {}
 
@@ -26,7 +26,7 @@ class Timeline:
 
     def patience(self, limit_s: float) -> Patience:
         """Return a patience on this clock."""
-        return Patience(limit_s, self.said.append, now_s=lambda: self.now_s, sleep=self.sleep)
+        return Patience(limit_s, self.warnings.append, now_s=lambda: self.now_s, sleep=self.sleep)
 
     async def fails(self, *errors: RedisError) -> str:
         """Raise the errors, one each call and the last for ever, or succeed after `None`."""
@@ -48,7 +48,7 @@ async def test_a_call_is_repeated_until_redis_answers() -> None:
     time = Timeline()
     assert "reply" == await time.patience(60).repeat(AWAY, time.fails_until, 130.0)
     assert 130 <= time.now_s <= 130 + MAX_PAUSE_S
-    away, back = time.said
+    away, back = time.warnings
     assert "Redis does not answer: Connection refused; waiting for it for up to 60 s" == away
     assert back.startswith("Redis answers again after 3")
 
@@ -60,7 +60,7 @@ async def test_the_patience_ends_with_the_last_error() -> None:
         await time.patience(5).repeat(AWAY, time.fails, AWAY)
     assert 105.0 == pytest.approx(time.now_s)
     assert AWAY is raised.value.__cause__
-    assert 1 == len(time.said)
+    assert 1 == len(time.warnings)
     assert isinstance(raised.value, RedisError)
 
 
@@ -69,7 +69,7 @@ async def test_without_patience_the_first_error_is_the_last() -> None:
     time = Timeline()
     with pytest.raises(FleetUnreachableError):
         await time.patience(0).repeat(AWAY, time.fails, AWAY)
-    assert (0, []) == (time.calls, time.said)
+    assert (0, []) == (time.calls, time.warnings)
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -79,7 +79,7 @@ async def test_a_lasting_error_ends_the_patience_at_once(*, first: bool) -> None
     with pytest.raises(AuthenticationError):
         await time.patience(60).repeat(refused if first else AWAY, time.fails, refused)
     assert (0 if first else 1) == time.calls
-    assert (0 if first else 1) == len(time.said)
+    assert (0 if first else 1) == len(time.warnings)
 
 
 async def test_hanging_attempts_count() -> None:
@@ -119,7 +119,7 @@ async def test_concurrent_calls_log_an_outage_once() -> None:
         return "reply"
 
     assert "reply" == await patience.repeat(AWAY, other_call)
-    assert 2 == len(time.said)
+    assert 2 == len(time.warnings)
 
 
 async def test_the_next_outage_is_logged_again() -> None:
@@ -130,4 +130,4 @@ async def test_the_next_outage_is_logged_again() -> None:
         with pytest.raises(FleetUnreachableError):
             await patience.repeat(AWAY, time.fails, AWAY)
     await patience.repeat(AWAY, time.fails_until, 0.0)
-    assert 4 == len(time.said)
+    assert 4 == len(time.warnings)

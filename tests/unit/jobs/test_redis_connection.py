@@ -65,12 +65,12 @@ def test_tls_checks_the_certificate_and_the_host_name(url: str) -> None:
     assert ("required", True) == (options["ssl_cert_reqs"], options["ssl_check_hostname"])
 
 
-@pytest.mark.parametrize(("url", "said"), REFUSED)
-def test_an_unusable_url_is_refused_and_not_quoted(url: str, said: str) -> None:
+@pytest.mark.parametrize(("url", "message"), REFUSED)
+def test_an_unusable_url_is_refused_and_not_quoted(url: str, message: str) -> None:
     """The fault is named, and a possible password is not shown."""
     with pytest.raises(RedisSetupError) as refused:
         connection_pool(url)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
     assert "hunter2" not in str(refused.value)
     assert refused.value.__context__ is None or refused.value.__suppress_context__
 

@@ -28,7 +28,7 @@ def zipped(name: str) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("head", "told"),
+    ("head", "message"),
     [
         (TEXT.encode("utf-16"), "iconv -f UTF-16 -t UTF-8 my.txt"),
         (b"\xfe\xff" + TEXT.encode("utf-16-be"), "iconv -f UTF-16 "),
@@ -50,9 +50,9 @@ def zipped(name: str) -> bytes:
         (b"http://a.example/\x00\n", "byte 17 is NUL"),
     ],
 )
-def test_a_file_in_another_format_is_named_with_the_remedy(head: bytes, told: str) -> None:
+def test_a_file_in_another_format_is_named_with_the_remedy(head: bytes, message: str) -> None:
     """By its first bytes. Other encodings are recognised without a byte order mark too."""
-    assert told in str(binary_format(head, "my.txt"))
+    assert message in str(binary_format(head, "my.txt"))
 
 
 @pytest.mark.parametrize(
@@ -88,8 +88,10 @@ TABLES = [
 ]
 
 
-@pytest.mark.parametrize(("table", "told"), TABLES)
-def test_a_table_is_named_with_a_command_that_prints_its_urls(tmp_path: Path, table: str, told: str) -> None:
+@pytest.mark.parametrize(("table", "message"), TABLES)
+def test_a_table_is_named_with_a_command_that_prints_its_urls(
+    tmp_path: Path, table: str, message: str
+) -> None:
     """The test runs the printed command."""
     file = tmp_path / "my list.csv"
     file.write_text(table.format(*URLS))
@@ -97,7 +99,7 @@ def test_a_table_is_named_with_a_command_that_prints_its_urls(tmp_path: Path, ta
     found = text_format(sample, str(file))
 
     assert found is not None
-    assert f"looks like {told}" in found
+    assert f"looks like {message}" in found
     command = (
         found.splitlines()[-1].replace("python3", sys.executable).replace("urls.txt", f"{tmp_path}/urls")
     )
@@ -119,7 +121,7 @@ def test_a_json_array_is_named_with_a_command_that_prints_its_elements(tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("sample", "told"),
+    ("sample", "message"),
     [
         (["{", '"url": "http://a"', "}"], "JSON over several lines"),
         (["<!doctype html>", "<a>"], "HTML or XML"),
@@ -127,9 +129,9 @@ def test_a_json_array_is_named_with_a_command_that_prints_its_elements(tmp_path:
         (["image url", *URLS], "has a header line, 'image url'; remove it: tail -n +2 x"),
     ],
 )
-def test_other_texts_are_named(sample: list[str], told: str) -> None:
+def test_other_texts_are_named(sample: list[str], message: str) -> None:
     """Each by its beginning."""
-    assert told in str(text_format(sample, "x"))
+    assert message in str(text_format(sample, "x"))
 
 
 @pytest.mark.parametrize(

@@ -43,8 +43,8 @@ def test_a_list_in_another_format_is_refused_as_a_whole(tmp_path: Path, lines: t
 
 def test_a_refused_list_names_the_remedy() -> None:
     """By its encoding, or with the valid lines only."""
-    told = str(refuse("my list", parse_list([GOOD, "caf\udce9"])))
+    message = str(refuse("my list", parse_list([GOOD, "caf\udce9"])))
 
-    assert "my list: nothing was enqueued" in told
-    assert "iconv -f WINDOWS-1252 -t UTF-8 'my list'" in told
-    assert "--skip-invalid REJECTS" in told
+    assert "my list: nothing was enqueued" in message
+    assert "iconv -f WINDOWS-1252 -t UTF-8 'my list'" in message
+    assert "--skip-invalid REJECTS" in message

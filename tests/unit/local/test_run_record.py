@@ -89,7 +89,7 @@ def test_another_report_has_the_rest_with_a_notice(tmp_path: Path) -> None:
 
 
 def test_a_report_that_was_cut_or_deleted_is_named(tmp_path: Path) -> None:
-    """It cannot have all results any more."""
+    """The report can no longer have all results."""
     report, warnings = tmp_path / "report", list[str]()
     record = interrupted(tmp_path, report)
     report.unlink()

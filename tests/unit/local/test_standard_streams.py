@@ -46,7 +46,7 @@ def test_closed_descriptors_are_opened_before_a_socket_can_get_their_numbers(clo
 
 
 @pytest.mark.parametrize(
-    ("arguments", "redirection", "code", "said"),
+    ("arguments", "redirection", "code", "message"),
     [
         ("run missing", "2>/dev/full", 2, ""),
         ("run missing", "2>&1 | true; exit ${PIPESTATUS[0]}", 2, ""),
@@ -56,13 +56,13 @@ def test_closed_descriptors_are_opened_before_a_socket_can_get_their_numbers(clo
     ],
 )
 def test_an_output_that_cannot_be_written_changes_no_other_exit_code(
-    arguments: str, redirection: str, code: int, said: str
+    arguments: str, redirection: str, code: int, message: str
 ) -> None:
     """An error of standard output is named. Messages that cannot be shown are dropped."""
     command = f"'{sys.executable}' -m fetchfleet.worker {arguments} {redirection}"
     ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
 
-    assert (code, said) == (ended.returncode, ended.stderr)
+    assert (code, message) == (ended.returncode, ended.stderr)
 
 
 def written_to(descriptor: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,6 +83,6 @@ def test_a_command_without_a_reader_ends_silently(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_full_standard_output_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error is not taken for one of Redis."""
+    """The error is not reported as one of Redis."""
     with pytest.raises(CommandError, match=r"^standard output: No space left on device$"):
         written_to(os.open("/dev/full", os.O_WRONLY), monkeypatch)

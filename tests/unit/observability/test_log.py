@@ -112,10 +112,10 @@ async def test_a_closed_stream_without_pending_lines_is_not_written() -> None:
 
 def test_a_time_is_in_utc_with_its_microseconds() -> None:
     """As `datetime` writes it."""
-    before, told, after = datetime.now(UTC), log.timestamp(), datetime.now(UTC)
+    before, logged, after = datetime.now(UTC), log.timestamp(), datetime.now(UTC)
 
-    assert before <= datetime.fromisoformat(told) <= after
-    assert len(told) == len("2030-01-02T03:04:05.000006Z")
+    assert before <= datetime.fromisoformat(logged) <= after
+    assert len(logged) == len("2030-01-02T03:04:05.000006Z")
 
 
 def test_lines_are_written_when_the_process_ends() -> None:

@@ -230,11 +230,11 @@ def test_no_secret_of_a_url_is_shown_in_any_place(place: str, secret: str) -> No
 @settings(max_examples=5)
 def test_no_secret_in_prose_is_shown(place: str, secret: str) -> None:
     """In an error, a note, and meta."""
-    said = place.format(secret)
+    prose = place.format(secret)
     ways = [
-        redact.text(said),
-        str(redact.record({"note": said, "meta": {"a": said}})),
-        redact.text(repr(said)),
+        redact.text(prose),
+        str(redact.record({"note": prose, "meta": {"a": prose}})),
+        redact.text(repr(prose)),
     ]
 
     assert [way for way in ways if "S3C" in way or "RET" in way] == []
@@ -283,7 +283,7 @@ def test_no_nesting_uncovers_a_secret(secret: str, name: str, nestings: list[Cal
 
 
 @pytest.mark.parametrize(
-    "said",
+    "prose",
     [
         "Error(104, 'Connection reset by peer') at 10:30: no token was sent",
         "client_key: client_cert is not set; code=504, key: a.example",
@@ -292,9 +292,9 @@ def test_no_nesting_uncovers_a_secret(secret: str, name: str, nestings: list[Cal
         "line 7: headers: a name that begins with 'Authorization' is invalid",
     ],
 )
-def test_prose_without_secrets_is_not_changed(said: str) -> None:
+def test_prose_without_secrets_is_not_changed(prose: str) -> None:
     """Names of secret parameters are ordinary words in prose."""
-    assert redact.text(said) == said
+    assert redact.text(prose) == prose
 
 
 def test_a_value_that_is_encoded_too_often_is_hidden() -> None:

@@ -66,10 +66,10 @@ def test_a_denial_names_the_command_the_user_and_the_remedy(
     denial: DeniedError, parts: tuple[str, ...]
 ) -> None:
     """A user with too few rights has an old file. Secrets of a URL are not shown."""
-    said = explained("status", denial)
+    explanation = explained("status", denial)
 
-    assert all(part in said for part in parts), said
-    assert "pw" not in said
+    assert all(part in explanation for part in parts), explanation
+    assert "pw" not in explanation
 
 
 @pytest.mark.parametrize(("user", "has"), [("pusher", True), ("billing", True), ("reader", False)])
@@ -83,6 +83,6 @@ def test_a_denial_points_a_user_with_an_inbox_to_via_inbox(user: str, *, has: bo
 
 def test_a_missing_worker_is_not_reported_as_a_missing_redis() -> None:
     """A producer with an inbox waits for a worker, while Redis answers."""
-    said = r"\Ano worker .*\ncontinue with: x\Z"
-    with pytest.raises(UnreachableFleetError, match=said), followed_at("redis://h", lambda _: "x"):
+    explanation = r"\Ano worker .*\ncontinue with: x\Z"
+    with pytest.raises(UnreachableFleetError, match=explanation), followed_at("redis://h", lambda _: "x"):
         raise FleetUnreachableError("no worker has answered", "f" * 16)

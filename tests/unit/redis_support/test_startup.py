@@ -11,7 +11,7 @@ STANDALONE = {"redis_version": "7.2.4", "cluster_enabled": 0, "role": "master"}
 
 
 @pytest.mark.parametrize(
-    ("found", "code", "said"),
+    ("found", "code", "message"),
     [
         ({"redis_mode": "cluster"}, BAD_USE, "cluster mode"),
         ({"cluster_enabled": 1}, BAD_USE, "cluster mode"),
@@ -27,12 +27,12 @@ STANDALONE = {"redis_version": "7.2.4", "cluster_enabled": 0, "role": "master"}
         ({"maxmemory_policy": "allkeys-lru"}, FAILED, "maxmemory-policy allkeys-lru"),
     ],
 )
-def test_an_unusable_redis_is_refused(found: dict[str, Any], code: int, said: str) -> None:
+def test_an_unusable_redis_is_refused(found: dict[str, Any], code: int, message: str) -> None:
     """As bad use if only another Redis helps. Otherwise the process manager may try again."""
     refusal = refusal_of(STANDALONE | found)
 
     assert refusal is not None
-    assert said in str(refusal)
+    assert message in str(refusal)
     assert code == refusal.exit_code
 
 

@@ -45,8 +45,8 @@ def test_denials_of_different_commands_are_logged_separately() -> None:
     """Each denied command is named."""
     with capture_logs() as lines:
         trouble = RedisErrorReporter(get_logger(), lambda: 0.0)
-        for said in ("no zadd", "no evalsha", "no zadd"):
-            trouble(NoPermissionError(said))
+        for message in ("no zadd", "no evalsha", "no zadd"):
+            trouble(NoPermissionError(message))
 
     assert ["NoPermissionError('no zadd')", "NoPermissionError('no evalsha')"] == [
         line["error"] for line in lines

@@ -11,7 +11,7 @@ from fetchfleet.worker.sink.files.directory import PARTIAL_FILES, Directory, mak
 
 
 @pytest.mark.parametrize(
-    ("name", "code", "said"),
+    ("name", "code", "message"),
     [
         ("EACCES", BAD_USE, "Permission denied"),
         ("EPERM", BAD_USE, "Operation not permitted"),
@@ -25,12 +25,12 @@ from fetchfleet.worker.sink.files.directory import PARTIAL_FILES, Directory, mak
         ("ENOSPC", FAILED, "No space left on device"),
     ],
 )
-def test_the_exit_code_depends_on_the_chance_of_another_start(name: str, code: int, said: str) -> None:
+def test_the_exit_code_depends_on_the_chance_of_another_start(name: str, code: int, message: str) -> None:
     """2 stops a process manager, 1 does not. Folder and reason are named."""
     number = getattr(errno, name)
     error = unusable_out(Path("bodies"), OSError(number, os.strerror(number), "bodies/below"))
 
-    assert (f"--out bodies: {said}", code) == (str(error), error.exit_code)
+    assert (f"--out bodies: {message}", code) == (str(error), error.exit_code)
 
 
 def test_a_link_in_the_place_of_a_folder_is_named() -> None:
@@ -76,7 +76,7 @@ def test_each_subfolder_must_be_writable(
 
 
 def test_another_folder_replaces_the_first_under_the_same_descriptor(tmp_path: Path) -> None:
-    """Names given earlier, or by a thread that has looked up the old one, are below the old one."""
+    """A file that was created before is in the old folder, and cannot be confirmed."""
     directory, other = Directory(tmp_path / "out"), Directory(tmp_path / "out")
     directory.open()
     root, opening = directory.root, directory.opening

@@ -27,7 +27,7 @@ def test_a_late_reply_does_not_set_the_clock_back(at: dict[str, float]) -> None:
     """No cool-down ends early because of a slow reply."""
     redis_clock = RedisClock()
     redis_clock.sync(5_000_000)
-    for _ in range(900):  # a busy worker asks a hundred times a second
+    for _ in range(900):  # a busy worker reads the clock a hundred times a second
         at["s"] += 0.01
         redis_clock.sync(5_000_000 + int((at["s"] - 100.0) * 1000) - 700)
 

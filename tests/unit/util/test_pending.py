@@ -1,4 +1,4 @@
-"""A result on its way from another thread, and callers that are cancelled."""
+"""A result that another thread computes, and callers that are cancelled."""
 
 import asyncio
 
@@ -8,7 +8,7 @@ from fetchfleet.worker.util.aio import Pending
 
 
 async def test_a_cancelled_caller_leaves_the_outcome_to_the_next() -> None:
-    """The work goes on in its thread; a later caller gets its result."""
+    """The work continues in its thread, and a later caller gets the result."""
     pending: Pending[int] = Pending()
     first = asyncio.create_task(pending.outcome())
     await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""A running fleet of three workers is steered: pause, resume, policy, drain, reset and explain."""
+"""Commands that control a running fleet: pause, resume, policy, drain, reset and explain."""
 
 import asyncio
 import json
@@ -27,24 +27,24 @@ class Operator:
     def __init__(self, redis_url: str) -> None:
         self.environment = {"FETCHFLEET_REDIS_URL": redis_url}
 
-    async def asks(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        """Run a command in a thread, so that the loop can serve the origins; return its end."""
+    async def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """Run a command in a thread, so that the event loop can serve the origins."""
         return await asyncio.to_thread(fetchfleet, *arguments, **self.environment)
 
-    async def does(self, *arguments: str) -> str:
+    async def output(self, *arguments: str) -> str:
         """Run a command that must succeed; return its output."""
-        said = await self.asks(*arguments)
-        assert said.returncode == 0, said.stderr
-        return said.stdout
+        completed = await self.run(*arguments)
+        assert completed.returncode == 0, completed.stderr
+        return completed.stdout
 
-    async def reads(self, *arguments: str) -> dict[str, Any]:
-        """Return the JSON that the command prints with --json."""
-        found: dict[str, Any] = json.loads(await self.does(*arguments, "--json"))
-        return found
+    async def json(self, *arguments: str) -> dict[str, Any]:
+        """Return the output of the command with --json, decoded."""
+        decoded: dict[str, Any] = json.loads(await self.output(*arguments, "--json"))
+        return decoded
 
-    async def reads_all(self, *named: str) -> list[dict[str, Any]]:
+    async def explain_all(self, *names: str) -> list[dict[str, Any]]:
         """Return the explanation of each host or fetch."""
-        return await asyncio.gather(*(self.reads("explain", what) for what in named))
+        return await asyncio.gather(*(self.json("explain", name) for name in names))
 
 
 @pytest.fixture
@@ -74,18 +74,18 @@ async def test_a_paused_host_gets_no_request_until_it_is_resumed(
             await wait_until(running.started, "the workers")
             batch = await fleet.submit([paused.url(f"/{i}") for i in range(700)])
             await wait_until(lambda: len(paused.requests) >= 20, "some requests")
-            said = await operator.does("pause", "127.0.3.51")
+            output_text = await operator.output("pause", "127.0.3.51")
             await all_have_changed(running, 1)
             await wait_until(lambda: not paused.in_progress, "what is in flight to end")
             seen = len(paused.requests)
             await some_go_by(fleet, origins["other"])
             late = await fleet.submit([paused.url("/late")])
-            explained = await operator.reads("explain", "127.0.3.51")
+            explained = await operator.json("explain", "127.0.3.51")
             still = len(paused.requests)
-            await operator.does("resume", "127.0.3.51")
+            await operator.output("resume", "127.0.3.51")
             results = [result for one in (batch, late) for result in await results_of(one)]
 
-    assert "fetchfleet resume 127.0.3.51" in said
+    assert "fetchfleet resume 127.0.3.51" in output_text
     assert seen < 700
     assert seen == still
     assert ("paused", None) == (explained["state"], explained["until_ms"])
@@ -103,17 +103,17 @@ async def test_a_policy_change_applies_to_held_lanes(
             await wait_until(running.started, "the workers")
             batch = await fleet.submit([origin.url(f"/{i}") for i in range(3000)])
             await wait_until(lambda: origin.in_progress >= 8, "the lane to be at work")
-            await operator.does("policy", "set", "127.0.3.53", "concurrency=2")
+            await operator.output("policy", "set", "127.0.3.53", "concurrency=2")
             await all_have_changed(running, 1)
             await wait_until(lambda: origin.in_progress <= 2, "what is in flight to end")
             from_place = len(origin.requests)
-            shown = await operator.reads("policy", "show")
-            held = await operator.reads("policy", "show", "127.0.3.53")
+            shown = await operator.json("policy", "show")
+            held = await operator.json("policy", "show", "127.0.3.53")
             await wait_until(lambda: len(origin.requests) > from_place + 10, "requests under it")
             until_place = len(origin.requests)
-            await operator.does("policy", "unset", "127.0.3.53", "concurrency")
+            await operator.output("policy", "unset", "127.0.3.53", "concurrency")
             await wait_until(lambda: origin.in_progress >= 8, "the file's value to hold again")
-            cleared = await operator.reads("policy", "show")
+            cleared = await operator.json("policy", "show")
             await batch.cancel()
             await results_of(batch)
 
@@ -157,7 +157,7 @@ async def test_explain_names_the_reason_for_waiting(
             name: await fleet.submit([o.url(f"/{i}") for i in range(6 if name != "retry" else 1)])
             for name, o in origins.items()
         }
-        unserved = await operator.reads("explain", "127.0.3.65")
+        unserved = await operator.json("explain", "127.0.3.65")
         with workers(3, redis_url, tmp_path, WAITING):
             without_file = await wait_until(_explained(operator, "127.0.3.63", "pacing"), "pacing", 20)
             operator.environment["FETCHFLEET_POLICY"] = str(tmp_path / "policy.toml")
@@ -169,11 +169,11 @@ async def test_explain_names_the_reason_for_waiting(
             )
             found = dict(zip(hosts, reads, strict=True))
             first, last = batches["busy"].ids[0], batches["busy"].ids[5]
-            claimed, behind = await operator.reads_all(first, last)
-            in_words = await operator.does("explain", "127.0.3.62")
+            claimed, behind = await operator.explain_all(first, last)
+            in_words = await operator.output("explain", "127.0.3.62")
             may_end.set()
             await results_of(batches["busy"])
-            ended, idle, unknown = await operator.reads_all(first, "127.0.3.65", NO_FETCH)
+            ended, idle, unknown = await operator.explain_all(first, "127.0.3.65", NO_FETCH)
             await _end(batches)
 
     assert "no worker" == unserved["state"]
@@ -186,7 +186,7 @@ async def test_explain_names_the_reason_for_waiting(
     assert "0.01 fetches" in found["pacing"]["why"]
     assert "2 of 2 in flight, the concurrency limit" == found["busy"]["why"]
     assert all(found[name]["until_ms"] for name in ("cooling", "breaker", "pacing", "retry"))
-    assert {"429"} == {said["what"] for said in found["cooling"]["answers"]}
+    assert {"429"} == {answer["what"] for answer in found["cooling"]["answers"]}
     assert ("claimed", "busy") == (claimed["state"], claimed["lane"]["state"])
     assert ("waiting", "127.0.3.65") == (behind["state"], behind["lane"]["lane"])
     assert behind["ahead"] <= 3
@@ -197,7 +197,7 @@ async def test_explain_names_the_reason_for_waiting(
 
 def _explained(operator: Operator, address: str, state: str) -> Any:
     async def explained() -> dict[str, Any] | None:
-        read = await operator.reads("explain", address)
+        read = await operator.json("explain", address)
         # A busy lane is reported as such until its last response has ended.
         settled = read["in_flight"] == (2 if state == "busy" else 0)
         return read if read["state"] == state and settled else None
@@ -229,12 +229,12 @@ REFUSED = [
 
 async def test_a_refused_steering_command_names_the_fault_and_changes_nothing(operator: Operator) -> None:
     """It exits with 2, and the policy is unchanged."""
-    everything_said = await asyncio.gather(*(operator.asks(*arguments) for arguments, _ in REFUSED))
-    for (arguments, named), said in zip(REFUSED, everything_said, strict=True):
-        assert (2, "") == (said.returncode, said.stdout), arguments
-        assert named in said.stderr
-        assert "Traceback" not in said.stderr
-    assert {} == await operator.reads("policy", "show")
+    refusals = await asyncio.gather(*(operator.run(*arguments) for arguments, _ in REFUSED))
+    for (arguments, named), refused in zip(REFUSED, refusals, strict=True):
+        assert (2, "") == (refused.returncode, refused.stdout), arguments
+        assert named in refused.stderr
+        assert "Traceback" not in refused.stderr
+    assert {} == await operator.json("policy", "show")
 
 
 async def test_a_policy_set_before_any_worker_applies_to_the_first_request(
@@ -242,7 +242,7 @@ async def test_a_policy_set_before_any_worker_applies_to_the_first_request(
 ) -> None:
     """A live default overrides the default of the workers' file."""
     async with Origin.serving("127.0.3.66", latency(0.02)) as origin:
-        await operator.does("policy", "set", "default", "concurrency=1", "attempts=2")
+        await operator.output("policy", "set", "default", "concurrency=1", "attempts=2")
         batch = await fleet.submit([Fetch(url=origin.url(f"/{i}")) for i in range(20)])
         with workers(3, redis_url, tmp_path, QUICK_POLICY + "concurrency = 6\n"):
             await results_of(batch)
@@ -252,14 +252,14 @@ async def test_a_policy_set_before_any_worker_applies_to_the_first_request(
 
 async def test_one_host_of_a_wider_pause_resumes_only_as_an_exception(operator: Operator) -> None:
     """The others stay paused until the wider pause ends, and the exception ends with it."""
-    await operator.does("pause", "default")
-    refused = await operator.asks("resume", "a.example")
-    await operator.does("resume", "a.example", "--except")
+    await operator.output("pause", "default")
+    refused = await operator.run("resume", "a.example")
+    await operator.output("resume", "a.example", "--except")
     resumed, other = await asyncio.gather(
-        *(operator.reads("policy", "show", host) for host in ("a.example", "b.example"))
+        *(operator.json("policy", "show", host) for host in ("a.example", "b.example"))
     )
-    await operator.does("resume", "default")
-    left = await operator.reads("policy", "show")
+    await operator.output("resume", "default")
+    left = await operator.json("policy", "show")
 
     assert (2, "") == (refused.returncode, refused.stdout)
     assert "fetchfleet resume a.example --except" in refused.stderr
@@ -287,16 +287,16 @@ async def test_a_worker_is_drained_and_a_repaired_host_reset(
             await wait_until(lambda: running.events("lane.breaker_open"), "the breaker to open")
             origin.behaviour = OK
             drained, other = (line["worker"] for line in running.events("worker.started"))
-            said = await operator.does("drain", drained)
-            shown = await operator.reads("status")
-            reset_said = await operator.does("reset", origin.url("/"))
+            output_text = await operator.output("drain", drained)
+            shown = await operator.json("status")
+            reset_output = await operator.output("reset", origin.url("/"))
             results = await results_of(batch)
-            again = await operator.does("undrain", drained)
-            unknown = await operator.asks("drain", "unknown")
+            again = await operator.output("undrain", drained)
+            unknown = await operator.run("drain", "unknown")
 
-    assert "is drained and holds no lane" in said
+    assert "is drained and holds no lane" in output_text
     assert {drained: True, other: False} == {of["id"]: of["draining"] for of in shown["workers"]}
-    assert "127.0.3.67: reset" in reset_said
+    assert "127.0.3.67: reset" in reset_output
     assert {(Outcome.STORED, other)} == {(result.outcome, result.worker) for result in results}
     assert "acquires lanes again" in again
     assert 2 == unknown.returncode
