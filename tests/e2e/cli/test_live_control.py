@@ -182,8 +182,8 @@ async def test_explain_names_the_reason_for_waiting(
     assert "asked to back off with 429" in found["cooling"]["why"]
     assert "does not respond" in found["breaker"]["why"]
     assert "1st time" in in_words
-    assert "0.01 fetches" in without_file["why"]
-    assert "0.01 fetches" in found["pacing"]["why"]
+    assert "0.01 requests" in without_file["why"]
+    assert "0.01 requests" in found["pacing"]["why"]
     assert "2 of 2 in flight, the concurrency limit" == found["busy"]["why"]
     assert all(found[name]["until_ms"] for name in ("cooling", "breaker", "pacing", "retry"))
     assert {"429"} == {answer["what"] for answer in found["cooling"]["answers"]}
