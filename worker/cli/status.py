@@ -51,8 +51,9 @@ def register(app: typer.Typer) -> None:
 def health(redis: RedisUrl = None, live: Live = False, ready: Ready = False) -> None:  # noqa: FBT002 flags
     """Exit with 0 if a worker on this machine sends heartbeats, with 1 if not.
 
-    With --live or --ready, ask the workers on this machine directly, without Redis. In a container, these
-    are the workers of the container.
+    With --live or --ready, ask the workers on this machine directly, without Redis.
+
+    In a container, these are the workers of the container.
     """
     if live or ready:
         _ask_workers(ready=ready)
