@@ -29,7 +29,7 @@ def timings() -> WorkerTimings:
     return replace(QUICK, reclaim_delay_s=0.0)
 
 
-async def take_away(redis: Redis) -> None:
+async def take_lane_away(redis: Redis) -> None:
     """Give the lane the token of another owner, as after a crash."""
     await redis.hset(keys.lane(HOST), "token", "0")  # type: ignore[misc]
 
@@ -82,7 +82,7 @@ async def test_a_post_that_was_claimed_but_not_started_is_made_by_the_next_worke
     assert [True, False] == [parse_entry(element).begun for element in await claimed(redis, HOST)]
 
     origin.behaviour = o.OK
-    await take_away(redis)
+    await take_lane_away(redis)
     await wait_until(partial(ended, worker, batch), "both results", every_s=0.1, timeout_s=20)
     begun, other = await results_of(batch)
 
@@ -103,7 +103,7 @@ async def test_suspects_run_one_at_a_time_and_only_the_running_one_becomes_poiso
     await wait_until(lambda: origin.in_progress == 4, "one suspect and the other fetches")
 
     origin.behaviour = o.OK
-    await take_away(redis)
+    await take_lane_away(redis)
     await wait_until(partial(ended, worker, batch), "the results", every_s=0.1, timeout_s=20)
     results, innocent = await results_of(batch), await results_of(others)
 

@@ -63,7 +63,7 @@ async def refused(x: Exchange) -> None:
         await x.respond()
 
 
-async def goes_away(x: Exchange) -> None:
+async def goaway_first(x: Exchange) -> None:
     """Send GOAWAY on the first connection."""
     if x.peer.number == 1:
         await x.goaway(0)
@@ -101,7 +101,7 @@ async def test_a_cancelled_stream_does_not_affect_its_siblings(
     assert stored.attempts == 1
 
 
-@pytest.mark.parametrize("behaviour", [refused, goes_away], ids=lambda each: each.__name__)
+@pytest.mark.parametrize("behaviour", [refused, goaway_first], ids=lambda each: each.__name__)
 async def test_a_request_that_the_host_has_not_processed_is_repeated_without_charge(
     host: Http2Origin, worker: OneWorker, behaviour: Behaviour
 ) -> None:

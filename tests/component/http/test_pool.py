@@ -237,7 +237,7 @@ async def test_a_host_that_closes_or_sends_at_once_fails_the_exchange_at_once() 
     with socket.create_server((HOST, 0)) as listening:
         url = f"http://{HOST}:{listening.getsockname()[1]}/"
 
-        async def turns_away(how: str) -> None:
+        async def close_connection(how: str) -> None:
             theirs, _ = await asyncio.get_running_loop().sock_accept(listening)
             if how == "reset":
                 theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -248,7 +248,7 @@ async def test_a_host_that_closes_or_sends_at_once_fails_the_exchange_at_once() 
         listening.setblocking(False)  # noqa: FBT003 its argument
         async with lane_pool(HOST) as pool:
             for how in ("reset", "end", "greets"):
-                turning = asyncio.create_task(turns_away(how))
+                turning = asyncio.create_task(close_connection(how))
                 async with asyncio.timeout(5):
                     with pytest.raises((ReadError, RemoteProtocolError, ConnectError)):
                         await fetch(pool, url)

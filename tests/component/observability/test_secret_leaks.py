@@ -165,11 +165,11 @@ async def test_a_failed_handshake_shows_no_secret(origin: Origin, start: Start, 
     """The other end does not use TLS."""
     worker = await start_at_debug_level(start, stream)
 
-    def talk(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def send_plain(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(BODY * 100)
         writer.close()
 
-    async with await asyncio.start_server(talk, "127.0.62.14", 0) as server:
+    async with await asyncio.start_server(send_plain, "127.0.62.14", 0) as server:
         port = server.sockets[0].getsockname()[1]
         origin.behaviour = behaviours.redirect(f"https://127.0.62.14:{port}{SECRET_PATH}")
         result = await worker.one(origin.url(OWN_QUERY), **SECRETS)

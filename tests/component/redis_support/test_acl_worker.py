@@ -79,7 +79,7 @@ async def die_with_a_claim(guarded: GuardedRedis, admin: Redis) -> None:
     await lapse(admin, HOST)
 
 
-async def ends_what_it_cancels(producer: Fleet, origin: Origin) -> None:
+async def cancels_a_batch(producer: Fleet, origin: Origin) -> None:
     """Cancel a batch with fetches in flight and waiting."""
     cancelled = await producer.submit([origin.url(f"/stall/{i}") for i in range(20)])
     await wait_until(lambda: origin.in_progress, "a request")
@@ -87,9 +87,7 @@ async def ends_what_it_cancels(producer: Fleet, origin: Origin) -> None:
     assert {Outcome.CANCELLED} == {result.outcome for result in await results_of(cancelled)}
 
 
-async def finds_what_it_has_not_heard_of(
-    producer: Fleet, origin: Origin, admin: Redis, ran: ScriptsByUser
-) -> None:
+async def finds_an_unknown_claim(producer: Fleet, origin: Origin, admin: Redis, ran: ScriptsByUser) -> None:
     """Claim a fetch whose reply the worker never receives; the worker finds the claim."""
     half = o.HalfBody()
     origin.behaviour, before = half, origin.behaviour
@@ -102,7 +100,7 @@ async def finds_what_it_has_not_heard_of(
     origin.behaviour = before
 
 
-async def ends_what_is_too_late(producer: Fleet, origin: Origin) -> None:
+async def ends_a_late_fetch(producer: Fleet, origin: Origin) -> None:
     """Submit a fetch whose deadline passes in a cool-down."""
     await results_of(await producer.submit([{"url": origin.url("/429"), "deadline_s": 5}]))
     late = await producer.submit([{"url": origin.url("/ok"), "deadline_s": 0.5}])
@@ -141,7 +139,7 @@ async def takes_from_plain_arq(guarded: GuardedRedis, producer: Fleet, origin: O
     await arq.aclose(close_connection_pool=True)
 
 
-async def puts_aside_what_is_foreign(admin: Redis, worker: OneWorker, ran: ScriptsByUser) -> None:
+async def quarantines_a_foreign_value(admin: Redis, worker: OneWorker, ran: ScriptsByUser) -> None:
     """Overwrite the backlog with a foreign value; the worker counts the backlog again."""
     await admin.set(keys.BACKLOG, "no number")
     worker.runtime.services.key_repair.check_soon()
@@ -165,7 +163,7 @@ async def _is_idle(admin: Redis, name: str) -> bool:
     return await state(admin, name) == "idle"
 
 
-async def ends_what_is_lost(producer: Fleet, admin: Redis, worker: OneWorker) -> None:
+async def ends_a_lost_fetch(producer: Fleet, admin: Redis, worker: OneWorker) -> None:
     """Remove the entry of a fetch whose deadline has passed."""
     batch = await producer.submit([{"url": "http://lost.invalid/", "deadline_s": 3600}])
     await admin.delete(keys.lane("lost.invalid"), *keys.waiting("lost.invalid"))
@@ -210,12 +208,12 @@ async def test_all_work_of_a_worker_is_permitted_to_its_redis_user(
     assert [Outcome.STORED, Outcome.STORED, Outcome.STORED, Outcome.FAILED] == outcomes
     await takes_from_the_inbox(guarded, producer, origin)
     await takes_from_plain_arq(guarded, producer, origin)
-    await ends_what_it_cancels(producer, origin)
-    await finds_what_it_has_not_heard_of(producer, origin, admin, ran)
+    await cancels_a_batch(producer, origin)
+    await finds_an_unknown_claim(producer, origin, admin, ran)
     await waits_for_a_lane_that_is_not_due(guarded, admin)
-    await ends_what_is_too_late(producer, origin)
-    await puts_aside_what_is_foreign(admin, worker, ran)
-    await ends_what_is_lost(producer, admin, worker)
+    await ends_a_late_fetch(producer, origin)
+    await quarantines_a_foreign_value(admin, worker, ran)
+    await ends_a_lost_fetch(producer, admin, worker)
     await worker.runtime.housekeeping.run()
     assert 2 == await admin.xlen(keys.ALL_RESULTS)
     await worker.stop()

@@ -59,7 +59,7 @@ def saw_more(origin: Origin, than: int) -> bool:
     return len(origin.requests) > than
 
 
-async def put_aside(redis: Redis, kinds: Mapping[str, str]) -> bool:
+async def all_quarantined_at(redis: Redis, kinds: Mapping[str, str]) -> bool:
     """Return whether these keys are free of foreign values."""
     for key, wanted in kinds.items():
         found = (await redis.type(key)).decode()
@@ -99,7 +99,7 @@ async def test_i26_the_fleet_recovers_from_foreign_types_at_its_keys(
     # The dead letters first: a value planted there would overwrite the letters about the other keys.
     for key in sorted(keys.FIXED, key=lambda key: key != keys.DEAD):
         await plant_value(redis, key, other_type(keys.FIXED[key], turn), tmp_path / "canary")
-    await wait_until(partial(put_aside, redis, keys.FIXED), "all to be quarantined")
+    await wait_until(partial(all_quarantined_at, redis, keys.FIXED), "all to be quarantined")
 
     batch = await submitted(worker, origin.url("/after"))
     assert [Outcome.STORED] == [result.outcome for result in await results_of(batch)]
@@ -127,7 +127,7 @@ async def test_i26_a_held_lane_recovers_from_foreign_types_at_its_keys(
         await plant_value(redis, key, other_type(wanted, turn), tmp_path / "canary")
         batch = await submitted(worker, origin.url("/after"), other.url("/after"))
         assert [Outcome.STORED] * 2 == [result.outcome for result in await results_of(batch)], key
-        await wait_until(partial(put_aside, redis, {key: wanted}), "the key to be quarantined")
+        await wait_until(partial(all_quarantined_at, redis, {key: wanted}), "the key to be quarantined")
     assert not (tmp_path / "canary").exists()
     await worker.stop()
     await redis.flushall()

@@ -28,12 +28,12 @@ POLICY = {
     "breaker_failures": 1000,
     "timeout": Timeouts(connect_s=5, read_s=0.3, write_s=5, pool_s=5, total_s=60),
 }
-MOST_MORE_BYTES = 48 << 20
-MOST_MORE_FILES = 16
+MAX_GROWTH_BYTES = 48 << 20
+MAX_GROWTH_FILES = 16
 """Connections to Redis are opened on demand and kept."""
 
 
-def weather(other: Origin) -> o.Behaviour:
+def faulty_behaviour(other: Origin) -> o.Behaviour:
     """Return the behaviour of a host that varies nine of forty responses, by the number in the path."""
     faults: dict[int, o.Behaviour] = {
         0: behaviours.reset,
@@ -59,7 +59,7 @@ async def origins() -> AsyncIterator[tuple[Origin, Origin]]:
     """A host with many faults, and the one that some of its redirects lead to."""
     async with (
         Origin.serving(OTHER_HOST, behaviours.OK) as other,
-        Origin.serving(HOST, weather(other)) as origin,
+        Origin.serving(HOST, faulty_behaviour(other)) as origin,
     ):
         yield origin, other
 
@@ -73,7 +73,7 @@ class Held:
         self.rss_bytes = rss_bytes()
 
 
-async def a_round(worker: OneWorker, origin: Origin, numbers: Iterator[int]) -> list[Result]:
+async def run_round(worker: OneWorker, origin: Origin, numbers: Iterator[int]) -> list[Result]:
     """Run some hundred fetches, cancel a batch under way, and wait until the worker is idle."""
     to_be_cancelled = await worker.submit(origin.url(f"/endless/{n}") for n in range(CANCELLED_A_ROUND))
     await wait_until(lambda: origin.in_progress >= CANCELLED_A_ROUND // 2, "the endless bodies")
@@ -96,10 +96,10 @@ async def test_a_worker_leaks_nothing_under_faults(
     ]  # by earlier tests on these hosts
     worker = await start(policy=POLICY, max_in_flight=64)
     numbers = iter(range(10 * FETCHES + A_ROUND))
-    await a_round(worker, origin, numbers)
+    await run_round(worker, origin, numbers)
     before, ends = Held(), Counter[str]()
     for _ in range(FETCHES // A_ROUND):
-        ends.update(result.reason or result.outcome for result in await a_round(worker, origin, numbers))
+        ends.update(result.reason or result.outcome for result in await run_round(worker, origin, numbers))
         origin.requests.clear()  # memory of the test, not of the worker
         lines.clear()
 
@@ -115,5 +115,5 @@ async def test_a_worker_leaks_nothing_under_faults(
     assert traffic.opened == traffic.closed == opened
     assert hosts["time_wait"] - left_by_others <= opened < made / 2, "connections are used again and again"
     assert traffic.reused > made / 2
-    assert after.files <= before.files + MOST_MORE_FILES
-    assert after.rss_bytes <= before.rss_bytes + MOST_MORE_BYTES
+    assert after.files <= before.files + MAX_GROWTH_FILES
+    assert after.rss_bytes <= before.rss_bytes + MAX_GROWTH_BYTES

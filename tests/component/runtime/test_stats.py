@@ -30,7 +30,7 @@ FIELDS = {
 HOST = "127.0.61.11"
 
 
-def beats(lines: Lines) -> Lines:
+def stats_lines(lines: Lines) -> Lines:
     """Return the stats lines so far."""
     return [line for line in lines if line["event"] == "worker.heartbeat"]
 
@@ -49,7 +49,7 @@ async def test_stats_count_opened_reused_and_closed_connections(
     await worker.results(origin.url(f"/{n}") for n in range(10))
     await wait_until(lambda: not worker.runtime.lanes, "the lane to be given back")
     await worker.stop()
-    [beat] = beats(lines)
+    [beat] = stats_lines(lines)
 
     assert beat.keys() >= FIELDS
     assert beat["opened"] == beat["closed"] == origin.connections_opened
@@ -66,9 +66,9 @@ async def test_stats_count_requests_in_flight(origin: Origin, start: Start, line
     origin.behaviour = o.held(may_end := asyncio.Event())
     batch = await worker.submit(origin.url(f"/{n}") for n in range(3))
     await wait_until(lambda: origin.in_progress == 3, "the requests")
-    before = len(beats(lines))
-    await wait_until(lambda: len(beats(lines)) > before, "a stats line")
-    beat = beats(lines)[-1]
+    before = len(stats_lines(lines))
+    await wait_until(lambda: len(stats_lines(lines)) > before, "a stats line")
+    beat = stats_lines(lines)[-1]
     may_end.set()
     await batch.wait()
     await worker.stop()
@@ -76,9 +76,9 @@ async def test_stats_count_requests_in_flight(origin: Origin, start: Start, line
     assert (beat["lanes"], beat["in_flight"], beat["open"]) == (1, 3, 3)
     assert beat["rss_bytes"] > 10 << 20
     assert beat["open_files"] > 10
-    assert sum(line["opened"] for line in beats(lines)) == origin.connections_opened == 3
-    assert sum(line["closed"] for line in beats(lines)) == 3
-    assert beats(lines)[-1]["open"] == 0
+    assert sum(line["opened"] for line in stats_lines(lines)) == origin.connections_opened == 3
+    assert sum(line["closed"] for line in stats_lines(lines)) == 3
+    assert stats_lines(lines)[-1]["open"] == 0
 
 
 async def test_stats_show_the_longest_lag_of_the_event_loop(worker: OneWorker, lines: Lines) -> None:
@@ -97,7 +97,7 @@ async def test_stats_show_the_longest_lag_of_the_event_loop(worker: OneWorker, l
     await wait_until(lambda: any(figure > 0.2 for figure in lag_s._samples), "the lag to be seen")
     await worker.stop()
 
-    assert beats(lines)[-1]["lag_max_ms"] > 200
+    assert stats_lines(lines)[-1]["lag_max_ms"] > 200
 
 
 async def test_a_cancelled_handshake_counts_its_connection_as_closed() -> None:

@@ -258,7 +258,7 @@ async def test_a_cancellation_is_noticed_after_a_redis_error(
     origin.behaviour = o.HalfBody()
     ask, refused = LaneStore.cancelled, list[str]()
 
-    async def stumble(self: LaneStore, lanes: Sequence[str]) -> CancelledBatches:
+    async def fail_once(self: LaneStore, lanes: Sequence[str]) -> CancelledBatches:
         if not refused and lanes:
             refused.append("once")
             raise RedisConnectionError("reset")
@@ -266,7 +266,7 @@ async def test_a_cancellation_is_noticed_after_a_redis_error(
 
     batch = await worker.submit([origin.url()])
     await wait_until(lambda: origin.in_progress, "the request")
-    monkeypatch.setattr(LaneStore, "cancelled", stumble)
+    monkeypatch.setattr(LaneStore, "cancelled", fail_once)
     await batch.cancel()
 
     assert {"cancelled": 1} == await outcomes(batch)

@@ -24,7 +24,7 @@ LEASE_S = 1.0
 CALM = replace(QUICK, redis_recovery_s=0.3)
 
 
-async def take_away(redis: Redis) -> None:
+async def take_lane_away(redis: Redis) -> None:
     """Give the lane the token of another owner, as after a pause longer than the lease."""
     await redis.hset(keys.lane(HOST), "token", "0")  # type: ignore[misc]
 
@@ -55,7 +55,7 @@ async def test_a_worker_that_lost_its_lane_stops_its_fetches(
     batch = await one.submit([origin.url()])
     await wait_until(one.parts, "a partial file")
 
-    await take_away(redis)
+    await take_lane_away(redis)
     await wait_until(lambda: origin.requests[0].aborted, "the connection to close")
     await wait_until(lambda: not one.runtime.lanes, "the end of the lane")
     assert not one.files() | one.parts()
@@ -104,7 +104,7 @@ async def test_a_fetch_whose_lane_is_lost_three_times_is_poison(
     batch = await worker.submit([origin.url()])
     for crash in range(1, 4):
         await wait_until(partial(_tried, worker, origin, crash), "the next try", every_s=0.1)
-        await take_away(redis)
+        await take_lane_away(redis)
         await wait_until(lambda: not origin.in_progress, "the connection to close")
 
     [result] = await finished_by(worker, batch)

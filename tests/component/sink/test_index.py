@@ -54,13 +54,13 @@ async def test_an_index_entry_does_not_apply_to_a_body_that_replaced_its_own(
         disable_nameless_files(monkeypatch)
     real = getattr(Directory, step)
 
-    def then_another(self: Directory, what: str | int, path: str, **how: Any) -> Any:
+    def replace_after(self: Directory, what: str | int, path: str, **how: Any) -> Any:
         done = real(self, what, path, **how)
         if path == "a":
             replace(self._out / path, theirs)
         return done
 
-    monkeypatch.setattr(Directory, step, then_another)
+    monkeypatch.setattr(Directory, step, replace_after)
     await store_body(sink, OURS, "a", REMEMBERED)
 
     assert (sink.disk.path / "a").read_bytes() == theirs

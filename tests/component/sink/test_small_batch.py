@@ -297,13 +297,13 @@ async def test_missing_support_for_nameless_files_is_detected_once(
     """Some network disks have no O_TMPFILE. Small bodies then start as partial files, as large ones do."""
     asked, real = [], os.open
 
-    def knows_none(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+    def refuse_tmpfile(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
         if flags & os.O_TMPFILE == os.O_TMPFILE:
             asked.append(path)
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
         return real(path, flags, mode, dir_fd=dir_fd)
 
-    monkeypatch.setattr(os, "open", knows_none)
+    monkeypatch.setattr(os, "open", refuse_tmpfile)
 
     for number in range(3):
         assert await store_body(sink, some_bytes(number), f"folder/{number}")

@@ -223,12 +223,12 @@ async def test_a_partial_file_of_a_file_sink_is_not_resumed_into_a_record(
     """A fleet may change its sink while fetches are under way: the body is fetched from zero."""
     etag = [("ETag", '"1"')]
 
-    async def stands_still(x: Exchange) -> None:
+    async def stall_before_end(x: Exchange) -> None:
         await x.send_head(200, [*etag, ("Content-Length", str(len(LARGE)))])
         await x.send(LARGE[:-1])
         await asyncio.Event().wait()
 
-    origin.behaviour = o.sequence(stands_still, o.ok(LARGE, etag))
+    origin.behaviour = o.sequence(stall_before_end, o.ok(LARGE, etag))
     before = await start(grace_s=0)
     batch = await before.submit([origin.url()])
 

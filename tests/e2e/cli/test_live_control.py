@@ -58,7 +58,7 @@ async def all_have_changed(running: Workers, changes: int) -> None:
     await wait_until(lambda: len(running.events("policy.changed")) >= changes * 3, "the workers to apply it")
 
 
-async def some_go_by(fleet: Fleet, origin: Origin) -> None:
+async def fetch_thirty(fleet: Fleet, origin: Origin) -> None:
     """Wait until another host has served 30 requests."""
     await results_of(await fleet.submit([origin.url(f"/by/{i}") for i in range(30)]))
 
@@ -78,7 +78,7 @@ async def test_a_paused_host_gets_no_request_until_it_is_resumed(
             await all_have_changed(running, 1)
             await wait_until(lambda: not paused.in_progress, "what is in flight to end")
             seen = len(paused.requests)
-            await some_go_by(fleet, origins["other"])
+            await fetch_thirty(fleet, origins["other"])
             late = await fleet.submit([paused.url("/late")])
             explained = await operator.json("explain", "127.0.3.51")
             still = len(paused.requests)

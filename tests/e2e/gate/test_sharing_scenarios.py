@@ -117,9 +117,9 @@ async def test_adaptive_concurrency_finds_and_follows_the_capacity_of_a_host(
         results = await results_of(batch)
 
     before = _between(seen[REFUSING], LESS_FROM_S - 1.5, LESS_FROM_S - LATENCY_S)
-    _used_and_not_pressed(before, CAPACITY)
-    _used_and_not_pressed(_between(seen[REFUSING], LESS_FROM_S + 2.5, 60), LESS)
-    _used_and_not_pressed(_between(seen[THROTTLING], LESS_FROM_S, 60), CAPACITY)
+    _assert_capacity_used(before, CAPACITY)
+    _assert_capacity_used(_between(seen[REFUSING], LESS_FROM_S + 2.5, 60), LESS)
+    _assert_capacity_used(_between(seen[THROTTLING], LESS_FROM_S, 60), CAPACITY)
     assert {Outcome.STORED, Outcome.CANCELLED} == {result.outcome for result in results}
 
 
@@ -137,7 +137,7 @@ def _between(report: Report, from_s: float, until_s: float) -> list[judge.Seen]:
     return [seen for seen in report.requests if from_s <= seen.arrived_s - first_s <= until_s]
 
 
-def _used_and_not_pressed(seen: list[judge.Seen], capacity: int) -> None:
+def _assert_capacity_used(seen: list[judge.Seen], capacity: int) -> None:
     assert 0.6 * capacity <= judge.most_at_once(seen) <= capacity + 1
     assert judge.refused(seen) < 0.02
 

@@ -47,11 +47,11 @@ async def output_of(*command: str) -> str:
 
 async def results(redis: Redis, count: int) -> list[Result]:
     """Wait for this many results; return the results of all batches."""
-    await wait_until(lambda: _there_are(redis, count), f"{count} results", 60)
+    await wait_until(lambda: _has_results(redis, count), f"{count} results", 60)
     return [decode_result(row[b"r"]) for _, row in await ask(redis, "XRANGE", keys.ALL_RESULTS, "-", "+")]
 
 
-async def _there_are(redis: Redis, count: int) -> bool:
+async def _has_results(redis: Redis, count: int) -> bool:
     return int(await redis.xlen(keys.ALL_RESULTS)) >= count
 
 
@@ -207,7 +207,7 @@ async def test_another_worker_reads_the_inbox_after_a_kill(
                 if start == 500:
                     holder = (await ask(redis, "HGET", keys.INTAKE, "token")).split()[0].decode()
                     fleet.processes[int(holder.rpartition("-")[2]) - 1].kill()
-            await wait_until(lambda: _there_are(redis, 1500), "the results", TAKEOVER_S)
+            await wait_until(lambda: _has_results(redis, 1500), "the results", TAKEOVER_S)
             ended = await results(redis, 1500)
 
     assert 1500 == len(ended)

@@ -158,7 +158,7 @@ async def test_an_inbox_of_unknown_size_counts_in_messages(
     assert (1, 1, False) == (door.messages, door.fetches, door.exact)
 
 
-async def test_named_inboxes_and_messages_put_aside_are_counted(redis: Redis, inbox: str) -> None:
+async def test_named_inboxes_and_messages_for_newer_workers_are_counted(redis: Redis, inbox: str) -> None:
     """The latter separately: possibly no running worker can read them."""
     await redis.sadd(keys.INBOXES, "bob", "Not a name")  # type: ignore[misc]
     lists = [inbox, keys.inbox("bob"), keys.taken("bob"), keys.NEWER, keys.newer("bob")]

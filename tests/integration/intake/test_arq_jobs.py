@@ -1,4 +1,4 @@
-"""The arq door: a job becomes one batch in any number of runs, and none is lost for lack of room."""
+"""The arq ingress: a job becomes one batch in any number of runs, and none is lost for lack of space."""
 
 import asyncio
 from collections.abc import Iterable
@@ -37,10 +37,10 @@ async def letters(redis: Redis) -> list[dict[bytes, bytes]]:
     return [row for _, row in await ask(redis, "XRANGE", keys.DEAD, "-", "+")]
 
 
-async def run_as_job(door: ArqIngress, *args: Any, job_try: int = 1, **kwargs: Any) -> Any:
+async def run_as_job(ingress: ArqIngress, *args: Any, job_try: int = 1, **kwargs: Any) -> Any:
     """Run it as arq does."""
     live_lanes = SimpleNamespace(drained=asyncio.Event())
-    runtime = SimpleNamespace(arq_ingress=door, timings=WorkerTimings(), live_lanes=live_lanes)
+    runtime = SimpleNamespace(arq_ingress=ingress, timings=WorkerTimings(), live_lanes=live_lanes)
     ctx = {"runtime": runtime, "job_id": "job-1", "enqueue_time": "2026-01-01", "job_try": job_try}
     return await arq_worker.fetch(ctx, *args, **kwargs)
 
@@ -109,11 +109,11 @@ async def test_an_invalid_job_is_refused_and_becomes_a_dead_letter(
 
 async def test_a_batch_of_other_fetches_is_the_callers_error(redis: Redis) -> None:
     """The same batch again is no error."""
-    door = ingress_to(redis)
+    ingress = ingress_to(redis)
     for _ in range(2):
-        assert BATCH_ID == (await run_as_job(door, url("/1"), batch=BATCH_ID))["batch"]
+        assert BATCH_ID == (await run_as_job(ingress, url("/1"), batch=BATCH_ID))["batch"]
     with pytest.raises(BatchExistsError):
-        await run_as_job(door, url("/2"), batch=BATCH_ID)
+        await run_as_job(ingress, url("/2"), batch=BATCH_ID)
 
     assert ["/1"] == paths(await waiting(redis))
 
@@ -165,7 +165,7 @@ async def test_a_job_is_retried_after_an_error_of_redis(
     redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such an error is not its result."""
-    door = ingress_to(redis)
+    ingress = ingress_to(redis)
 
     async def gone(*_: Any, **__: Any) -> None:
         raise RedisConnectionError("gone")
@@ -173,7 +173,7 @@ async def test_a_job_is_retried_after_an_error_of_redis(
     with monkeypatch.context() as patch:
         patch.setattr(redis, "evalsha", gone)
         with pytest.raises(Retry):
-            await run_as_job(door, url("/1"))
-    await run_as_job(door, url("/1"))
+            await run_as_job(ingress, url("/1"))
+    await run_as_job(ingress, url("/1"))
 
     assert ["/1"] == paths(await waiting(redis))

@@ -528,7 +528,7 @@ async def test_many_messages_that_are_too_long_are_dropped_a_few_at_a_time(
     assert 3 == len(await dead(redis))
 
 
-async def test_a_value_of_another_type_at_a_key_of_the_inbox_is_put_aside(
+async def test_a_value_of_another_type_at_a_key_of_the_inbox_is_quarantined(
     redis: Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At once, by the worker that finds it. The inbox continues."""
@@ -543,7 +543,7 @@ async def test_a_value_of_another_type_at_a_key_of_the_inbox_is_put_aside(
             await ask(redis, "XADD", key, "*", "a", "b")
             if key == keys.NEWER:
                 await push(redis, {"v": 999})
-            await wait_until(lambda key=key: _was_put_aside(redis, key), f"{key} to be put aside")  # type: ignore[misc]
+            await wait_until(lambda key=key: _was_quarantined(redis, key), f"{key} to be quarantined")  # type: ignore[misc]
             await push(redis, url(f"/{key}"))
             await wait_until(lambda: empty(redis), "an empty inbox")
     finally:
@@ -553,6 +553,6 @@ async def test_a_value_of_another_type_at_a_key_of_the_inbox_is_put_aside(
     assert 5 == len(await waiting(redis))
 
 
-async def _was_put_aside(redis: Redis, key: str) -> bool:
+async def _was_quarantined(redis: Redis, key: str) -> bool:
     notes = [row[b"note"].decode() for _, row in await ask(redis, "XRANGE", keys.DEAD, "-", "+")]
     return any(note.startswith(f"{key} was a stream") for note in notes)

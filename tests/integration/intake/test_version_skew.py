@@ -56,7 +56,7 @@ async def push(redis: Redis, *messages: str | bytes) -> None:
     await ask(redis, "RPUSH", keys.INBOX, *messages)
 
 
-async def aside(redis: Redis) -> list[bytes]:
+async def waiting_messages(redis: Redis) -> list[bytes]:
     """Return the messages that wait for a newer worker, each after its version."""
     return list(await ask(redis, "LRANGE", keys.NEWER, 0, -1))
 
@@ -79,14 +79,14 @@ async def test_i27_a_message_for_a_newer_worker_waits_for_it(redis: Redis, worke
     await push(redis, newer("/2"), url("/1"), later, "no URL")
     with capture_logs() as lines:
         await drain(redis, old)
-        kept, taken = await aside(redis), paths(await waiting(redis))
+        kept, taken = await waiting_messages(redis), paths(await waiting(redis))
         while len(await waiting(redis)) < 2:
             await new.step()
 
     assert [b"2 " + newer("/2"), b"3 " + later] == kept
     assert ["/1"] == taken
     assert ["/1", "/2"] == paths(await waiting(redis))
-    assert [b"3 " + later] == await aside(redis)
+    assert [b"3 " + later] == await waiting_messages(redis)
     assert 1 == await redis.xlen(keys.DEAD)
     assert ["intake.newer", "intake.taken", "intake.refused", "intake.taken"] == [
         line["event"] for line in lines
@@ -107,7 +107,7 @@ async def test_messages_behind_many_for_newer_workers_do_not_wait(redis: Redis, 
 
     assert ["/behind"] == first
     assert ["/behind", "/next"] == paths(await waiting(redis))
-    assert sorted(b"2 " + newer(f"/{i}") for i in range(1200)) == sorted(await aside(redis))
+    assert sorted(b"2 " + newer(f"/{i}") for i in range(1200)) == sorted(await waiting_messages(redis))
 
 
 async def test_messages_above_the_limits_become_dead_letters(
@@ -124,13 +124,15 @@ async def test_messages_above_the_limits_become_dead_letters(
     await push(redis, *(newer(f"/{i}") for i in range(3, 6)))
     await drain(redis, old)
 
-    assert [b"2 " + newer(f"/{i}") for i in (0, 1, 3)] == await aside(redis)
+    assert [b"2 " + newer(f"/{i}") for i in (0, 1, 3)] == await waiting_messages(redis)
     letters = await ask(redis, "XRANGE", keys.DEAD, "-", "+")
     assert [newer(f"/{i}") for i in (2, 4, 5)] == [row[b"element"] for _, row in letters]
     assert ["/1"] == paths(await waiting(redis))
 
 
-async def test_a_foreign_entry_among_those_put_aside_returns_to_the_inbox(redis: Redis, worker: Open) -> None:
+async def test_a_foreign_entry_among_waiting_messages_returns_to_the_inbox(
+    redis: Redis, worker: Open
+) -> None:
     """Without a version before it, it is read like any other message."""
     await ask(
         redis, "RPUSH", keys.NEWER, b"\xff", url("/1"), "1 " + url("/2"), b"999999999999999999999 x", ""
@@ -140,7 +142,7 @@ async def test_a_foreign_entry_among_those_put_aside_returns_to_the_inbox(redis:
         await old.step()
 
     assert ["/1", "/2"] == paths(await waiting(redis))
-    assert [b"999999999999999999999 x"] == await aside(redis)
+    assert [b"999999999999999999999 x"] == await waiting_messages(redis)
     assert 2 == await redis.xlen(keys.DEAD)
 
 
@@ -184,9 +186,9 @@ async def test_a_worker_that_was_away_too_long_puts_nothing_aside(redis: Redis, 
     await two.take()
 
     assert not await one.orders_of().defer_unsupported(found.batch_id, read_all(found.messages))
-    assert [] == await aside(redis)
+    assert [] == await waiting_messages(redis)
     await drain(redis, two)
-    assert [b"2 " + newer("/1")] == await aside(redis)
+    assert [b"2 " + newer("/1")] == await waiting_messages(redis)
 
 
 @pytest.mark.parametrize("lost", ["the call", "the answer"])
@@ -209,7 +211,7 @@ async def test_an_outage_while_putting_aside_costs_no_message(
     while await ask(redis, "EXISTS", keys.INBOX, keys.TAKEN):
         with suppress(RedisConnectionError):
             await old.step()
-    kept = await aside(redis)
+    kept = await waiting_messages(redis)
     while len(await waiting(redis)) < 3:
         await new.step()
 

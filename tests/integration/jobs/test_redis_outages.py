@@ -49,7 +49,7 @@ async def _read_only(_: OwnRedis, admin: Redis) -> AsyncFault:
     await admin.replicaof("NO", "ONE")
 
 
-async def _crowded(_: OwnRedis, admin: Redis) -> AsyncFault:
+async def _refusing_connections(_: OwnRedis, admin: Redis) -> AsyncFault:
     """Fill Redis with clients, and disconnect all others."""
     await admin.config_set("maxclients", 1)
     await admin.client_kill_filter(_type="normal", skipme=True)
@@ -57,7 +57,7 @@ async def _crowded(_: OwnRedis, admin: Redis) -> AsyncFault:
     await admin.config_set("maxclients", 1000)
 
 
-async def _lonely(_: OwnRedis, admin: Redis) -> AsyncFault:
+async def _without_replicas(_: OwnRedis, admin: Redis) -> AsyncFault:
     """Take away the replicas that Redis requires for writes."""
     await admin.config_set("min-replicas-to-write", 1)
     yield
@@ -89,8 +89,8 @@ async def _loading(server: OwnRedis, admin: Redis) -> AsyncFault:
 
 
 ITEMS_HOST = "b.example"
-FAULTS = [_killed, _frozen, _read_only, _crowded, _lonely, _busy, _loading]
-READS_GO_ON = {_read_only, _lonely}
+FAULTS = [_killed, _frozen, _read_only, _refusing_connections, _without_replicas, _busy, _loading]
+READS_GO_ON = {_read_only, _without_replicas}
 
 
 @pytest.fixture(autouse=True)

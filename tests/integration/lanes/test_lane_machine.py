@@ -251,12 +251,12 @@ class LaneMachine(RuleBasedStateMachine):
         self.run(self._check_counts())
 
     @invariant()
-    def nothing_cancelled_is_forgotten(self) -> None:
+    def lanes_know_cancelled_batches(self) -> None:
         """A lane with a fetch of a cancelled batch knows the batch, and is due soon."""
         self.run(self._check_cancelled())
 
     @invariant()
-    def the_lane_agrees_with_itself(self) -> None:
+    def lane_state_is_consistent(self) -> None:
         """Its state, owner, TTL and score in ATTENTION fit together."""
         self.run(self._check_lane())
 

@@ -52,7 +52,7 @@ async def notes(redis: Redis) -> list[str]:
     return [row.get(b"note", b"").decode() for _, row in await ask(redis, "XRANGE", keys.DEAD, "-", "+")]
 
 
-async def test_i26_every_type_at_every_key_is_put_aside(
+async def test_i26_every_type_at_every_key_is_quarantined(
     redis: Redis, foreign: KeyRepair, canary: Path
 ) -> None:
     """With a dead letter and a line for each, and the key free again. A value of the right type stays."""
@@ -70,7 +70,7 @@ async def test_i26_every_type_at_every_key_is_put_aside(
 
 
 @pytest.mark.parametrize("key", [key for key, kind in keys.FIXED.items() if kind == "counter"])
-async def test_i26_an_invalid_counter_is_put_aside(redis: Redis, foreign: KeyRepair, key: str) -> None:
+async def test_i26_an_invalid_counter_is_quarantined(redis: Redis, foreign: KeyRepair, key: str) -> None:
     """The dead letter has the value. A valid counter stays."""
     for text in NO_COUNTS:
         await redis.set(key, text)

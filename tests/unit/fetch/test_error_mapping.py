@@ -36,7 +36,7 @@ def refused(reason: str | None) -> ssl.SSLError:
     return error
 
 
-def met(error: Exception, status: int | None = None) -> Failed:
+def failure_of(error: Exception, status: int | None = None) -> Failed:
     """Return the meaning of an error, as a broken exchange."""
     found = outcome_of(error, status=status)
     assert isinstance(found, Failed)
@@ -58,7 +58,11 @@ def met(error: Exception, status: int | None = None) -> Failed:
 )
 def test_every_timeout_has_its_own_reason(error: Exception, reason: Reason, *, sent: bool) -> None:
     """An error before the request is sent can be retried with any method. None is final."""
-    assert (reason, sent, False) == (met(error).reason, met(error).sent, met(error).final)
+    assert (reason, sent, False) == (
+        failure_of(error).reason,
+        failure_of(error).sent,
+        failure_of(error).final,
+    )
 
 
 @pytest.mark.parametrize(
@@ -78,15 +82,15 @@ def test_every_broken_exchange_has_a_reason(
     error: Exception, reason: Reason, *, sent: bool, final: bool
 ) -> None:
     """Without a connection nothing was sent. A request that cannot be written is final."""
-    found = met(error)
+    found = failure_of(error)
 
     assert (reason, sent, final) == (found.reason, found.sent, found.final)
 
 
 def test_a_protocol_error_after_the_head_is_a_truncated_body() -> None:
     """The length, or the chunks, announced more."""
-    assert met(RemoteProtocolError(), status=200).reason is Reason.TRUNCATED
-    assert met(BadAnswerError(), status=200).reason is Reason.PROTOCOL
+    assert failure_of(RemoteProtocolError(), status=200).reason is Reason.TRUNCATED
+    assert failure_of(BadAnswerError(), status=200).reason is Reason.PROTOCOL
 
 
 @pytest.mark.parametrize(
@@ -108,13 +112,13 @@ def test_a_tls_error_is_tls_at_any_depth(message: str | None, status: int | None
     caused = ReadError(str(bare))
     caused.__cause__ = bare
     for error in (bare, TlsError(bare), caused):
-        found = met(error, status)
+        found = failure_of(error, status)
         assert (found.reason, found.final) == (Reason.TLS, final)
 
 
 def test_a_certificate_that_is_refused_is_final() -> None:
     """The next handshake would fail the same way."""
-    assert met(TlsError(ssl.SSLCertVerificationError())).final
+    assert failure_of(TlsError(ssl.SSLCertVerificationError())).final
 
 
 @pytest.mark.parametrize("number", sorted(errno.errorcode))
@@ -139,4 +143,4 @@ def test_other_system_errors_are_disk_errors(number: int, *, out_refuses: bool) 
 def test_a_disk_timeout_differs_from_a_total_timeout() -> None:
     """An error of the system has a number, one of asyncio has none."""
     assert isinstance(outcome_of(OSError(errno.ETIMEDOUT, "message"), status=200), Interrupted)
-    assert met(TimeoutError()).reason is Reason.TOTAL_TIMEOUT
+    assert failure_of(TimeoutError()).reason is Reason.TOTAL_TIMEOUT

@@ -211,9 +211,9 @@ class Host:
         self.session = Session()
         self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
         self.h2.initiate_connection()
-        self.talk()
+        self.exchange_bytes()
 
-    def talk(self) -> list[h2.events.Event]:
+    def exchange_bytes(self) -> list[h2.events.Event]:
         """Exchange bytes in both directions; return the events at the host."""
         events = self.h2.receive_data(self.session.output())
         self.session.receive(self.h2.data_to_send())
@@ -222,9 +222,9 @@ class Host:
     def request_fields(self) -> Stream:
         """Send a request and its response head; return the fields of the request."""
         stream = self.session.open(GET, "GET", has_body=False)
-        self.talk()
+        self.exchange_bytes()
         self.h2.send_headers(stream.id, [(":status", "200")])
-        self.talk()
+        self.exchange_bytes()
         return stream
 
     def window(self, stream: Stream) -> int:
@@ -237,7 +237,7 @@ class Host:
             piece = min(size_bytes, 16_000)
             self.h2.send_data(stream.id, b"x" * piece)
             size_bytes -= piece
-        self.talk()
+        self.exchange_bytes()
 
 
 def test_an_unread_body_stops_its_own_stream_only() -> None:
@@ -250,7 +250,7 @@ def test_an_unread_body_stops_its_own_stream_only() -> None:
     for _ in range(2 * CONNECTION_WINDOW_BYTES // STREAM_WINDOW_BYTES):
         host.sends(moving, host.window(moving))
         host.session.return_window(moving, len(moving.take()))
-        host.talk()
+        host.exchange_bytes()
     assert host.window(still) == 0
     assert host.window(moving) == STREAM_WINDOW_BYTES
 
@@ -273,10 +273,10 @@ def test_no_window_leaks(steps: list[tuple[int, int, str]]) -> None:
             streams[which] = host.request_fields()
         elif then == "take":
             host.session.return_window(stream, len(stream.take()))
-        host.talk()
+        host.exchange_bytes()
     for stream in streams:
         host.session.return_window(stream, len(stream.take()))
-    host.talk()
+    host.exchange_bytes()
 
     assert all(host.window(stream) > STREAM_WINDOW_BYTES // 2 for stream in streams)
     assert host.h2.outbound_flow_control_window > CONNECTION_WINDOW_BYTES // 2
@@ -293,7 +293,7 @@ def test_bytes_of_a_dropped_stream_are_acknowledged() -> None:
             host.h2.send_data(stream.id, b"x" * 16_000)
         host.session.receive(host.h2.data_to_send())
         host.h2.receive_data(unheard)
-        host.talk()
+        host.exchange_bytes()
 
     assert host.h2.outbound_flow_control_window > CONNECTION_WINDOW_BYTES // 2
     assert not host.session.streams
@@ -308,7 +308,7 @@ def test_exceeding_its_window_resets_the_stream() -> None:
 
     assert isinstance(stream.error, RemoteProtocolError)
     assert other.error is None
-    [reset] = [event for event in host.talk() if isinstance(event, h2.events.StreamReset)]
+    [reset] = [event for event in host.exchange_bytes() if isinstance(event, h2.events.StreamReset)]
     assert reset.stream_id == stream.id
 
 
@@ -341,7 +341,7 @@ def test_a_started_response_counts_as_processed() -> None:
     host = Host()
     refused, above = host.request_fields(), host.request_fields()
     host.h2.reset_stream(refused.id, ErrorCodes.REFUSED_STREAM)
-    host.talk()
+    host.exchange_bytes()
     host.session.receive(GoAwayFrame(0, last_stream_id=0, error_code=0).serialize())
 
     assert [type(stream.error) for stream in (refused, above)] == [ReadError] * 2

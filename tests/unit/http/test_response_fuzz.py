@@ -21,7 +21,7 @@ class Found(NamedTuple):
     reusable: bool
 
 
-def ours(pieces: list[bytes], method: str = "GET") -> Found | None:
+def read_by_worker(pieces: list[bytes], method: str = "GET") -> Found | None:
     """Read a response whose connection ends after these bytes; None if it is refused or truncated."""
     reader, body = ResponseReader(method), b""
     try:
@@ -36,7 +36,7 @@ def ours(pieces: list[bytes], method: str = "GET") -> Found | None:
     return Found(reader.head.status, body, reader.reusable)
 
 
-def theirs(received: bytes, method: str = "GET") -> tuple[int, bytes] | None:
+def read_by_h11(received: bytes, method: str = "GET") -> tuple[int, bytes] | None:
     """Return the status and the body as h11 reads them."""
     connection = h11.Connection(h11.CLIENT)
     connection.send(h11.Request(method=method, target="/", headers=[("Host", "a")]))
@@ -112,15 +112,15 @@ def split(draw: st.DrawFn, data: bytes) -> list[bytes]:
 def test_a_valid_response_is_read_in_any_pieces(response: tuple[bytes, bytes], data: st.DataObject) -> None:
     """The result is that of h11. A second response after it stays unread."""
     sent, body = response
-    found = ours([sent])
+    found = read_by_worker([sent])
     assert found is not None
     assert (found.body, found.reusable) == (body, True)
-    assert theirs(sent) == (found.status, body)
+    assert read_by_h11(sent) == (found.status, body)
 
-    elsewhere = ours(data.draw(st.composite(split)(sent)))
+    elsewhere = read_by_worker(data.draw(st.composite(split)(sent)))
     assert elsewhere is not None
     assert elsewhere._replace(reusable=True) == found
-    assert ours([sent + NEXT]) == ours([sent, NEXT]) == found._replace(reusable=False)
+    assert read_by_worker([sent + NEXT]) == read_by_worker([sent, NEXT]) == found._replace(reusable=False)
 
 
 MUTATIONS = st.sampled_from(
@@ -167,10 +167,10 @@ def test_a_broken_response_is_read_as_another_parser_does_or_refused(
     sent = response[0]
     for at, dropped, added in mutations:
         sent = sent[:at] + added + sent[at + dropped :]
-    found, other = ours([sent]), theirs(sent)
+    found, other = read_by_worker([sent]), read_by_h11(sent)
 
     if data is not None:
-        elsewhere = ours(data.draw(st.composite(split)(sent)))
+        elsewhere = read_by_worker(data.draw(st.composite(split)(sent)))
         assert (elsewhere and elsewhere[:2]) == (found and found[:2])
     if found is not None and other is not None:
         assert found[:2] == other
