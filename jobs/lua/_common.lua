@@ -372,8 +372,8 @@ local function claim_waiting(keys, want, now, only_normal)
   end
   local AT_ONCE = 16 -- few, because elements that are not checked yet may be large
   local got, bytes, too_large, is_full = {}, 0, 0, false
-  -- Returns whether the element leaves its queue: into the claim, or to the dead letters.
-  local function leaves(entry)
+  -- Adds the element to the claim or to the dead letters; returns false if it stays in its queue.
+  local function claim_or_bury(entry)
     if is_full then return false end
     if #entry > MAX_ENTRY_BYTES then
       bury_large(keys[1], entry)
@@ -389,7 +389,7 @@ local function claim_waiting(keys, want, now, only_normal)
   if next_retry and tonumber(next_retry) <= now then
     local due, gone = redis.call('ZRANGEBYSCORE', keys[3], '-inf', int(now), 'LIMIT', 0, want), {}
     for _, entry in ipairs(due) do
-      if leaves(entry) then gone[#gone + 1] = entry end
+      if claim_or_bury(entry) then gone[#gone + 1] = entry end
     end
     in_slices(#gone, function(first, last) redis.call('ZREM', keys[3], unpack(gone, first, last)) end)
     next_retry = redis.call('ZRANGE', keys[3], 0, 0, 'WITHSCORES')[2]
@@ -400,7 +400,7 @@ local function claim_waiting(keys, want, now, only_normal)
     while left > 0 and #got < want and not is_full do
       local popped, back = redis.call('LPOP', keys[i], math.min(left, want - #got, AT_ONCE)), {}
       for _, entry in ipairs(popped) do
-        if not leaves(entry) then back[#back + 1] = entry end
+        if not claim_or_bury(entry) then back[#back + 1] = entry end
       end
       for j = #back, 1, -1 do redis.call('LPUSH', keys[i], back[j]) end
       left = left - #popped + #back

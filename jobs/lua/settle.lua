@@ -17,7 +17,7 @@
 -- stale; an error if a key has a conflicting value, and then the lane is unchanged.
 -- Apart from the results, the number of commands does not depend on the number of fetches. Every key is checked
 -- before the first write.
-local COMMON_KEYS, LANE_KEYS, KEYS_TO_LEAVE, COMMON_ARGS, LANE_ARGS = 4, 3, 5, 6, 5
+local COMMON_KEYS, LANE_KEYS, RELEASE_KEYS, COMMON_ARGS, LANE_ARGS = 4, 3, 5, 6, 5
 local ARG_COUNTS = {done = 6, again = 4, back = 3, begun = 3, dead = 4, drop = 2}
 local HAD_ENDED = 'the fetch had ended: the record of its batch does not have it'
 local dead_key, all_results_key, backlog_key, attention_key = unpack(KEYS, 1, COMMON_KEYS)
@@ -125,7 +125,7 @@ local function plan(lane)
   if #lane.letters > 0 then must_be_once('stream', dead_key) end
   if #lane.postponed > 0 then must_be('zset', lane.later_key) end
   if #lane.results > 0 and to_all_results then must_be_once('stream', all_results_key) end
-  if lane.leaves then must_be_once('zset', attention_key) end
+  if lane.releases then must_be_once('zset', attention_key) end
   lane.is_held = true
   return {now}
 end
@@ -133,7 +133,7 @@ end
 local replies, lanes, results = {}, {}, {}
 local at, key_at = COMMON_ARGS + 1, COMMON_KEYS + 2 * batch_count + 1
 while at <= #ARGV do
-  local lane = {name = ARGV[at], token = ARGV[at + 1], gate = ARGV[at + 2], leaves = ARGV[at + 3] == '1', done = 0}
+  local lane = {name = ARGV[at], token = ARGV[at + 1], gate = ARGV[at + 2], releases = ARGV[at + 3] == '1', done = 0}
   lane.key, lane.claimed_key, lane.later_key = KEYS[key_at], KEYS[key_at + 1], KEYS[key_at + 2]
   lane.keys_at, lane.first, lane.last = key_at, at + LANE_ARGS, at + LANE_ARGS - 1 + ARGV[at + 4]
   lane.reply = alone(plan, lane)
@@ -148,7 +148,7 @@ while at <= #ARGV do
       sets[count + 1], sets[count + 2], sets[count + 3], sets[count + 4] = 'SET', 'u48', result.place, 0
     end
   end
-  at, key_at = lane.last + 1, key_at + LANE_KEYS + (lane.leaves and KEYS_TO_LEAVE or 0)
+  at, key_at = lane.last + 1, key_at + LANE_KEYS + (lane.releases and RELEASE_KEYS or 0)
 end
 
 -- If Redis is out of memory it refuses the script at its first write, if that adds memory, so nothing is written.
@@ -222,7 +222,7 @@ for _, batch in pairs(batches) do
   if batch.done > 0 then count_in_batch(batch) end
 end
 
-local left = {} -- names of lanes that are idle now
+local released = {} -- names of lanes that are idle now
 for _, lane in ipairs(lanes) do
   local still, open, fields = {}, lane.open - lane.done, {}
   for id in pairs(lane.begun) do
@@ -236,23 +236,23 @@ for _, lane in ipairs(lanes) do
     redis.call('ZADD', lane.later_key, unpack(lane.postponed, first, last))
   end)
   -- The owner must apply an operator's reset first.
-  local may_leave = lane.leaves and not lane.is_reset and #still == 0
-  local rest = may_leave and {unpack(KEYS, lane.keys_at + LANE_KEYS, lane.keys_at + LANE_KEYS + KEYS_TO_LEAVE - 1)}
-  local is_left = rest and redis.call('EXISTS', lane.claimed_key, lane.later_key, unpack(rest)) == 0
-  if is_left then
+  local may_release = lane.releases and not lane.is_reset and #still == 0
+  local rest = may_release and {unpack(KEYS, lane.keys_at + LANE_KEYS, lane.keys_at + LANE_KEYS + RELEASE_KEYS - 1)}
+  local is_released = rest and redis.call('EXISTS', lane.claimed_key, lane.later_key, unpack(rest)) == 0
+  if is_released then
     -- Another program may have removed entries: the lane is empty, so none of its counted fetches is open.
     if not lane.is_estimated then done = done + open end
-    open, left[#left + 1], lane.reply[#lane.reply + 1] = 0, lane.name, 'left'
+    open, released[#released + 1], lane.reply[#lane.reply + 1] = 0, lane.name, 'left'
     fields = {'state', 'idle', 'left', lane.token, 'shut_until_ms', 0, 'why', ''}
   end
   if lane.gate ~= '' then fields[#fields + 1], fields[#fields + 2] = 'gate', lane.gate end
   if open ~= lane.open then fields[#fields + 1], fields[#fields + 2] = 'open', int(open) end
   if #fields > 0 then redis.call('HSET', lane.key, unpack(fields)) end
-  if is_left then
+  if is_released then
     redis.call('HDEL', lane.key, 'owner', 'token', 'earliest_ms', 'estimated')
     redis.call('PEXPIRE', lane.key, gate_ttl)
   end
 end
-in_slices(#left, function(first, last) redis.call('ZREM', attention_key, unpack(left, first, last)) end)
+in_slices(#released, function(first, last) redis.call('ZREM', attention_key, unpack(released, first, last)) end)
 if done ~= 0 then count_in_fleet(backlog_key, -done) end
 return replies

@@ -84,7 +84,7 @@ class LaneChanges(NamedTuple):
     gate: bytes | None
     """State of the gate as JSON; None if unchanged."""
     changes: Sequence[Change]
-    leave: bool = False
+    release_if_empty: bool = False
     """Release the lane, whose gate is open, if it is empty afterwards."""
 
 
@@ -93,7 +93,7 @@ def settle_call(lanes: Iterable[LaneChanges], *, to_all_results: bool) -> Call:
     batches: dict[str, int] = {}
     lane_names: list[str] = []
     lane_args: list[Arg] = []
-    for lane, token, gate, changes, leave in lanes:
+    for lane, token, gate, changes, release_if_empty in lanes:
         args: list[Arg] = []
         for change in changes:
             args += (change.fetch_id, change.kind)
@@ -101,9 +101,9 @@ def settle_call(lanes: Iterable[LaneChanges], *, to_all_results: bool) -> Call:
                 args.append(batches.setdefault(change.batch_id, len(batches) + 1))
             args += change.args
         lane_names += (keys.lane(lane), keys.claimed(lane), keys.later(lane))
-        if leave:
+        if release_if_empty:
             lane_names += (keys.cancelled(lane), *keys.waiting(lane))
-        lane_args += (lane, token, gate or b"", int(leave), len(args), *args)
+        lane_args += (lane, token, gate or b"", int(release_if_empty), len(args), *args)
     names = [keys.DEAD, keys.ALL_RESULTS, keys.BACKLOG, keys.ATTENTION]
     for batch_id in batches:
         names += (keys.batch(batch_id), keys.results(batch_id))
@@ -119,8 +119,8 @@ class Settled(NamedTuple):
     """Unix ms by Redis's clock."""
     had_ended: list[bytes]
     """IDs of fetches that had ended before, and got no result."""
-    left: bool
-    """True if the lane was released."""
+    is_released: bool
+    """True if the lane is idle now."""
 
 
 def _settled(reply: Any) -> Settled | Exception | None:
@@ -129,8 +129,8 @@ def _settled(reply: Any) -> Settled | Exception | None:
         return runner.named(reply)
     if not reply:
         return None
-    left = reply[-1] == b"left"
-    return Settled(reply[0], reply[1 : len(reply) - left], left)
+    is_released = reply[-1] == b"left"
+    return Settled(reply[0], reply[1 : len(reply) - is_released], is_released)
 
 
 async def settle_many(

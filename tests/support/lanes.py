@@ -224,14 +224,14 @@ class LaneHold:
         """Claim the fetches to remove from a queue, for one step of the removal scan."""
         return await self.store.withdraw(self.lane.name, self.held.token, kind, where, offset)
 
-    def settlement(self, *settlements: Settlement, leave: bool = False) -> runner.Call:
-        """Return the call that writes the settlements. leave: release the lane if it is then empty."""
-        changes = self._settler._changes(self.lane, settlements, leave=leave)
+    def settlement(self, *settlements: Settlement, release_if_empty: bool = False) -> runner.Call:
+        """Return the call that writes the settlements."""
+        changes = self._settler._changes(self.lane, settlements, release_if_empty=release_if_empty)
         return settlement.settle_call([changes], to_all_results=self._settler._for_all)
 
-    async def settle(self, *settlements: Settlement, leave: bool = False) -> Any:
+    async def settle(self, *settlements: Settlement, release_if_empty: bool = False) -> Any:
         """Write the settlements; return the reply, [] if the token is stale."""
-        call = self.settlement(*settlements, leave=leave)
+        call = self.settlement(*settlements, release_if_empty=release_if_empty)
         (reply,) = await runner.run(self.redis, call.script, call.keys, call.args)
         return reply
 

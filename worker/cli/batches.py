@@ -146,7 +146,7 @@ def results(
                 echo(render.result_line(result, reveal=reveal))
         return stream.position, [retry.id for retry in await handle.retried_as()]
 
-    def go_on(error: FleetUnreachableError) -> str:
+    def next_command(error: FleetUnreachableError) -> str:
         words = ["results", batch, *(["--follow"] if follow else []), "--after", error.position or after]
         words += ["--outcome", outcome.value] if outcome else []
         return command_line(
@@ -157,7 +157,7 @@ def results(
             redis_url=redis,
         )
 
-    position, retried_as = query(redis, read, redis_patience, go_on, via)
+    position, retried_as = query(redis, read, redis_patience, next_command, via)
     console.print(f"to continue after these results: --after {position}")
     for batch_id in retried_as:
         console.print(f"its failed fetches were retried; see: fetchfleet results {batch_id}")

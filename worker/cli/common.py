@@ -21,7 +21,7 @@ from fetchfleet.worker.errors import BAD_USE, FAILED, CommandError
 from fetchfleet.worker.local.process import run_until_signal, settings_from
 from fetchfleet.worker.local.progress import SafeConsole, StandardError
 from fetchfleet.worker.observability import redact
-from fetchfleet.worker.redis_support.errors import GoOn, followed_at, redis_at
+from fetchfleet.worker.redis_support.errors import NextCommand, followed_at, redis_at
 
 T = TypeVar("T")
 
@@ -37,20 +37,20 @@ def query(
     redis_url: str | None,
     question: Callable[[Fleet, Redis], Coroutine[Any, Any, T]],
     patience_s: float | None = None,
-    go_on: GoOn | None = None,
+    next_command: NextCommand | None = None,
     via: str | None = None,
 ) -> T:
     """Return the answer of a fleet to a question. Raises CommandError.
 
     redis_url, patience_s, via: the values of the options; if None, those of the environment. question: called
-    again, for patience_s, if Redis fails. go_on: returns the command that continues after that.
+    again, for patience_s, if Redis fails. next_command: returns the command that continues after that.
     """
     settings = settings_from({"redis_url": redis_url, "redis_patience_s": patience_s, "via": via})
     url, patience_s = settings.redis_url, settings.redis_patience_s
     by: Via = "inbox" if settings.via == "inbox" else "lanes"
 
     async def ask() -> T:
-        with redis_at(url), followed_at(url, go_on):
+        with redis_at(url), followed_at(url, next_command):
             async with (
                 Fleet(url, redis_patience_s=patience_s, warn=warn, via=by) as fleet,
                 connect(url) as redis,

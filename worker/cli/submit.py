@@ -114,7 +114,7 @@ def submit(
             "submit", file, "--batch", error.batch_id, *skips, *via_words(via), redis_url=redis
         )
 
-    def go_on(error: FleetUnreachableError) -> str:
+    def next_command(error: FleetUnreachableError) -> str:
         words = ["results", error.batch_id, "--follow", "--after", error.position or FROM_THE_START]
         words += via_words(via)
         if report is None:
@@ -122,7 +122,7 @@ def submit(
         return f"{command_line(*words, '--json', '--reveal', redis_url=redis)} >> {shlex.quote(str(report))}"
 
     batch, counts = run_until_signal(
-        submit_list(fetches, settings, limit, outputs, batch_id, complete, go_on if waits else None),
+        submit_list(fetches, settings, limit, outputs, batch_id, complete, next_command if waits else None),
         "interrupted; the workers fetch what was enqueued",
     )
     if counts is not None:

@@ -13,7 +13,7 @@ from fetchfleet.worker.gate.state import (
     TRAFFIC_WINDOW_MS,
     Breaker,
     GateState,
-    RecordedAnswer,
+    RecordedAttempt,
     recent_traffic,
     request_sent,
 )
@@ -98,7 +98,7 @@ class Observation(NamedTuple):
     """The number of fetches in flight when the attempt ended."""
     latency_ms: float | None = None
     """From the request to the head of a good response; None without one."""
-    what: str = ""
+    outcome: str = ""
     """The status of the response, or the reason for which none was received."""
     throttle: bool = False
     """True if the response asked to back off (429, or 403 or 503 with Retry-After)."""
@@ -224,7 +224,7 @@ def grant(state: GateState, policy: LanePolicy) -> int:
     """Return the grant: how many fetches may be in flight until the state or the policy changes.
 
     A host has a grant if it is healthy and no limit depends on the clock. Starts and good responses then
-    change no decision, and `caught_up` may count them later. 0 means no grant: call `admit`, `started` and
+    change no decision, and `count_granted` counts them later. 0 means no grant: call `admit`, `started` and
     `attempt_ended` for each fetch.
     """
     limit = policy.concurrency
@@ -233,19 +233,19 @@ def grant(state: GateState, policy: LanePolicy) -> int:
     return limit
 
 
-def caught_up(state: GateState, starts_ms: Sequence[int], answers: Sequence[RecordedAnswer]) -> GateState:
+def count_granted(state: GateState, starts_ms: Sequence[int], ended: Sequence[RecordedAttempt]) -> GateState:
     """Return the state after the requests and good responses made under a grant, each in order."""
     traffic, traffic_ms = state.traffic, state.traffic_ms
     for at_ms in starts_ms:
         traffic = traffic * math.exp(-max(0, at_ms - traffic_ms) / TRAFFIC_WINDOW_MS) + 1
         traffic_ms = at_ms
-    recent = (*state.answers, *answers)[-ANSWERS_KEPT:]
+    recent = (*state.answers, *ended)[-ANSWERS_KEPT:]
     return replace(state, traffic=traffic, traffic_ms=traffic_ms, answers=recent)
 
 
-def answered(state: GateState, what: str, now_ms: int) -> GateState:
-    """Return the state with one more recorded answer. what: a status, or the reason for no response."""
-    return replace(state, answers=(*state.answers[1 - ANSWERS_KEPT :], RecordedAnswer(now_ms, what)))
+def answered(state: GateState, outcome: str, now_ms: int) -> GateState:
+    """Return the state with one more recorded attempt. outcome: a status, or the reason for no response."""
+    return replace(state, answers=(*state.answers[1 - ANSWERS_KEPT :], RecordedAttempt(now_ms, outcome)))
 
 
 def attempt_ended(
@@ -255,8 +255,8 @@ def attempt_ended(
 
     chance: in [0, 1); lengthens the time for which the breaker opens.
     """
-    if observation.what:
-        state = answered(state, observation.what, now_ms)
+    if observation.outcome:
+        state = answered(state, observation.outcome, now_ms)
     if observation.signal is HostSignal.NOTHING:
         return state
     within, limit = policy.concurrency, state.limit

@@ -12,7 +12,7 @@ from fetchfleet.worker.gate.concurrency import HOLD_CAP_S, SAMPLE_ROUNDS
 from fetchfleet.worker.gate.gate import ANSWERS_KEPT
 from fetchfleet.worker.gate.quota import MAX_WINDOW_S
 from fetchfleet.worker.gate.robots_rules import MAX_CRAWL_DELAY_S
-from fetchfleet.worker.gate.state import Breaker, GateState, Limit, RecordedAnswer
+from fetchfleet.worker.gate.state import Breaker, GateState, Limit, RecordedAttempt
 from fetchfleet.worker.policy.model import BOUNDS, LanePolicy
 from fetchfleet.worker.util.backoff import upward_jitter_s
 
@@ -66,7 +66,7 @@ def bounded(state: GateState, policy: LanePolicy, now_ms: int) -> GateState:
         retry_ms=_clamped_float(state.retry_ms, float(now_ms + MAX_RETRIES_AHEAD_MS)),
         limit=state.limit if state.limit == Limit() else _limit(state.limit, now_ms),
         answers=tuple(
-            RecordedAnswer(_clamped(answer.at_ms, now_ms), answer.what[:MAX_ANSWER_CHARS])
+            RecordedAttempt(_clamped(answer.at_ms, now_ms), answer.outcome[:MAX_ANSWER_CHARS])
             for answer in state.answers[-ANSWERS_KEPT:]
         ),
     )

@@ -38,12 +38,12 @@ class Limit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The number of responses in recent_ms since the last cut."""
 
 
-class RecordedAnswer(msgspec.Struct, frozen=True, array_like=True):
+class RecordedAttempt(msgspec.Struct, frozen=True, array_like=True):
     """The outcome of one attempt, for operators."""
 
     at_ms: int
     """When the attempt ended, in Unix ms."""
-    what: str
+    outcome: str
     """The status of the response, or the reason for which none was received."""
 
 
@@ -91,7 +91,7 @@ class GateState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The retry budget (worker/gate/retry_budget.py): theoretical arrival time of GCRA."""
     limit: Limit = Limit()
     """Adaptive concurrency."""
-    answers: tuple[RecordedAnswer, ...] = ()
+    answers: tuple[RecordedAttempt, ...] = ()
     """The last few outcomes, oldest first."""
 
 

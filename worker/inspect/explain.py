@@ -159,7 +159,7 @@ async def explain_lane(redis: Redis, policy: Policy, name: str) -> LaneExplained
         waiting=snapshot.waiting,
         concurrency=gate.max_in_flight(gate_state, lane_policy),
         owner=text_of(owner[:MAX_OWNER_BYTES]) if owner else None,
-        answers=[HostAnswer(answer.at_ms, answer.what) for answer in gate_state.answers],
+        answers=[HostAnswer(answer.at_ms, answer.outcome) for answer in gate_state.answers],
         unserved=[
             UnservedFetches(needs=sorted(abilities), fetches=count)
             for abilities, count in unserved_counts.items()
@@ -222,10 +222,10 @@ def why_closed(why: WaitReason, state: GateState, policy: LanePolicy) -> str:
     match why:
         case WaitReason.COOL_DOWN:
             statuses = [
-                answer.what
+                answer.outcome
                 for answer in state.answers
-                if answer.what in {"429", "503"}
-                or (answer.what == "403" and answer.at_ms == state.cool_since_ms)
+                if answer.outcome in {"429", "503"}
+                or (answer.outcome == "403" and answer.at_ms == state.cool_since_ms)
             ]
             return f"the host asked to back off{f' with {statuses[-1]}' if statuses else ''}"
         case WaitReason.BREAKER:
@@ -270,8 +270,8 @@ def how_it_fails(state: GateState) -> str:
     """Return the last failure of the host, in words. Pure."""
     last = "no response"
     for answer in state.answers:
-        if is_host_failure(int(answer.what)) if answer.what.isdecimal() else answer.what in FAILURES:
-            last = answer.what
+        if is_host_failure(int(answer.outcome)) if answer.outcome.isdecimal() else answer.outcome in FAILURES:
+            last = answer.outcome
     if last.isdecimal():
         return f"the host responds with {last}"
     if last in BROKEN_ANSWERS:

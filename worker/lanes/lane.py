@@ -12,7 +12,7 @@ from fetchfleet.jobs.contract.urls import origin_of_url
 from fetchfleet.worker.gate import gate
 from fetchfleet.worker.gate.gate import ADMIT, SATURATED, Admission, Closed
 from fetchfleet.worker.gate.robots_rules import ALLOW_ALL, KnownRobots, RobotsRules
-from fetchfleet.worker.gate.state import GateState, RecordedAnswer, to_json
+from fetchfleet.worker.gate.state import GateState, RecordedAttempt, to_json
 from fetchfleet.worker.policy.model import LanePolicy
 from fetchfleet.worker.util.clock import RedisClock, mono_s
 
@@ -90,7 +90,7 @@ class Lane:
         """How many fetches may be in flight until gate or policy changes; 0: the gate decides each time."""
         self._gate = state
         self._starts_ms: list[int] = []
-        self._answers: deque[RecordedAnswer] = deque(maxlen=gate.ANSWERS_KEPT)
+        self._answers: deque[RecordedAttempt] = deque(maxlen=gate.ANSWERS_KEPT)
         """Starts and responses under the grant that the gate has not counted yet."""
         self._saved_gate = state
         self.clock = clock
@@ -112,7 +112,7 @@ class Lane:
         """For each origin whose robots.txt is requested, the fetch that waits for it."""
         self.cancelled: set[str] = set()
         """Cancelled batches that may still have fetches in the lane."""
-        self.leaving = False
+        self.stopping = False
         self.lost = False
         self.lapsed = False
         self.released = False
@@ -130,7 +130,7 @@ class Lane:
         self._wake_up: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
-        states = {"lost": self.lost, "lapsed": self.lapsed, "leaving": self.leaving, "held": True}
+        states = {"lost": self.lost, "lapsed": self.lapsed, "stopping": self.stopping, "held": True}
         state = next(name for name, holds in states.items() if holds)
         limit = gate.max_in_flight(self.gate, self.policy)
         return (
@@ -141,7 +141,7 @@ class Lane:
     @property
     def serving(self) -> bool:
         """True if fetches may be started."""
-        return not self.lost and not self.leaving and mono_s() < self.lease_ends_s
+        return not self.lost and not self.stopping and mono_s() < self.lease_ends_s
 
     @property
     def live(self) -> bool:
@@ -156,7 +156,7 @@ class Lane:
     def gate(self) -> GateState:
         """The state of the host as the lane knows it. Changed by LaneSession.change_gate only."""
         if self._starts_ms or self._answers:
-            self._gate = gate.caught_up(self._gate, self._starts_ms, self._answers)
+            self._gate = gate.count_granted(self._gate, self._starts_ms, self._answers)
             self._starts_ms.clear()
             self._answers.clear()
         return self._gate
@@ -179,7 +179,7 @@ class Lane:
 
     def count_answer(self, status: int, now_ms: int) -> None:
         """Count a good answer to a request, while the grant holds."""
-        self._answers.append(RecordedAnswer(now_ms, str(status)))
+        self._answers.append(RecordedAttempt(now_ms, str(status)))
 
     def closed(self) -> Closed | None:
         """Return until when the lane is closed and why, None while it is open."""
@@ -317,7 +317,7 @@ class Lane:
         """Stop all network and disk work: another worker may own the lane. Results may still be settled."""
         self.lapsed = True
         self.cut_short()
-        self.leave()
+        self.stop_serving()
 
     def cut_short(self) -> None:
         """Stop the fetches in flight; those that had started are handed back as interrupted."""
@@ -337,9 +337,9 @@ class Lane:
         """Note that no fetch of these cancelled batches is left."""
         self.cancelled -= batches
 
-    def leave(self) -> None:
+    def stop_serving(self) -> None:
         """Start nothing more; fetches in flight may end."""
-        self.leaving = True
+        self.stopping = True
         self.notify()
 
     def notify(self) -> None:

@@ -161,13 +161,13 @@ class Settler:
         """Return whether a call that releases the lane, if it is empty, is under way."""
         return lane in self._releasing
 
-    async def flushed(self, lane: Lane) -> None:
+    async def flush(self, lane: Lane) -> None:
         """Return when nothing of the lane waits to be written."""
         self._awaited.set()
         async with self._written:
             await self._written.wait_for(lambda: lane.lost or not self.has(lane))
 
-    async def caught_up(self, lane: Lane) -> None:
+    async def flush_pending(self, lane: Lane) -> None:
         """Return when everything of the lane that waited at the call is written; more may have come since."""
         self._awaited.set()
         enough = self._rounds + 2  # the round under way may have begun before it was added
@@ -208,7 +208,7 @@ class Settler:
         """Send the settlements of each lane until Redis has answered for all of them."""
         self._releasing = {lane for lane in batch if lane.seems_empty}
         unwritten = {
-            lane: self._changes(lane, settlements, leave=lane in self._releasing)
+            lane: self._changes(lane, settlements, release_if_empty=lane in self._releasing)
             for lane, settlements in batch.items()
         }
 
@@ -237,7 +237,7 @@ class Settler:
                     raise unanswered[0]
 
     def _changes(
-        self, lane: Lane, settlements: Iterable[Settlement], *, leave: bool = False
+        self, lane: Lane, settlements: Iterable[Settlement], *, release_if_empty: bool = False
     ) -> scripts.LaneChanges:
         """Return the changes to a lane, without rewritten entries of fetches that end in the same call.
 
@@ -248,7 +248,9 @@ class Settler:
             ending = {item.change.fetch_id for item in items if item.ends}
             items = [item for item in items if item.ends or item.change.fetch_id not in ending]
         gate = None if lane.gate_is_saved else lane.gate_to_save()
-        return scripts.LaneChanges(lane.name, lane.token, gate, [item.change for item in items], leave)
+        return scripts.LaneChanges(
+            lane.name, lane.token, gate, [item.change for item in items], release_if_empty
+        )
 
     async def _may_pass(self, lane: Lane, settlements: Iterable[Settlement], error: Exception) -> bool:
         """Return whether to send the settlements again.
@@ -280,8 +282,8 @@ class Settler:
             lane.lose()
             return
         lane.clock.sync(reply.now_ms)
-        lane.released = reply.left
-        if releasing and not reply.left:
+        lane.released = reply.is_released
+        if releasing and not reply.is_released:
             lane.claims.note(emptied=False, found=False)
         had_ended = [fetch_id.decode() for fetch_id in reply.had_ended]
         lines: list[FinishedLine] = []

@@ -30,7 +30,7 @@ async def withdraw(session: LaneSession[LaneServices], removal: Removal, end: En
         offset: int | None = 0
         while offset is not None:
             if services.settler.full:
-                await services.settler.flushed(lane)
+                await services.settler.flush(lane)
             call = functools.partial(services.store.withdraw, lane.name, lane.token, removal, queue, offset)
             found = await session.retry_until_lost(call)
             count += await end_claims(session, found, end)

@@ -40,7 +40,7 @@ from fetchfleet.worker.local.process import (
 from fetchfleet.worker.local.progress import Progress, Tally, summary
 from fetchfleet.worker.local.run_record import ENDED_RUNS, RunPart, RunRecord
 from fetchfleet.worker.observability import redact
-from fetchfleet.worker.redis_support.errors import GoOn, followed_at, redis_at
+from fetchfleet.worker.redis_support.errors import NextCommand, followed_at, redis_at
 from fetchfleet.worker.settings import Settings
 from fetchfleet.worker.sink.files.directory import REDIS_FOLDER, STATE_FOLDER
 from fetchfleet.worker.util.clock import mono_s
@@ -231,13 +231,13 @@ async def submit(
     limit: BacklogLimit,
     outputs: Outputs,
     batch_id: str | None,
-    complete: GoOn,
-    go_on: GoOn | None,
+    complete: NextCommand,
+    next_command: NextCommand | None,
 ) -> tuple[Batch, Counts | None]:
-    """Enqueue the list for a running fleet, and with `go_on` follow the batch to its end.
+    """Enqueue the list for a running fleet, and with `next_command` follow the batch to its end.
 
-    batch_id: the batch of an earlier submit, to be completed. complete, go_on: return the command that
-    continues if Redis is unreachable while the list is enqueued, or while the batch is followed. Raises
+    batch_id: the batch of an earlier submit, to be completed. complete, next_command: return the command
+    that continues if Redis is unreachable while the list is enqueued, or while the batch is followed. Raises
     ExportError, CommandError.
     """
     url = settings.redis_url
@@ -254,10 +254,10 @@ async def submit(
             raise CommandError(str(error), BAD_USE) from None
         with redis_at(url), followed_at(url, complete):
             batch = await fleet.submit(fetches, batch_id=batch_id, when_full=limit.when_full)
-        if go_on is None:
+        if next_command is None:
             return batch, None
         export = ExportTarget(outputs.lines_to, settings.out) if outputs.lines_to else None
-        with followed_at(url, go_on):
+        with followed_at(url, next_command):
             return batch, await follow(url, batch, outputs, export)
 
 

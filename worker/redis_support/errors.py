@@ -37,20 +37,21 @@ class UnreachableFleetError(CommandError):
     exit_code = UNREACHABLE
 
 
-GoOn = Callable[[FleetUnreachableError], str]
+NextCommand = Callable[[FleetUnreachableError], str]
 """Returns the command that continues after the error."""
 
 
 @contextmanager
-def followed_at(redis_url: str, go_on: GoOn | None = None) -> Iterator[None]:
+def followed_at(redis_url: str, next_command: NextCommand | None = None) -> Iterator[None]:
     """Turn FleetUnreachableError within the block into UnreachableFleetError.
 
-    go_on: returns the command to continue with; None if the same command can be repeated.
+    next_command: returns the command to continue with; None if the same command can be repeated.
     """
     try:
         yield
     except FleetUnreachableError as error:
-        remedy = f"continue with: {go_on(error)}" if go_on else "repeat the command when Redis is back"
+        command = next_command(error) if next_command else None
+        remedy = f"continue with: {command}" if command else "repeat the command when Redis is back"
         # An error without a cause means that Redis replies, but no worker took a message of the inbox.
         message = _unreachable(redis_url, error.__cause__) if error.__cause__ else str(error)
         raise UnreachableFleetError(f"{message}\n{remedy}") from error

@@ -169,7 +169,7 @@ async def run_worker(settings: Settings, health: ProcessHealth | None = None) ->
     gc_freeze.freeze()
     work = asyncio.create_task(serve_arq_jobs(runtime), name="arq")
     await aio.wait_for_either(work, signalled)
-    runtime.leave()  # first, because the end of arq's loop takes a while if Redis does not reply
+    runtime.begin_stop()  # first, because the end of arq's loop takes a while if Redis does not reply
     async with aio.cancelling(work, STOP_ARQ_S):
         await runtime.stop()
 

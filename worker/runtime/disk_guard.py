@@ -69,4 +69,4 @@ class DiskGuard:
             self._logged = False
         if self.shortage:
             for lane in self._lanes.values():
-                lane.leave()
+                lane.stop_serving()

@@ -98,7 +98,7 @@ class LiveLanes:
             self._reset(lane, acquired.reset_by)
         self._lanes[lane.pool] = lane
         if self.stopping or self.drained.is_set():
-            lane.leave()
+            lane.stop_serving()
         self._cancels_version = None  # read again: a batch may have been cancelled since the acquisition
         log_events.taken(lane, len(acquired.orphans.serialized), self._services.worker_id)
         if not policy.verify:
@@ -156,7 +156,7 @@ class LiveLanes:
 
     async def _make_retries_due(self, lane: Lane) -> None:
         """Make the retries of a reset lane due, including those that are still being written to Redis."""
-        await self._services.settler.caught_up(lane)
+        await self._services.settler.flush_pending(lane)
         try:
             await self._services.store.make_retries_due(lane.name, lane.clock.now_ms())
         except (RedisError, OSError) as error:
@@ -174,11 +174,11 @@ class LiveLanes:
         self.undrained.set()
         self._lanes_wanted.set()
 
-    def leave(self) -> None:
+    def stop_serving(self) -> None:
         """Start no more fetches, and release each lane when its fetches have ended."""
         self.stopping = True
         for lane in self._lanes.values():
-            lane.leave()
+            lane.stop_serving()
 
     async def end(self, grace_ends_s: float, lease_s: float) -> None:
         """Wait for fetches until grace_ends_s (monotonic), then interrupt them and release the lanes.

@@ -157,17 +157,17 @@ class Runtime:
         """Stop looking for due lanes. take_lane still acquires them. For tests and benchmarks."""
         await aio.end(self._fleet_loops["lanes"])
 
-    def leave(self) -> None:
+    def begin_stop(self) -> None:
         """Begin shutdown: acquire no lanes and start no fetches. Those in flight have a grace period."""
         if self.stopping:
             return
         self._grace_ends_s = mono_s() + self.settings.grace_s
         self.log.info(Event.WORKER_STOPPING, lanes=len(self.lanes))
-        self.live_lanes.leave()
+        self.live_lanes.stop_serving()
 
     async def stop(self) -> None:
         """Leave the fleet, wait for fetches until the grace period ends, return the rest, and close."""
-        self.leave()
+        self.begin_stop()
         if self._stopped:
             return
         self._stopped = True

@@ -31,7 +31,7 @@ class HeldLane(NamedTuple):
     in_flight: int
     unrepeatable: bool = False
     """Whether a request is in flight that must not be sent twice."""
-    leaving: bool = False
+    stopping: bool = False
     """Whether it is being given back."""
     unwanted: bool = False
     """Whether no other worker acquired it when it was last due."""
@@ -54,7 +54,7 @@ def balance(lanes: Sequence[HeldLane], load: FleetLoad, too_many: int) -> Balanc
 
     No lane goes while this worker holds at most its share and SLACK, and it keeps at least its share.
     """
-    candidates = [lane for lane in lanes if not lane.leaving and not lane.unwanted]
+    candidates = [lane for lane in lanes if not lane.stopping and not lane.unwanted]
     if len(candidates) <= share(load) + SLACK:
         return Balance(0, [])
     if too_many + 1 < LOOKS:

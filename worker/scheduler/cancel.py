@@ -24,7 +24,7 @@ async def end_cancelled_batches(session: FetchSession) -> None:
         await lane.changed(math.inf)
 
     # A fetch that was settled before it was stopped keeps that settlement.
-    await services.settler.caught_up(lane)
+    await services.settler.flush_pending(lane)
     lane.unqueue(batches)
     held = [entry for entry in lane.entries.values() if entry.batch_id in batches]
     for entry in held:
@@ -36,7 +36,7 @@ async def end_cancelled_batches(session: FetchSession) -> None:
 
     # A withdrawal whose reply was lost may have claimed fetches that this worker does not know of.
     while not lane.lost:
-        await services.settler.caught_up(lane)
+        await services.settler.flush_pending(lane)
         left = await session.retry_until_lost(
             lambda: services.store.withdrawn(lane.name, lane.token, batches)
         )

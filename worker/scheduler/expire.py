@@ -71,7 +71,7 @@ async def hold_orphaned_claims(session: FetchSession) -> None:
     among them. Nothing else is claimed meanwhile.
     """
     lane, services = session.lane, session.services
-    await services.settler.caught_up(lane)
+    await services.settler.flush_pending(lane)
     known = set(lane.entries)  # read first: a fetch that is settled meanwhile may still be in the reply
     claimed = await session.retry_until_lost(lambda: services.store.claims(lane.name, lane.token))
     unknown = [

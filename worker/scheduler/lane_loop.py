@@ -28,7 +28,7 @@ from fetchfleet.worker.scheduler.cancel import end_cancelled_batches
 from fetchfleet.worker.scheduler.expire import end_expired, end_if_dead
 from fetchfleet.worker.scheduler.probe import cheapest
 from fetchfleet.worker.scheduler.slots import acquire_slot
-from fetchfleet.worker.scheduler.step import Continue, Leave, Step, Wait, WaitForChange
+from fetchfleet.worker.scheduler.step import Continue, ReleaseLane, Step, Wait, WaitForChange
 from fetchfleet.worker.util import aio
 from fetchfleet.worker.util.clock import mono_s
 
@@ -41,7 +41,7 @@ POLL_S = 0.5
 PROBE_CHOICE = 32
 """From how many fetches the probe of a host that may be down is chosen."""
 
-CONTINUE, WAIT_FOR_CHANGE, LEAVE = Continue(), WaitForChange(), Leave()
+CONTINUE, WAIT_FOR_CHANGE, RELEASE = Continue(), WaitForChange(), ReleaseLane()
 
 Work = Callable[[FetchSession, Entry], Coroutine[Any, Any, None]]
 
@@ -73,8 +73,8 @@ async def serve_lane(
 
         while lane.serving and not lane.for_upkeep and not lane.released:
             step = WAIT_FOR_CHANGE if services.settler.is_releasing(lane) else await _step(session)
-            if step is LEAVE:
-                lane.leave()
+            if step is RELEASE:
+                lane.stop_serving()
             elif step is not CONTINUE:
                 wait_s = step.wait_s if isinstance(step, Wait) else math.inf
                 await lane.rest(min(wait_s, check_s))
@@ -97,7 +97,7 @@ async def _release(session: FetchSession) -> None:
     """Give the lane back with what is left in it, once Redis has its settlements."""
     lane = session.lane
     if not lane.released:
-        await session.services.settler.flushed(lane)
+        await session.services.settler.flush(lane)
     if lane.released:
         log_events.released_empty(lane, session.services.worker_id)
     elif not lane.lost:
@@ -130,14 +130,14 @@ async def _step(session: FetchSession) -> Step:
             slots.release()
         admission = lane.admission()
         if isinstance(admission, Closed):
-            return await _wait_or_leave(session, admission)
+            return await _wait_or_release(session, admission)
         if admission is SATURATED:
             claims = lane.claims.ahead and not lane.ready and not settler.full
             return await _claim(session) if claims else WAIT_FOR_CHANGE
         if isolation.closed or settler.full:
             return _wait_for_others(session)
         if not lane.ready:
-            return LEAVE if lane.aside and handover.is_due(session) else await _claim(session)
+            return RELEASE if lane.aside and handover.is_due(session) else await _claim(session)
         entry = _next(lane)
         if await end_unattempted(session, entry):
             return CONTINUE
@@ -155,13 +155,13 @@ def _wait_for_others(session: FetchSession) -> Step:
     return WAIT_FOR_CHANGE
 
 
-async def _wait_or_leave(session: FetchSession, closed: Closed) -> Step:
+async def _wait_or_release(session: FetchSession, closed: Closed) -> Step:
     """Return what to do while the lane is closed; end its fetches if the host is dead."""
     lane = session.lane
     if closed.why is WaitReason.BREAKER and await end_if_dead(session):
-        return WAIT_FOR_CHANGE if lane.in_flight else LEAVE
+        return WAIT_FOR_CHANGE if lane.in_flight else RELEASE
     wait_s = (closed.until_ms - lane.clock.now_ms()) / 1000
-    return Wait(max(wait_s, 0.001)) if lane.in_flight or wait_s <= MAX_IDLE_WAIT_S else LEAVE
+    return Wait(max(wait_s, 0.001)) if lane.in_flight or wait_s <= MAX_IDLE_WAIT_S else RELEASE
 
 
 def _next(lane: Lane) -> Entry:
@@ -304,6 +304,6 @@ async def _claim(session: FetchSession) -> Step:
     if lane.in_flight:
         return Wait(min(retry_s, POLL_S))
     if services.settler.has(lane):  # a retry on its way to Redis may be due soon
-        await services.settler.flushed(lane)
+        await services.settler.flush(lane)
         return CONTINUE
-    return Wait(retry_s) if retry_s <= MAX_IDLE_WAIT_S else LEAVE
+    return Wait(retry_s) if retry_s <= MAX_IDLE_WAIT_S else RELEASE

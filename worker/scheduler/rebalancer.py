@@ -38,7 +38,7 @@ class Rebalancer:
                 token=lane.token,
                 in_flight=len(lane.in_flight),
                 unrepeatable=_unrepeatable(lane),
-                leaving=lane.leaving or lane.lost,
+                stopping=lane.stopping or lane.lost,
                 unwanted=now_s < lane.unwanted_until_s,
             )
             for lane in self._lanes.values()
@@ -46,7 +46,7 @@ class Rebalancer:
         self._too_many, give = balance(held, load, self._too_many)
         for pool in give:
             log_events.yielded(self._lanes[pool], len(self._lanes), load.busy, load.workers, self._log)
-            self._lanes[pool].leave()
+            self._lanes[pool].stop_serving()
             self._given_s[pool] = now_s
         self._cut_late(now_s)
 
@@ -54,7 +54,7 @@ class Rebalancer:
         """Give every lane back, because this worker is drained; cut short what has not ended in time."""
         now_s = mono_s()
         for lane in self._lanes.values():
-            lane.leave()
+            lane.stop_serving()
             self._given_s.setdefault(lane.pool, now_s)
         self._cut_late(now_s)
 

@@ -17,8 +17,8 @@ class Wait(NamedTuple):
     wait_s: float
 
 
-class Leave(NamedTuple):
+class ReleaseLane(NamedTuple):
     """Give the lane back."""
 
 
-Step = Continue | WaitForChange | Wait | Leave
+Step = Continue | WaitForChange | Wait | ReleaseLane

@@ -38,7 +38,7 @@ async def test_a_worker_reports_the_reasons_why_it_is_not_ready(
         monkeypatch.undo()
         worker.runtime.disk_guard.shortage = "bytes"
         replies.append(await reasons())
-        worker.runtime.leave()
+        worker.runtime.begin_stop()
         replies.append(await reasons())
         await worker.stop()
     gone = await reasons()

@@ -39,7 +39,7 @@ async def test_a_worker_over_its_share_interrupts_gets_and_not_posts(
         await wait_until(lambda: all(host.in_progress for host in hosts.values()), "three requests")
         for _ in range(LOOKS):
             worker.runtime.signals.apply_load(ONE_LANE_A_WORKER)
-        leaving = [lane.name for lane in worker.runtime.lanes.values() if lane.leaving]
+        leaving = [lane.name for lane in worker.runtime.lanes.values() if lane.stopping]
         await wait_until(lambda: requests_to(hosts) == requests, "interrupted requests to be repeated")
         may_end.set()
         results = await results_of(batch)

@@ -252,7 +252,7 @@ async def test_a_folder_on_the_device_below_a_mount_is_not_used(
         with pytest.raises(OSError, match="was moved"):
             await store_body(sink, b"body")
     assert space.displaced
-    assert f"{out} was moved, removed or replaced: its file system is not mounted" in str(space.error)
+    assert f"{out} was moved, removed or replaced: its file system is no longer mounted" in str(space.error)
     assert not files(out)
 
 

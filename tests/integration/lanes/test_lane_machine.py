@@ -186,11 +186,11 @@ class LaneMachine(RuleBasedStateMachine):
         self.set_back_s += max(0, -by_s)
 
     @precondition(lambda self: any(self.hands.values()))
-    @rule(owner=OWNERS, count=COUNTS, how=st.sampled_from(list(SETTLEMENTS)), leave=st.booleans())
-    def settle(self, owner: str, count: int, how: str, *, leave: bool) -> None:
+    @rule(owner=OWNERS, count=COUNTS, how=st.sampled_from(list(SETTLEMENTS)), release_if_empty=st.booleans())
+    def settle(self, owner: str, count: int, how: str, *, release_if_empty: bool) -> None:
         """End or postpone claimed fetches, twice; perhaps release the lane with it."""
         if self.hands[owner]:
-            self.run(self._settle(owner, count, how, leave=leave))
+            self.run(self._settle(owner, count, how, release_if_empty=release_if_empty))
 
     @precondition(lambda self: self.holds)
     @rule(owner=OWNERS, shut=st.booleans(), changed=st.booleans())
@@ -377,22 +377,24 @@ class LaneMachine(RuleBasedStateMachine):
     async def _waiting(self) -> list[bytes]:
         return [element for where in LISTS for element in await waiting(self.redis, where)]
 
-    async def _settle(self, owner: str, count: int, how: str, *, leave: bool) -> None:
+    async def _settle(self, owner: str, count: int, how: str, *, release_if_empty: bool) -> None:
         hands = self.hands[owner]
         elements, self.hands[owner] = hands[:count], hands[count:]
         ours = await self._ours(owner)
         before = await everything(self.redis)
         settlements = [SETTLEMENTS[how](element) for element in elements]
         self.sent.append((self.holds[owner], settlements))
-        reply = await self.holds[owner].settle(*settlements, leave=leave)
+        reply = await self.holds[owner].settle(*settlements, release_if_empty=release_if_empty)
         assert bool(reply) is ours
         assert (await everything(self.redis) != before) is ours
         if ours:
             empty = not await self._in_lane(LANE) and not await self._flagged()
-            assert (reply[-1] == b"left") is (leave and empty)
-            assert (await state(self.redis) == "idle") is (leave and empty)
+            assert (reply[-1] == b"left") is (release_if_empty and empty)
+            assert (await state(self.redis) == "idle") is (release_if_empty and empty)
         after = await everything(self.redis)
-        assert await self.holds[owner].settle(*settlements, leave=leave) != [] or not ours
+        assert (
+            await self.holds[owner].settle(*settlements, release_if_empty=release_if_empty) != [] or not ours
+        )
         assert await everything(self.redis) == after
 
     async def _release(self, owner: str, *, shut: bool, changed: bool) -> None:

@@ -443,7 +443,7 @@ async def test_the_settler_reports_a_written_settlement(fleet: Fleet, redis: Red
     settlement = stored(element)._replace(done=lambda: notified.append("done"))
     running.settler.add(hold.lane, settlement)
     assert running.settler.count == 1
-    await running.settler.flushed(hold.lane)
+    await running.settler.flush(hold.lane)
     assert notified == ["done"]
     assert hold.lane.entries == {}
     assert running.settler.count == 0
@@ -459,7 +459,7 @@ async def test_the_settler_settles_many_lanes_together(fleet: Fleet, redis: Redi
     await ask(redis, "HSET", keys.lane(LANE), "token", 0)
     for hold, element in zip(holds, elements, strict=True):
         running.settler.add(hold.lane, stored(element))
-    await running.settler.flushed(holds[1].lane)
+    await running.settler.flush(holds[1].lane)
     assert [hold.lane.lost for hold in holds] == [True, False]
     assert [result.url for result in await results(redis, batch)] == [url("/x", "b.example")]
     assert running.settler.count == 0
@@ -478,7 +478,7 @@ async def test_a_foreign_value_refuses_only_the_lanes_that_need_its_key(
 
     for stay, change in zip(stays, (stored(good), retried(again, 1), stored(refused)), strict=True):
         running.settler.add(stay.lane, change)
-    await running.settler.flushed(stays[0].lane)
+    await running.settler.flush(stays[0].lane)
 
     assert [stay.lane.lost for stay in stays] == [False, True, True]
     assert [result.url for result in await results(redis, batch)] == [url("/x", hosts[0])]
@@ -492,7 +492,7 @@ async def test_the_settler_saves_a_gate_alone(fleet: Fleet, redis: Redis, runnin
     _, hold, _ = await begun(fleet, redis)
     hold.lane.gate = GATE
     running.settler.save_gate(hold.lane)
-    await running.settler.flushed(hold.lane)
+    await running.settler.flush(hold.lane)
     assert from_json((await fields(redis))["gate"].encode()) == GATE
 
 
@@ -505,11 +505,11 @@ async def test_the_last_settlement_of_a_lane_at_rest_releases_it(
     one, two = (await hold.claim(2)).serialized
     hold.lane.claims.note(emptied=True, found=True)
     running.settler.add(hold.lane, stored(one))
-    await running.settler.flushed(hold.lane)
+    await running.settler.flush(hold.lane)
     assert (hold.lane.released, await state(redis)) == (False, "held")
     hold.lane.at_rest = True
     running.settler.add(hold.lane, stored(two))
-    await running.settler.flushed(hold.lane)
+    await running.settler.flush(hold.lane)
     assert (hold.lane.released, await state(redis)) == (True, "idle")
 
 
@@ -520,7 +520,7 @@ async def test_a_lane_that_has_a_new_fetch_is_kept(fleet: Fleet, redis: Redis, r
     hold.lane.at_rest = True
     await fleet.submit([url("/new")])
     running.settler.add(hold.lane, stored(element))
-    await running.settler.flushed(hold.lane)
+    await running.settler.flush(hold.lane)
     assert (hold.lane.released, hold.lane.claims.emptied, await state(redis)) == (False, False, "held")
 
 
@@ -536,7 +536,7 @@ async def test_the_settler_repeats_until_redis_accepts(fleet: Fleet, redis: Redi
         assert await everything(redis) == before
     finally:
         await redis.config_set("maxmemory", 0)
-    await running.settler.flushed(hold.lane)
+    await running.settler.flush(hold.lane)
     assert "maxmemory" in str(running.troubles[0])
     assert len(await results(redis, batch)) == 1
     assert from_json((await fields(redis))["gate"].encode()) == GATE
@@ -549,7 +549,7 @@ async def test_the_settler_reaches_a_redis_that_forgot_the_scripts(
     batch, hold, (element,) = await begun(fleet, redis)
     await redis.script_flush()
     running.settler.add(hold.lane, stored(element))
-    await running.settler.flushed(hold.lane)
+    await running.settler.flush(hold.lane)
     assert (await batch.counts()).ended
     assert running.troubles == []
 
@@ -593,7 +593,7 @@ async def test_settlements_are_gathered_while_fetches_are_in_flight(
     assert running.settler._rounds == 1
 
 
-@pytest.mark.parametrize("who", ["a fetch", "a lane that leaves", "a lane that looks for unknown claims"])
+@pytest.mark.parametrize("who", ["a fetch", "a lane to be released", "a lane that looks for unknown claims"])
 async def test_a_settlement_with_a_waiter_is_written_at_once(
     busy: tuple[Batch, LaneHold, list[bytes]], redis: Redis, running: Running, endless: None, who: str
 ) -> None:
@@ -605,10 +605,10 @@ async def test_a_settlement_with_a_waiter_is_written_at_once(
         case "a fetch":
             running.settler.add(hold.lane, settler.started(parse_entry(other), notified.set))
             await notified.wait()
-        case "a lane that leaves":
-            await running.settler.flushed(hold.lane)
+        case "a lane to be released":
+            await running.settler.flush(hold.lane)
         case _:
-            await running.settler.caught_up(hold.lane)
+            await running.settler.flush_pending(hold.lane)
     assert running.settler.count == 0
 
 
@@ -652,7 +652,7 @@ async def test_an_overtaken_checkpoint_is_not_written(
     part = PartialNote(token=1, offset_bytes=1, of="")
     running.settler.add(hold.lane, settler.rewritten(replace(parse_entry(element), part=part)))
     running.settler.add(hold.lane, again)
-    await running.settler.flushed(hold.lane)
+    await running.settler.flush(hold.lane)
 
     assert lost
     assert await claimed(redis) == lost

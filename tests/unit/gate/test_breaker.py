@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from fetchfleet.worker.gate import breaker
 from fetchfleet.worker.gate.breaker import BreakerRules
-from fetchfleet.worker.gate.state import Breaker, GateState, Limit, RecordedAnswer, from_json, to_json
+from fetchfleet.worker.gate.state import Breaker, GateState, Limit, RecordedAttempt, from_json, to_json
 
 NOW_MS = 1_700_000_000_000
 RESET_MS = 30_000
@@ -28,7 +28,7 @@ STATES = st.builds(
     quota_left=st.integers(0, 2**50),
     traffic=st.floats(0, 2**50),
     limit=st.builds(Limit, now=st.floats(0, 1000), ceiling=st.integers(0, 1000), felt=st.integers(0, 99)),
-    answers=st.lists(st.builds(RecordedAnswer, st.integers(0, 2**50), st.text()), max_size=5).map(tuple),
+    answers=st.lists(st.builds(RecordedAttempt, st.integers(0, 2**50), st.text()), max_size=5).map(tuple),
 )
 
 

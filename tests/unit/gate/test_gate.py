@@ -420,11 +420,11 @@ def test_the_last_five_responses_are_kept() -> None:
     """For `explain`. Outcomes that the worker caused are not responses."""
     state = FRESH
     for number in range(8):
-        signal = Observation(HostSignal.ANSWERED, NOW_MS, 1, what=str(200 + number))
+        signal = Observation(HostSignal.ANSWERED, NOW_MS, 1, outcome=str(200 + number))
         state = attempt_ended(state, PLAIN, signal, NOW_MS + number, 0.0)
     after_ours = after(state, HostSignal.NOTHING)
 
-    assert ["203", "204", "205", "206", "207"] == [answer.what for answer in state.answers]
+    assert ["203", "204", "205", "206", "207"] == [answer.outcome for answer in state.answers]
     assert state == after_ours
 
 

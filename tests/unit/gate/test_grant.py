@@ -13,12 +13,12 @@ from fetchfleet.worker.gate.gate import (
     admit,
     attempt_ended,
     blocked_until_ms,
-    caught_up,
     closed_until,
+    count_granted,
     grant,
     started,
 )
-from fetchfleet.worker.gate.state import Breaker, GateState, RecordedAnswer
+from fetchfleet.worker.gate.state import Breaker, GateState, RecordedAttempt
 from fetchfleet.worker.policy.model import LanePolicy, Range
 
 MOMENTS_MS = st.integers(0, 2**41)
@@ -69,11 +69,11 @@ def test_events_under_a_grant_may_be_counted_later(
                 starts.append(now_ms)
                 one_by_one = started(one_by_one, policy, now_ms)
             else:
-                answers.append(RecordedAnswer(now_ms, "200"))
+                answers.append(RecordedAttempt(now_ms, "200"))
                 seen = Observation(HostSignal.ANSWERED, now_ms - 9, 2, 9.0, "200", fetch_id="a")
                 one_by_one = attempt_ended(one_by_one, policy, seen, now_ms, 0.5)
             assert granted == grant(one_by_one, policy)
-        together = caught_up(state, starts, answers)
+        together = count_granted(state, starts, answers)
 
         assert together.traffic == pytest.approx(one_by_one.traffic)
         assert replace(together, traffic=0) == replace(one_by_one, traffic=0)

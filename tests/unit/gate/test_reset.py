@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from msgspec.structs import fields, replace
 
 from fetchfleet.worker.gate import gate
-from fetchfleet.worker.gate.state import Breaker, GateState, Limit, RecordedAnswer, reset, resettable
+from fetchfleet.worker.gate.state import Breaker, GateState, Limit, RecordedAttempt, reset, resettable
 from fetchfleet.worker.policy.model import LanePolicy, Range
 
 NOW_MS = 1_000_000
@@ -32,7 +32,7 @@ STATES = st.builds(
     traffic_ms=TIMES,
     retry_ms=TIMES.map(float),
     limit=st.sampled_from([Limit(), Limit(now=1.0, ceiling=2, hold_until_ms=LATER_MS)]),
-    answers=st.sampled_from([(), (RecordedAnswer(1, "503"),)]),
+    answers=st.sampled_from([(), (RecordedAttempt(1, "503"),)]),
 )
 POLICIES = st.builds(
     LanePolicy,
@@ -78,7 +78,7 @@ def test_each_wait_that_a_reset_ends_has_a_name(state: GateState, policy: LanePo
 def test_the_fields_that_a_reset_keeps_are_a_closed_list() -> None:
     """A new field of the state is reset unless it is added here and to the function."""
     kept = {"paced_ms", "crawl_delay_s", "traffic", "traffic_ms", "retry_ms", "answers"}
-    full = GateState(breaker=Breaker.OPEN, limit=Limit(now=2.0), answers=(RecordedAnswer(1, "x"),))
+    full = GateState(breaker=Breaker.OPEN, limit=Limit(now=2.0), answers=(RecordedAttempt(1, "x"),))
     numbers = [field for field in fields(GateState) if field.type in {int, float, bool}]
     full = replace(full, **{field.name: field.type(1) for field in numbers})
     after = reset(full)

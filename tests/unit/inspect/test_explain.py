@@ -4,7 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from fetchfleet.worker.gate.gate import PAUSE_LOOK_MS, WaitReason
-from fetchfleet.worker.gate.state import Breaker, GateState, RecordedAnswer
+from fetchfleet.worker.gate.state import Breaker, GateState, RecordedAttempt
 from fetchfleet.worker.inspect.explain import lane_state, ordinal, why_closed
 from fetchfleet.worker.inspect.snapshot import LaneSnapshot
 from fetchfleet.worker.policy.model import LanePolicy, Range
@@ -17,15 +17,15 @@ POLICY = LanePolicy(concurrency=2)
 OPEN = GateState()
 COOLING = GateState(
     cool_until_ms=LATER_MS,
-    answers=(RecordedAnswer(1, "200"), RecordedAnswer(2, "503"), RecordedAnswer(3, "404")),
+    answers=(RecordedAttempt(1, "200"), RecordedAttempt(2, "503"), RecordedAttempt(3, "404")),
 )
 BROKEN = GateState(
-    breaker=Breaker.OPEN, open_until_ms=LATER_MS, opens=2, answers=(RecordedAnswer(1, "connect"),)
+    breaker=Breaker.OPEN, open_until_ms=LATER_MS, opens=2, answers=(RecordedAttempt(1, "connect"),)
 )
 COOLED_BY_403 = GateState(
     cool_until_ms=LATER_MS,
     cool_since_ms=2,
-    answers=(RecordedAnswer(1, "503"), RecordedAnswer(2, "403"), RecordedAnswer(3, "403")),
+    answers=(RecordedAttempt(1, "503"), RecordedAttempt(2, "403"), RecordedAttempt(3, "403")),
 )
 PACED = GateState(paced_ms=float(LATER_MS))
 SPENT = GateState(paced_ms=float(LATER_MS), quota_until_ms=LATER_MS, quota_interval_ms=10.0)
@@ -33,7 +33,7 @@ SPENT = GateState(paced_ms=float(LATER_MS), quota_until_ms=LATER_MS, quota_inter
 
 def failing(*answers: str) -> GateState:
     """Return a host whose breaker is open after these outcomes."""
-    return replace(BROKEN, answers=tuple(RecordedAnswer(1, what) for what in answers))
+    return replace(BROKEN, answers=tuple(RecordedAttempt(1, what) for what in answers))
 
 
 def state_of(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fetchfleet.worker.gate.state import Breaker, GateState, RecordedAnswer
+from fetchfleet.worker.gate.state import Breaker, GateState, RecordedAttempt
 from fetchfleet.worker.lanes.lane import Lane, claim_size
 from fetchfleet.worker.policy.model import LanePolicy
 from fetchfleet.worker.util.clock import RedisClock
@@ -28,7 +28,7 @@ async def test_events_under_a_grant_are_part_of_the_gate() -> None:
     lane.gate_to_save()
     assert lane.gate_is_saved
     assert (1.0, NOW_MS) == (lane.gate.traffic, lane.gate.traffic_ms)
-    assert (RecordedAnswer(NOW_MS + 5, "200"),) == lane.gate.answers
+    assert (RecordedAttempt(NOW_MS + 5, "200"),) == lane.gate.answers
 
 
 async def test_a_change_of_the_gate_or_of_the_policy_changes_the_grant() -> None:

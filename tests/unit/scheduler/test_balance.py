@@ -15,7 +15,7 @@ STAYS = st.builds(
     token=st.integers(1, 1000),
     in_flight=st.integers(0, 4),
     unrepeatable=st.booleans(),
-    leaving=st.booleans(),
+    stopping=st.booleans(),
     unwanted=st.booleans(),
 )
 HELD = st.lists(STAYS, max_size=30, unique_by=lambda stay: stay.lane)
@@ -41,7 +41,7 @@ def test_a_worker_releases_lanes_only_above_the_bound(
     held: list[HeldLane], fleet: FleetLoad, before: int
 ) -> None:
     """It is left with exactly its share."""
-    ours = [stay for stay in held if not stay.leaving and not stay.unwanted]
+    ours = [stay for stay in held if not stay.stopping and not stay.unwanted]
     _, give = balance(held, fleet, before)
 
     assert len(set(give)) == len(give)
@@ -57,7 +57,7 @@ def test_excess_lanes_are_released_at_the_second_check_in_a_row(
     held: list[HeldLane], fleet: FleetLoad
 ) -> None:
     """The first only counts. A check without excess resets the count."""
-    ours = [stay for stay in held if not stay.leaving and not stay.unwanted]
+    ours = [stay for stay in held if not stay.stopping and not stay.unwanted]
     first = balance(held, fleet, 0)
     second = balance(held, fleet, first.too_many)
 
@@ -71,7 +71,7 @@ def test_the_cheapest_lanes_are_released(held: list[HeldLane], fleet: FleetLoad)
     """Lanes with unrepeatable requests last, else those with the least in flight, of these the latest."""
     give = set(balance(held, fleet, LAST).give)
     price = {stay.lane: (stay.unrepeatable, stay.in_flight, -stay.token) for stay in held}
-    kept = {stay.lane for stay in held if not stay.leaving and not stay.unwanted} - give
+    kept = {stay.lane for stay in held if not stay.stopping and not stay.unwanted} - give
 
     assert max((price[lane] for lane in give), default=(False, -1, 0)) <= min(
         (price[lane] for lane in kept), default=(True, 99, 0)

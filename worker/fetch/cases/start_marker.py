@@ -37,7 +37,7 @@ async def run_marked(
         return False
     try:
         await conclude(await _attempt_marked(session, entry, run_attempt))
-        await session.services.settler.caught_up(lane)
+        await session.services.settler.flush_pending(lane)
     finally:
         isolation.end()
     return True
