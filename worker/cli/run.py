@@ -51,9 +51,7 @@ def run(
 ) -> None:
     """Fetch the URLs in FILE with workers on this machine.
 
-    The command starts Redis and the workers, and stops them at the end.
-
-    To continue an interrupted run, repeat the command.
+    Redis and the workers run until the end. Repeat the command to continue an interrupted run.
     """
     from fetchfleet.worker.cli.common import console  # noqa: PLC0415
     from fetchfleet.worker.local.run import Outputs, exit_code_of, read_failed, read_list  # noqa: PLC0415
