@@ -127,7 +127,7 @@ def test_run_archives_a_list(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (("--sink", "tape"), "choose files or warc"),
-        (("--sink", "warc", "--lines-to", "all.jsonl"), "does not go with --sink warc"),
+        (("--sink", "warc", "--lines-to", "all.jsonl"), "leave it out with --sink warc"),
     ],
 )
 def test_an_unknown_or_unsuitable_sink_is_bad_use(
