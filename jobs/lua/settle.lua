@@ -116,6 +116,7 @@ local function plan(lane)
   lane.claimed = {} -- id → serialized entry, after the changes so far
   for i, entry in ipairs(#ids > 0 and values_of(lane.claimed_key, ids) or {}) do lane.claimed[ids[i]] = entry or nil end
   lane.letters, lane.postponed, lane.gone, lane.begun, lane.results = {}, {}, {}, {}, {}
+  lane.had_ended = {} -- ids of the fetches that another call, or an earlier lane of this one, has ended
   at = lane.first
   while at <= lane.last do
     local id, action = ARGV[at], ARGV[at + 1]
@@ -159,7 +160,7 @@ if with_gate then redis.call('HSET', with_gate.key, 'gate', with_gate.gate) end
 for _, lane in ipairs(lanes) do
   in_slices(#lane.gone, function(first, last) redis.call('HDEL', lane.claimed_key, unpack(lane.gone, first, last)) end)
 end
-local no_longer, done = {}, 0 -- ids of fetches that had ended
+local done = 0
 for _, batch in pairs(batches) do
   for key, record in pairs(batch.records) do
     in_slices(#record.results, function(first, last)
@@ -168,7 +169,7 @@ for _, batch in pairs(batches) do
         local result = record.results[i]
         local lane, counts = result.lane, batch.counts
         if record.counts and (old[i - first + 1] or 0) == 0 then
-          no_longer[result.id] = true
+          lane.had_ended[result.id] = true
           lane.reply[#lane.reply + 1] = result.id
         else
           lane.done, batch.done = lane.done + 1, batch.done + 1
@@ -187,11 +188,11 @@ end
 
 for _, lane in ipairs(lanes) do
   for _, letter in ipairs(lane.letters) do
-    if not no_longer[letter[3]] then bury(lane, unpack(letter)) end
+    if not lane.had_ended[letter[3]] then bury(lane, unpack(letter)) end
   end
 end
 for _, result in ipairs(results) do
-  if no_longer[result.id] then
+  if result.lane.had_ended[result.id] then
     bury(result.lane, 'invalid', HAD_ENDED, result.id, result.entry)
   else
     redis.call('XADD', result.batch.results_key, '*', 'r', result.text)

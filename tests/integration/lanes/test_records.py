@@ -11,8 +11,8 @@ from fetchfleet import Batch, Fetch, Fleet, Outcome, Priority, Reason
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract import model
 from fetchfleet.jobs.contract.entry import Entry, parse_entry, serialize_entry
-from fetchfleet.jobs.contract.ids import fetch_id
-from fetchfleet.jobs.scripts import submission
+from fetchfleet.jobs.contract.ids import FETCH_ID_CHARS, fetch_id
+from fetchfleet.jobs.scripts import settlement, submission
 from fetchfleet.jobs.scripts.lanes import ENDED, UNKNOWN_BATCH, UNRECORDED
 from fetchfleet.worker.lanes.store import ALL
 from tests.support.lanes import (
@@ -176,6 +176,29 @@ async def test_a_fetch_that_is_in_two_lanes_has_one_result(fleet: Fleet, redis: 
     await here.settle(stored(two))
     assert (await batch.counts()).ended
     assert not await redis.exists(keys.record(batch.id))
+    await here.release()
+    await there.release()
+
+
+async def test_a_fetch_that_two_lanes_end_in_one_call_has_one_result(fleet: Fleet, redis: Redis) -> None:
+    """The lane that comes second in the call gets the dead letter."""
+    batch = await fleet.submit([url("/1")])
+    other_batch = await fleet.submit([url("/x", OTHER)])
+    here, there = await LaneHold.begin(redis), await LaneHold.begin(redis, name=OTHER)
+    (one,) = (await here.claim()).serialized
+    await put(redis, one, lane=OTHER)
+    other, copy = (await there.claim()).serialized
+    lanes = [
+        settlement.LaneChanges(LANE, here.held.token, None, [stored(one).change]),
+        settlement.LaneChanges(OTHER, there.held.token, None, [stored(copy).change, stored(other).change]),
+    ]
+    replies = await settlement.settle_many(redis, lanes, to_all_results=True)
+
+    assert [getattr(reply, "had_ended", None) for reply in replies] == [[], [copy[:FETCH_ID_CHARS]]]
+    assert [result.outcome for result in await results(redis, batch)] == [Outcome.STORED]
+    assert await letters(redis) == [("invalid", copy)]
+    assert (await batch.counts()).ended
+    assert (await other_batch.counts()).ended
     await here.release()
     await there.release()
 
