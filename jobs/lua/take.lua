@@ -13,7 +13,7 @@
 --   {orphaned entry …}, {its value in a record (records_of) …}, number of claims that were too large and became dead
 --   letters, reply of claim.lua, or {} if nothing was claimed, because other work comes first, the host may be closed, or
 --   earlier lanes of the call have CLAIM_BYTES};
---   {'early', ms until due};
+--   {'early', ms until due}; 0 if it has orphans, and earlier lanes of the call have CLAIM_BYTES;
 --   {'enough'} if the owner has its share of the lanes, so that another worker acquires this one;
 --   {'stale'} if the notification has an old generation;
 --   an error if a key of the lane has a conflicting value.
@@ -24,7 +24,7 @@ local now, is_handed = now_ms(), ARGV[7] == '1'
 local workers = math.max(1, redis.call('ZCOUNT', KEYS[3], int(now - ARGV[4]), int(now + ARGV[4])))
 local share = math.ceil(redis.call('ZCOUNT', KEYS[1], '-inf', int(now + ARGV[5])) / workers)
 local policy_version = redis.call('GET', KEYS[4]) or ''
-local leases, claimed, claimed_bytes = {}, {}, 0
+local leases, claimed, returned_bytes = {}, {}, 0
 
 local function other_deaths(lane_key)
   local dead = redis.call('HGET', lane_key, 'last_owner') or ''
@@ -41,7 +41,7 @@ local function first_claim(keys, most, only_normal)
   if not is_done then return {} end
   for _, entry in ipairs(claim[2]) do
     claimed[#claimed + 1] = entry
-    claimed_bytes = claimed_bytes + #entry
+    returned_bytes = returned_bytes + #entry
   end
   return claim
 end
@@ -57,8 +57,10 @@ local function take(keys, held, name, generation, most)
   local cancelled, orphans, too_large, deaths = 0, {}, 0, 0
   local only_normal = redis.call('EXISTS', unpack(keys, 3)) == 0
   if not only_normal then
+    if returned_bytes >= CLAIM_BYTES and redis.call('EXISTS', keys[3]) == 1 then return {'early', 0} end
     cancelled = redis.call('EXISTS', keys[4])
     orphans, too_large = claimed_entries(keys[3], keys[1])
+    for _, entry in ipairs(orphans) do returned_bytes = returned_bytes + #entry end
     deaths = #orphans > 0 and other_deaths(keys[1]) or 0
   end
   local token = above(serial_of_call(KEYS[2]), lane[2], lane[8])
@@ -74,7 +76,7 @@ local function take(keys, held, name, generation, most)
 
   local gate = lane[4] and #lane[4] <= MOST_GATE_BYTES and lane[4] or '' -- a larger one comes from another program
   local is_plain = #orphans + too_large + cancelled == 0 and not lane[5] and not string.find(gate, '"breaker"', 1, true)
-  local claims = most > 0 and claimed_bytes < CLAIM_BYTES and is_plain and number(lane[7]) <= now
+  local claims = most > 0 and returned_bytes < CLAIM_BYTES and is_plain and number(lane[7]) <= now
   return {
     'taken', token, now, gate, policy_version, cancelled, deaths, string.sub(lane[5] or '', 1, OWNER_CHARS), orphans,
     records_of(orphans), too_large, claims and first_claim(keys, most, only_normal) or {},

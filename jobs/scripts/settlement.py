@@ -18,6 +18,9 @@ from fetchfleet.jobs.scripts.runner import Arg, Call
 CHANGES_A_CALL = 500
 """Number of lanes and changes at which the next lane gets another script call."""
 
+BYTES_A_CALL = 4 << 20
+"""Size of results and rewritten entries at which the next lane gets another script call."""
+
 
 class ChangeKind(StrEnum):
     """The change that settle.lua makes to one claimed fetch."""
@@ -44,6 +47,11 @@ class Change(NamedTuple):
     args: tuple[Arg, ...]
     batch_id: str | None = None
     """Batch that counts a result."""
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of the result or the rewritten entry."""
+        return sum(len(arg) for arg in self.args if isinstance(arg, bytes))
 
 
 def finish(fetch_id: str, *, outcome: str, received_bytes: int, result: bytes) -> Change:
@@ -136,7 +144,7 @@ def _settled(reply: Any) -> Settled | Exception | None:
 async def settle_many(
     redis: Redis, lanes: Sequence[LaneChanges], *, to_all_results: bool
 ) -> list[Settled | Exception | None]:
-    """Send the changes of many lanes in one round trip, in as few script calls as CHANGES_A_CALL allows.
+    """Send the changes of many lanes in one round trip, in as few script calls as the limits above allow.
 
     Each lane has its own result: None if its token is stale, an exception if its settlement failed.
     """
@@ -154,12 +162,13 @@ async def settle_many(
 def _parts(lanes: Iterable[LaneChanges]) -> Iterator[list[LaneChanges]]:
     """Yield the lanes in lists, one for each call: a longer call would block Redis."""
     part: list[LaneChanges] = []
-    count = 0
+    count = size_bytes = 0
     for lane in lanes:
         part.append(lane)
         count += 1 + len(lane.changes)
-        if count >= CHANGES_A_CALL:
+        size_bytes += sum(change.size_bytes for change in lane.changes)
+        if count >= CHANGES_A_CALL or size_bytes >= BYTES_A_CALL:
             yield part
-            part, count = [], 0
+            part, count, size_bytes = [], 0, 0
     if part:
         yield part
