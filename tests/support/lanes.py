@@ -187,7 +187,7 @@ def start_marked(serialized: bytes) -> Settlement:
 
 def handed_back(serialized: bytes) -> Settlement:
     """Return the settlement that returns an unchanged claim to the lane's queue."""
-    return settler.handed_back(parse_entry(serialized).id, 0, lambda: None)
+    return settler.returned(parse_entry(serialized).id, 0, lambda: None)
 
 
 def interrupted(serialized: bytes) -> bytes:

@@ -221,7 +221,7 @@ def _list_pauses(redis_url: str | None, *, as_json: bool) -> None:
 
 async def _lookup(redis: Redis, name: str) -> tuple[bool, list[str]]:
     """Return whether Redis has a lane for the name; if not, the names of lanes with a similar spelling."""
-    if name == DEFAULT or await lanes_of(redis, name, at_most=1):
+    if name == DEFAULT or await lanes_of(redis, name, limit=1):
         return True, []
     lanes = [text_of(lane) for lane in await redis.zrange(keys.ATTENTION, 0, MAX_NAMES_COMPARED - 1)]
     return False, get_close_matches(name.removeprefix(EVERY_HOST_BELOW), lanes, 2, 0.8)

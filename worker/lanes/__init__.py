@@ -1,1 +1,1 @@
-"""A lane held by this worker, and its side in Redis."""
+"""A lane that this worker holds, its calls to Redis, and the settlement of its fetches."""

@@ -1,4 +1,4 @@
-"""Claims that are no fetches of their lane: they go back to newer workers, or into quarantine."""
+"""Claims that are no fetches of their lane. They are returned for newer workers, or quarantined."""
 
 from fetchfleet.jobs.contract.entry import NewerEntryError
 from fetchfleet.jobs.contract.ids import FETCH_ID_CHARS, batch_of, is_fetch_id
@@ -12,8 +12,11 @@ from fetchfleet.worker.observability.log import Event, suppressed
 from fetchfleet.worker.util.clock import mono_s
 
 
-def hand_back_newer(lane: Lane, services: LaneServices, newer: NewerEntryError) -> None:
-    """Return a fetch that only a newer worker can read to its queue, or end it if its time is over."""
+def return_newer(lane: Lane, services: LaneServices, newer: NewerEntryError) -> None:
+    """Return the claim of a fetch that only a newer worker can read, or end the fetch.
+
+    The fetch ends if its deadline has passed or its batch is cancelled.
+    """
     note, late = str(newer), newer.deadline_ms <= lane.clock.now_ms()
 
     def write_line() -> None:
@@ -24,7 +27,7 @@ def hand_back_newer(lane: Lane, services: LaneServices, newer: NewerEntryError) 
 
     if not late and batch_of(newer.fetch_id) not in lane.cancelled:
         wait_s = services.returns.wait_s(mono_s())
-        services.settler.add(lane, settler.handed_back(newer.fetch_id, wait_s, write_line))
+        services.settler.add(lane, settler.returned(newer.fetch_id, wait_s, write_line))
         return
     result = Result(
         id=newer.fetch_id,
@@ -38,18 +41,18 @@ def hand_back_newer(lane: Lane, services: LaneServices, newer: NewerEntryError) 
     services.settler.add(lane, settler.finished(result, write_line))
 
 
-def of_another_host(fetch_id: str) -> tuple[QuarantineReason, str]:
-    """Return why the lane refuses a fetch, and the note that says so."""
-    return QuarantineReason.WRONG_LANE, f"{fetch_id}: its next request goes to another host"
+def wrong_lane(fetch_id: str) -> tuple[QuarantineReason, str]:
+    """Return the reason and the note of a fetch in the lane of another host."""
+    return QuarantineReason.WRONG_LANE, f"{fetch_id}: its next request goes to another host than the lane's"
 
 
-def not_in_record(record: int, fetch_id: str) -> tuple[QuarantineReason, str]:
-    """Return why the record of its batch refuses a fetch, and the note that says so."""
+def not_recorded(record: int, fetch_id: str) -> tuple[QuarantineReason, str]:
+    """Return the reason and the note of a fetch that its batch's record does not have."""
     if record == ENDED:
         return QuarantineReason.ENDED, f"{fetch_id}: the fetch has ended, or its batch never had it"
     if record == UNKNOWN_BATCH:
-        return QuarantineReason.UNKNOWN_BATCH, f"{fetch_id}: no such batch"
-    return QuarantineReason.NOT_ITS_FETCH, f"{fetch_id}: its batch has another fetch or deadline there"
+        return QuarantineReason.UNKNOWN_BATCH, f"{fetch_id}: its batch does not exist"
+    return QuarantineReason.NOT_ITS_FETCH, f"{fetch_id}: its batch has another fetch or deadline of this ID"
 
 
 def quarantine(
@@ -61,9 +64,9 @@ def quarantine(
     *,
     with_result: bool = False,
 ) -> None:
-    """Put a claimed element into the dead letters in place of a fetch; nothing counts it.
+    """Move a claimed element to the dead letters. It is not counted.
 
-    with_result: its batch has no record, so an element with a fetch's id ends that fetch.
+    with_result: the batch has no record, so an element with the ID of a fetch ends that fetch as failed.
     """
     head = element[:FETCH_ID_CHARS]
     fetch_id = head.decode("latin-1")
@@ -86,7 +89,7 @@ def quarantine(
 
 
 def log_quarantine(lane: Lane, services: LaneServices, why: QuarantineReason, note: str) -> None:
-    """Count and log an element that is in the dead letters."""
+    """Count and log a quarantined element."""
     services.quarantined[why] += 1
     left_out = services.repeats.admit((Event.LANE_INVALID, lane.name, why), mono_s())
     if left_out is not None:

@@ -17,55 +17,58 @@ from fetchfleet.worker.policy.model import LanePolicy
 from fetchfleet.worker.util.clock import RedisClock, mono_s
 
 CLAIM_S = 1.0
+"""The time for which the fetches of one claim should last."""
+
 CLAIM_ROUNDS = 4
-"""A claim is for what the lane starts in that time, and at least for a round of what may be in flight."""
+"""Maximum size of a claim, as a multiple of the maximum in flight. The minimum is one."""
 
 
 class Claims:
-    """The claims of a lane: how large the next one is, and when it is made."""
+    """The size and time of a lane's next claim."""
 
     def __init__(self) -> None:
         self._size = 0
+        """Number of fetches that the last claim requested."""
         self._made_s = 0.0
-        """Of the last one: for how many fetches, and when, by the monotonic clock."""
+        """The monotonic time of the last claim."""
         self.emptied = False
-        """The last one left no fetch waiting in the lane."""
+        """The last claim left no fetch waiting in the lane."""
         self._just_emptied = False
-        self.ahead = False
-        """The next one is made once the last fetch of this one has started: the host is quick."""
+        self.is_early = False
+        """Make the next claim when the last fetch of this one starts, not when it ends: the host is fast."""
 
-    def next_size(self, most_in_flight: int, now_s: float) -> int:
-        """Return how many fetches to claim now that none is left."""
-        self._size = claim_size(most_in_flight, self._size, now_s - self._made_s)
+    def next_size(self, max_in_flight: int, now_s: float) -> int:
+        """Return the number of fetches to claim now."""
+        self._size = claim_size(max_in_flight, self._size, now_s - self._made_s)
         self._made_s = now_s
-        self.ahead = self._size > most_in_flight
+        self.is_early = self._size > max_in_flight
         return self._size
 
-    def note(self, *, emptied: bool, found: bool) -> None:
-        """Note whether a claim left no fetch waiting in the lane, and whether it found any."""
+    def record(self, *, emptied: bool, found: bool) -> None:
+        """Record if a claim left no fetch waiting in the lane, and if it found any."""
         self.emptied, self._just_emptied = emptied, emptied and found
-        self.ahead = self.ahead and not emptied
+        self.is_early = self.is_early and not emptied
 
     def was_just_emptied(self) -> bool:
-        """Return whether the last claim found all fetches of the lane; once for each claim."""
+        """Return whether the last claim found all fetches of the lane. True once for each claim."""
         just_emptied, self._just_emptied = self._just_emptied, False
         return just_emptied
 
 
-def claim_size(most_in_flight: int, before: int, lasted_s: float) -> int:
-    """Return how many fetches to claim, if the claim `before` lasted so long. Pure."""
-    in_time = int(before * CLAIM_S / lasted_s) if lasted_s > 0 else 0
-    return max(most_in_flight, min(in_time, CLAIM_ROUNDS * most_in_flight))
+def claim_size(max_in_flight: int, previous: int, lasted_s: float) -> int:
+    """Return the number of fetches to claim, given the size and duration of the previous claim. Pure."""
+    in_time = int(previous * CLAIM_S / lasted_s) if lasted_s > 0 else 0
+    return max(max_in_flight, min(in_time, CLAIM_ROUNDS * max_in_flight))
 
 
 class Lane:
-    """One host's queue held by this worker: its gate, its claimed fetches, and those in flight.
+    """The queue of one host, held by this worker: its gate, its claimed fetches, and those in flight.
 
-    A lane ends in one of two ways: `leaving` (this worker gives it back) or `lost` (another worker owns it,
-    and this one must not touch its fetches any more). If the lease lapses by this worker's clock, because
-    Redis does not answer, the lane stops and leaves; Redis decides later whether it is lost.
+    The lane ends when it is released, after `stopping`, or when it is `lost`: another worker owns it, and
+    this one must not change its fetches. If the lease lapses by this worker's clock, the lane stops. Redis
+    decides later whether it is lost.
 
-    Other rooms read the attributes, and change them by methods only.
+    Other rooms may read the attributes, but must use the methods to change them.
     """
 
     def __init__(
@@ -81,51 +84,50 @@ class Lane:
         for_upkeep: bool = False,
     ) -> None:
         self.name = name
-        self.token = token
-        """The fencing token of this acquisition."""
-        self.pool = f"{name}#{token}"
-        """Names the connection pool of this acquisition; a later one of the same lane has another."""
+        self.token = token  # the fencing token
+        self.pool = f"{name}#{token}"  # the name of the connection pool
         self.policy = policy
         self.grant = gate.grant(state, policy)
-        """How many fetches may be in flight until gate or policy changes; 0: the gate decides each time."""
+        """Fetches that may be in flight until gate or policy change. 0: the gate decides for each fetch."""
         self._gate = state
         self._starts_ms: list[int] = []
         self._answers: deque[RecordedAttempt] = deque(maxlen=gate.ANSWERS_KEPT)
-        """Starts and responses under the grant that the gate has not counted yet."""
+        """With _starts_ms, the starts and responses under the grant that `_gate` does not include yet."""
         self._saved_gate = state
+        """The state that Redis has, or will have after the call under way."""
         self.clock = clock
-        self.ready: deque[Entry] = deque()
-        """Claimed fetches that wait for their start."""
+        self.ready: deque[Entry] = deque()  # claimed and not started
         self.claims = Claims()
-        self.aside: dict[str, str] = {}
-        """Claimed fetches that wait for another worker, with their needs (worker/fetch/cases/handover.py)."""
-        self.aside_since_s = 0.0
-        """When the first of them was set aside, by the monotonic clock."""
-        self.in_flight: dict[str, asyncio.Task[None]] = {}
+        self.handovers: dict[str, str] = {}
+        """The needs of claimed fetches that wait for another worker, by ID; see fetch/cases/handover.py."""
+        self.handover_since_s = 0.0
+        """The monotonic time at which the first handover was added."""
+        self.in_flight: dict[str, asyncio.Task[None]] = {}  # by fetch ID
         self.entries: dict[str, Entry] = {}
-        """Every claimed fetch that is not settled, by its id."""
-        self.cut: set[str] = set()
-        """Fetches in flight that were stopped: interrupted if the lane is given back with them."""
+        """Every claimed fetch that is not settled, by ID."""
+        self.interrupted: set[str] = set()
+        """IDs of fetches that were stopped in flight. Their claims are returned as interrupted."""
         self.robots: KnownRobots | None = None
-        """The rules of the lane's origins, once a robots.txt was read."""
-        self.asking: dict[str, str] = {}
-        """For each origin whose robots.txt is requested, the fetch that waits for it."""
+        """The rules of the lane's origins; None before the first robots.txt."""
+        self.robots_requests: dict[str, str] = {}
+        """The ID of the fetch whose task requests the robots.txt, by origin."""
         self.cancelled: set[str] = set()
         """Cancelled batches that may still have fetches in the lane."""
         self.stopping = False
-        self.lost = False
-        self.lapsed = False
+        """No more fetches are started. The lane is released when those in flight have ended."""
+        self.lost = False  # another worker owns the lane
+        self.lapsed = False  # by this worker's clock
         self.released = False
         self.lease_ends_s = lease_ends_s
-        """By this worker's monotonic clock."""
+        """The monotonic time at which the lease ends for this worker."""
         self.unwanted_until_s = unwanted_until_s
-        """No other worker took the lane: until then it is not given back for balance."""
+        """The rebalancer keeps the lane until this monotonic time, because no other worker acquired it."""
         self.for_upkeep = for_upkeep
-        """The worker may start no fetch: it holds the lane only to end fetches that need no attempt."""
-        self.at_rest = False
-        """Its loop waits for a change, and has no call to Redis under way."""
+        """Start no fetch: the lane is held only to end fetches that need no attempt."""
+        self.is_idle = False
+        """The lane's loop waits in `idle`."""
         self.expiry_check_ms = 0
-        """When to search the lane for expired fetches next."""
+        """The time of the next search for expired fetches, Unix ms by Redis's clock."""
         self._changed = asyncio.Event()
         self._wake_up: asyncio.TimerHandle | None = None
 
@@ -145,16 +147,16 @@ class Lane:
 
     @property
     def live(self) -> bool:
-        """True if the lease holds by this worker's clock: only then may a file be put in its place."""
+        """True if the lease holds by this worker's clock."""
         return not self.lost and mono_s() < self.lease_ends_s
 
     def may_place(self) -> bool:
-        """Return whether a file may be put in its place."""
+        """Return whether a body may get its final name now."""
         return self.live
 
     @property
     def gate(self) -> GateState:
-        """The state of the host as the lane knows it. Changed by LaneSession.change_gate only."""
+        """The state of the host. Set it with LaneSession.change_gate only."""
         if self._starts_ms or self._answers:
             self._gate = gate.count_granted(self._gate, self._starts_ms, self._answers)
             self._starts_ms.clear()
@@ -167,28 +169,28 @@ class Lane:
         self.grant = gate.grant(state, self.policy)
 
     def admission(self, *, excluding: int = 0) -> Admission:
-        """Return whether a fetch may start now, not counting `excluding` of those in flight."""
+        """Return whether a fetch may start now. excluding: number of fetches in flight to ignore."""
         in_flight = len(self.in_flight) - excluding
         if self.grant:
             return SATURATED if in_flight >= self.grant else ADMIT
         return gate.admit(self.gate, self.policy, in_flight, self.clock.now_ms())
 
     def count_start(self, now_ms: int) -> None:
-        """Count a request that goes out under the grant."""
+        """Count a request that is about to be sent under the grant."""
         self._starts_ms.append(now_ms)
 
     def count_answer(self, status: int, now_ms: int) -> None:
-        """Count a good answer to a request, while the grant holds."""
+        """Count a good response under the grant."""
         self._answers.append(RecordedAttempt(now_ms, str(status)))
 
     def closed(self) -> Closed | None:
-        """Return until when the lane is closed and why, None while it is open."""
+        """Return why and until when the gate is closed; None if it is open."""
         if self.grant:
             return None
         return gate.closed_until(self.gate, self.policy, self.clock.now_ms())
 
     def blocked_s(self) -> float:
-        """Return how long an admitted fetch must wait for a cool-down that began since; 0.0: not at all."""
+        """Return the wait of an admitted fetch for a cool-down that has begun since; 0.0 if none has."""
         if self.grant:
             return 0.0
         now_ms = self.clock.now_ms()
@@ -197,13 +199,13 @@ class Lane:
 
     @property
     def seems_empty(self) -> bool:
-        """True if the lane, which is open, has only fetches that wait to be settled, as far as is known."""
-        idle = self.at_rest and self.claims.emptied and not (self.in_flight or self.ready or self.aside)
-        return idle and self.closed() is None
+        """True if the lane is open and, as far as the worker knows, all of its fetches are being settled."""
+        empty = self.claims.emptied and not (self.in_flight or self.ready or self.handovers)
+        return self.is_idle and empty and self.closed() is None
 
     @property
     def expiry_check_due(self) -> bool:
-        """True if a fetch of the lane may have passed its deadline."""
+        """True if a search for expired fetches is due."""
         return self.clock.now_ms() >= self.expiry_check_ms
 
     def check_expiry_at(self, at_ms: int) -> None:
@@ -211,79 +213,79 @@ class Lane:
         self.expiry_check_ms = at_ms
 
     def extend_lease(self, ends_s: float) -> None:
-        """Note that the lease was renewed and now ends at ends_s."""
+        """Set the monotonic time at which the renewed lease ends."""
         self.lease_ends_s = ends_s
 
     def change_policy(self, policy: LanePolicy) -> None:
-        """Apply a changed policy from now on."""
+        """Replace the policy."""
         self.policy = policy
         self.grant = gate.grant(self._gate, policy)
         self.notify()
 
     @property
     def gate_is_saved(self) -> bool:
-        """True if Redis has the state of the gate, or will have with a call under way."""
+        """True if Redis has the state of the gate, or will have after the call under way."""
         return self._gate is self._saved_gate and not self._starts_ms and not self._answers
 
     def gate_to_save(self) -> bytes:
-        """Return the state of the gate for a call to Redis that saves it."""
+        """Return the state of the gate as JSON, for a call that saves it."""
         self._saved_gate = self.gate
         return to_json(self.gate)
 
     def rules(self, url: str) -> RobotsRules | None:
-        """Return the robots.txt rules for the URL's origin, None if they must be requested first."""
+        """Return the robots.txt rules for the URL's origin; None if they must be requested first."""
         if self.policy.robots == "ignore":
             return ALLOW_ALL
         return self.robots.rules(origin_of_url(url), self.clock.now_ms()) if self.robots else None
 
-    def learn_rules(self, origin: str, rules: RobotsRules, until_ms: int) -> float:
-        """Apply the rules of an origin until then; return the crawl delay in seconds of all origins."""
+    def set_rules(self, origin: str, rules: RobotsRules, until_ms: int) -> float:
+        """Set the rules of an origin until until_ms. Returns the crawl delay of all origins, in seconds."""
         if self.robots is None:
             self.robots = KnownRobots()
         self.robots.learn(origin, rules, until_ms)
         return self.robots.crawl_delay_s()
 
-    def is_asking(self, url: str) -> bool:
+    def is_requesting_robots(self, url: str) -> bool:
         """Return whether the robots.txt of the URL's origin is being requested."""
-        return self.asking.get(origin_of_url(url)) in self.in_flight
+        return self.robots_requests.get(origin_of_url(url)) in self.in_flight
 
-    def begin_asking(self, url: str, fetch_id: str) -> None:
-        """Note that the task of this fetch requests the robots.txt of the URL's origin."""
-        self.asking[origin_of_url(url)] = fetch_id
+    def begin_robots_request(self, url: str, fetch_id: str) -> None:
+        """Record that the task of this fetch requests the robots.txt of the URL's origin."""
+        self.robots_requests[origin_of_url(url)] = fetch_id
 
-    def end_asking(self, origin: str) -> None:
-        """Note that the request for the origin's robots.txt has ended."""
-        self.asking.pop(origin, None)
+    def end_robots_request(self, origin: str) -> None:
+        """Record that the request for the origin's robots.txt has ended."""
+        self.robots_requests.pop(origin, None)
 
     def since_ms(self, started_s: float) -> int:
-        """Convert a time of the monotonic clock to Redis's clock."""
+        """Convert a monotonic time to Unix ms by Redis's clock."""
         return self.clock.now_ms() - int((mono_s() - started_s) * 1000)
 
     def hold(self, entry: Entry) -> None:
-        """Queue a claimed fetch: this worker must settle it."""
+        """Append a claimed fetch to `ready`. This worker must settle it."""
         self.entries[entry.id] = entry
         self.ready.append(entry)
 
-    def put_back(self, entry: Entry) -> None:
-        """Queue a claimed fetch that was taken out of `ready` as the next one again."""
+    def requeue(self, entry: Entry) -> None:
+        """Put a claimed fetch back at the start of `ready`."""
         self.ready.appendleft(entry)
 
-    def set_aside(self, fetch_id: str, needs: str) -> None:
-        """Keep a claimed fetch for another worker, which gets the lane."""
-        if not self.aside:
-            self.aside_since_s = mono_s()
-        self.aside[fetch_id] = needs
+    def add_handover(self, fetch_id: str, needs: str) -> None:
+        """Keep a claimed fetch for a worker that meets its needs and gets the lane."""
+        if not self.handovers:
+            self.handover_since_s = mono_s()
+        self.handovers[fetch_id] = needs
 
     def unqueue(self, batches: set[str]) -> None:
-        """Take the claimed fetches of these batches out of `ready`."""
+        """Remove the fetches of these batches from `ready`."""
         self.ready = deque(entry for entry in self.ready if entry.batch_id not in batches)
 
-    def rewrite(self, entry: Entry) -> None:
-        """Hold this version of a claimed fetch."""
+    def replace_entry(self, entry: Entry) -> None:
+        """Replace the entry of a claimed fetch."""
         self.entries[entry.id] = entry
 
     def drop(self, fetch_id: str | bytes) -> None:
-        """Forget a settled fetch."""
+        """Remove a settled fetch from `entries`."""
         self.entries.pop(fetch_id, None)  # type: ignore[arg-type]
 
     def start(
@@ -292,53 +294,56 @@ class Lane:
         work: Coroutine[Any, Any, None],
         ended: Callable[[asyncio.Task[None]], None],
     ) -> None:
-        """Run work as the fetch's task, which is in flight until `ended` calls `end` with it."""
+        """Run work as the task of a fetch in flight. `ended` must call `end`."""
         task = asyncio.get_running_loop().create_task(work, name=f"fetch of {self.name}")
         self.in_flight[fetch_id] = task
         task.add_done_callback(ended)
 
     def follow(self, fetch_id: str, next_id: str) -> None:
-        """Note that the task of a fetch that has ended runs the next one."""
+        """Record that the task of an ended fetch now runs the next fetch."""
         self.in_flight[next_id] = self.in_flight.pop(fetch_id)
 
     def end(self, fetch_id: str, task: asyncio.Task[None]) -> None:
-        """Note that the fetch's task has ended."""
-        # A fetch may be started again as the task of its robots.txt request ends, before this is called.
+        """Record that the fetch's task has ended."""
+        # The fetch may have been started again when its robots.txt request ended, before this call.
         if self.in_flight.get(fetch_id) is task:
             del self.in_flight[fetch_id]
 
     def lose(self) -> None:
-        """Stop all network and disk work: another worker owns the lane."""
+        """Stop all network and disk work, because another worker owns the lane."""
         self.lost = True
         self._cancel_in_flight()
         self.notify()
 
     def lapse(self) -> None:
-        """Stop all network and disk work: another worker may own the lane. Results may still be settled."""
+        """Stop all network and disk work, because another worker may own the lane. Results can be settled."""
         self.lapsed = True
-        self.cut_short()
+        self.interrupt()
         self.stop_serving()
 
-    def cut_short(self) -> None:
-        """Stop the fetches in flight; those that had started are handed back as interrupted."""
-        self.cut |= self.in_flight.keys() - self.asking.values()
+    def interrupt(self) -> None:
+        """Stop the fetches in flight.
+
+        Their claims are returned as interrupted, except those whose task requests a robots.txt.
+        """
+        self.interrupted |= self.in_flight.keys() - self.robots_requests.values()
         self._cancel_in_flight()
 
     def cancel(self, batches: set[str]) -> None:
-        """Stop the fetches in flight of these batches; their other fetches are to be withdrawn."""
+        """Stop the fetches in flight of these batches, and have the loop remove the others."""
         self.cancelled |= batches
         for fetch_id, task in self.in_flight.items():
             if batch_of(fetch_id) in batches:
-                self.cut.add(fetch_id)
+                self.interrupted.add(fetch_id)
                 task.cancel()
         self.notify()
 
     def forget_cancelled(self, batches: set[str]) -> None:
-        """Note that no fetch of these cancelled batches is left."""
+        """Record that the lane has no more fetches of these cancelled batches."""
         self.cancelled -= batches
 
     def stop_serving(self) -> None:
-        """Start nothing more; fetches in flight may end."""
+        """Start no more fetches, and release the lane when those in flight have ended."""
         self.stopping = True
         self.notify()
 
@@ -347,9 +352,9 @@ class Lane:
         self._changed.set()
 
     async def changed(self, timeout_s: float) -> None:
-        """Wait for a change, timeout_s at most (inf: for as long as it takes); it may return without one.
+        """Wait for `notify`, timeout_s at most (inf: no timeout). May return early without a change.
 
-        Most waits end before their timeout, so one timer serves several: an earlier one is kept.
+        Most waits end before their timeout, so an earlier timer is kept for later waits.
         """
         if timeout_s != math.inf:
             loop = asyncio.get_running_loop()
@@ -362,11 +367,11 @@ class Lane:
         await self._changed.wait()
         self._changed.clear()
 
-    async def rest(self, timeout_s: float) -> None:
-        """Wait as in `changed`, with no call to Redis under way for the lane."""
-        self.at_rest = True
+    async def idle(self, timeout_s: float) -> None:
+        """Wait as in `changed`, while the lane's loop has no call to Redis under way."""
+        self.is_idle = True
         await self.changed(timeout_s)
-        self.at_rest = False
+        self.is_idle = False
 
     def _on_wake_up(self) -> None:
         self._wake_up = None

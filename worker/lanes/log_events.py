@@ -1,4 +1,4 @@
-"""The log lines of lanes and of their fetches, with their fields."""
+"""The log lines of lanes and fetches. docs/operations.md describes their fields."""
 
 import traceback
 from collections.abc import Callable, Iterable, Sequence
@@ -26,7 +26,7 @@ _BREAKER_EVENTS = {
 
 
 def gate_changed(lane: Lane, before: GateState, log: FilteringBoundLogger) -> None:
-    """Log a cool-down that begins or grows, and a breaker that changes."""
+    """Log a new or longer cool-down, and a new state of the breaker."""
     after = lane.gate
     if after.cool_until_ms > before.cool_until_ms:
         wait_s = (after.cool_until_ms - lane.clock.now_ms()) / 1000
@@ -43,39 +43,43 @@ def gate_changed(lane: Lane, before: GateState, log: FilteringBoundLogger) -> No
 
 
 def reset(lane: Lane, by: str, log: FilteringBoundLogger) -> None:
-    """Log that an operator ends what keeps the host waiting; called before the gate changes."""
-    what = resettable(lane.gate, lane.clock.now_ms())
-    log.info(Event.LANE_RESET, lane=lane.name, reset=what, by=redact.text(by))
+    """Log that an operator resets the lane. Call it before the gate changes."""
+    parts = resettable(lane.gate, lane.clock.now_ms())
+    log.info(Event.LANE_RESET, lane=lane.name, reset=parts, by=redact.text(by))
 
 
 class TakenLine(msgspec.Struct, kw_only=True):
-    """A lane was acquired. orphans: how many claims of a dead owner it has."""
+    """The log line of an acquired lane."""
 
     worker: str
     lane: str
     token: int
     orphans: int
+    """Number of claims of a dead owner."""
     event: Event = Event.LANE_TAKEN
     level: str = "info"
     timestamp: str = msgspec.field(default_factory=timestamp)
 
 
 class ReleasedLine(msgspec.Struct, kw_only=True):
-    """A lane was released. more: whether it is scheduled, in how many ms. why: what closes it."""
+    """The log line of a released lane."""
 
     worker: str
     lane: str
     more: bool = False
+    """The lane is scheduled again, in due_in_ms."""
     due_in_ms: int | None = None
     why: str | None = None
+    """Why the gate is closed; None if it is open."""
     handed_back: int = 0
+    """Number of returned claims."""
     event: Event = Event.LANE_RELEASED
     level: str = "info"
     timestamp: str = msgspec.field(default_factory=timestamp)
 
 
 def taken(lane: Lane, orphans: int, worker_id: str) -> None:
-    """Log that the lane was acquired, with so many claims of a dead owner."""
+    """Log that the lane was acquired. orphans: number of claims of a dead owner."""
     line = TakenLine(worker=worker_id, lane=lane.name, token=lane.token, orphans=orphans)
     write_info(Event.LANE_TAKEN, [line])
 
@@ -88,7 +92,7 @@ def released_empty(lane: Lane, worker_id: str) -> None:
 def released(
     lane: Lane, closed: Closed | None, due: LaneNotification | None, handed_back: int, worker_id: str
 ) -> None:
-    """Log that the lane was released, with so many unfinished fetches."""
+    """Log that the lane was released. handed_back: number of returned claims."""
     line = ReleasedLine(
         worker=worker_id,
         lane=lane.name,
@@ -101,7 +105,7 @@ def released(
 
 
 def yielded(lane: Lane, held: int, busy: int, workers: int, log: FilteringBoundLogger) -> None:
-    """Log that the lane is given back for another worker; held: how many lanes this one has with it."""
+    """Log that the lane is released for another worker. held: lanes of this worker, with this one."""
     log.info(
         Event.LANE_YIELDED,
         lane=lane.name,
@@ -113,14 +117,14 @@ def yielded(lane: Lane, held: int, busy: int, workers: int, log: FilteringBoundL
 
 
 def unverified_tls(lane: Lane, repeats: Repeats, log: FilteringBoundLogger) -> None:
-    """Log that the policy turns certificate verification off for the lane's host, once a minute at most."""
+    """Log that the policy disables certificate verification for the host. At most one line a minute."""
     left_out = repeats.admit((Event.LANE_UNVERIFIED_TLS, lane.name), mono_s())
     if left_out is not None:
         log.warning(Event.LANE_UNVERIFIED_TLS, lane=lane.name, **suppressed(left_out))
 
 
 class FinishedLine(msgspec.Struct, kw_only=True):
-    """The canonical line of a fetch."""
+    """The log line of a finished fetch (`fetch.finished`)."""
 
     worker: str
     id: str
@@ -142,20 +146,20 @@ class FinishedLine(msgspec.Struct, kw_only=True):
     ttfb_ms: float | None
     total_ms: float | None
     lenient: bool | msgspec.UnsetType
-    """True if only a lenient reading made sense of a response's headers, else left out."""
+    """True if the headers of a response needed lenient parsing, else omitted."""
     trace_id: str | msgspec.UnsetType
     event: Event = Event.FETCH_FINISHED
     level: str = "info"
     timestamp: str = ""
-    """The time at which it is written."""
+    """The time of the write."""
 
 
 def finished(
     lane_name: str, entry: Entry, result: Result, note: str | None, *, lenient: bool = False
 ) -> FinishedLine:
-    """Return the canonical line of a fetch, to be written once its result is in Redis.
+    """Return the log line of a finished fetch. Write it once Redis has the result.
 
-    lenient: whether only a lenient reading made sense of the headers of a response.
+    lenient: the headers of a response needed lenient parsing.
     """
     timings, traceparent = result.timings, entry.fetch.traceparent
     return FinishedLine(
@@ -184,7 +188,7 @@ def finished(
 
 
 def write_finished(lines: Sequence[FinishedLine]) -> None:
-    """Write canonical lines, with the time."""
+    """Write the log lines of finished fetches with the current time."""
     now = timestamp()
     for line in lines:
         line.timestamp = now
@@ -200,7 +204,7 @@ def retry(
     note: str | None,
     log: FilteringBoundLogger,
 ) -> Callable[[], None]:
-    """Return a function that writes the line of a fetch that waits for another attempt."""
+    """Return a function that logs that a fetch waits for another attempt."""
 
     def write_line() -> None:
         log.info(
@@ -225,7 +229,7 @@ def retry(
 def unserved(
     lane_name: str, entry: Entry, needs: Iterable[str], repeats: Repeats, log: FilteringBoundLogger
 ) -> None:
-    """Log that a fetch waits for a worker that meets its needs, once a minute for the same lane and needs."""
+    """Log that a fetch waits for a worker that meets its needs. One line a minute for a lane and needs."""
     names = sorted(needs)
     left_out = repeats.admit((Event.LANE_UNSERVED, lane_name, *names), mono_s())
     if left_out is not None:
@@ -241,7 +245,7 @@ def robots(
     note: str | None,
     log: FilteringBoundLogger,
 ) -> None:
-    """Log the answer to a request for a robots.txt."""
+    """Log the outcome of a request for a robots.txt."""
     log.info(
         Event.LANE_ROBOTS,
         lane=lane_name,
@@ -253,7 +257,7 @@ def robots(
 
 
 def bug(lane_name: str, entry: Entry, error: BaseException, log: FilteringBoundLogger) -> None:
-    """Log an error that no rule names, with where it came from."""
+    """Log an unexpected error, with the end of its traceback."""
     log.error(
         Event.FETCH_BUG,
         id=entry.id,
@@ -267,9 +271,9 @@ def bug(lane_name: str, entry: Entry, error: BaseException, log: FilteringBoundL
 def in_the_way(
     lane_name: str, entry: Entry, error: BaseException, repeats: Repeats, log: FilteringBoundLogger
 ) -> None:
-    """Log that something other than a file of the fleet is where a body should go; the message names it.
+    """Log that a body's path is blocked, for example by a link or a folder, which the message names.
 
-    Once a minute for the same thing: it may be in the way of every body.
+    One line a minute for a message, because every body may meet the same obstacle.
     """
     message = redact.text(str(error))
     left_out = repeats.admit((Event.DISK_IN_THE_WAY, message), mono_s())

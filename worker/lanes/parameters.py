@@ -1,31 +1,31 @@
-"""Times and sizes of serving lanes and fetches that are no matter of policy."""
+"""Times and sizes for lanes and fetches that no policy key sets."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaneParameters:
-    """The defaults of a worker; tests shorten them."""
+    """The times and sizes of one worker. Tests shorten them."""
 
     acquire_at_once: int = 64
-    """How many lanes are acquired in one round trip."""
-    give_back_within_s: float = 5.0
-    """How long fetches in flight may take to end in a lane that goes to another worker."""
+    """Maximum lanes that are acquired in one round trip."""
+    release_within_s: float = 5.0
+    """Time for fetches in flight to end in a lane that is released for another worker."""
     max_settlements: int = 20_000
-    """With as many settlements waiting for Redis, lanes claim nothing more."""
+    """Number of settlements waiting for Redis at which lanes stop claiming."""
     expiry_check_s: float = 2.0
-    """How often a held lane looks at Redis: a producer may have added an earlier deadline."""
+    """Interval at which a held lane reads its earliest deadline from Redis, which a producer may lower."""
     newer_return_s: float = 5.0
-    """How long a fetch that no live worker can do or read waits before it is claimed again."""
+    """Wait of a fetch that no live worker can do or read, before it is claimed again."""
     turn_s: float = 2.0
-    """How long a worker keeps a lane in which fetches wait for another worker, if it can do others there."""
+    """Time for which a worker keeps a lane with fetches for another worker, if it can do the others."""
     return_every_s: float = 0.005
-    """Between two looks, at least, of a worker at fetches that no live worker can do or read."""
+    """Minimum interval between two returns of fetches that no live worker can do or read."""
     decoder_pause_s: float = 5.0
-    """Before the next attempt at a body that needs a large decoder window while none is free."""
+    """Wait before the next attempt at a body whose large decoder window was not free."""
     disk_pause_s: float = 5.0
-    """Before the next attempt at a body that the disk refused; it doubles with each refusal."""
+    """Wait before the next attempt at a body that the disk refused. Doubles with each refusal."""
     checkpoint_bytes: int = 64 << 20
-    """How much of a body comes between two checkpoints, which save it from a crash."""
+    """Bytes of a body between two checkpoints, from which it is resumed after a crash."""
     checkpoint_s: float = 10.0
-    """How much time passes at most between two checkpoints."""
+    """Maximum time between two checkpoints."""

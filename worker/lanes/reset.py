@@ -1,4 +1,4 @@
-"""Lanes as an operator reaches them: found by a name, and reset."""
+"""Operations of an operator on lanes: find them by a name, and reset them."""
 
 import asyncio
 from collections.abc import Sequence
@@ -13,22 +13,23 @@ from fetchfleet.jobs.scripts.host_control import MAX_RESET_RETRIES, reset_lanes
 from fetchfleet.worker.gate.state import from_json, resettable
 from fetchfleet.worker.policy.names import DEFAULT, EVERY_HOST_BELOW
 
-AT_ONCE = 1000
+SCAN_COUNT = 1000
+"""The COUNT of each SCAN."""
 
 
-async def lanes_of(redis: Redis, name: str, *, at_most: int | None = None) -> list[str]:
-    """Return the lanes that a host, a pattern or `default` names and Redis knows, the idle ones too.
+async def lanes_of(redis: Redis, name: str, *, limit: int | None = None) -> list[str]:
+    """Return the lanes in Redis, idle ones too, that match a host, a pattern or `default`.
 
-    A host costs one command. A pattern costs a walk through the keys of Redis, a stretch at a time.
+    A host costs one command, a pattern a scan of all keys. limit: may end the scan once so many are found.
     """
     if name != DEFAULT and not name.startswith(EVERY_HOST_BELOW):
         return [name] if await redis.exists(keys.lane(name)) else []
     prefix, suffix = keys.lane(""), "" if name == DEFAULT else name.removeprefix("*")
     found: list[str] = []
-    async for key in redis.scan_iter(match=f"{prefix}*{suffix}", count=AT_ONCE):
+    async for key in redis.scan_iter(match=f"{prefix}*{suffix}", count=SCAN_COUNT):
         if is_text(key):
             found.append(key.decode().removeprefix(prefix))
-        if len(found) == at_most:
+        if len(found) == limit:
             break
     return sorted(set(found))
 
@@ -38,17 +39,17 @@ class LaneReset(msgspec.Struct, kw_only=True):
 
     lane: str
     reset: list[str]
-    """The parts of the host's state that end: breaker, cool_down, quota, concurrency, robots."""
+    """The parts of the host's state that are reset: breaker, cool_down, quota, concurrency, robots."""
     retries: int = 0
-    """Retries that are due now, and were not before."""
+    """Retries that the reset made due."""
     held: bool = False
-    """Whether a worker holds it; that worker is asked to do it."""
+    """A worker holds the lane, and applies the reset."""
     pending: bool = True
-    """Whether a worker is still to apply it."""
+    """No worker has applied the reset yet."""
 
 
 async def reset(redis: Redis, notify: Notify, lanes: Sequence[str], by: str) -> list[LaneReset]:
-    """Ask for a reset of lanes and make them and their retries due now; lanes that have gone are left out.
+    """Request a reset of lanes, and make them and their retries due. Returns the lanes that exist.
 
     by: the operator, for the log.
     """
@@ -61,10 +62,10 @@ async def reset(redis: Redis, notify: Notify, lanes: Sequence[str], by: str) -> 
         lane: LaneReset(lane=lane, reset=resettable(from_json(gate or b""), now_ms))
         for lane, gate in zip(lanes, gates, strict=True)
     }
-    left = list(lanes)
-    while left:
-        replies = dict(zip(left, await reset_lanes(redis, left, by=by), strict=True))
-        left = []
+    remaining = list(lanes)
+    while remaining:
+        replies = dict(zip(remaining, await reset_lanes(redis, remaining, by=by), strict=True))
+        remaining = []
         for lane, reply in replies.items():
             if reply is None:
                 del found[lane]
@@ -72,13 +73,13 @@ async def reset(redis: Redis, notify: Notify, lanes: Sequence[str], by: str) -> 
             found[lane].held = reply.state == "held"
             found[lane].retries += reply.retries
             if reply.retries == MAX_RESET_RETRIES:
-                left.append(lane)
+                remaining.append(lane)
         await notify([reply.notification for reply in replies.values() if reply and reply.notification])
     return list(found.values())
 
 
 async def await_applied(redis: Redis, resets: Sequence[LaneReset], within_s: float, every_s: float) -> None:
-    """Note which resets workers have applied; return when all of the busy lanes are, or after within_s."""
+    """Update `pending` of the resets until all busy lanes have applied theirs, or for within_s."""
     waiting = list(resets)
     give_up_s = asyncio.get_running_loop().time() + within_s
     while waiting:

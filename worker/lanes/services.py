@@ -1,4 +1,4 @@
-"""The parts of one worker process that serving a lane needs."""
+"""The services of a worker process that a lane uses."""
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
@@ -18,23 +18,25 @@ from fetchfleet.worker.util.clock import RedisClock
 
 
 class QuarantineReason(StrEnum):
-    """The reason for which a claimed element is no fetch of its lane; the field `why` of `lane.invalid`."""
+    """The reason for which a claimed element is quarantined; the field `why` of `lane.invalid`."""
 
     UNREADABLE = "unreadable"
-    """It is no entry, or one that no worker writes."""
+    """It is not a valid entry."""
     TOO_LARGE = "too_large"
+    """It exceeds MAX_ENTRY_BYTES."""
     WRONG_LANE = "wrong_lane"
     """Its next request goes to another host than the lane's."""
     UNKNOWN_BATCH = "unknown_batch"
+    """Its batch does not exist."""
     NOT_ITS_FETCH = "not_its_fetch"
-    """Its batch has another fetch at that place."""
+    """Its batch has another fetch of this ID."""
     ENDED = "ended"
     """The fetch has its result already."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaneServices:
-    """Shared by all lanes of one worker process."""
+    """The services that all lanes of a worker process share."""
 
     worker_id: str
     store: LaneStore
@@ -42,13 +44,13 @@ class LaneServices:
     key_repair: KeyRepair
     clock: RedisClock
     notify: Callable[[Iterable[LaneNotification]], Awaitable[None]]
-    """Tell the fleet that lanes are due."""
+    """Sends notifications of due lanes."""
     report_redis_error: Callable[[BaseException], None]
     log: FilteringBoundLogger
     returns: Spacing
-    """The looks at fetches that no live worker can do or read."""
+    """Spaces out the returns of fetches that no live worker can do or read."""
     parameters: LaneParameters = field(default_factory=LaneParameters)
     repeats: Repeats = field(default_factory=Repeats)
-    """The conditions of lanes that last from one hold to the next, by event and lane."""
+    """Limits repeated log lines, by event and lane, across acquisitions."""
     quarantined: Counter[QuarantineReason] = field(default_factory=Counter)
-    """The number of claimed elements that were quarantined since the start of the worker."""
+    """Number of claimed elements quarantined since the start of the worker."""

@@ -1,4 +1,4 @@
-"""A lane held by this worker, with the services that work on it needs."""
+"""One acquisition of a lane, with the services that the work on it uses."""
 
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
@@ -27,7 +27,7 @@ from fetchfleet.worker.lanes.settler import Settlement
 from fetchfleet.worker.lanes.store import LaneLostError
 
 REDIS_PAUSE_S = 0.5
-"""Between two tries of a call that Redis did not answer."""
+"""Wait before a failed call to Redis is repeated."""
 
 S_co = TypeVar("S_co", bound=LaneServices, covariant=True)
 T = TypeVar("T")
@@ -43,13 +43,13 @@ class LaneSession(Generic[S_co]):
         self.services = services
 
     def settle(self, settlement: Settlement) -> None:
-        """Write the change to a claimed fetch soon."""
+        """Add a settlement, which is written to Redis soon."""
         self.services.settler.add(self.lane, settlement)
 
     def decode(self, claimed: ClaimReply) -> list[Entry]:
-        """Return those of the claimed entries that are fetches of this lane and of their batches.
+        """Return the claimed entries that are fetches of this lane and of their batches.
 
-        Others are left to newer workers, or quarantined. Every element of a lane passes here.
+        The others are returned for newer workers, or quarantined. Every claimed element must pass this check.
         """
         lane, services = self.lane, self.services
         entries: list[Entry] = []
@@ -61,20 +61,20 @@ class LaneSession(Generic[S_co]):
             try:
                 entry = parse_entry(element)
                 if not entry.may_wait_in(lane.name):
-                    why, note = invalid_claims.of_another_host(entry.id)
+                    why, note = invalid_claims.wrong_lane(entry.id)
                 elif record == UNRECORDED or entry.is_recorded(record, element):
                     entries.append(entry)
                     continue
                 else:
-                    why, note = invalid_claims.not_in_record(record, entry.id)
+                    why, note = invalid_claims.not_recorded(record, entry.id)
             except NewerEntryError as newer:
                 if not newer.may_wait_in(lane.name):
-                    why, note = invalid_claims.of_another_host(newer.fetch_id)
+                    why, note = invalid_claims.wrong_lane(newer.fetch_id)
                 elif record in {UNRECORDED, newer.record}:
-                    invalid_claims.hand_back_newer(lane, services, newer)
+                    invalid_claims.return_newer(lane, services, newer)
                     continue
                 else:
-                    why, note = invalid_claims.not_in_record(record, newer.fetch_id)
+                    why, note = invalid_claims.not_recorded(record, newer.fetch_id)
             except TooLargeEntryError as error:
                 why, note = QuarantineReason.TOO_LARGE, str(error)
             except BadEntryError as error:
@@ -84,21 +84,21 @@ class LaneSession(Generic[S_co]):
         return entries
 
     def hold(self, claimed: ClaimReply) -> None:
-        """Queue claimed entries in the lane."""
+        """Add claimed entries to the lane's `ready` fetches."""
         for entry in self.decode(claimed):
             self.lane.hold(entry)
 
     def hold_claim(self, claim: Claim) -> None:
-        """Queue the entries of a claim in the lane, and note whether they are all that it has."""
+        """Add the entries of a claim to the lane's `ready` fetches, and record if the queues are empty."""
         self.hold(claim)
         emptied = not claim.waiting and claim.next_retry_ms is None
-        self.lane.claims.note(emptied=emptied, found=bool(claim.serialized))
+        self.lane.claims.record(emptied=emptied, found=bool(claim.serialized))
 
     def change_gate(self, state: GateState, *, save: bool = False) -> None:
-        """Replace the state of the lane's gate and log what is new in it: the only way that it changes.
+        """Replace the state of the lane's gate, and log a new cool-down or breaker state.
 
-        Redis gets the new state with the next settlement or the release of the lane. save: get it there soon,
-        although nothing may be settled.
+        All changes go through this method. The state is saved with the next settlement or the release of the
+        lane. save: save it soon even without a settlement.
         """
         lane, before = self.lane, self.lane.gate
         if state is before:
@@ -110,10 +110,9 @@ class LaneSession(Generic[S_co]):
             self.services.settler.save_gate(lane)
 
     def count_start(self, *, save_rate: bool = False) -> None:
-        """Count a request that goes out, of a fetch or of a redirect.
+        """Count a request that is about to be sent, of a fetch or of a redirect.
 
-        save_rate: if starts are spaced out, save the gate soon: after a crash of this worker the next owner
-        of the lane keeps the spacing.
+        save_rate: if a rate limit applies, save the gate soon, so that it holds after a crash of this worker.
         """
         lane, now_ms = self.lane, self.lane.clock.now_ms()
         if lane.grant:
@@ -123,17 +122,17 @@ class LaneSession(Generic[S_co]):
         self.change_gate(after, save=save_rate and after.paced_ms != lane.gate.paced_ms)
 
     def may_send_another(self) -> bool:
-        """Return whether a fetch in flight may send another request in place of its last; count it if so."""
+        """Return whether a fetch in flight may send its next request now. Counts the request if so."""
         if not isinstance(self.lane.admission(excluding=1), Admit):
             return False
         self.count_start()
         return True
 
     async def retry_until_lost(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Repeat a call to Redis until it is answered; raise LaneLostError once the lane is lost.
+        """Repeat a call to Redis until it succeeds. Raises LaneLostError once the lane is lost.
 
-        A call whose reply was lost may run twice. That is safe: what a claim took is handed back with the
-        lane, and the other scripts skip what they have done.
+        A call whose reply was lost runs twice. That is safe: the release returns unknown claims, and the
+        other scripts skip changes that were made already.
         """
         lane, services = self.lane, self.services
         while True:
@@ -155,7 +154,7 @@ class LaneSession(Generic[S_co]):
                 raise LaneLostError
 
     async def adopt(self, entries: list[Entry]) -> None:
-        """Take over entries that a dead owner had claimed."""
+        """Add entries that a dead owner had claimed, and save their changed counters."""
         lane, store = self.lane, self.services.store
         for entry in entries:
             lane.hold(entry)
@@ -164,9 +163,9 @@ class LaneSession(Generic[S_co]):
             await self.retry_until_lost(lambda: store.adopt(lane.name, lane.token, elements))
 
     async def release(self, unfinished: list[Entry], needs: str = "") -> None:
-        """Give the lane back, with the fetches that are claimed and not settled.
+        """Release the lane, and return its claims that are not settled.
 
-        needs: those of a fetch for which another worker gets the lane (worker/fetch/cases/handover.py).
+        needs: hand the lane over to a worker that meets these needs (worker/fetch/cases/handover.py).
         """
         lane, services = self.lane, self.services
         closed = lane.closed()
@@ -184,5 +183,5 @@ class LaneSession(Generic[S_co]):
         )
         lane.released = True
         log_events.released(lane, closed, due, len(unfinished), services.worker_id)
-        if due is not None and not lane.for_upkeep:  # workers that start fetches know of the lane
+        if due is not None and not lane.for_upkeep:  # else it is not new to workers that start fetches
             await services.notify([due])

@@ -1,6 +1,6 @@
-"""Write the settlements of fetches to Redis: many at a time, repeated until Redis has them.
+"""Writes the settlements of fetches to Redis, in batches, and repeats them until they succeed.
 
-A result that cannot be written waits in memory: the body is on disk and must not be fetched again.
+A result that cannot be written is kept in memory, because its body is stored and must not be fetched again.
 """
 
 import asyncio
@@ -28,13 +28,13 @@ from fetchfleet.worker.lanes.parameters import LaneParameters
 from fetchfleet.worker.redis_support.key_repair import KeyRepair
 
 GATHER_S = 0.01
-"""How long settlements are gathered before they are written: the price of a result in latency."""
+"""Time for which settlements are gathered before they are written. It delays every result."""
 
 GATHER_MORE_S = 0.02
-"""How much longer while more is in flight than waits: the same commands can write it."""
+"""Additional time if more fetches are in flight than settlements wait, to write them with one call."""
 
 MAX_PAUSE_S = 1.0
-"""Between two tries: short enough that no other worker reclaims the lanes that wait for Redis."""
+"""Maximum wait between two tries. Must be short, so that waiting lanes keep their leases."""
 
 
 class Settlement(NamedTuple):
@@ -44,19 +44,19 @@ class Settlement(NamedTuple):
     done: Callable[[], None]
     """Called once Redis has the change."""
     ends: bool = True
-    """Whether the fetch is no longer claimed afterwards."""
+    """The change ends the claim."""
     line: FinishedLine | None = None
-    """Written to the log then."""
+    """The log line to write once Redis has the change."""
 
 
 def _nothing() -> None:
-    """Do nothing once Redis has a change."""
+    """Do nothing."""
 
 
 def finished(
     result: Result, done: Callable[[], None] = _nothing, line: FinishedLine | None = None
 ) -> Settlement:
-    """End the fetch with its result. Only a body that was stored now counts as received."""
+    """End the fetch with its result. Only the bytes of a newly stored body count as received."""
     outcome = result.outcome
     received_bytes = result.bytes or 0 if outcome is Outcome.STORED else 0
     change = scripts.finish(result.id, outcome=outcome, received_bytes=received_bytes, result=encode(result))
@@ -64,7 +64,7 @@ def finished(
 
 
 def failed(result: Result, note: str) -> Settlement:
-    """Copy the fetch to the dead letters; `finished` follows."""
+    """Copy the fetch to the dead letters. Add `finished` after it."""
     return buried(result.id, result.reason or Reason.INTERNAL, note, _nothing)
 
 
@@ -75,35 +75,35 @@ def retried(entry: Entry, wait_s: float, done: Callable[[], None]) -> Settlement
 
 
 def started(entry: Entry, done: Callable[[], None]) -> Settlement:
-    """Keep the fetch claimed, marked as started for the case of a crash."""
+    """Save the entry of a fetch that is about to start, so that a crash is counted. Keeps the claim."""
     return Settlement(scripts.start(entry.id, serialized=serialize_entry(entry)), done, ends=False)
 
 
 def rewritten(entry: Entry) -> Settlement:
-    """Keep the fetch claimed, as this entry: after a crash the next owner resumes from it."""
+    """Save the entry of a running fetch, from which the next owner resumes after a crash. Keeps the claim."""
     return started(entry, _nothing)
 
 
-def handed_back(fetch_id: str, wait_s: float, done: Callable[[], None]) -> Settlement:
-    """Queue the element unchanged, for a worker that can read it."""
+def returned(fetch_id: str, wait_s: float, done: Callable[[], None]) -> Settlement:
+    """Return the claim, with its entry unchanged, for a worker that can read it."""
     return Settlement(scripts.return_claim(fetch_id, wait_ms=int(wait_s * 1000)), done)
 
 
 def buried(fetch_id: str | bytes, reason: Reason, note: str, done: Callable[[], None]) -> Settlement:
-    """Copy a claimed element to the dead letters; `finished` or `dropped` follows."""
+    """Copy a claimed element to the dead letters. Add `finished` or `dropped` after it."""
     return Settlement(scripts.bury(fetch_id, reason=reason.value, note=note), done)
 
 
 def dropped(fetch_id: bytes) -> Settlement:
-    """Forget a claim that belongs to no batch."""
+    """Remove a claim that belongs to no batch."""
     return Settlement(scripts.drop(fetch_id), _nothing)
 
 
 class Settler:
-    """One for a worker process; `run` is its task.
+    """Writes the settlements of a worker process. `run` is its task.
 
-    for_all: results go to the stream of all batches too. on_had_ended: called with the lane and the id of a
-    fetch that got no result, for it had one.
+    for_all: also write results to the stream of all batches. on_had_ended: called with the lane and the ID of
+    a fetch that got no result, because it had ended before.
     """
 
     def __init__(
@@ -126,78 +126,83 @@ class Settler:
         self._max_waiting = max_waiting
         self._waiting: dict[Lane, list[Settlement]] = {}
         self._writing: set[Lane] = set()
+        """The lanes whose settlements a call under way writes."""
         self._releasing: set[Lane] = set()
-        """The lanes that a call under way releases with their last settlements, if they are empty."""
-        self._some = asyncio.Event()
-        self._awaited = asyncio.Event()
+        """The lanes that a call under way releases if they are empty."""
+        self._added = asyncio.Event()
+        self._urgent = asyncio.Event()
+        """A caller waits for a settlement, so do not gather more."""
         self._written = asyncio.Condition()
         self._rounds = 0
+        """Number of completed calls of `_write`."""
         self.count = 0
+        """Number of settlements that Redis does not have yet."""
         self.finished = 0
+        """Number of results written since the start."""
 
     @property
     def full(self) -> bool:
-        """True if so much waits for Redis that no new fetch should be claimed."""
+        """True if so many settlements wait for Redis that lanes should claim no more fetches."""
         return self.count >= self._max_waiting
 
     def add(self, lane: Lane, settlement: Settlement) -> None:
         """Write the settlement soon."""
         self._waiting.setdefault(lane, []).append(settlement)
         self.count += 1
-        self._some.set()
+        self._added.set()
         if not settlement.ends:  # the fetch waits until Redis has it
-            self._awaited.set()
+            self._urgent.set()
 
     def save_gate(self, lane: Lane) -> None:
-        """Write the lane's gate soon, although nothing was settled."""
+        """Write the lane's gate soon, even without a settlement."""
         self._waiting.setdefault(lane, [])
-        self._some.set()
+        self._added.set()
 
     def release_if_empty(self, lane: Lane) -> None:
-        """Release the lane soon, with what waits of it, if it is still empty then."""
+        """Release the lane with the next call, if it is empty then."""
         self.save_gate(lane)
 
     def is_releasing(self, lane: Lane) -> bool:
-        """Return whether a call that releases the lane, if it is empty, is under way."""
+        """Return whether a call under way releases the lane if it is empty."""
         return lane in self._releasing
 
     async def flush(self, lane: Lane) -> None:
-        """Return when nothing of the lane waits to be written."""
-        self._awaited.set()
+        """Wait until no settlement of the lane is left to write, or the lane is lost."""
+        self._urgent.set()
         async with self._written:
             await self._written.wait_for(lambda: lane.lost or not self.has(lane))
 
     async def flush_pending(self, lane: Lane) -> None:
-        """Return when everything of the lane that waited at the call is written; more may have come since."""
-        self._awaited.set()
-        enough = self._rounds + 2  # the round under way may have begun before it was added
+        """Wait until the present settlements of the lane are written, without later ones, or it is lost."""
+        self._urgent.set()
+        enough = self._rounds + 2  # the round under way may not include them
         async with self._written:
             await self._written.wait_for(lambda: lane.lost or not self.has(lane) or self._rounds >= enough)
 
     def has(self, lane: Lane) -> bool:
-        """Return whether something of the lane waits to be written."""
+        """Return whether settlements of the lane are left to write."""
         return lane in self._waiting or lane in self._writing
 
     async def run(self) -> None:
-        """Write what is added, until cancelled."""
+        """Write settlements as they are added, until cancelled."""
         while True:
-            await self._some.wait()
+            await self._added.wait()
             await asyncio.sleep(GATHER_S)
             in_flight = sum(len(lane.in_flight) for lane in self._waiting)
-            if in_flight > self.count and not self._awaited.is_set():
+            if in_flight > self.count and not self._urgent.is_set():
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._gather_more_s):
-                        await self._awaited.wait()
-            self._some.clear()
-            self._awaited.clear()
+                        await self._urgent.wait()
+            self._added.clear()
+            self._urgent.clear()
             batch, self._waiting = self._waiting, {}
             self._writing = set(batch)
             try:
                 await self._write(batch)
             except Exception:
-                for lane, settlements in batch.items():  # Redis skips those that it has when they come again
+                for lane, settlements in batch.items():  # safe to repeat: Redis skips those that it has
                     self._waiting[lane] = settlements + self._waiting.get(lane, [])
-                self._some.set()
+                self._added.set()
                 raise
             async with self._written:
                 self._writing = set()
@@ -205,7 +210,7 @@ class Settler:
                 self._written.notify_all()
 
     async def _write(self, batch: dict[Lane, list[Settlement]]) -> None:
-        """Send the settlements of each lane until Redis has answered for all of them."""
+        """Send the settlements until Redis has replied for every lane."""
         self._releasing = {lane for lane in batch if lane.seems_empty}
         unwritten = {
             lane: self._changes(lane, settlements, release_if_empty=lane in self._releasing)
@@ -226,22 +231,22 @@ class Settler:
                 replies = await scripts.settle_many(
                     self._redis, list(unwritten.values()), to_all_results=self._for_all
                 )
-                unanswered: list[Exception] = []
+                failures: list[Exception] = []
                 for lane, reply in zip(list(unwritten), replies, strict=True):
-                    if isinstance(reply, Exception) and await self._may_pass(lane, batch[lane], reply):
-                        unanswered.append(reply)
+                    if isinstance(reply, Exception) and await self._may_retry(lane, batch[lane], reply):
+                        failures.append(reply)
                     else:
                         del unwritten[lane]
                         self._settled(lane, batch[lane], reply)
-                if unanswered:
-                    raise unanswered[0]
+                if failures:
+                    raise failures[0]
 
     def _changes(
         self, lane: Lane, settlements: Iterable[Settlement], *, release_if_empty: bool = False
     ) -> scripts.LaneChanges:
         """Return the changes to a lane, without rewritten entries of fetches that end in the same call.
 
-        If such an entry is sent again after a lost reply, it would overwrite an entry that was claimed since.
+        If the call is repeated after a lost reply, such an entry would overwrite one that was claimed since.
         """
         items = list(settlements)
         if not all(item.ends for item in items):
@@ -252,10 +257,10 @@ class Settler:
             lane.name, lane.token, gate, [item.change for item in items], release_if_empty
         )
 
-    async def _may_pass(self, lane: Lane, settlements: Iterable[Settlement], error: Exception) -> bool:
+    async def _may_retry(self, lane: Lane, settlements: Iterable[Settlement], error: Exception) -> bool:
         """Return whether to send the settlements again.
 
-        Redis as a whole is in trouble, or a conflicting key was in the way and no longer is.
+        True for an error that affects all of Redis, or if a conflicting key was repaired.
         """
         if not isinstance(error, ResponseError) or isinstance(
             error, NoPermissionError | OutOfMemoryError | ReadOnlyError
@@ -271,12 +276,12 @@ class Settler:
     def _settled(
         self, lane: Lane, settlements: list[Settlement], reply: scripts.Settled | Exception | None
     ) -> None:
-        """Handle the reply; None if the token was refused."""
+        """Handle the reply for a lane; None if the token is stale."""
         self.count -= len(settlements)
         releasing = lane in self._releasing
         self._releasing.discard(lane)
         self._writing.discard(lane)
-        if isinstance(reply, Exception):  # the keys of the lane are not usable: it stops, the others go on
+        if isinstance(reply, Exception):  # the lane's keys are unusable: stop this lane only
             self._on_redis_error(reply)
         if reply is None or isinstance(reply, Exception):
             lane.lose()
@@ -284,7 +289,7 @@ class Settler:
         lane.clock.sync(reply.now_ms)
         lane.released = reply.is_released
         if releasing and not reply.is_released:
-            lane.claims.note(emptied=False, found=False)
+            lane.claims.record(emptied=False, found=False)
         had_ended = [fetch_id.decode() for fetch_id in reply.had_ended]
         lines: list[FinishedLine] = []
         for item in settlements:

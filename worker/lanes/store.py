@@ -1,4 +1,4 @@
-"""The lanes of this worker in Redis: acquired, claimed from, renewed and released."""
+"""The calls of a worker to Redis about its lanes."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -25,40 +25,42 @@ from fetchfleet.worker.gate.state import GateState, from_json
 from fetchfleet.worker.redis_support.batching import ScriptBatcher
 from fetchfleet.worker.util.clock import mono_s
 
-STRETCH = 1000
-"""How many entries of a queue one withdrawal searches, and how many cancelled batches one call reads."""
+PAGE_SIZE = 1000
+"""Entries of a queue that one call of a removal scan checks, and cancelled batches that one call reads."""
 
 MAX_LANE_NAME_BYTES = 300
-"""A host has 253 bytes at most."""
+"""A host name has at most 253 bytes."""
 
 CANCELLED_WITHIN_S = 1.0
-"""How long the cancelled batches of lanes are read at most: another program may have written any number."""
+"""Maximum time to read cancelled batches, of which another program may have written any number."""
 
 T = TypeVar("T")
 
 
 class LaneLostError(Exception):
-    """The lane is no longer this worker's: its lease lapsed, and another worker may own it."""
+    """The worker no longer owns the lane. Another worker may own it."""
 
 
 class AcquiredLane(NamedTuple):
-    """A lane that this worker owns from now on."""
+    """A lane that this worker has acquired."""
 
     token: int
+    """The fencing token."""
     now_ms: int
+    """Unix ms by Redis's clock."""
     gate: GateState
     policy_version: bytes
     """The version of the policy tables set at run time."""
     cancelled: set[str]
-    """Cancelled batches that may still have fetches in the lane."""
+    """IDs of cancelled batches that may still have fetches in the lane."""
     orphans: Claimed
     """Entries that a dead owner had claimed."""
     other_deaths: int = 0
-    """How many other workers died lately."""
+    """Number of workers other than the last owner that died recently."""
     reset_by: str = ""
-    """The operator who has reset the lane since it had an owner; empty for none."""
+    """The operator who has reset the lane since its last owner; empty if none has."""
     claim: Claim | None = None
-    """Its first fetches; None if they are to be claimed."""
+    """The first claim; None if nothing is claimed yet."""
 
 
 AcquireResult = AcquiredLane | Early | Enough | None
@@ -66,10 +68,11 @@ AcquireResult = AcquiredLane | Early | Enough | None
 
 
 class Removal(NamedTuple):
-    """The fetches to withdraw from a lane: those of a batch, the expired ones, or all."""
+    """The fetches to remove from a lane."""
 
     kind: RemovalKind
     batch_id: str = ""
+    """For RemovalKind.BATCH."""
 
 
 EXPIRED = Removal(RemovalKind.EXPIRED)
@@ -77,27 +80,28 @@ ALL = Removal(RemovalKind.ALL)
 
 
 class LaneOverview(NamedTuple):
-    """A summary of the content of a lane."""
+    """The deadline and the claims of a lane in Redis."""
 
     earliest_ms: int | None
-    """No waiting fetch has an earlier deadline; None if none waits."""
+    """A lower bound of the deadlines of waiting fetches, in Unix ms; None if unset."""
     claimed: int
+    """Number of claimed entries."""
 
 
 class LaneNeeds(NamedTuple):
-    """The needs of a due lane that a worker which starts no fetch can meet."""
+    """The data of a due lane that show if it needs a worker even without starting a fetch."""
 
     scheduled: bool
-    """Whether it has no owner."""
+    """The lane has no owner."""
     earliest_ms: int | None
-    """No waiting fetch has an earlier deadline; None if that is not known."""
+    """A lower bound of the deadlines of waiting fetches, in Unix ms; None if unset."""
     reset: bool
-    """Whether an operator has reset the lane since it had an owner."""
+    """An operator has reset the lane since its last owner."""
     gate: GateState
     cancelled: bool
-    """Whether a cancelled batch may have fetches in the lane."""
+    """A cancelled batch may have fetches in the lane."""
     orphans: bool
-    """Whether a dead owner had claimed fetches: their deadlines are unknown until they wait again."""
+    """A dead owner had claimed fetches. `earliest_ms` does not include their deadlines."""
 
 
 class BatchCancelled(NamedTuple):
@@ -105,40 +109,40 @@ class BatchCancelled(NamedTuple):
 
 
 class CancelledBatches(NamedTuple):
-    """The cancelled batches of some lanes.
-
-    refused: lanes for which Redis refused the call. complete: False if there was no time to read all.
-    """
+    """The cancelled batches of some lanes."""
 
     by_lane: dict[str, set[str]]
+    """IDs of the batches, by lane."""
     refused: list[tuple[str, Exception]]
+    """Lanes for which the call failed, with the error."""
     complete: bool
+    """False if there was no time to read all."""
 
 
 class LaneStore:
-    """Calls about a held lane carry its token and raise LaneLostError if the token is no longer current."""
+    """The lanes in Redis, for one worker. Calls with a token raise LaneLostError if the token is stale."""
 
-    def __init__(self, redis: Redis, owner: str, lease_ms: int, stretch: int = STRETCH) -> None:
+    def __init__(self, redis: Redis, owner: str, lease_ms: int, page_size: int = PAGE_SIZE) -> None:
         self._redis = redis
         self._batcher = ScriptBatcher(redis)
         self._owner = owner
         self._lease_ms = lease_ms
-        self._stretch = stretch
+        self._page_size = page_size
 
     async def aclose(self) -> None:
-        """Cancel the calls that are under way."""
+        """Cancel the calls under way."""
         await self._batcher.aclose()
 
     async def due(self, now_ms: int, limit: int, offset: int = 0) -> list[str]:
         """Return lanes that are due, the most overdue first."""
-        return await due_lanes(self._redis, until_ms=now_ms + GRACE_MS, skip=offset, most=limit)
+        return await due_lanes(self._redis, until_ms=now_ms + GRACE_MS, skip=offset, limit=limit)
 
     async def just_due(self, now_ms: int, limit: int) -> list[str]:
-        """Return lanes that are due, the least overdue first: names of no lanes may hide them from `due`."""
-        return await due_lanes(self._redis, until_ms=now_ms + GRACE_MS, most=limit, newest_first=True)
+        """Return lanes that are due, the least overdue first. Names of no lanes may hide them from `due`."""
+        return await due_lanes(self._redis, until_ms=now_ms + GRACE_MS, limit=limit, newest_first=True)
 
     async def needs(self, lanes: Sequence[str]) -> list[LaneNeeds]:
-        """Return for each lane what it may need."""
+        """Return the needs of each lane."""
         async with self._redis.pipeline(transaction=False) as pipe:
             for lane in lanes:
                 pipe.hmget(keys.lane(lane), ["state", "earliest_ms", "reset", "gate"])
@@ -150,9 +154,9 @@ class LaneStore:
     async def acquire(
         self, lane: str, generation: int, held: int | None = None, *, count: int = 0
     ) -> AcquireResult:
-        """Acquire a scheduled lane and claim up to count fetches; None if the notification is stale.
+        """Acquire a scheduled lane and claim up to count fetches. Returns None if the notification is stale.
 
-        held: how many lanes the owner has, to compare with its share of the fleet's; None acquires it anyway.
+        held: number of lanes that the owner holds, to compare with its share; None for no comparison.
         """
         found = await self._take([scripts.Wanted(lane, generation, count)], held)
         if isinstance(found[0], Exception):
@@ -162,10 +166,10 @@ class LaneStore:
     async def acquire_many(
         self, lanes: Sequence[str], held: int | None, *, handed: bool = False, counts: Sequence[int] = ()
     ) -> list[AcquireResult | Exception]:
-        """Acquire the lanes that are due, in one call; a refusal of Redis comes as an exception.
+        """Acquire lanes that are due, in one call. An error for one lane is its result.
 
-        counts: how many fetches to claim in each. handed: acquire those that another worker has left to
-        workers like this one, before they are due.
+        counts: number of fetches to claim in each. handed: the lanes were handed over to workers like this
+        one, and need not be due.
         """
         counted = zip(lanes, counts or [0] * len(lanes), strict=True)
         wanted = [scripts.Wanted(lane, None, count) for lane, count in counted]
@@ -174,7 +178,7 @@ class LaneStore:
     async def _take(
         self, wanted: Sequence[scripts.Wanted], held: int | None, *, handed: bool = False
     ) -> list[AcquireResult | Exception]:
-        """Acquire lanes in one call; held and handed as above."""
+        """Acquire lanes in one call. held, handed: as in `acquire` and `acquire_many`."""
         call = scripts.take_call(wanted, owner=self._owner, lease_ms=self._lease_ms, held=held, handed=handed)
         try:
             reply = await self._batcher.run(*call)
@@ -204,16 +208,16 @@ class LaneStore:
         )
 
     async def renew(self, lanes: Sequence[tuple[str, int]]) -> tuple[int, list[bool]]:
-        """Renew all leases in one call; return Redis's time, and for each lane whether it is still held."""
+        """Renew all leases in one call. Returns Redis's time, and for each lane if it is still held."""
         return await scripts.renew(self._redis, lanes, lease_ms=self._lease_ms)
 
     async def cancelled(self, lanes: Iterable[str]) -> CancelledBatches:
-        """Return for each lane the cancelled batches that may have fetches in it, as far as time allows."""
+        """Return the cancelled batches that may have fetches in the lanes, read for CANCELLED_WITHIN_S."""
         batches: dict[str, set[str]] = {lane: set() for lane in lanes}
         refused: list[tuple[str, Exception]] = []
         cursors, give_up_s = dict.fromkeys(batches, 0), mono_s() + CANCELLED_WITHIN_S
         while cursors and mono_s() < give_up_s:
-            pages = await batch_scripts.cancelled_batches(self._redis, cursors, count=self._stretch)
+            pages = await batch_scripts.cancelled_batches(self._redis, cursors, count=self._page_size)
             for lane, page in zip(list(cursors), pages, strict=True):
                 if isinstance(page, Exception):
                     refused.append((lane, page))
@@ -225,7 +229,7 @@ class LaneStore:
         return CancelledBatches(batches, refused, complete=not cursors)
 
     async def take_resets(self, lanes: Sequence[str]) -> list[str]:
-        """Return for each lane the operator who has reset it, "" for none, and forget that."""
+        """Return and clear, for each lane, the operator who has reset it; "" if none has."""
         async with self._redis.pipeline(transaction=False) as pipe:
             for lane in lanes:
                 pipe.hget(keys.lane(lane), "reset")
@@ -237,9 +241,9 @@ class LaneStore:
         return found
 
     async def make_retries_due(self, lane: str, now_ms: int) -> None:
-        """Make every retry of a held lane due now, a stretch at a time."""
+        """Make every retry of a held lane due now, one page at a time."""
         later = keys.later(lane)
-        while found := await self._redis.zrangebyscore(later, f"({now_ms}", "+inf", 0, self._stretch):
+        while found := await self._redis.zrangebyscore(later, f"({now_ms}", "+inf", 0, self._page_size):
             await self._redis.zadd(later, dict.fromkeys(found, now_ms), xx=True)
 
     async def claim(self, lane: str, token: int, count: int) -> Claim:
@@ -248,7 +252,7 @@ class LaneStore:
         return _fenced(scripts.claim_reply(await self._batcher.run(*call)))
 
     async def claims(self, lane: str, token: int) -> Claimed:
-        """Return every claimed entry of the lane, including those this worker does not know of."""
+        """Return every claimed entry of the lane, including those unknown to this worker."""
         return _fenced(await scripts.claims(self._redis, lane=lane, token=token))
 
     async def adopt(self, lane: str, token: int, elements: Sequence[bytes]) -> None:
@@ -258,7 +262,7 @@ class LaneStore:
     async def transfer(
         self, lane: str, token: int, fetch_id: str, element: bytes, to_lane: str, priority: str
     ) -> LaneNotification | BatchCancelled | None:
-        """Move a claimed fetch to another lane; return the notification to send, if any."""
+        """Move a claimed fetch to another lane. Returns the notification to send, if any."""
         reply = await scripts.transfer(
             self._redis,
             lane=lane,
@@ -272,7 +276,7 @@ class LaneStore:
         return due if accepted else BatchCancelled()
 
     async def overview(self, lane: str) -> LaneOverview:
-        """Return what the lane holds."""
+        """Return the earliest deadline and the number of claims of the lane."""
         async with self._redis.pipeline(transaction=False) as pipe:
             pipe.hget(keys.lane(lane), "earliest_ms")
             pipe.hlen(keys.claimed(lane))
@@ -280,7 +284,7 @@ class LaneStore:
         return LaneOverview(number_of(earliest_ms), claimed)
 
     async def withdraw(self, lane: str, token: int, removal: Removal, queue: str, offset: int) -> Withdrawal:
-        """Claim the fetches to be removed from one stretch of a queue, however far back they wait."""
+        """Claim the fetches to remove from one page of a queue."""
         reply = await scripts.withdraw(
             self._redis,
             lane=lane,
@@ -289,18 +293,18 @@ class LaneStore:
             kind=removal.kind,
             batch_id=removal.batch_id,
             offset=offset,
-            count=self._stretch,
+            count=self._page_size,
         )
         return _fenced(reply)
 
     async def withdrawn(self, lane: str, token: int, batches: set[str]) -> Claimed:
-        """Note that no fetch of these cancelled batches waits in the lane; return those still claimed."""
+        """Remove cancelled batches of which no fetch waits from the lane. Returns their claimed fetches."""
         return _fenced(await scripts.withdrawn(self._redis, lane=lane, token=token, batch_ids=batches))
 
     async def note_earliest(self, lane: str, token: int, earliest_ms: int | None) -> None:
-        """Save the earliest deadline that a search of the lane found.
+        """Save the earliest deadline that a removal scan of the lane has found, in Unix ms.
 
-        None before the search, so that fetches added meanwhile count.
+        None, before the scan, clears it, so that fetches added during the scan count.
         """
         noted = await scripts.earliest(self._redis, lane=lane, token=token, earliest_ms=earliest_ms)
         _fenced(noted or None)
@@ -315,10 +319,10 @@ class LaneStore:
         changed: Sequence[bytes],
         needs: str = "",
     ) -> LaneNotification | None:
-        """Give the lane back; return the notification to send, None if the lane is idle.
+        """Release the lane. Returns the notification to send; None if the lane is idle.
 
-        gate: its state as JSON. closed_until_ms: 0 if the lane is open. changed: claimed entries to rewrite.
-        needs: those of a fetch for which another worker gets the lane, empty for none.
+        gate: its state as JSON. closed_until_ms, why: when and why the gate opens, 0 if it is open. changed:
+        claimed entries to rewrite. needs: hand the lane over to a worker that meets them; empty for none.
         """
         call = scripts.release_call(
             lane=lane,
@@ -333,22 +337,22 @@ class LaneStore:
 
 
 async def due_lanes(
-    redis: Redis, *, until_ms: int, skip: int = 0, most: int, newest_first: bool = False
+    redis: Redis, *, until_ms: int, skip: int = 0, limit: int, newest_first: bool = False
 ) -> list[str]:
-    """Return lanes that need attention by a time; remove what cannot be a lane's name."""
+    """Return lanes that need attention by a time. Removes members that are not names of lanes."""
     return await names(
         redis,
         keys.ATTENTION,
         until=until_ms,
         skip=skip,
-        limit=most,
+        limit=limit,
         max_bytes=MAX_LANE_NAME_BYTES,
         newest_first=newest_first,
     )
 
 
 def _needs(fields: Any, cancelled: Any, claimed: Any) -> LaneNeeds:
-    """Decode the replies about a lane. One with a foreign value is to be acquired, which repairs it."""
+    """Decode the replies for a lane. A lane with a conflicting value is acquired, which repairs it."""
     if isinstance(fields, Exception):
         fields, claimed = (b"scheduled", None, None, None), True
     state, earliest_ms, reset, gate = fields
@@ -363,7 +367,7 @@ def _needs(fields: Any, cancelled: Any, claimed: Any) -> LaneNeeds:
 
 
 def _fenced(reply: T | None) -> T:
-    """Return the reply; raise LaneLostError if the script refused the token."""
+    """Return the reply. Raises LaneLostError if it is None: the token is stale."""
     if reply is None:
         raise LaneLostError
     return reply

@@ -1,4 +1,4 @@
-"""Take fetches of one kind out of a held lane, however far back they wait, and end them."""
+"""Removes fetches of one kind from all queues of a held lane, and ends them."""
 
 import functools
 from collections.abc import Awaitable, Callable
@@ -16,14 +16,16 @@ EndFetch = Callable[[Entry], Awaitable[object]]
 
 
 class Withdrawn(NamedTuple):
-    """The number of ended fetches, and the earliest deadline (Unix ms) of the others, 0 if none is left."""
+    """The result of a removal scan."""
 
     ended: int
+    """Number of fetches that were ended."""
     earliest_ms: int
+    """Earliest deadline of the fetches that stay, in Unix ms; 0 if none stays."""
 
 
 async def withdraw(session: LaneSession[LaneServices], removal: Removal, end: EndFetch) -> Withdrawn:
-    """Claim the fetches, one stretch of a queue at a time, and end each. Nothing else is claimed."""
+    """Claim the fetches, one page of a queue at a time, and end each. Claims no others."""
     lane, services = session.lane, session.services
     count, deadlines = 0, list[int]()
     for queue in keys.LANE_QUEUES:
@@ -41,9 +43,9 @@ async def withdraw(session: LaneSession[LaneServices], removal: Removal, end: En
 
 
 async def end_claims(session: LaneSession[LaneServices], claimed: ClaimReply, end: EndFetch) -> int:
-    """Hold claimed entries and end each; return how many of them are fetches of the lane."""
+    """End each claimed entry. Returns the number of those that are fetches of the lane."""
     entries = session.decode(claimed)
     for entry in entries:
-        session.lane.rewrite(entry)
+        session.lane.replace_entry(entry)
         await end(entry)
     return len(entries)

@@ -21,7 +21,7 @@ from fetchfleet.worker.inspect.peers import Peers
 from fetchfleet.worker.inspect.registration import Registration, abilities_of, registration_of
 from fetchfleet.worker.intake.arq_jobs import ArqIngress
 from fetchfleet.worker.intake.inbox import InboxReader
-from fetchfleet.worker.lanes.invalid_claims import log_quarantine, not_in_record
+from fetchfleet.worker.lanes.invalid_claims import log_quarantine, not_recorded
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.lanes.robots_cache import RobotsCache
 from fetchfleet.worker.lanes.settler import Settler
@@ -129,7 +129,7 @@ async def _open_services(base: _Base, opened: AsyncExitStack) -> tuple[FetchServ
     live_policy = LivePolicy(settings.policy, redis, base.lanes, http.pools, health, log)
 
     def on_had_ended(lane: Lane, fetch_id: str) -> None:
-        log_quarantine(lane, services, *not_in_record(ENDED, fetch_id))
+        log_quarantine(lane, services, *not_recorded(ENDED, fetch_id))
 
     services = FetchServices(
         worker_id=settings.worker_id,
@@ -176,7 +176,7 @@ async def _wire(
     wanted = asyncio.Event()
     live_lanes = LiveLanes(lanes, services, live_policy, leases, disk_guard, wanted, log)
     acquirer = Acquirer(services, lanes, live_lanes.begin, live_lanes.accepts, random.sample, wanted)
-    rebalancer = Rebalancer(lanes, log, timings.lanes.give_back_within_s)
+    rebalancer = Rebalancer(lanes, log, timings.lanes.release_within_s)
     signals = FleetSignals(lanes, acquirer, rebalancer, live_policy, live_lanes)
     drain = DrainSignal(redis, base.registration.instance, live_lanes, rebalancer, log)
     reporter = WorkerReporter(base.registration, lanes, settler, services.sink.disk, live_policy, disk_guard)

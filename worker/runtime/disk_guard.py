@@ -17,7 +17,7 @@ class DiskGuard:
     """Watches the disk of the sink. One for each worker process; `run` is its task.
 
     During a shortage it releases the held lanes, because another worker may have space. Fetches in flight may
-    finish. Work that needs no space continues in Acquirer.keep_up.
+    finish. Work that needs no space continues in Acquirer.acquire_for_upkeep.
     """
 
     def __init__(

@@ -61,16 +61,16 @@ class FleetSignals:
         await self._live_lanes.apply_resets(read.resets_version)
         if read.handed:
             lanes = {text_of(name): text_of(needs) for name, needs in read.handed.items() if is_text(name)}
-            await self._acquirer.acquire_handed(lanes)
+            await self._acquirer.acquire_handed_over(lanes)
         if not self._live_lanes.accepts() and not self._live_lanes.stopping:
-            await self._acquirer.keep_up(others=read.fleet.workers > 0)
+            await self._acquirer.acquire_for_upkeep(others=read.fleet.workers > 0)
 
     def apply_load(self, fleet: FleetLoad) -> None:
         """Release lanes beyond the share of this worker, or look for lanes up to its share."""
         if self._live_lanes.drained.is_set():
-            self._rebalancer.give_all()
+            self._rebalancer.release_all()
             return
-        self._rebalancer.look(fleet)
+        self._rebalancer.check(fleet)
         if len(self._lanes) < min(fleet.busy, share(fleet)):
             self._acquirer.look_soon()
 
@@ -106,7 +106,7 @@ class DrainSignal:
         if asked_ms and asked_ms > 0 and not self._since_ms:
             self._since_ms, self._holds_lanes = asked_ms, True
             self._live_lanes.drain()
-            self._rebalancer.give_all()
+            self._rebalancer.release_all()
             await self._redis.zrem(keys.WORKERS, self._instance)  # the others take its share at once
             self._log.info(Event.WORKER_DRAINING, lanes=lanes)
         elif asked_ms == drains.ENDED:

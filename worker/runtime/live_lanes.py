@@ -189,7 +189,7 @@ class LiveLanes:
         if tasks:
             await asyncio.wait(tasks, timeout=max(0.0, grace_ends_s - mono_s()))
         for lane in self._lanes.values():
-            lane.cut_short()
+            lane.interrupt()
         if tasks:
             await asyncio.wait(tasks, timeout=lease_s)
 

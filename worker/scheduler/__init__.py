@@ -1,1 +1,1 @@
-"""The lanes that a worker holds, and the start of their fetches."""
+"""Acquires, serves and releases the lanes of a worker, and starts their fetches."""

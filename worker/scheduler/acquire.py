@@ -1,7 +1,7 @@
-"""Acquire lanes: the one that arq notifies this worker of, then others that are due, many in one round trip.
+"""Acquires lanes: one for each notification of arq, then other due lanes, many in one round trip.
 
-So a notification is a hint. A thousand lanes need no thousand arq jobs, and a lane that this worker left to
-the others is acquired as soon as one of them looks.
+A notification is therefore a hint. A thousand due lanes do not need a thousand arq jobs, and a lane whose
+notification reached a worker with its full share is acquired by another worker that searches.
 """
 
 import asyncio
@@ -20,21 +20,21 @@ from fetchfleet.worker.policy.model import LanePolicy
 from fetchfleet.worker.util import aio
 from fetchfleet.worker.util.clock import mono_s
 
-CHOICE = 4
-"""They are chosen at random from so many times more: other workers look at the same lanes."""
+CHOICE_FACTOR = 4
+"""Due lanes to read for each one to acquire. The choice is random: other workers read the same ones."""
 
-UPKEEP_LOOK = 500
-"""At how many lanes a look for upkeep looks."""
+UPKEEP_PAGE = 500
+"""Number of due lanes that one search for upkeep reads."""
 
 UPKEEP_LANES = 128
-"""How many lanes a worker holds for upkeep at most."""
+"""Maximum lanes that a worker holds for upkeep."""
 
 UPKEEP_AFTER_S = 1.5
-"""How long a lane may be due before a worker that starts no fetch looks at it, if others may take it."""
+"""Time after which a due lane is acquired for upkeep, if other workers could start its fetches."""
 
 
 class ServeLane(Protocol):
-    """Serves an acquired lane, whose lease was asked for at asked_s (monotonic)."""
+    """Serves an acquired lane. asked_s: the monotonic time at which its lease was requested."""
 
     async def __call__(
         self,
@@ -45,11 +45,11 @@ class ServeLane(Protocol):
         beyond_share: bool = False,
         for_upkeep: bool = False,
     ) -> None:
-        """Return once the worker holds the lane. for_upkeep: it starts no fetch of it."""
+        """Return once the worker holds the lane. for_upkeep: start no fetch of the lane."""
 
 
 class Acquirer:
-    """One for a worker process; `run` is its task."""
+    """Acquires the lanes of a worker process. `run` is its task."""
 
     def __init__(
         self,
@@ -66,35 +66,35 @@ class Acquirer:
         self._may_acquire = may_acquire
         self._choose = choose
         self._at_once = services.parameters.acquire_at_once
-        self._under_way = 0
-        """Lanes that are being acquired: they count towards this worker's share."""
-        self._upkeep_looked = 0
-        """How many of the lanes that are due the looks for upkeep have passed."""
+        self._acquiring = 0
+        """Number of lanes that are being acquired. They count towards this worker's share."""
+        self._upkeep_offset = 0
+        """Number of due lanes that earlier searches for upkeep have read."""
         self.wanted = wanted
-        """Set to have it look."""
+        """Set it to start a search for due lanes."""
         wanted.set()
 
     def look_soon(self) -> None:
-        """Look for lanes that are due: this worker may have fewer than its share."""
+        """Start a search for due lanes, because this worker may have fewer than its share."""
         self.wanted.set()
 
     async def run(self) -> None:
-        """Look whenever `look_soon` asks for it, until cancelled."""
+        """Search for due lanes after each `look_soon`, until cancelled."""
         while True:
             await self.wanted.wait()
             self.wanted.clear()
             more = True
             try:
                 while more and self._may_acquire():
-                    # Not cancelled half-way: a lane acquired and not served is stuck until its lease ends.
+                    # If cancelled halfway, an acquired lane would be stuck until its lease ends.
                     more = await aio.finish_before_cancel(self._acquire_due(), name="acquiring lanes")
             except (RedisError, OSError) as error:
                 self._services.report_redis_error(error)
 
     async def acquire(self, name: str, generation: int, *, beyond_share: bool) -> Early | Enough | None:
-        """Acquire and serve a lane that a notification names; beyond_share: whatever this worker's share is.
+        """Acquire and serve the lane of a notification. beyond_share: ignore this worker's share.
 
-        Early if it is not due yet, Enough if this worker has its share of the lanes.
+        Returns Early if the lane is not due yet, Enough if this worker has its share of the lanes.
         """
         services, asked_s = self._services, mono_s()
         held = None if beyond_share else self._held
@@ -113,62 +113,62 @@ class Acquirer:
         self.look_soon()
         return None
 
-    async def keep_up(self, *, others: bool) -> None:
-        """Acquire lanes with fetches that need no attempt to end; for a worker that may start none.
+    async def acquire_for_upkeep(self, *, others: bool) -> None:
+        """Acquire lanes with fetches that end without an attempt, for a worker that may start no fetch.
 
-        One call looks at a stretch of the lanes that are due, the next one at those behind it. others: other
-        workers start fetches. Then only lanes that have been due for a while are looked at.
+        Each call reads one page of the due lanes, the next call the following page. others: other workers
+        start fetches. Then only lanes that have been due for UPKEEP_AFTER_S are read.
         """
-        services, room = self._services, UPKEEP_LANES - self._held
-        if room <= 0:
+        services, free = self._services, UPKEEP_LANES - self._held
+        if free <= 0:
             return
         now_ms = services.clock.now_ms()
         due_ms = now_ms - (int(UPKEEP_AFTER_S * 1000) if others else 0)
-        names = await services.store.due(due_ms, UPKEEP_LOOK, self._upkeep_looked)
-        if len(names) == UPKEEP_LOOK:  # names of no lanes may hide those that have just become due
-            self._upkeep_looked += UPKEEP_LOOK
-            names = [*{*names, *await services.store.just_due(due_ms, UPKEEP_LOOK)}]
+        names = await services.store.due(due_ms, UPKEEP_PAGE, self._upkeep_offset)
+        if len(names) == UPKEEP_PAGE:  # names of no lanes may hide the lanes that have just become due
+            self._upkeep_offset += UPKEEP_PAGE
+            names = [*{*names, *await services.store.just_due(due_ms, UPKEEP_PAGE)}]
         else:
-            self._upkeep_looked = 0
+            self._upkeep_offset = 0
         policies, needs = services.policy(), await services.store.needs(names)
         chosen = [
             name
             for name, found in zip(names, needs, strict=True)
             if needs_upkeep(found, policies.for_lane(name), now_ms)
         ]
-        if len(chosen) > room:
-            chosen, self._upkeep_looked = chosen[:room], 0
+        if len(chosen) > free:
+            chosen, self._upkeep_offset = chosen[:free], 0
         if chosen:
             work = self._acquire_many(chosen, None, for_upkeep=True)
             await aio.finish_before_cancel(work, name="acquiring lanes for upkeep")
 
     async def _acquire_due(self) -> bool:
-        """Acquire and serve some of the lanes that are due; return whether to look for more."""
+        """Acquire and serve some of the due lanes. Returns whether to search for more."""
         services = self._services
-        now_ms, most = services.clock.now_ms(), CHOICE * self._at_once
-        names = await services.store.due(now_ms, most)
-        if len(names) == most:
-            names = [*{*names[: most // 2], *await services.store.just_due(now_ms, most // 2)}]
+        now_ms, limit = services.clock.now_ms(), CHOICE_FACTOR * self._at_once
+        names = await services.store.due(now_ms, limit)
+        if len(names) == limit:
+            names = [*{*names[: limit // 2], *await services.store.just_due(now_ms, limit // 2)}]
         chosen = self._choose(names, min(len(names), self._at_once))
         if not chosen:
             return False
         results = await self._acquire_many(chosen, self._held)
         acquired = any(isinstance(result, AcquiredLane) for result in results)
         enough = any(isinstance(result, Enough) for result in results)
-        # Lanes that another worker was quicker to acquire counted as held: the share may not be reached.
+        # Lanes that another worker acquired first were counted as held, so the share may not be reached.
         return acquired and (not enough or None in results)
 
-    async def acquire_handed(self, lanes: Mapping[str, str]) -> None:
-        """Acquire and serve the lanes that are left to workers like this one, whatever its share is.
+    async def acquire_handed_over(self, lanes: Mapping[str, str]) -> None:
+        """Acquire and serve lanes that other workers handed over, regardless of this worker's share.
 
-        lanes: with the needs of a fetch in each, as text. Those that this worker does not meet are left out.
+        lanes: the needs of a fetch in each, as text. Lanes whose needs this worker does not meet are skipped.
         """
         own = self._services.abilities
         names = [name for name, needs in lanes.items() if not own.unmet(abilities.parse(needs))]
         if names and self._may_acquire():
             chosen = self._choose(names, min(len(names), self._at_once))
             work = self._acquire_many(chosen, None, handed=True)
-            await aio.finish_before_cancel(work, name="acquiring lanes left by others")
+            await aio.finish_before_cancel(work, name="acquiring handed over lanes")
 
     async def _acquire_many(
         self,
@@ -178,7 +178,7 @@ class Acquirer:
         handed: bool = False,
         for_upkeep: bool = False,
     ) -> list[AcquireResult | Exception]:
-        """Acquire lanes in one round trip and serve them."""
+        """Acquire lanes in one round trip and serve them. Returns the result of each."""
         services, asked_s = self._services, mono_s()
         with self._counted(len(names)):
             policies = services.policy()
@@ -192,7 +192,7 @@ class Acquirer:
         return results
 
     def _first_claims(self, policy: LanePolicy) -> int:
-        """Return how many fetches to claim in a lane as it is acquired: no more than it may start at once."""
+        """Return the number of fetches to claim with the acquisition: those that may start at once."""
         services = self._services
         if policy.paused or services.isolation.closed or services.settler.full:
             return 0
@@ -200,20 +200,20 @@ class Acquirer:
 
     @property
     def _held(self) -> int:
-        return len(self._lanes) + self._under_way
+        return len(self._lanes) + self._acquiring
 
     @contextmanager
     def _counted(self, count: int) -> Iterator[None]:
         """Count lanes that are being acquired as held."""
-        self._under_way += count
+        self._acquiring += count
         try:
             yield
         finally:
-            self._under_way -= count
+            self._acquiring -= count
 
 
 def needs_upkeep(lane: LaneNeeds, policy: LanePolicy, now_ms: int) -> bool:
-    """Return whether a lane without an owner has fetches to end without an attempt, or is to be reset."""
-    late = lane.earliest_ms is not None and lane.earliest_ms <= now_ms
-    ends = lane.cancelled or late or lane.orphans or gate.is_dead(lane.gate, policy, now_ms)
+    """Return whether a lane without an owner needs a reset, or has fetches that end without an attempt."""
+    expired = lane.earliest_ms is not None and lane.earliest_ms <= now_ms
+    ends = lane.cancelled or expired or lane.orphans or gate.is_dead(lane.gate, policy, now_ms)
     return lane.scheduled and (ends or lane.reset)

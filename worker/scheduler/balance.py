@@ -1,7 +1,7 @@
-"""The lanes that a worker returns, so that every worker has its share of them. Pure.
+"""Decides which lanes a worker releases, so that every worker has its share. Pure.
 
-Giving a lane back has a price: fetches in flight may be cut short. So a worker gives none before it has held
-too many for a while, and then enough to stay at its share: between the share and the bound nothing moves.
+A release may interrupt fetches in flight. A worker therefore releases lanes only after several checks have
+found more than its share and SLACK, and then down to its share. Between these two numbers no lane moves.
 """
 
 from collections.abc import Sequence
@@ -9,17 +9,19 @@ from math import ceil
 from typing import NamedTuple
 
 SLACK = 1
-"""How many lanes more than its share a worker may hold."""
+"""Number of lanes above its share that a worker may hold."""
 
-LOOKS = 2
-"""How many looks in a row must find too many lanes: a worker that restarts is gone for a moment only."""
+CHECKS = 2
+"""Consecutive checks that must find too many lanes, because a worker that restarts is back soon."""
 
 
 class FleetLoad(NamedTuple):
-    """Lanes that are held or due, and workers that are alive."""
+    """The number of lanes and workers of the fleet."""
 
     busy: int
+    """Lanes that are held or due."""
     workers: int
+    """Live workers."""
 
 
 class HeldLane(NamedTuple):
@@ -27,38 +29,41 @@ class HeldLane(NamedTuple):
 
     lane: str
     token: int
-    """The larger, the later it was acquired."""
+    """The fencing token; larger for lanes that were acquired later."""
     in_flight: int
+    """Number of fetches in flight."""
     unrepeatable: bool = False
-    """Whether a request is in flight that must not be sent twice."""
+    """A request is in flight that must not be sent twice."""
     stopping: bool = False
-    """Whether it is being given back."""
+    """The lane is being released, or is lost."""
     unwanted: bool = False
-    """Whether no other worker acquired it when it was last due."""
+    """No other worker acquired the lane when it was last due."""
 
 
 class Balance(NamedTuple):
-    """The number of checks in a row that found too many lanes, and the lanes to return now."""
+    """The result of a check."""
 
     too_many: int
-    give: list[str]
+    """Consecutive checks that found too many lanes, for the next check."""
+    release: list[str]
+    """The lanes to release now."""
 
 
 def share(load: FleetLoad) -> int:
-    """Return how many lanes a worker should hold; jobs/lua/take.lua gives it no more."""
+    """Return the number of lanes that a worker should hold. take.lua lets it acquire no more."""
     return max(1, ceil(load.busy / max(1, load.workers)))
 
 
 def balance(lanes: Sequence[HeldLane], load: FleetLoad, too_many: int) -> Balance:
-    """Decide what to give back; too_many: the result of the previous look.
+    """Return the lanes to release. too_many: from the result of the previous check.
 
-    No lane goes while this worker holds at most its share and SLACK, and it keeps at least its share.
+    None is released while the worker holds at most its share and SLACK. It keeps at least its share.
     """
     candidates = [lane for lane in lanes if not lane.stopping and not lane.unwanted]
     if len(candidates) <= share(load) + SLACK:
         return Balance(0, [])
-    if too_many + 1 < LOOKS:
+    if too_many + 1 < CHECKS:
         return Balance(too_many + 1, [])
-    # First those that cost least: nothing that must not be repeated, little in flight, acquired last.
+    # Release first: lanes without an unrepeatable request, with few fetches in flight, acquired last.
     cheapest = sorted(candidates, key=lambda lane: (lane.unrepeatable, lane.in_flight, -lane.token))
     return Balance(0, [lane.lane for lane in cheapest[: len(candidates) - share(load)]])

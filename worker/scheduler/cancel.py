@@ -1,4 +1,4 @@
-"""End the fetches of cancelled batches in a held lane."""
+"""Ends the fetches of cancelled batches in a held lane."""
 
 import functools
 import math
@@ -14,12 +14,12 @@ from fetchfleet.worker.observability.log import Event
 
 
 async def end_cancelled_batches(session: FetchSession) -> None:
-    """Give every fetch of the lane's cancelled batches its result. Nothing is claimed meanwhile."""
+    """End every fetch of the lane's cancelled batches. The caller must not claim fetches meanwhile."""
     lane, services = session.lane, session.services
     batches = set(lane.cancelled)
     end = functools.partial(finish_fetch, session, finish=CANCELLED)
 
-    # Lane.cancel has stopped what was in flight.
+    # Lane.cancel has stopped the fetches in flight.
     while not lane.lost and any(batch_of(fetch_id) in batches for fetch_id in lane.in_flight):
         await lane.changed(math.inf)
 
@@ -34,15 +34,15 @@ async def end_cancelled_batches(session: FetchSession) -> None:
     for batch in batches:
         count += (await withdraw(session, Removal(RemovalKind.BATCH, batch), end)).ended
 
-    # A withdrawal whose reply was lost may have claimed fetches that this worker does not know of.
+    # A removal scan whose reply was lost may have claimed fetches that are unknown to this worker.
     while not lane.lost:
         await services.settler.flush_pending(lane)
-        left = await session.retry_until_lost(
+        claimed = await session.retry_until_lost(
             lambda: services.store.withdrawn(lane.name, lane.token, batches)
         )
-        if not left.serialized:
+        if not claimed.serialized:
             break
-        count += await end_claims(session, left, end)
+        count += await end_claims(session, claimed, end)
 
     if not lane.lost:
         lane.forget_cancelled(batches)

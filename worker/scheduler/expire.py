@@ -1,4 +1,4 @@
-"""End what must not wait any longer: fetches past their deadline, and all that waits for a dead host."""
+"""Ends fetches past their deadline, and all fetches of a dead host."""
 
 import functools
 
@@ -16,40 +16,41 @@ from fetchfleet.worker.observability.log import Event
 
 
 async def end_expired(session: FetchSession) -> None:
-    """End every fetch past its deadline, wherever in the lane it waits; set the time of the next check."""
+    """End every fetch of the lane that is past its deadline, and set the time of the next search."""
     lane, services = session.lane, session.services
     now_ms = lane.clock.now_ms()
     for entry in list(lane.ready):
         if await end_if_expired(session, entry):
             lane.ready.remove(entry)
-    for fetch_id in list(lane.aside):
+    for fetch_id in list(lane.handovers):
         waiting = lane.entries.get(fetch_id)
         if waiting is None or await end_if_expired(session, waiting):
-            del lane.aside[fetch_id]
+            del lane.handovers[fetch_id]
     earliest_ms, claimed = await session.retry_until_lost(lambda: services.store.overview(lane.name))
     if claimed > len(lane.entries):
         await hold_orphaned_claims(session)
-    # A claimed fetch may be handed back, to wait in the lane again.
+    # The deadlines of claimed fetches count too, because their claims may be returned.
     deadlines = (entry.deadline_ms for entry in lane.entries.values())
-    ours_ms = min((deadline_ms for deadline_ms in deadlines if deadline_ms > now_ms), default=None)
+    claimed_ms = min((deadline_ms for deadline_ms in deadlines if deadline_ms > now_ms), default=None)
     if earliest_ms is not None and earliest_ms <= now_ms:
         await session.retry_until_lost(lambda: services.store.note_earliest(lane.name, lane.token, None))
 
         async def end(entry: Entry) -> None:
             await end_if_expired(session, entry)
 
-        left_ms = (await withdraw(session, EXPIRED, end)).earliest_ms
-        await session.retry_until_lost(lambda: services.store.note_earliest(lane.name, lane.token, left_ms))
-        earliest_ms = left_ms or None
-    if ours_ms is not None and (earliest_ms is None or ours_ms < earliest_ms):
-        await session.retry_until_lost(lambda: services.store.note_earliest(lane.name, lane.token, ours_ms))
-        earliest_ms = ours_ms
+        rest_ms = (await withdraw(session, EXPIRED, end)).earliest_ms
+        await session.retry_until_lost(lambda: services.store.note_earliest(lane.name, lane.token, rest_ms))
+        earliest_ms = rest_ms or None
+    if claimed_ms is not None and (earliest_ms is None or claimed_ms < earliest_ms):
+        note = functools.partial(services.store.note_earliest, lane.name, lane.token, claimed_ms)
+        await session.retry_until_lost(note)
+        earliest_ms = claimed_ms
     next_ms = now_ms + int(services.parameters.expiry_check_s * 1000)
     lane.check_expiry_at(min(next_ms, max(earliest_ms, now_ms + 1000)) if earliest_ms else next_ms)
 
 
 async def end_if_dead(session: FetchSession) -> bool:
-    """End everything that waits for the host without an attempt if the host is dead; return whether it is."""
+    """Return whether the host is dead. If so, end all fetches that wait for it, without an attempt."""
     lane = session.lane
     if not gate.is_dead(lane.gate, lane.policy, lane.clock.now_ms()):
         return False
@@ -65,14 +66,14 @@ async def end_if_dead(session: FetchSession) -> bool:
 
 
 async def hold_orphaned_claims(session: FetchSession) -> None:
-    """Queue fetches that are claimed in Redis and unknown to this worker.
+    """Add fetches that are claimed in Redis, but unknown to this worker, to the lane's `ready` fetches.
 
-    The reply to their claim was lost, or Redis restarted without its last second of writes, the settlement
-    among them. Nothing else is claimed meanwhile.
+    The reply to their claim was lost, or Redis lost their settlement in a restart. The caller must not claim
+    fetches meanwhile.
     """
     lane, services = session.lane, session.services
     await services.settler.flush_pending(lane)
-    known = set(lane.entries)  # read first: a fetch that is settled meanwhile may still be in the reply
+    known = set(lane.entries)  # read first, because a fetch that is settled meanwhile may be in the reply
     claimed = await session.retry_until_lost(lambda: services.store.claims(lane.name, lane.token))
     unknown = [
         found

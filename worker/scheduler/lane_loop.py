@@ -1,4 +1,4 @@
-"""Serve a lane from its acquisition to its release: claim fetches and start them while the gate is open."""
+"""Serves a lane from acquisition to release: claims fetches, and starts them while the gate is open."""
 
 import asyncio
 import math
@@ -33,13 +33,13 @@ from fetchfleet.worker.util import aio
 from fetchfleet.worker.util.clock import mono_s
 
 MAX_IDLE_WAIT_S = 0.5
-"""The longest wait for which an idle lane is kept; for a longer one it is given back."""
+"""The maximum wait for which a lane without fetches in flight is kept. For a longer wait it is released."""
 
 POLL_S = 0.5
-"""How often a lane with fetches in flight, and none waiting, looks for new ones."""
+"""The interval at which a lane with fetches in flight, and none waiting, tries to claim new ones."""
 
 PROBE_CHOICE = 32
-"""From how many fetches the probe of a host that may be down is chosen."""
+"""Number of fetches to claim for a choice of the probe of a host that may be down."""
 
 CONTINUE, WAIT_FOR_CHANGE, RELEASE = Continue(), WaitForChange(), ReleaseLane()
 
@@ -49,10 +49,10 @@ Work = Callable[[FetchSession, Entry], Coroutine[Any, Any, None]]
 async def serve_lane(
     session: FetchSession, orphans: Claimed, other_deaths: int = 0, claim: Claim | None = None
 ) -> None:
-    """Hold the lane until it is empty, must wait, or is to leave; then give it back.
+    """Serve the lane until it is empty, must wait, or stops; then release it.
 
-    orphans: entries that a dead owner had claimed. other_deaths: how many other workers died lately.
-    claim: the first fetches, if they are claimed already.
+    orphans: entries that a dead owner had claimed. other_deaths: number of other workers that died recently.
+    claim: the first claim, if it was made with the acquisition.
     """
     lane, services = session.lane, session.services
     check_s = services.parameters.expiry_check_s
@@ -68,7 +68,7 @@ async def serve_lane(
         if lane.for_upkeep:
             await _end_unattempted_fetches(session)
             await end_if_dead(session)
-        elif lane.closed() is None:  # a closed lane may have been acquired for the sake of a deadline
+        elif lane.closed() is None:  # else search at once: a closed lane may have become due for a deadline
             lane.check_expiry_at(lane.clock.now_ms() + int(check_s * 1000))
 
         while lane.serving and not lane.for_upkeep and not lane.released:
@@ -77,9 +77,9 @@ async def serve_lane(
                 lane.stop_serving()
             elif step is not CONTINUE:
                 wait_s = step.wait_s if isinstance(step, Wait) else math.inf
-                await lane.rest(min(wait_s, check_s))
+                await lane.idle(min(wait_s, check_s))
 
-        while lane.in_flight and not lane.lost:  # it may take long, and others wait in the lane
+        while lane.in_flight and not lane.lost:  # this may take long, and fetches of the lane may expire
             await lane.changed(check_s)
             if lane.live:
                 await _end_unattempted_fetches(session)
@@ -94,20 +94,20 @@ async def serve_lane(
 
 
 async def _release(session: FetchSession) -> None:
-    """Give the lane back with what is left in it, once Redis has its settlements."""
+    """Release the lane and return its claims, once its settlements are written."""
     lane = session.lane
     if not lane.released:
         await session.services.settler.flush(lane)
     if lane.released:
         log_events.released_empty(lane, session.services.worker_id)
     elif not lane.lost:
-        left = lane.entries.values()
-        unfinished = [interrupted(entry) if entry.id in lane.cut else entry for entry in left]
-        await session.release(unfinished, handover.pick_needs(session) if lane.aside else "")
+        claimed = lane.entries.values()
+        unfinished = [interrupted(entry) if entry.id in lane.interrupted else entry for entry in claimed]
+        await session.release(unfinished, handover.pick_needs(session) if lane.handovers else "")
 
 
 async def _end_unattempted_fetches(session: FetchSession) -> None:
-    """End the fetches of cancelled batches, and those past their deadline if a search for them is due."""
+    """End fetches of cancelled batches, and expired fetches if a search for them is due."""
     if session.lane.cancelled:
         await end_cancelled_batches(session)
     if session.lane.expiry_check_due:
@@ -115,7 +115,7 @@ async def _end_unattempted_fetches(session: FetchSession) -> None:
 
 
 async def _step(session: FetchSession) -> Step:
-    """Start fetches while the gate admits them; return what to do next."""
+    """Start fetches while the gate admits them. Returns the next action of the loop."""
     lane, services = session.lane, session.services
     slots, isolation, settler = services.slots, services.isolation, services.settler
     if lane.cancelled or lane.expiry_check_due:
@@ -123,21 +123,21 @@ async def _step(session: FetchSession) -> Step:
         return CONTINUE
     while True:
         if slots.take():
-            plain = next_plain(session)
-            if plain is not None:
-                FetchTask(session, plain, run_fetch).start()
+            granted = next_granted(session)
+            if granted is not None:
+                FetchTask(session, granted, run_fetch).start()
                 continue
             slots.release()
         admission = lane.admission()
         if isinstance(admission, Closed):
             return await _wait_or_release(session, admission)
         if admission is SATURATED:
-            claims = lane.claims.ahead and not lane.ready and not settler.full
+            claims = lane.claims.is_early and not lane.ready and not settler.full
             return await _claim(session) if claims else WAIT_FOR_CHANGE
         if isolation.closed or settler.full:
             return _wait_for_others(session)
         if not lane.ready:
-            return RELEASE if lane.aside and handover.is_due(session) else await _claim(session)
+            return RELEASE if lane.handovers and handover.is_due(session) else await _claim(session)
         entry = _next(lane)
         if await end_unattempted(session, entry):
             return CONTINUE
@@ -148,7 +148,7 @@ async def _step(session: FetchSession) -> Step:
 
 
 def _wait_for_others(session: FetchSession) -> Step:
-    """Return what to do while no lane may start a fetch: a suspect runs, or many results wait for Redis."""
+    """Return the action while no lane may start a fetch: one runs in isolation, or too many results wait."""
     if not session.services.isolation.closed:
         return Wait(POLL_S)
     session.services.isolation.wake_when_open(session.lane.notify)
@@ -156,7 +156,7 @@ def _wait_for_others(session: FetchSession) -> Step:
 
 
 async def _wait_or_release(session: FetchSession, closed: Closed) -> Step:
-    """Return what to do while the lane is closed; end its fetches if the host is dead."""
+    """Return the action while the gate is closed. Ends the lane's fetches if the host is dead."""
     lane = session.lane
     if closed.why is WaitReason.BREAKER and await end_if_dead(session):
         return WAIT_FOR_CHANGE if lane.in_flight else RELEASE
@@ -165,7 +165,7 @@ async def _wait_or_release(session: FetchSession, closed: Closed) -> Step:
 
 
 def _next(lane: Lane) -> Entry:
-    """Take the fetch that is to start next: the cheapest for a host that may be down."""
+    """Remove and return the next fetch to start; the cheapest one if the host may be down."""
     if lane.gate.breaker is Breaker.CLOSED:
         return lane.ready.popleft()
     place = cheapest(lane.ready)
@@ -174,10 +174,10 @@ def _next(lane: Lane) -> Entry:
     return entry
 
 
-def next_plain(session: FetchSession, excluding: int = 0) -> Entry | None:
-    """Take the fetch that is to start next, if the grant admits it and nothing is to be looked at before.
+def next_granted(session: FetchSession, excluding: int = 0) -> Entry | None:
+    """Remove and return the next fetch, if the grant admits it and it needs no check first; else None.
 
-    It counts as started. excluding: how many of those in flight are not counted.
+    Counts its start. excluding: number of fetches in flight to ignore.
     """
     lane = session.lane
     if not lane.ready or len(lane.in_flight) - excluding >= lane.grant or not lane.serving or lane.cancelled:
@@ -201,13 +201,13 @@ def next_plain(session: FetchSession, excluding: int = 0) -> Entry | None:
         return None
     lane.ready.popleft()
     lane.count_start(now_ms)
-    if lane.claims.ahead and not lane.ready:
+    if lane.claims.is_early and not lane.ready:
         lane.notify()
     return entry
 
 
 class FetchTask:
-    """A task in a slot of the worker: it runs a fetch, and then those that may follow at once, one by one."""
+    """A task in a slot of the worker. It runs a fetch, then one fetch after the other of `next_granted`."""
 
     __slots__ = ("_entry", "_session", "_work")
 
@@ -217,7 +217,7 @@ class FetchTask:
         self._work = work
 
     def start(self) -> None:
-        """Start the task: it has a slot, and the fetch is counted."""
+        """Start the task. The caller has taken a slot and counted the start."""
         self._session.lane.start(self._entry.id, self._run(), self._ended)
 
     async def _run(self) -> None:
@@ -226,7 +226,7 @@ class FetchTask:
         await self._work(session, self._entry)
         task = lane.in_flight[self._entry.id]
         while not slots.wanted and not task.cancelling():
-            entry = next_plain(session, excluding=1)
+            entry = next_granted(session, excluding=1)
             if entry is None:
                 return
             lane.follow(self._entry.id, entry.id)
@@ -234,13 +234,13 @@ class FetchTask:
             await run_fetch(session, entry)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """Give back the slot, and notify the lane, unless the settler releases it."""
+        """Release the slot, and notify the lane unless the settler may release it."""
         session, entry = self._session, self._entry
         lane, services = session.lane, session.services
         services.slots.release()
         lane.end(entry.id, task)
         error = None if task.cancelled() else task.exception()
-        if error is not None:  # a bug counts as a crash, so that the fetch cannot go round for ever
+        if error is not None:  # count a bug as a crash, which bounds the retries of the fetch
             log_events.bug(lane.name, entry, error, services.log)
             lane.hold(crashed(msgspec.structs.replace(entry, begun=True)))
         if not (lane.seems_empty and services.settler.has(lane)):
@@ -248,18 +248,18 @@ class FetchTask:
 
 
 async def _start_if_allowed(session: FetchSession, entry: Entry) -> Step:
-    """Start the fetch if its origin's robots.txt allows it; request the robots.txt first if it is unknown."""
+    """Start the fetch if its origin's robots.txt allows it. Requests the robots.txt if it is unknown."""
     lane = session.lane
     rules = await rules_for(session, entry)
-    if lane.cancelled:  # perhaps the batch of this fetch, during the look-up
-        lane.put_back(entry)
+    if lane.cancelled:  # perhaps the batch of this fetch, meanwhile
+        lane.requeue(entry)
         return CONTINUE
-    if rules is None and lane.is_asking(entry.url):
-        lane.put_back(entry)
+    if rules is None and lane.is_requesting_robots(entry.url):
+        lane.requeue(entry)
         return WAIT_FOR_CHANGE
     if rules is None:
         if await _start_in_slot(session, entry, request_robots):
-            lane.begin_asking(entry.url, entry.id)
+            lane.begin_robots_request(entry.url, entry.id)
     elif rules.allows(entry.url):
         await _start_in_slot(session, entry, run_fetch)
     else:
@@ -268,16 +268,16 @@ async def _start_if_allowed(session: FetchSession, entry: Entry) -> Step:
 
 
 async def _start_in_slot(session: FetchSession, entry: Entry, work: Work) -> bool:
-    """Start work for the fetch, if the gate still admits it once the worker has a slot."""
+    """Start work for the fetch, if the gate still admits it once a slot is free. Returns whether it did."""
     lane, services = session.lane, session.services
     slots = services.slots
     if not slots.take() and not await acquire_slot(session, entry):
-        lane.put_back(entry)
+        lane.requeue(entry)
         return False
     held_up = services.isolation.closed or not isinstance(lane.admission(), Admit)
     if not lane.serving or lane.cancelled or held_up:
         slots.release()
-        lane.put_back(entry)
+        lane.requeue(entry)
         return False
     session.count_start(save_rate=True)
     FetchTask(session, entry, work).start()
@@ -285,9 +285,9 @@ async def _start_in_slot(session: FetchSession, entry: Entry, work: Work) -> boo
 
 
 async def _claim(session: FetchSession) -> Step:
-    """Claim as many fetches as may run at once, or more of a quick host; return the next step."""
+    """Claim as many fetches as may run at once, or more of a fast host. Returns the next action."""
     lane, services = session.lane, session.services
-    if lane.claims.emptied and not lane.in_flight and not lane.aside:
+    if lane.claims.emptied and not lane.in_flight and not lane.handovers:
         services.settler.release_if_empty(lane)
         return WAIT_FOR_CHANGE
     if lane.in_flight and lane.claims.was_just_emptied():
@@ -303,7 +303,7 @@ async def _claim(session: FetchSession) -> Step:
     retry_s = math.inf if claim.next_retry_ms is None else max(claim.next_retry_ms, 1) / 1000
     if lane.in_flight:
         return Wait(min(retry_s, POLL_S))
-    if services.settler.has(lane):  # a retry on its way to Redis may be due soon
+    if services.settler.has(lane):  # a retry that is not written yet may be due soon
         await services.settler.flush(lane)
         return CONTINUE
     return Wait(retry_s) if retry_s <= MAX_IDLE_WAIT_S else RELEASE

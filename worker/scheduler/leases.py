@@ -1,4 +1,4 @@
-"""Renew the leases of a worker's lanes: all in one call, off the path of any fetch."""
+"""Renews the leases of a worker's lanes, all in one call."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
@@ -12,15 +12,15 @@ from fetchfleet.worker.observability.log import Event
 from fetchfleet.worker.util.clock import RedisClock, mono_s
 
 RENEWALS_A_LEASE = 3
-AGAIN_S = 0.25
-"""When a renewal that failed is repeated: a lease lasts for few of them."""
+RETRY_S = 0.25
+"""The wait before a failed renewal is repeated."""
 
 LEASE_MARGIN_S = 1.0
-"""How long before Redis would give a lane away this worker lets go of it."""
+"""Time before the end of a lease in Redis at which the worker stops the lane."""
 
 
 class Leases:
-    """One for a worker process; `run` is its task."""
+    """Renews the leases of a worker process. `run` is its task."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class Leases:
         self._lanes = lanes
         self._lease_s = lease_s
         self.usable_s = lease_s - min(LEASE_MARGIN_S, lease_s / 4)
-        """How long a lease counts by this worker's clock, from the call on: less than in Redis."""
+        """The duration of a lease by this worker's clock, from the start of the call."""
         self._store = store
         self._clock = clock
         self._report_redis_error = report_redis_error
@@ -43,19 +43,19 @@ class Leases:
 
     @property
     def renews(self) -> bool:
-        """True if the leases are renewed in time: a worker that does not renew them sends no heartbeat."""
+        """True if the last renewal was in time. If not, the worker sends no heartbeat."""
         return mono_s() - self._renewed_s <= self._lease_s
 
     async def run(self) -> None:
-        """Renew, until cancelled; stop the lanes whose lease has lapsed or that another worker owns."""
+        """Renew all leases until cancelled. Stop lanes whose lease has lapsed or that another worker owns."""
         renewed = True
         while True:
             self._renewed_s = mono_s()
-            await asyncio.sleep(self._lease_s / RENEWALS_A_LEASE if renewed else AGAIN_S)
+            await asyncio.sleep(self._lease_s / RENEWALS_A_LEASE if renewed else RETRY_S)
             lanes = list(self._lanes.values())
-            self._stop_lapsed(lanes)  # first: a worker that was suspended for long must not wait for Redis
+            self._stop_lapsed(lanes)  # before the call: the worker may have been suspended
             renewed, kept = True, list[bool]()
-            asked_s = mono_s()
+            called_s = mono_s()
             try:
                 if lanes:
                     async with asyncio.timeout(self._lease_s / RENEWALS_A_LEASE):
@@ -66,7 +66,7 @@ class Leases:
                 self._report_redis_error(error)
             for lane, held in zip(lanes, kept, strict=False):
                 if held:
-                    lane.extend_lease(asked_s + self.usable_s)
+                    lane.extend_lease(called_s + self.usable_s)
                 elif self._lanes.get(lane.pool) is lane and not lane.released:
                     lane.lose()
             self._stop_lapsed(lanes)

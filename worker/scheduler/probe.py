@@ -1,4 +1,4 @@
-"""The fetch that is sent to a host that may be down. Pure."""
+"""Chooses the probe of a host that may be down. Pure."""
 
 from collections.abc import Sequence
 
@@ -9,9 +9,9 @@ _UNBOUNDED = 1 << 60
 
 
 def cheapest(entries: Sequence[Entry]) -> int:
-    """Return the index of the entry that asks least of its host: by method, body sent, body received.
+    """Return the index of the entry that costs its host least: by method, request body, `max_bytes`.
 
-    Of equal ones that with the fewest failures: it may be its URL that fails, not the host.
+    Among equal ones, it is the one with the fewest failed attempts, because its URL may be the cause.
     """
 
     def cost(place: int) -> tuple[int, int, int, int]:

@@ -1,4 +1,4 @@
-"""Wait for one of the worker's slots, while the lane's deadlines and cancellations still hold."""
+"""The wait of a lane for one of the worker's slots."""
 
 import asyncio
 
@@ -8,7 +8,10 @@ from fetchfleet.worker.scheduler.expire import end_expired
 
 
 async def acquire_slot(session: FetchSession, entry: Entry) -> bool:
-    """Return whether the worker has a slot for the fetch; False if the fetch or its lane needs care first."""
+    """Wait for a slot for the fetch. Returns False if there is none: stop, cancellation or deadline.
+
+    Ends expired fetches of the lane during the wait.
+    """
     lane, slots = session.lane, session.services.slots
     check_s = session.services.parameters.expiry_check_s
 

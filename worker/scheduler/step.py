@@ -1,4 +1,4 @@
-"""The instructions for a lane after one step of serving it. Pure."""
+"""The next action of the loop that serves a lane. Pure."""
 
 from typing import NamedTuple
 
@@ -8,17 +8,17 @@ class Continue(NamedTuple):
 
 
 class WaitForChange(NamedTuple):
-    """The verdict that no fetch can start before the lane changes."""
+    """Wait for a change of the lane."""
 
 
 class Wait(NamedTuple):
-    """The verdict that no fetch can start for some time, unless the lane changes."""
+    """Wait for a change of the lane, wait_s at most."""
 
     wait_s: float
 
 
 class ReleaseLane(NamedTuple):
-    """Give the lane back."""
+    """Release the lane."""
 
 
 Step = Continue | WaitForChange | Wait | ReleaseLane

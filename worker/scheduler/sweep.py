@@ -1,7 +1,7 @@
-"""The sweep: once a second, one worker reclaims overdue lanes and repairs what other programs changed.
+"""The sweep: once a second, one worker reclaims overdue lanes and repairs keys that other programs changed.
 
-It runs by each worker's own timer: arq's queue, to which others write, must not stand between a dead worker
-and the recovery of its lanes. arq's cron job trims results only.
+Each worker runs it by its own timer, so that the recovery of lanes does not depend on arq's queue, to which
+other programs write. arq's cron job only trims results.
 """
 
 import asyncio
@@ -31,24 +31,24 @@ RECLAIM_AT_ONCE = 200
 TRIM_AT_ONCE = 5_000
 
 LAGGING_AT = 0.8
-"""A consumer group is named once the results that it has not read fill so much of the stream."""
+"""The fraction of the stream's limits at which a consumer group with unread results is logged."""
 
 
 class Reclaimed(NamedTuple):
     """The outcome of a reclaim."""
 
     lanes: list[ReclaimedLane]
-    """Scheduled again."""
+    """The lanes that were rescheduled."""
     refused: list[tuple[str, Exception]]
-    """Lanes that Redis refused to schedule."""
+    """Lanes whose call failed, with the error."""
 
 
 async def reclaim_overdue(
     redis: Redis, limit: int = RECLAIM_AT_ONCE, *, newest_first: bool = False
 ) -> Reclaimed:
-    """Schedule lanes again whose lease or notification is overdue, the longest overdue first."""
+    """Reschedule lanes whose lease has lapsed or whose notification was lost, the most overdue first."""
     now_ms = await redis_now_ms(redis)
-    names = await due_lanes(redis, until_ms=now_ms, most=limit, newest_first=newest_first)
+    names = await due_lanes(redis, until_ms=now_ms, limit=limit, newest_first=newest_first)
     replies = await reclaim_lanes(redis, names)
     return Reclaimed(
         [reply for reply in replies if isinstance(reply, ReclaimedLane)],
@@ -57,7 +57,7 @@ async def reclaim_overdue(
 
 
 class LaneReclaimer:
-    """Brings back lanes whose owner died or whose notification was lost."""
+    """Reclaims lanes whose owner died or whose notification was lost."""
 
     def __init__(
         self,
@@ -75,9 +75,9 @@ class LaneReclaimer:
         self._repeats = Repeats()
 
     async def run(self) -> None:
-        """Reclaim all. A lane behind a conflicting key is repaired now and reclaimed by the next run.
+        """Reclaim all overdue lanes. Repairs a lane with a conflicting key, for the next run.
 
-        From both ends of what is overdue: foreign members may be at one of them.
+        Starts from both ends of the schedule, because foreign members may fill one of them.
         """
         for newest_first in (True, False):
             reclaimed = 1
@@ -89,18 +89,18 @@ class LaneReclaimer:
         for name, error in reclaimed.refused:
             await self._key_repair.repair(error, name)
         for due, owner in reclaimed.lanes:
-            left_out = self._repeats.admit(due.lane, mono_s())  # no worker may be able to take the lane
+            left_out = self._repeats.admit(due.lane, mono_s())  # repeated if no worker can acquire the lane
             if left_out is not None:
                 fields = suppressed(left_out)
                 self._log.warning(Event.LANE_RESCUED, lane=due.lane, owner=owner or None, **fields)
         if reclaimed.lanes:
-            self._look_soon()  # the notifications go through arq's queue
+            self._look_soon()  # faster than the notification through arq's queue
             await self._notify([due for due, _ in reclaimed.lanes])
         return len(reclaimed.lanes)
 
 
 class Sweep:
-    """One for a worker process; `run` is its task. One worker of the fleet has its turn in each interval."""
+    """The sweep of a worker process. `run` is its task. One worker of the fleet sweeps in each interval."""
 
     def __init__(
         self,
@@ -125,7 +125,7 @@ class Sweep:
 
     async def run(self) -> None:
         """Sweep whenever it is this worker's turn, until cancelled."""
-        # A little less than the interval: a single worker has every turn.
+        # Shorter than the interval, so that a single worker sweeps in each.
         every_ms = int(self._every_s * 900)
         while True:
             await asyncio.sleep(self._every_s)
@@ -136,7 +136,7 @@ class Sweep:
                 self._health.report(error)
 
     async def once(self) -> None:
-        """Reclaim overdue lanes, unless Redis has just failed; then repair the rest, whatever fails."""
+        """Reclaim overdue lanes, unless Redis has just failed. Then repair the rest, even after an error."""
         try:
             if self._health.since_failure_s >= self._reclaim_delay_s:
                 await self._reclaimer.run()
@@ -148,7 +148,7 @@ class Sweep:
 
 
 class Housekeeping:
-    """Bounds the stream of all results."""
+    """Trims the stream of all results."""
 
     def __init__(
         self,
@@ -159,26 +159,26 @@ class Housekeeping:
     ) -> None:
         self._redis = redis
         self._results_length = results_length
-        """How many results the stream of all batches keeps."""
+        """Maximum results in the stream of all batches."""
         self._log = log
         self._trim_at_once = trim_at_once
         self._repeats = Repeats()
 
     async def run(self) -> None:
-        """Trim the stream; name the consumer groups that lose results by it."""
+        """Trim the stream, and log the consumer groups that lose unread results, or soon may."""
         now_ms = await redis_now_ms(self._redis)
-        while (going := await self._over(now_ms, 1.0)).excess:
-            self._warn(Event.RESULTS_TRIMMED, *going)
+        while (excess := await self._over(now_ms, 1.0)).excess:
+            self._warn(Event.RESULTS_TRIMMED, *excess)
             trimmed = await self._over(now_ms, 1.0, remove=True)
             if trimmed.excess < self._trim_at_once:
                 break
         self._warn(Event.RESULTS_LAGGING, *await self._over(now_ms, LAGGING_AT))
 
-    async def _over(self, now_ms: int, part: float, *, remove: bool = False) -> Trimming:
-        """Count the results over that part of the limits; list the groups that have not read them."""
-        oldest_ms = now_ms - int(part * keys.RESULTS_TTL_MS)
-        most, at_once = int(part * self._results_length), self._trim_at_once
-        return await trim(self._redis, oldest_ms=oldest_ms, keep=most, limit=at_once, remove=remove)
+    async def _over(self, now_ms: int, fraction: float, *, remove: bool = False) -> Trimming:
+        """Count the results above that fraction of the limits, and list groups with unread ones of them."""
+        oldest_ms = now_ms - int(fraction * keys.RESULTS_TTL_MS)
+        keep, at_once = int(fraction * self._results_length), self._trim_at_once
+        return await trim(self._redis, oldest_ms=oldest_ms, keep=keep, limit=at_once, remove=remove)
 
     def _warn(self, event: Event, count: int, groups: list[bytes]) -> None:
         if groups and (left_out := self._repeats.admit(event, mono_s())) is not None:

@@ -92,7 +92,7 @@ async def test_a_cancelled_stream_does_not_affect_its_siblings(
     await wait_until(lambda: len(host.requests) == 2, "both requests")
     await unwanted.cancel()
     [lane] = worker.runtime.lanes.values()
-    await wait_until(lambda: lane.cut, "the cancellation")
+    await wait_until(lambda: lane.interrupted, "the cancellation")
     go_on.set()
 
     [cancelled], [stored] = await results_of(unwanted), await results_of(sibling)

@@ -28,7 +28,7 @@ from tools.origin.server import Origin
 def timings() -> WorkerTimings:
     """Return timings: drains are read many times a second, and fetches are stopped after 0.1 s."""
     inbox = InboxTimings(other_owner_s=0.02)
-    return replace(tuned(give_back_within_s=0.1), heartbeat_s=0.05, inbox=inbox)
+    return replace(tuned(release_within_s=0.1), heartbeat_s=0.05, inbox=inbox)
 
 
 async def is_drained(worker: OneWorker) -> None:

@@ -319,7 +319,9 @@ async def test_a_body_that_is_being_placed_during_a_cancellation_is_stored(
     batch = await worker.submit([origin.url()])
     await wait_until(placing.is_set, "the body to be whole")
     await batch.cancel()
-    await wait_until(lambda: any(lane.cut for lane in worker.runtime.lanes.values()), "the worker to notice")
+    await wait_until(
+        lambda: any(lane.interrupted for lane in worker.runtime.lanes.values()), "the worker to notice"
+    )
     go_on.set()
 
     assert {"stored": 1} == await outcomes(batch)

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from fetchfleet import Fetch, Outcome
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.scripts.lanes import Enough
-from fetchfleet.worker.scheduler.balance import LOOKS, FleetLoad
+from fetchfleet.worker.scheduler.balance import CHECKS, FleetLoad
 from tests.component.conftest import Lines, Start, tuned
 from tests.support.lanes import fields, now_ms
 from tests.support.origins import serve_origins
@@ -33,11 +33,11 @@ async def test_a_worker_over_its_share_interrupts_gets_and_not_posts(
 ) -> None:
     """Two of three lanes are released as soon as possible. An interrupted GET is sent again."""
     may_end = asyncio.Event()
-    worker = await start(timings=tuned(give_back_within_s=0))
+    worker = await start(timings=tuned(release_within_s=0))
     async with serve_origins({host: (host, held(may_end)) for host in HOSTS}) as hosts:
         batch = await worker.submit([Fetch(url=host.url(), method=method) for host in hosts.values()])
         await wait_until(lambda: all(host.in_progress for host in hosts.values()), "three requests")
-        for _ in range(LOOKS):
+        for _ in range(CHECKS):
             worker.runtime.signals.apply_load(ONE_LANE_A_WORKER)
         leaving = [lane.name for lane in worker.runtime.lanes.values() if lane.stopping]
         await wait_until(lambda: requests_to(hosts) == requests, "interrupted requests to be repeated")
@@ -58,7 +58,7 @@ async def test_a_fetch_that_ends_in_time_is_not_interrupted(start: Start) -> Non
     async with serve_origins({host: (host, held(may_end)) for host in HOSTS}) as hosts:
         batch = await worker.submit([host.url() for host in hosts.values()])
         await wait_until(lambda: all(host.in_progress for host in hosts.values()), "three requests")
-        for _ in range(LOOKS):
+        for _ in range(CHECKS):
             worker.runtime.signals.apply_load(ONE_LANE_A_WORKER)
         may_end.set()
         results = await results_of(batch)

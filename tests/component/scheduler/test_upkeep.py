@@ -57,7 +57,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> FakeDisk:
 @pytest.fixture
 def timings() -> WorkerTimings:
     """Return timings with frequent checks of the disk and the lanes."""
-    lanes = tuned(give_back_within_s=60, expiry_check_s=0.05)
+    lanes = tuned(release_within_s=60, expiry_check_s=0.05)
     return replace(lanes, disk_check_s=0.02, disk_full_defer_s=0.05, heartbeat_s=0.03)
 
 
@@ -177,7 +177,7 @@ async def test_the_work_of_upkeep_is_bounded(
     start: Start, redis: Redis, disk: FakeDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One scan covers some of the due lanes and acquires a few. Later scans cover all of them."""
-    monkeypatch.setattr(acquire, "UPKEEP_LOOK", 4)
+    monkeypatch.setattr(acquire, "UPKEEP_PAGE", 4)
     monkeypatch.setattr(acquire, "UPKEEP_LANES", 2)
     worker = await start(min_free_bytes=LEAST_BYTES)
     disk.spaces["out"] = FULL
@@ -248,7 +248,7 @@ async def test_foreign_values_do_not_stop_the_upkeep(
     start: Start, redis: Redis, disk: FakeDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A thousand names of no lane are overdue, and the key of one has the wrong type."""
-    monkeypatch.setattr(acquire, "UPKEEP_LOOK", 4)
+    monkeypatch.setattr(acquire, "UPKEEP_PAGE", 4)
     worker = await start(min_free_bytes=LEAST_BYTES)
     disk.spaces["out"] = FULL
     await wait_until(lambda: worker.runtime.disk_guard.shortage, "the worker to notice")

@@ -332,7 +332,7 @@ async def test_a_queue_is_searched_in_pieces(redis: Redis, fleet: Fleet) -> None
     late = {1, 2, 5, 6}
     await put(redis, *(serialize_entry(entry(i, deadline_ms=1 if i in late else NEVER_MS)) for i in range(8)))
     hold = await LaneHold.begin(redis)
-    hold.store = LaneStore(redis, "owner", LEASE_MS, stretch=3)
+    hold.store = LaneStore(redis, "owner", LEASE_MS, page_size=3)
     offsets, found, offset = [], [], 0
     while offset is not None:
         offsets.append(offset)

@@ -114,7 +114,7 @@ async def test_a_pattern_finds_its_lanes_idle_ones_too(fleet: Fleet, redis: Redi
 
     assert ["a.example.com", "b.a.example.com"] == await lanes_of(redis, "*.example.com")
     assert 4 == len(await lanes_of(redis, "default"))
-    assert 1 == len(await lanes_of(redis, "default", at_most=1))
+    assert 1 == len(await lanes_of(redis, "default", limit=1))
     assert ["127.0.80.3"] == await lanes_of(redis, "127.0.80.3")
     assert [] == await lanes_of(redis, "127.0.80.4")
 

@@ -503,11 +503,11 @@ async def test_the_last_settlement_of_a_lane_at_rest_releases_it(
     await fleet.submit([url("/0"), url("/1")])
     hold = await LaneHold.begin(redis)
     one, two = (await hold.claim(2)).serialized
-    hold.lane.claims.note(emptied=True, found=True)
+    hold.lane.claims.record(emptied=True, found=True)
     running.settler.add(hold.lane, stored(one))
     await running.settler.flush(hold.lane)
     assert (hold.lane.released, await state(redis)) == (False, "held")
-    hold.lane.at_rest = True
+    hold.lane.is_idle = True
     running.settler.add(hold.lane, stored(two))
     await running.settler.flush(hold.lane)
     assert (hold.lane.released, await state(redis)) == (True, "idle")
@@ -516,8 +516,8 @@ async def test_the_last_settlement_of_a_lane_at_rest_releases_it(
 async def test_a_lane_that_has_a_new_fetch_is_kept(fleet: Fleet, redis: Redis, running: Running) -> None:
     """The last claim left none waiting, but one was added since: the lane has to claim again."""
     _, hold, (element,) = await begun(fleet, redis)
-    hold.lane.claims.note(emptied=True, found=True)
-    hold.lane.at_rest = True
+    hold.lane.claims.record(emptied=True, found=True)
+    hold.lane.is_idle = True
     await fleet.submit([url("/new")])
     running.settler.add(hold.lane, stored(element))
     await running.settler.flush(hold.lane)

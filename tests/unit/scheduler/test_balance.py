@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fetchfleet.worker.scheduler.balance import LOOKS, SLACK, FleetLoad, HeldLane, balance, share
+from fetchfleet.worker.scheduler.balance import CHECKS, SLACK, FleetLoad, HeldLane, balance, share
 
 STAYS = st.builds(
     HeldLane,
@@ -20,7 +20,7 @@ STAYS = st.builds(
 )
 HELD = st.lists(STAYS, max_size=30, unique_by=lambda stay: stay.lane)
 FLEETS = st.builds(FleetLoad, st.integers(0, 60), st.integers(0, 9))
-LAST = LOOKS - 1
+LAST = CHECKS - 1
 
 
 def plain(count: int) -> list[HeldLane]:
@@ -61,15 +61,15 @@ def test_excess_lanes_are_released_at_the_second_check_in_a_row(
     first = balance(held, fleet, 0)
     second = balance(held, fleet, first.too_many)
 
-    assert [] == first.give
-    assert bool(second.give) is (len(ours) > share(fleet) + SLACK)
+    assert [] == first.release
+    assert bool(second.release) is (len(ours) > share(fleet) + SLACK)
     assert 0 == balance([], fleet, first.too_many).too_many
 
 
 @given(HELD, FLEETS)
 def test_the_cheapest_lanes_are_released(held: list[HeldLane], fleet: FleetLoad) -> None:
     """Lanes with unrepeatable requests last, else those with the least in flight, of these the latest."""
-    give = set(balance(held, fleet, LAST).give)
+    give = set(balance(held, fleet, LAST).release)
     price = {stay.lane: (stay.unrepeatable, stay.in_flight, -stay.token) for stay in held}
     kept = {stay.lane for stay in held if not stay.stopping and not stay.unwanted} - give
 
@@ -82,7 +82,7 @@ def test_a_lane_that_no_other_worker_acquired_is_not_offered_again() -> None:
     """It would return, and its fetches would have been interrupted for nothing."""
     held = [stay._replace(unwanted=True) for stay in plain(20)]
 
-    assert [] == balance(held, FleetLoad(20, 2), LAST).give
+    assert [] == balance(held, FleetLoad(20, 2), LAST).release
 
 
 class Workers:
@@ -138,7 +138,7 @@ def test_workers_end_balanced_after_changes_and_lanes_stay(
         everywhere = [stay.lane for held in workers.held.values() for stay in held]
         everywhere += [stay.lane for stay in workers.due]
         assert sorted(everywhere) == sorted(stay.lane for stay in workers.lanes)
-    for _ in range(LOOKS + 1):
+    for _ in range(CHECKS + 1):
         workers.second()
     given_before = workers.given
     for _ in range(10):

@@ -13,8 +13,8 @@ from fetchfleet.worker.lanes import log_events, settler
 from fetchfleet.worker.lanes.store import LaneLostError
 from fetchfleet.worker.util.clock import mono_s
 
-MAX_ASIDE = 100
-"""Fetches set aside in a lane at which the lane is released early to a worker that can do one of them."""
+MAX_HANDOVERS = 100
+"""Number of fetches for other workers at which the lane is released to one of them early."""
 
 
 async def hand_over(session: FetchSession, entry: Entry) -> bool:
@@ -27,7 +27,7 @@ async def hand_over(session: FetchSession, entry: Entry) -> bool:
     if not own.unmet(needs):
         return False
     if any(not other.unmet(needs) for other in await _others(session)):
-        lane.set_aside(entry.id, str(needs))
+        lane.add_handover(entry.id, str(needs))
         return True
     if needs.abilities <= own.names:
         return False
@@ -44,7 +44,7 @@ def _wait_for_worker(session: FetchSession, entry: Entry, needs: frozenset[str])
 
     left_s = (entry.deadline_ms - lane.clock.now_ms()) / 1000
     wait_s = min(services.returns.wait_s(mono_s()), max(left_s, 0.0))
-    session.settle(settler.handed_back(entry.id, wait_s, write_line))
+    session.settle(settler.returned(entry.id, wait_s, write_line))
 
 
 async def hand_over_after_failure(session: FetchSession, entry: Entry, outcome: AttemptOutcome) -> bool:
@@ -67,8 +67,8 @@ async def hand_over_after_failure(session: FetchSession, entry: Entry, outcome: 
         return True
     if all(other.unmet(needs) for other in others):
         return False
-    session.lane.rewrite(after)
-    session.lane.set_aside(entry.id, str(needs))
+    session.lane.replace_entry(after)
+    session.lane.add_handover(entry.id, str(needs))
     note = outcome.note
     log_events.retry(session.lane.name, after, 0.0, outcome.reason, outcome.status, note, services.log)()
     return True
@@ -82,8 +82,8 @@ async def _others(session: FetchSession) -> Sequence[Abilities]:
 def is_due(session: FetchSession) -> bool:
     """Return whether to release the lane now, for the fetches that are set aside."""
     lane = session.lane
-    turn_ended = mono_s() >= lane.aside_since_s + session.services.parameters.turn_s
-    return turn_ended or len(lane.aside) >= MAX_ASIDE
+    turn_ended = mono_s() >= lane.handover_since_s + session.services.parameters.turn_s
+    return turn_ended or len(lane.handovers) >= MAX_HANDOVERS
 
 
 def pick_needs(session: FetchSession) -> str:
@@ -92,5 +92,5 @@ def pick_needs(session: FetchSession) -> str:
     The random choice gives each of several able workers a turn.
     """
     lane = session.lane
-    needs = sorted({text for fetch_id, text in lane.aside.items() if fetch_id in lane.entries})
+    needs = sorted({text for fetch_id, text in lane.handovers.items() if fetch_id in lane.entries})
     return needs[int(session.services.chance() * len(needs))] if needs else ""

@@ -151,7 +151,7 @@ class Resume:
         self.note = note
         entry = self._lane.entries.get(self._entry.id)
         if entry is not None:
-            self._lane.rewrite(msgspec.structs.replace(entry, part=note))
+            self._lane.replace_entry(msgspec.structs.replace(entry, part=note))
 
     def _carry_in_redis(self, note: PartialNote) -> None:
         """Carry the note in the lane and in Redis."""

@@ -141,7 +141,7 @@ async def rules_for(session: FetchSession, entry: Entry) -> RobotsRules | None:
     """
     lane, services = session.lane, session.services
     rules = lane.rules(entry.url)
-    if rules is not None or lane.is_asking(entry.url):
+    if rules is not None or lane.is_requesting_robots(entry.url):
         return rules
     origin, token = origin_of_url(entry.url), robots_rules.token_of(services.user_agent)
     text = await session.retry_until_lost(lambda: services.robots.get(origin))
@@ -183,10 +183,10 @@ async def request_robots(session: FetchSession, entry: Entry) -> None:
                 except (RedisError, OSError) as error:  # another worker will request the robots.txt again
                     services.report_redis_error(error)
         if cached is not None or isinstance(outcome, Interrupted):
-            lane.put_back(entry)
+            lane.requeue(entry)
             return
     finally:
-        lane.end_asking(origin)
+        lane.end_robots_request(origin)
     if not throttle:
         requested_s = outcome.wait_s if isinstance(outcome, Answered) else None
         state = gate.robots_unavailable(
@@ -210,6 +210,6 @@ async def _adopt_rules(
     """
     lane = session.lane
     rules = await asyncio.to_thread(RobotsRules, cached.groups, cached.token)
-    delay_s = lane.learn_rules(origin, rules, cached.until_ms)
+    delay_s = lane.set_rules(origin, rules, cached.until_ms)
     session.change_gate(gate.crawl_delay_received(lane.gate, delay_s, requested_ms))
     return rules

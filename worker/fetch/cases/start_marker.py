@@ -49,7 +49,7 @@ async def _attempt_marked(
     started, written = msgspec.structs.replace(entry, begun=True), asyncio.Event()
     session.settle(settler.started(started, written.set))
     await written.wait()
-    session.lane.rewrite(started)
+    session.lane.replace_entry(started)
     if not crashes.is_suspect(entry):  # a suspect may have begun meanwhile
         await session.services.isolation.wait_open()
     timer = asyncio.get_running_loop().call_later(crashes.SOON_S, _mark_outlived, session, entry.id)
@@ -64,6 +64,6 @@ def _mark_outlived(session: FetchSession, fetch_id: str) -> None:
     entry = session.lane.entries.get(fetch_id)
     if entry is not None and not session.lane.lost:
         outlived = msgspec.structs.replace(entry, outlived=True)
-        session.lane.rewrite(outlived)
+        session.lane.replace_entry(outlived)
         done = functools.partial(session.services.isolation.outlived, fetch_id)
         session.settle(settler.started(outlived, done))
