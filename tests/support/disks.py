@@ -41,9 +41,9 @@ def remount(folder: Path, how: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{how}", str(folder)], check=True)
 
 
-def disable_nameless_files(monkeypatch: pytest.MonkeyPatch) -> None:
+def disable_unnamed_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """Disable O_TMPFILE, which network file systems lack: every body starts as a partial file."""
-    monkeypatch.setattr(Directory, "nameless", lambda _: None)
+    monkeypatch.setattr(Directory, "create_unnamed", lambda _: None)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ import pytest
 
 from fetchfleet.worker.sink.base import StorageOptions
 from fetchfleet.worker.sink.files.buffered_body import BatchTimings
-from tests.support.disks import disable_nameless_files, files, opened, some_bytes, store_body
+from tests.support.disks import disable_unnamed_files, files, opened, some_bytes, store_body
 
 STEPS = ("mkdir", "open", "write", "writev", "fsync", "rename", "link", "unlink", "close")
 ROOT = Path(__file__).parents[2]
@@ -42,15 +42,15 @@ class KilledSink:
         if_exists: str,
         old: str | None,
         *,
-        nameless: bool,
+        unnamed: bool,
     ) -> Any:
         """Return for each run: `killed`, its `steps`, the file `found` at the final name, the `parts` left.
 
-        old: the body at the final name before the run. nameless: True if the file system supports O_TMPFILE.
+        old: the body at the final name before the run. unnamed: True if the file system supports O_TMPFILE.
         """
         assert self._driver.stdin
         assert self._driver.stdout
-        order = [str(folder), size_bytes, durability, if_exists, old, nameless]
+        order = [str(folder), size_bytes, durability, if_exists, old, unnamed]
         self._driver.stdin.write(json.dumps(order) + "\n")
         self._driver.stdin.flush()
         return json.loads(self._driver.stdout.readline())
@@ -73,11 +73,11 @@ def _run_once(
     killed_at: int,
     steps: int,
     *,
-    nameless: bool,
+    unnamed: bool,
 ) -> None:
     """Store a body; kill this process before step `killed_at`. Each step is first written to `steps`."""
-    if not nameless:
-        disable_nameless_files(pytest.MonkeyPatch())
+    if not unnamed:
+        disable_unnamed_files(pytest.MonkeyPatch())
     count = 0
 
     def step(name: str) -> None:
@@ -107,7 +107,7 @@ def _run_once(
 
 
 def _run_all(
-    folder: Path, size_bytes: int, durability: str, if_exists: str, old: bytes | None, *, nameless: bool
+    folder: Path, size_bytes: int, durability: str, if_exists: str, old: bytes | None, *, unnamed: bool
 ) -> list[dict[str, Any]]:
     body = some_bytes(size_bytes)
     runs: list[dict[str, Any]] = []
@@ -122,7 +122,7 @@ def _run_all(
         if child == 0:
             try:
                 options = StorageOptions(durability=durability)
-                _run_once(out, body, options, if_exists, len(runs) + 1, steps_write, nameless=nameless)
+                _run_once(out, body, options, if_exists, len(runs) + 1, steps_write, unnamed=unnamed)
                 os._exit(0)
             except BaseException:  # noqa: BLE001 - the child must not continue as the parent
                 traceback.print_exc()
@@ -144,7 +144,7 @@ def _run_all(
 
 if __name__ == "__main__":
     for line in sys.stdin:
-        folder, size_bytes, durability, if_exists, old, nameless = json.loads(line)
+        folder, size_bytes, durability, if_exists, old, unnamed = json.loads(line)
         old_body = None if old is None else old.encode()
-        runs = _run_all(Path(folder), size_bytes, durability, if_exists, old_body, nameless=nameless)
+        runs = _run_all(Path(folder), size_bytes, durability, if_exists, old_body, unnamed=unnamed)
         print(json.dumps(runs), flush=True)  # noqa: T201

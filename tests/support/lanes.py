@@ -185,7 +185,7 @@ def start_marked(serialized: bytes) -> Settlement:
     return settler.started(msgspec.structs.replace(parse_entry(serialized), begun=True), lambda: None)
 
 
-def handed_back(serialized: bytes) -> Settlement:
+def returned(serialized: bytes) -> Settlement:
     """Return the settlement that returns an unchanged claim to the lane's queue."""
     return settler.returned(parse_entry(serialized).id, 0, lambda: None)
 

@@ -20,7 +20,7 @@ SCAN_COUNT = 1000
 async def lanes_of(redis: Redis, name: str, *, limit: int | None = None) -> list[str]:
     """Return the lanes in Redis, idle ones too, that match a host, a pattern or `default`.
 
-    A host costs one command, a pattern a scan of all keys. limit: may end the scan once so many are found.
+    A host costs one command, a pattern a scan of all keys. limit: end the scan at so many lanes.
     """
     if name != DEFAULT and not name.startswith(EVERY_HOST_BELOW):
         return [name] if await redis.exists(keys.lane(name)) else []

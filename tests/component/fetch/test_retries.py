@@ -191,7 +191,7 @@ async def test_a_retry_waits_in_redis(origin: Origin, start: Start) -> None:
     lane = lane_of_url(origin.url())
 
     [element] = await wait_until(lambda: redis.zrange(keys.later(lane), 0, -1), "the retry in Redis")
-    await wait_until(lambda: not worker.runtime.lanes, "the lane to be given back")
+    await wait_until(lambda: not worker.runtime.lanes, "the lane to be released")
 
     entry = parse_entry(element)
     assert (entry.attempts, entry.last, entry.crashes) == (1, Reason.HTTP_STATUS, 0)

@@ -20,7 +20,7 @@ from fetchfleet.worker.sink.files.buffered_body import BLOCK_BYTES
 from fetchfleet.worker.sink.files.directory import Directory
 from fetchfleet.worker.sink.files.out_folder import OutFolder
 from tests.component.conftest import Lines, Start, tuned
-from tests.support.disks import disable_nameless_files, mounted, remount
+from tests.support.disks import disable_unnamed_files, mounted, remount
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker, results_of
 from tools.origin import behaviours as o
@@ -185,7 +185,7 @@ async def test_a_disk_error_charges_no_attempt(
 ) -> None:
     """The fetch is retried with reason disk, and no file remains."""
     if step != "name":
-        disable_nameless_files(monkeypatch)
+        disable_unnamed_files(monkeypatch)
     real, refusals = getattr(Directory, step), iter([True, True])
 
     def refuses_twice(self: Directory, part: str | int, *args: Any, **kwargs: Any) -> Any:
@@ -226,7 +226,7 @@ class Refusing:
 @pytest.mark.parametrize(
     ("step", "trials"),
     [("create", True), ("put", False), ("name", False)],
-    ids=["everything", "only bodies", "only nameless ones"],
+    ids=["everything", "only bodies", "only unnamed ones"],
 )
 @pytest.mark.parametrize("number", [errno.EDQUOT, errno.EIO], ids=errno.errorcode.get)
 async def test_repeated_disk_errors_stop_the_claims(
@@ -240,14 +240,14 @@ async def test_repeated_disk_errors_stop_the_claims(
 ) -> None:
     """A full quota or a failing disk reports free space: the errors of writes count."""
     if step != "name":
-        disable_nameless_files(monkeypatch)
+        disable_unnamed_files(monkeypatch)
     refusing = Refusing(step, number, trials=trials)
     monkeypatch.setattr(Directory, step, partialmethod(refusing))
     monkeypatch.setattr(space_module, "PAUSE_S", 0.5)
     worker = await start(policy={"concurrency": 2})
     batch = await worker.submit([origin.url(f"/{n}") for n in range(20)])
     await wait_until(lambda: events_named(lines, "disk.full"), "the worker to notice")
-    await wait_until(lambda: not worker.runtime.lanes, "the lane to be given back")
+    await wait_until(lambda: not worker.runtime.lanes, "the lane to be released")
     asked = len(origin.requests)
     offers = count_offers(worker, monkeypatch)
     await wait_until(lambda: len(offers) >= 3, "the lane to be offered again and again")

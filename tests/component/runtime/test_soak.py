@@ -80,7 +80,7 @@ async def run_round(worker: OneWorker, origin: Origin, numbers: Iterator[int]) -
     batch = await worker.submit(origin.url(f"/{next(numbers)}") for _ in range(A_ROUND))
     await to_be_cancelled.cancel()
     results = await results_of(batch) + await results_of(to_be_cancelled)
-    await wait_until(lambda: not worker.runtime.lanes, "the lanes to be given back", timeout_s=30)
+    await wait_until(lambda: not worker.runtime.lanes, "the lanes to be released", timeout_s=30)
     await wait_until(lambda: origin.in_progress == 0, "the origin to be idle")
     return results
 

@@ -47,7 +47,7 @@ async def test_stats_count_opened_reused_and_closed_connections(
     origin.behaviour = o.latency(0.01)
 
     await worker.results(origin.url(f"/{n}") for n in range(10))
-    await wait_until(lambda: not worker.runtime.lanes, "the lane to be given back")
+    await wait_until(lambda: not worker.runtime.lanes, "the lane to be released")
     await worker.stop()
     [beat] = stats_lines(lines)
 

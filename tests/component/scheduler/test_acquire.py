@@ -155,7 +155,7 @@ async def test_the_only_fetch_of_a_lane_needs_no_separate_claim_or_release(
     monkeypatch.setattr(runner, "run_many", start_marked)
     batch = await worker.submit([origin.url()])
     [result] = await results_of(batch)
-    await wait_until(lambda: not worker.runtime.lanes, "the lane to be given back")
+    await wait_until(lambda: not worker.runtime.lanes, "the lane to be released")
 
     assert Outcome.STORED == result.outcome
     assert await state(redis, HOST) == "idle"

@@ -21,7 +21,7 @@ from fetchfleet.worker.runtime.timings import WorkerTimings
 from fetchfleet.worker.scheduler.acquire import Acquirer
 from fetchfleet.worker.sink.files.directory import Directory
 from tests.component.conftest import HOST, QUICK, Lines, Start
-from tests.support.disks import disable_nameless_files
+from tests.support.disks import disable_unnamed_files
 from tests.support.lanes import backlog
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker, results_of
@@ -49,7 +49,7 @@ async def outcomes(batch: Batch) -> Counter[str]:
 
 async def no_lane_is_left(worker: OneWorker, redis: Redis) -> None:
     """Wait until no lane is held, then check that no fetch and no cancellation is left."""
-    await wait_until(lambda: not worker.runtime.lanes, "the lanes to be given back")
+    await wait_until(lambda: not worker.runtime.lanes, "the lanes to be released")
     assert 0 == await backlog(redis)
     assert [] == await redis.keys("ff:cancelled:*")
 
@@ -300,13 +300,13 @@ async def test_a_withdrawal_whose_reply_is_lost_loses_no_fetch(
     assert [50] == [line["fetches"] for line in lines if line["event"] == "lane.cancelled"]
 
 
-@pytest.mark.parametrize("step", ["name", "put"], ids=["nameless", "partial file"])
+@pytest.mark.parametrize("step", ["name", "put"], ids=["unnamed", "partial file"])
 async def test_a_body_that_is_being_placed_during_a_cancellation_is_stored(
     origin: Origin, worker: OneWorker, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """Otherwise the file would be left without a result that names it."""
     if step == "put":
-        disable_nameless_files(monkeypatch)
+        disable_unnamed_files(monkeypatch)
     placing, go_on = threading.Event(), threading.Event()
     real = getattr(Directory, step)
 

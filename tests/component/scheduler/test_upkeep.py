@@ -99,7 +99,7 @@ async def test_deadlines_cancellations_and_resets_take_effect_while_the_only_wor
     done = await reset(redis, worker.fleet.notify, [HOST], "operator")
     await await_applied(redis, done, 2, 0.01)
     assert not done[0].pending
-    await wait_until(lambda: not worker.runtime.lanes, "the lane to be given back")
+    await wait_until(lambda: not worker.runtime.lanes, "the lane to be released")
     assert (1, 0) == (await backlog(redis), (await stays.counts()).done)
     assert [] == origin.requests + other.requests
     assert [] == await redis.keys("ff:cancelled:*")

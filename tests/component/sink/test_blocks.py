@@ -20,7 +20,7 @@ from fetchfleet.worker.sink.files.out_folder import THREADS
 from fetchfleet.worker.sink.files.sink import FileSink
 from tests.support.disks import (
     ID,
-    disable_nameless_files,
+    disable_unnamed_files,
     files,
     mounted,
     opened,
@@ -174,17 +174,17 @@ async def test_stuck_large_bodies_delay_no_small_body(
     assert files(sink.disk.path) == {"small", *(f"large/{number}" for number in range(THREADS + 2))}
 
 
-@pytest.mark.parametrize("nameless", [True, False])
+@pytest.mark.parametrize("unnamed", [True, False])
 @pytest.mark.parametrize("size_bytes", [10, 4095])
 async def test_a_short_write_is_continued(
     sink: FileSink,
     monkeypatch: pytest.MonkeyPatch,
     size_bytes: int,
-    nameless: bool,  # noqa: FBT001
+    unnamed: bool,  # noqa: FBT001
 ) -> None:
     """write(2) may write fewer bytes than given, and reports it only by its return value."""
-    if not nameless:
-        disable_nameless_files(monkeypatch)
+    if not unnamed:
+        disable_unnamed_files(monkeypatch)
     writev = os.writev
 
     def half(file: int, blocks: list[memoryview]) -> int:

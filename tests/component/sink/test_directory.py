@@ -14,7 +14,7 @@ from fetchfleet.worker.sink.files.buffered_body import BLOCK_BYTES
 from fetchfleet.worker.sink.files.directory import Directory
 from fetchfleet.worker.sink.files.sink import FileSink
 from tests.component.conftest import Lines, Start
-from tests.support.disks import ID, disable_nameless_files, files, mounted, opened, store_body
+from tests.support.disks import ID, disable_unnamed_files, files, mounted, opened, store_body
 from tools.one_worker import OneWorker
 from tools.origin.server import Origin
 
@@ -45,7 +45,7 @@ def is_untouched(outside: Path) -> bool:
 
 def store(held_open: Directory, path: str) -> None:
     """Store an empty file at the path, as a small body is stored."""
-    file, named = held_open.nameless(), False
+    file, named = held_open.create_unnamed(), False
     if file is not None:
         try:
             named = held_open.name(file, path)
@@ -90,7 +90,7 @@ async def test_a_link_or_folder_at_the_name_of_a_partial_file_is_refused(
     sink: FileSink, outside: Path, monkeypatch: pytest.MonkeyPatch, planted: str, size_bytes: int
 ) -> None:
     """The writer creates its partial file exclusively, so no write follows a link."""
-    disable_nameless_files(monkeypatch)
+    disable_unnamed_files(monkeypatch)
     if planted == "link":
         (sink.disk.partial_folder / PART).symlink_to(outside / "file")
     else:
@@ -103,7 +103,7 @@ async def test_a_link_or_folder_at_the_name_of_a_partial_file_is_refused(
     assert not (sink.disk.path / "a").exists()
 
 
-async def test_a_link_at_the_name_of_a_partial_file_does_not_affect_nameless_bodies(
+async def test_a_link_at_the_name_of_a_partial_file_does_not_affect_unnamed_bodies(
     sink: FileSink, outside: Path
 ) -> None:
     """Link and target stay as they are."""
@@ -118,7 +118,7 @@ async def test_a_link_at_the_name_of_a_partial_file_does_not_affect_nameless_bod
 
 async def test_a_leftover_partial_file_is_replaced(sink: FileSink, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that was read-only for some time kept it."""
-    disable_nameless_files(monkeypatch)
+    disable_unnamed_files(monkeypatch)
     (sink.disk.partial_folder / PART).write_bytes(b"older and longer than ours")
 
     assert await store_body(sink, BODY, "a")
@@ -196,16 +196,16 @@ async def test_a_folder_that_was_moved_away_receives_no_further_body(sink: FileS
     assert files(sink.disk.path) == {"folder/b"}
 
 
-@pytest.mark.parametrize("nameless", [True, False])
+@pytest.mark.parametrize("unnamed", [True, False])
 async def test_a_batch_opens_its_folders_again_after_a_moment(
     sink: FileSink,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    nameless: bool,  # noqa: FBT001
+    unnamed: bool,  # noqa: FBT001
 ) -> None:
     """A folder that is moved during a batch receives bodies for that time at most."""
-    if not nameless:
-        disable_nameless_files(monkeypatch)
+    if not unnamed:
+        disable_unnamed_files(monkeypatch)
     now_s = 0.0
     with sink.disk.directory.held_open(1.0, lambda: now_s) as held_open:
         store(held_open, "folder/a")

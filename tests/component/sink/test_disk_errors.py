@@ -17,7 +17,7 @@ from fetchfleet.worker.sink import disk_space
 from fetchfleet.worker.sink.files.buffered_body import BLOCK_BYTES
 from fetchfleet.worker.sink.files.directory import Directory
 from tests.component.conftest import Lines, Start, tuned
-from tests.support.disks import disable_nameless_files, mounted, remount
+from tests.support.disks import disable_unnamed_files, mounted, remount
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker
 from tools.origin import behaviours as o
@@ -100,7 +100,7 @@ async def test_an_error_of_one_name_or_size_ends_that_fetch_at_once(
     fields: dict[str, Any],
 ) -> None:
     """The fetch sends one request and leaves no file. The log has the error's text, but no `disk.full`."""
-    disable_nameless_files(monkeypatch)
+    disable_unnamed_files(monkeypatch)
     worker = await start(policy=policy)
     origin.behaviour = o.ok(b"x" * size_bytes)
     with failing(step, monkeypatch) as call:
@@ -134,7 +134,7 @@ async def test_a_transient_disk_error_is_retried(
     fields: dict[str, Any],
 ) -> None:
     """No attempt is charged, and the next one stores the body."""
-    disable_nameless_files(monkeypatch)
+    disable_unnamed_files(monkeypatch)
     worker = await start(policy=policy)
     origin.behaviour = o.ok(b"x" * size_bytes)
     with failing(step, monkeypatch) as call:
@@ -169,7 +169,7 @@ async def test_a_worker_that_cannot_store_on_a_healthy_disk_logs_it_and_waits(
     origin: Origin, start: Start, lines: Lines, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """It lacks descriptors or permissions for all bodies: no fetch fails, and the log has no `disk.full`."""
-    disable_nameless_files(monkeypatch)
+    disable_unnamed_files(monkeypatch)
     number = getattr(errno, name)
     create, check_permission = Directory.create, Directory.check_permission
     now = True
@@ -202,7 +202,7 @@ async def test_an_exceeded_quota_counts_as_a_full_disk(
     origin: Origin, start: Start, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The disk reports free space, so the log line has the error's text."""
-    disable_nameless_files(monkeypatch)
+    disable_unnamed_files(monkeypatch)
     monkeypatch.setattr(disk_space, "PAUSE_S", 0.1)
     create, now = Directory.create, [True]
 

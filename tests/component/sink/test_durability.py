@@ -15,7 +15,7 @@ from fetchfleet.worker.sink.base import StorageOptions
 from fetchfleet.worker.sink.files.buffered_body import BLOCK_BYTES
 from fetchfleet.worker.sink.files.sink import FileSink
 from tests.component.conftest import Lines, Start, tuned
-from tests.support.disks import disable_nameless_files, files, opened, some_bytes, store_body
+from tests.support.disks import disable_unnamed_files, files, opened, some_bytes, store_body
 from tests.support.killed_sink import KilledSink, driver
 from tools.origin.server import Origin
 
@@ -73,7 +73,7 @@ async def test_body_name_and_folders_are_synced_in_order(
     size_bytes: int,
 ) -> None:
     """The body is synced before it has its name, and then every folder on the path to it."""
-    disable_nameless_files(monkeypatch)
+    disable_unnamed_files(monkeypatch)
     kept = await store_body(
         sink, some_bytes(size_bytes), "folder/deeper/a", StorageOptions(durability=durability)
     )
@@ -148,7 +148,7 @@ def deaths() -> Iterator[KilledSink]:
 
 
 @BOTH
-@pytest.mark.parametrize("nameless", [True, False], ids=["nameless", "partial file"])
+@pytest.mark.parametrize("unnamed", [True, False], ids=["unnamed", "partial file"])
 @pytest.mark.parametrize(
     ("durability", "if_exists", "old"),
     [
@@ -167,16 +167,16 @@ def test_a_kill_at_any_step_leaves_a_whole_body_or_none(
     durability: str,
     if_exists: str,
     old: str | None,
-    nameless: bool,  # noqa: FBT001
+    unnamed: bool,  # noqa: FBT001
 ) -> None:
     """Killed before any call that changes the disk, it leaves a whole body or the old one at the name."""
-    lives = deaths(tmp_path, size_bytes, durability, if_exists, old, nameless=nameless)
+    lives = deaths(tmp_path, size_bytes, durability, if_exists, old, unnamed=unnamed)
 
     *killed, last = lives
     before = "nothing" if old is None else "old"
     assert {life["found"] for life in killed} <= {before, "whole"}
     assert (last["found"], last["parts"]) == ("whole", [])
-    needs_no_part = nameless and size_bytes == SMALL and durability == "none" and old is None
+    needs_no_part = unnamed and size_bytes == SMALL and durability == "none" and old is None
     placing = "link" if if_exists == "fail" or needs_no_part else "rename"
     assert not needs_no_part or not any(life["parts"] for life in lives)
     assert placing in last["steps"]

@@ -27,7 +27,7 @@ from fetchfleet.worker.sink.files.directory import Directory
 from fetchfleet.worker.sink.files.sink import FileSink
 from fetchfleet.worker.sink.index_entry import StoredAt
 from tests.component.conftest import Lines, Start, tuned
-from tests.support.disks import disable_nameless_files, write_piece
+from tests.support.disks import disable_unnamed_files, write_piece
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker
 from tools.origin import behaviours as o
@@ -259,14 +259,14 @@ async def test_old_partial_files_are_removed_at_the_start(sink: FileSink) -> Non
     assert files(sink.disk.partial_folder) == {"young"}
 
 
-@pytest.mark.parametrize("step", ["name", "put"], ids=["nameless", "partial file"])
+@pytest.mark.parametrize("step", ["name", "put"], ids=["unnamed", "partial file"])
 async def test_enospc_is_retried_without_charging_an_attempt(
     origin: Origin, start: Start, lines: Lines, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """The fetch is interrupted, and continues when the disk has space."""
     worker = await start(timings=tuned(disk_pause_s=0.05))
     if step == "put":
-        disable_nameless_files(monkeypatch)
+        disable_unnamed_files(monkeypatch)
     real, fails = getattr(Directory, step), iter([True, True])
 
     def full_at_first(self: Directory, *args: Any, **how: Any) -> Any:

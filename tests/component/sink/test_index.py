@@ -18,7 +18,7 @@ from fetchfleet.worker.sink.files.index import STORED
 from fetchfleet.worker.sink.files.sink import FileSink
 from fetchfleet.worker.sink.index_entry import Validators
 from fetchfleet.worker.util.executors import HASHING, run_stoppable
-from tests.support.disks import ID, disable_nameless_files, opened, store_body
+from tests.support.disks import ID, disable_unnamed_files, opened, store_body
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker
 from tools.origin import behaviours as o
@@ -44,14 +44,14 @@ def replace(file: Path, body: bytes) -> None:
     another.rename(file)
 
 
-@pytest.mark.parametrize("step", ["name", "put"], ids=["nameless", "partial file"])
+@pytest.mark.parametrize("step", ["name", "put"], ids=["unnamed", "partial file"])
 @pytest.mark.parametrize("theirs", [THEIRS, b"longer than ours"], ids=["same length", "longer"])
 async def test_an_index_entry_does_not_apply_to_a_body_that_replaced_its_own(
     sink: FileSink, monkeypatch: pytest.MonkeyPatch, theirs: bytes, step: str
 ) -> None:
     """The other body comes after the first has its name and before its index entry is written."""
     if step == "put":
-        disable_nameless_files(monkeypatch)
+        disable_unnamed_files(monkeypatch)
     real = getattr(Directory, step)
 
     def replace_after(self: Directory, what: str | int, path: str, **how: Any) -> Any:

@@ -25,7 +25,7 @@ from fetchfleet.worker.sink.files.directory import Directory
 from fetchfleet.worker.sink.files.sink import FileSink, FileWriter
 from tests.component.conftest import HOST, Lines, Start, tuned
 from tests.support import warc
-from tests.support.disks import ID, disable_nameless_files, files, mounted, opened, store_body, write_piece
+from tests.support.disks import ID, disable_unnamed_files, files, mounted, opened, store_body, write_piece
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker, results_of
 from tools.origin.server import Origin
@@ -192,17 +192,17 @@ async def test_a_large_body_in_progress_fails_when_its_folder_is_moved(tmp_path:
         assert errno.ESTALE == raised.value.errno
 
 
-@pytest.mark.parametrize("nameless", [True, False])
+@pytest.mark.parametrize("unnamed", [True, False])
 @pytest.mark.parametrize("body", [b"small", BODY], ids=["small", "large"])
 async def test_a_body_that_gets_its_name_in_a_moved_folder_is_not_reported(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     body: bytes,
-    nameless: bool,  # noqa: FBT001
+    unnamed: bool,  # noqa: FBT001
 ) -> None:
     """The folder moves right before the call that names the file."""
-    if not nameless:
-        disable_nameless_files(monkeypatch)
+    if not unnamed:
+        disable_unnamed_files(monkeypatch)
     out = tmp_path / "out"
     for step in ("name", "put"):
         real = getattr(Directory, step)

@@ -291,7 +291,7 @@ async def test_the_bodies_of_a_turn_are_confirmed_by_one_check_of_the_out_folder
     assert not [outcome for outcome in moved if not isinstance(outcome, OSError)]
 
 
-async def test_missing_support_for_nameless_files_is_detected_once(
+async def test_missing_support_for_unnamed_files_is_detected_once(
     sink: FileSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some network disks have no O_TMPFILE. Small bodies then start as partial files, as large ones do."""
@@ -315,7 +315,7 @@ async def test_missing_support_for_nameless_files_is_detected_once(
 async def test_without_proc_bodies_start_as_partial_files(
     sink: FileSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Naming a nameless file needs /proc/self/fd, which may be missing or not permitted."""
+    """Naming an unnamed file needs /proc/self/fd, which may be missing or not permitted."""
     monkeypatch.setattr(directory_module, "_OPEN_FILES", "/nowhere")
 
     assert await store_body(sink, b"x", "folder/a")

@@ -45,13 +45,13 @@ from tests.support.lanes import (
     ended,
     everything,
     fields,
-    handed_back,
     interrupted,
     later,
     open_in,
     reclaim,
     results,
     retried,
+    returned,
     start_marked,
     state,
     stored,
@@ -68,7 +68,7 @@ OTHER = "b.example"
 LISTS = ["returned", *Priority]
 JUMPS_S = st.sampled_from([1, LEASE_MS // 1000 + 1, 2 * HOUR_MS // 1000, -1, -300])
 SETTLEMENTS: dict[str, Callable[[bytes], Settlement]] = {
-    "handed back": handed_back,
+    "returned": returned,
     "stored": stored,
     "failed": lambda element: ended(element, Outcome.FAILED, reason=Reason.READ),
     "now": lambda element: retried(element, 0),

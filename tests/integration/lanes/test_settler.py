@@ -83,7 +83,7 @@ async def letters(redis: Redis) -> list[tuple[str, bytes]]:
     return [(row[b"note"].decode(), row[b"element"]) for _, row in rows]
 
 
-def handed_back(element: bytes) -> Settlement:
+def returned(element: bytes) -> Settlement:
     """Let the fetch wait unchanged for an hour."""
     return Settlement(settlement.return_claim(element[:25], wait_ms=HOUR_MS), lambda: None)
 
@@ -257,7 +257,7 @@ async def test_a_fetch_may_be_retried_many_times(fleet: Fleet, redis: Redis) -> 
 async def test_a_returned_fetch_waits_unchanged(fleet: Fleet, redis: Redis) -> None:
     """It is in `later` as it was claimed, due by Redis's clock, and no longer claimed."""
     batch, hold, (one, two) = await begun(fleet, redis, 2)
-    (now,) = await hold.settle(handed_back(one))
+    (now,) = await hold.settle(returned(one))
     assert await later(redis) == {one: now + HOUR_MS}
     assert await claimed(redis) == [two]
     assert await results(redis, batch) == []
@@ -266,9 +266,9 @@ async def test_a_returned_fetch_waits_unchanged(fleet: Fleet, redis: Redis) -> N
 async def test_an_unclaimed_fetch_cannot_be_returned(fleet: Fleet, redis: Redis) -> None:
     """After its result, or after an earlier return."""
     _, hold, (one, two) = await begun(fleet, redis, 2)
-    await hold.settle(stored(one), handed_back(two))
+    await hold.settle(stored(one), returned(two))
     before = await everything(redis)
-    await hold.settle(handed_back(one), handed_back(two))
+    await hold.settle(returned(one), returned(two))
     assert await everything(redis) == before
 
 
@@ -287,7 +287,7 @@ async def test_a_started_fetch_stays_claimed_with_its_new_ledger(fleet: Fleet, r
 async def test_an_unclaimed_fetch_cannot_be_started(fleet: Fleet, redis: Redis) -> None:
     """An ended or waiting fetch does not become claimed."""
     _, hold, (one, two) = await begun(fleet, redis, 2)
-    await hold.settle(stored(one), handed_back(two))
+    await hold.settle(stored(one), returned(two))
     before = await everything(redis)
     await hold.settle(begins(one), begins(two))
     assert await everything(redis) == before

@@ -27,7 +27,7 @@ TRIAL_FOLDER = ".fetchfleet-trial"
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-_NAMELESS = os.O_WRONLY | getattr(os, "O_TMPFILE", 0)
+_UNNAMED = os.O_WRONLY | getattr(os, "O_TMPFILE", 0)
 _OPEN_FILES = "/proc/self/fd"
 _UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL})
 """Errors of file systems and kernels without O_TMPFILE."""
@@ -52,7 +52,7 @@ class Directory:
         """Counts how often another out folder has replaced the open one."""
         self.displaced = False
         """The out folder's path led to another folder or to none at the last check, and was not opened."""
-        self._supports_nameless = hasattr(os, "O_TMPFILE")
+        self._supports_unnamed = hasattr(os, "O_TMPFILE")
 
     def open(self, *, make: bool = True) -> None:
         """Open the out folder; its path may be a symbolic link. make: create it if it is missing."""
@@ -60,7 +60,7 @@ class Directory:
         if make:
             self._out.mkdir(parents=True, exist_ok=True)
         self._root = os.open(self._out, _FOLDER)
-        self._supports_nameless &= Path(_OPEN_FILES).is_dir()
+        self._supports_unnamed &= Path(_OPEN_FILES).is_dir()
         self._opened = _identity(os.fstat(self._root))
 
     def close(self) -> None:
@@ -149,18 +149,18 @@ class Directory:
             os.unlink(partial, dir_fd=chain[-1])
             return os.open(partial, _NEW_FILE, 0o666, dir_fd=chain[-1])
 
-    def nameless(self) -> int | None:
+    def create_unnamed(self) -> int | None:
         """Create an empty file without a name, for writing; None if the disk does not support it."""
-        if not self._supports_nameless:
+        if not self._supports_unnamed:
             return None
         try:
-            return os.open(".", _NAMELESS, 0o666, dir_fd=self._root)
+            return os.open(".", _UNNAMED, 0o666, dir_fd=self._root)
         except OSError as error:
-            self._supports_nameless = error.errno not in _UNSUPPORTED
+            self._supports_unnamed = error.errno not in _UNSUPPORTED
             return None
 
     def name(self, file: int, path: str) -> bool:
-        """Give a nameless file its name, atomically. Returns False on an error, e.g. if the name exists."""
+        """Give an unnamed file its name, atomically. Returns False on an error, e.g. if the name exists."""
         folder, _, name = path.rpartition("/")
         chain = self._look_up(folder)
         try:
@@ -296,8 +296,8 @@ class _HeldOpen(Directory):
     def _release(self, chain: list[int]) -> None:
         """Leave the chain open until the exit."""
 
-    def nameless(self) -> int | None:
-        return self._of.nameless()
+    def create_unnamed(self) -> int | None:
+        return self._of.create_unnamed()
 
     def create(self, partial: str) -> int:
         try:

@@ -132,12 +132,12 @@ class FileWriter(BufferedBody):
     def _store(self, directory: Directory) -> StoredAt | None:
         """Store a body from memory without a sync. Runs off the loop.
 
-        Uses a nameless file (O_TMPFILE) if the file system supports it, else a partial file.
+        Uses an unnamed file (O_TMPFILE) if the file system supports it, else a partial file.
         """
         sha256 = self._checked()
         if not self._may_place():
             return None
-        file = directory.nameless()
+        file = directory.create_unnamed()
         if file is not None:
             try:
                 if os.writev(file, self._pieces) == self.size_bytes:  # else the disk is nearly full
