@@ -28,7 +28,7 @@ from fetchfleet import (
 
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379"
 REDIS_PATIENCE_S = 2.0
-"""The longest time that a request waits for Redis. After it, the client gets a 503 and may retry."""
+"""The maximum time that a request waits for Redis. After it, the client gets a 503 and may retry."""
 
 RETRY_AFTER_S = 5
 JSON_LINES = "application/jsonl"

@@ -74,7 +74,7 @@ def unsupported_by(error: ResponseError | InvalidResponse) -> UnsupportedRedisEr
 
 
 MAX_UNSENT_BYTES = 64 << 10
-"""Most data that waits for a slow socket; also the limit at which asyncio pauses writers."""
+"""The maximum amount of data that waits for a slow socket; also the limit at which asyncio pauses writers."""
 
 
 class _WriteRefusals:

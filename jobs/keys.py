@@ -98,14 +98,14 @@ GATE_TTL_MS = 2 * 3600 * 1000
 """Time for which an idle lane keeps the state of its gate: more than the longest cool-down."""
 
 LONGEST_WAIT_MS = 4 * 24 * 3600 * 1000
-"""Longest time until a lane needs attention: more than any wait of a policy (jobs/lua/_common.lua)."""
+"""The maximum time until a lane needs attention: more than any wait of a policy (jobs/lua/_common.lua)."""
 
 WORKER_TTL_MS = 5_000
 """Time for which a worker counts as alive after its last heartbeat."""
 
 
 KEY_TTL_MS = 24 * 3600 * 1000
-"""Shortest time for which a `key` belongs to its fetch; the time until its deadline if that is longer."""
+"""The minimum time for which a `key` belongs to its fetch; the time until its deadline if that is longer."""
 
 
 def batch(batch_id: str) -> str:

@@ -21,7 +21,7 @@ from tests.support import containers, fork_server, leaks, session_redis
 from tests.support.redis import flush, nothing_stranded
 from tests.support.waiting import wait_until
 
-# No deadline: an example of Hypothesis may take long on a slow machine.
+# No deadline: an example of Hypothesis may take a long time on a slow machine.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 

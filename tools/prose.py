@@ -11,6 +11,7 @@ import sys
 import tokenize
 import tomllib
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,14 +53,23 @@ class Rules(NamedTuple):
         return cls(re.compile(rf"(?:{'|'.join(table['openings'])})\b"), words, table["sentence_words"])
 
 
-def code_faults(source: str, path: Path, rules: Rules) -> Iterator[Fault]:
-    """Yield the faults of the docstrings and comments of a module."""
+def _docstrings(source: str) -> Iterator[ast.Constant]:
+    """Yield the docstrings of a module, its classes, functions, fields and constants."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0] if node.body else None
-            text = ast.get_docstring(node)
-            if first is not None and text and (found := rules.opening.match(text)):
-                yield Fault(path, first.lineno, f"a docstring opens with {found[0]!r}")
+            for previous, statement in pairwise((None, *node.body)):
+                match statement:
+                    case ast.Expr(value=ast.Constant(value=str()) as text) if isinstance(
+                        previous, ast.Assign | ast.AnnAssign | None
+                    ):
+                        yield text
+
+
+def code_faults(source: str, path: Path, rules: Rules) -> Iterator[Fault]:
+    """Yield the faults of the docstrings and comments of a module."""
+    for text in _docstrings(source):
+        if found := rules.opening.match(str(text.value).lstrip()):
+            yield Fault(path, text.lineno, f"a docstring opens with {found[0]!r}")
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         is_docstring = token.type == tokenize.STRING and token.string.startswith('"""')
         if is_docstring or token.type == tokenize.COMMENT:

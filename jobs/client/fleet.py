@@ -30,10 +30,10 @@ T = TypeVar("T")
 
 REDIS_PATIENCE_S = 60.0
 MIN_REPLY_TIMEOUT_S = 1.0
-"""Shortest timeout of a reply, however short the patience: a read of results blocks for half a second."""
+"""The minimum timeout of a reply, however short the patience: a read of results blocks for half a second."""
 
 MAX_COMPARED_DESTS = 500_000
-"""Most dests of an iterator that are compared, because it need not fit in memory: about 50 MB of hashes."""
+"""The maximum number of dests compared for an iterator, which need not fit in memory: 50 MB of hashes."""
 
 
 def dest_check(items: Iterable[Fetchable] | AsyncIterable[Fetchable]) -> Callable[[int, Fetchable], None]:

@@ -135,7 +135,7 @@ class EntryData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     interruptions: Count = 0  # deploys, crashes, outages and full disks
     crashes: Count = 0  # interruptions in which the worker died (worker/fetch/rules/crashes.py)
     doubts: Count = 0  # quarters of a crash, for deaths that may have another cause
-    last: Reason | None = None  # reason for which the fetch waits again
+    last: Reason | None = None  # reason the fetch waits again
     # Worker settings that ended an attempt; other workers try the fetch (worker/fetch/rules/abilities.py).
     tried: Annotated[tuple[TriedPlace, ...], msgspec.Meta(max_length=MAX_TRIED)] = ()
     hop: Hop | None = None  # the next request, after redirects

@@ -178,7 +178,7 @@ def _serializable(fetch: Fetch) -> Fetch:
 
 
 PART_FETCHES = 500
-"""Most fetches in a part. Those of part n have the places from (n - 1) * PART_FETCHES on."""
+"""The maximum number of fetches in a part. Those of part n have the places from (n - 1) * PART_FETCHES on."""
 
 MAX_PARTS = MAX_BATCH_FETCHES // PART_FETCHES
 

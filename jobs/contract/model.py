@@ -119,7 +119,7 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
     dest: str | None = None
     """Relative path of the stored body in the workers' out folder; if unset, derived from the fetch ID."""
     if_exists: str = field_checks.IfExists.REPLACE.value
-    """If a file exists at `dest`: "replace" it atomically; "skip": keep it, send no request; "fail"."""
+    """Action on an existing `dest`: "replace" it atomically; "skip": keep it, send no request; "fail"."""
     sha256: str | None = None
     """SHA-256 that the stored body must have, 64 hex digits; another fails with `digest_mismatch`."""
     max_bytes: int | None = None
@@ -141,7 +141,7 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
     retry_unsafe: bool = False
     """Retry although the method is not idempotent (POST, PATCH); the host may get the request twice."""
     fallback: str | None = None
-    """If the host is down: "stale" returns the body stored before, "none" fails. The policy's if unset."""
+    """For a dead host: "stale" returns the body stored before, "none" fails. The policy's if unset."""
     traceparent: str | None = None
     """W3C Trace Context of the fetch, for logs; sent to hosts only if the policy sets `context`."""
     tracestate: str | None = None
@@ -226,13 +226,13 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     """Durations of the stages of a fetch, in ms; null for a stage that was not reached."""
 
     queue_ms: float | None = None
-    """From submit to the start of the last attempt."""
+    """Time from submit to the start of the last attempt."""
     connect_ms: float | None = None
     """TCP and TLS of the last attempt; 0 on a reused connection."""
     ttfb_ms: float | None = None
-    """From the start of the last attempt to the head of its response."""
+    """Time from the start of the last attempt to the head of its response."""
     total_ms: float | None = None
-    """From submit to the end."""
+    """Time from submit to the end."""
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):

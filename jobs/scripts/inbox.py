@@ -27,7 +27,7 @@ class InboxMessages(NamedTuple):
 
 
 class NoMessages(StrEnum):
-    """The reason for which no message was taken."""
+    """The reason no message was taken."""
 
     EMPTY = "empty"
     LOOK_AGAIN = "again"
@@ -106,7 +106,7 @@ async def inbox_ack(
 
 
 class DeferRefusal(StrEnum):
-    """The reason for which messages were not deferred."""
+    """The reason messages were not deferred."""
 
     BATCH_BEGUN = "begun"
     """Part of their batch is enqueued already."""

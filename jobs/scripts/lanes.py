@@ -97,7 +97,7 @@ class Wanted(NamedTuple):
     generation: int | None
     """Generation of the notification; None for any."""
     most: int
-    """Most fetches to claim."""
+    """The maximum number of fetches to claim."""
 
 
 def _take_reply(reply: Any) -> TakeReply | Exception:

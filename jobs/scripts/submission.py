@@ -32,9 +32,9 @@ class BacklogCheck(NamedTuple):
     """Backlog limits, and the room that a submit needs under them."""
 
     fleet_limit: int
-    """Most fetches without a result in the fleet; 0 for no limit."""
+    """The maximum number of fetches without a result in the fleet; 0 for no limit."""
     lane_limit: int
-    """Most fetches without a result in each lane; 0 for no limit."""
+    """The maximum number of fetches without a result in each lane; 0 for no limit."""
     fleet_needs: int
     """Number of fetches that must fit under the limit of the fleet."""
     lane_needs: Mapping[str, int]
@@ -62,7 +62,7 @@ class BacklogFull(NamedTuple):
 
 
 class BatchRefusal(StrEnum):
-    """The reason for which a batch accepts no chunk."""
+    """The reason a batch accepts no chunk."""
 
     CANCELLED = "cancelled"
     OTHER_FETCHES = "other"

@@ -17,7 +17,7 @@ MAX_TRIES = 1_000_000
 """Most starts of an arq job; a larger number comes from another program."""
 
 MAX_PROGRESS_MS = 150_000
-"""Longest time for which a job is marked as in progress: more than any arq function may take."""
+"""The maximum time for which a job is marked as in progress: more than any arq function may take."""
 
 NAME = "\0"
 """Placeholder for a member's name in the pattern of a key; no valid name contains it."""

@@ -38,7 +38,7 @@ class Choice(NamedTuple):
 def choose(value: str, container_error: Callable[[], str | None]) -> Choice:
     """Choose by the value of FETCHFLEET_TEST_REDIS; raise ChoiceError if it cannot be used.
 
-    container_error: returns the reason for which no container can run, None if one can.
+    container_error: returns the reason no container can run, None if one can.
     """
     if value.startswith(SCHEMES):
         return Choice("url", f"{VARIABLE} names it", value)

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any, Self
 
 TIMEOUT_S = 10.0
-"""The longest wait, so that a failing test ends."""
+"""The maximum wait, so that a failing test ends."""
 
 Respond = Callable[[ssl.SSLSocket, bytes], None]
 

@@ -18,7 +18,7 @@ from tools.origin.static_server import serve_folder
 from tools.origin.tls_server import serve_tls
 
 MAX_KEPT_BYTES = 100 * stats.MB
-"""Up to this size, the stored files of all rounds stay on disk until the end."""
+"""The total size up to which the stored files of all rounds stay on disk until the end."""
 
 
 class Load(NamedTuple):
@@ -39,7 +39,7 @@ class Measured(NamedTuple):
     """The result of a comparison."""
 
     figures: dict[str, Any]
-    """By program."""
+    """The figures, by program."""
     rounds: int
     server: str
 

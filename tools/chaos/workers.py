@@ -20,7 +20,7 @@ from tools.chaos.schedule import LEASE_S
 
 GRACE_S = 2.0
 EXITS_WITHIN_S = 60.0
-"""After SIGTERM: the grace period, plus the longest freeze of Redis."""
+"""The time to exit after SIGTERM: the grace period, plus the longest freeze of Redis."""
 
 POLL_S = 0.1
 RESTART_DELAY_S = 0.5

@@ -48,7 +48,7 @@ class Seen:
     """The number of the connection, from 1."""
     arrived_s: float
     finished_s: float = math.inf
-    """When the response was complete; infinite while it is being sent."""
+    """The time when the response was complete; infinite while it is being sent."""
     body: bytes = b""
     aborted: bool = False
     """True if the client closed the connection before the response was complete."""

@@ -10,7 +10,7 @@ from tools.origin.static_server import serve_nginx
 
 TLS_INSTALLED = HAS_OPENSSL and shutil.which("nginx") is not None
 HOSTS_PER_CERTIFICATE = 50
-"""So many names add 1 KB to a certificate. The names of all hosts would cost more than the handshake."""
+"""The number of names in a certificate: they add 1 KB. All names would cost more than the handshake."""
 
 
 @contextmanager

@@ -13,10 +13,10 @@ import brotli
 from fetchfleet.worker.util import zstd
 
 STEP_BYTES = 128 * 1024
-"""The most bytes that a decoder returns at a time."""
+"""The maximum output of one decoder call, in bytes."""
 
 SLICE_BYTES = 8 * 1024
-"""The most bytes fed to a decoder at a time, because it copies the input after the end of a member."""
+"""The maximum input of one decoder call, in bytes: a decoder copies the input after the end of a member."""
 
 FREE_STREAMS = 1000
 """Members or frames that any body may have."""

@@ -37,13 +37,13 @@ IN_PLACE_BYTES = 16 * 1024
 """A chunk up to this size is decoded or checked on the event loop: the hop to a thread would cost more."""
 
 STEP_PIECES = 256
-"""The most members and frames decoded in one step. Each takes time, even an empty one."""
+"""The maximum number of members and frames decoded in one step. Even an empty one takes time."""
 
 SLACK_BYTES = 64 * 1024
 """A coding enlarges a body by at most an eighth and this."""
 
 MAX_CODING_CHARS = 100
-"""The longest Content-Encoding of a host in a result or a note."""
+"""The maximum length of a Content-Encoding in a result or a note, in characters."""
 
 _UNPRINTABLE = re.compile(r"[^ -~]")
 

@@ -66,7 +66,7 @@ def health(redis: RedisUrl = None, live: Live = False, ready: Ready = False) -> 
             raise
         raise CommandError(str(error).partition("\n")[0]) from None
     if not alive:
-        raise CommandError(f"no worker named {name} has sent a heartbeat lately; see its log")
+        raise CommandError(f"no worker named {name} has sent a heartbeat recently; see its log")
 
 
 def _ask_workers(*, ready: bool) -> None:

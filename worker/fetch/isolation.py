@@ -6,7 +6,7 @@ from collections.abc import Callable
 from fetchfleet.worker.fetch.rules.crashes import SOON_S
 
 MAX_CLOSED_S = 2.0
-"""The longest time for which a suspect keeps other fetches from starting, however slow Redis is."""
+"""The maximum time for which a suspect keeps other fetches from starting, however slow Redis is."""
 
 
 class Isolation:

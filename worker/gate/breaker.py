@@ -25,7 +25,7 @@ class BreakerRules(NamedTuple):
     reset_s: float
     """The first time open; each further time in a row is reset_s longer."""
     cap_s: float
-    """The longest time open."""
+    """The maximum time for which the breaker opens."""
 
 
 class _Storage(pybreaker.CircuitMemoryStorage):

@@ -37,8 +37,9 @@ SAMPLE_ROUNDS = 3
 """The recent mean is over MIN_SAMPLES responses, or over SAMPLE_ROUNDS times the limit if that is more."""
 USUAL_RAISE = 1.25
 FOLLOW_DOWN = 1.0
+"""The share by which the usual latency approaches a lower recent one, per round."""
 FOLLOW_UP = 0.15
-"""How the usual latency follows the recent one: down in one round, up by about this share per doubling."""
+"""The share by which the usual latency approaches a higher one, roughly, per doubling of the limit."""
 
 
 def allowed(limit: Limit, within: Range) -> int:

@@ -27,14 +27,14 @@ FORGIVE_AFTER_MS = 60_000
 """Each period of this length without a cool-down undoes one doubling of the throttle curve."""
 
 PAUSE_LOOK_MS = 600_000
-"""How often a paused lane is checked. The end of a pause makes the lane due at once."""
+"""The interval at which a paused lane is checked. The end of a pause makes the lane due at once."""
 
 ANSWERS_KEPT = 5
 """The number of recent answers in the state, for operators."""
 
 
 class WaitReason(StrEnum):
-    """The reason for which a lane is closed. The values appear in logs and in the status."""
+    """The reason a lane is closed. The values appear in logs and in the status."""
 
     COOL_DOWN = "cooling"
     """The host asked the client to back off."""
@@ -62,7 +62,7 @@ class Closed(NamedTuple):
     """No fetch may start before a point in time."""
 
     until_ms: int
-    """When to ask again, in Unix ms."""
+    """The time to ask again, in Unix ms."""
     why: WaitReason
 
 
@@ -93,13 +93,13 @@ class Observation(NamedTuple):
 
     signal: HostSignal
     sent_ms: int
-    """When the request was sent, in Unix ms."""
+    """The time when the request was sent, in Unix ms."""
     in_flight: int
     """The number of fetches in flight when the attempt ended."""
     latency_ms: float | None = None
-    """From the request to the head of a good response; None without one."""
+    """The time from the request to the head of a good response; None without a good response."""
     outcome: str = ""
-    """The status of the response, or the reason for which none was received."""
+    """The status of the response, or the reason none was received."""
     throttle: bool = False
     """True if the response asked to back off (429, or 403 or 503 with Retry-After)."""
     fetch_id: str = ""

@@ -19,13 +19,13 @@ MAX_CRAWL_DELAY_S = 60.0
 """Longer crawl delays are cut to this one."""
 
 CACHE_S = 24 * 3600.0
-"""How long a robots.txt is cached (RFC 9309 §2.4)."""
+"""The time for which a robots.txt is cached (RFC 9309 §2.4)."""
 
 CACHE_MISSING_S = 3600.0
-"""How long a missing robots.txt is cached. Shorter, because one may be added at any time."""
+"""The time for which a missing robots.txt is cached: shorter, because one may be added at any time."""
 
 CACHE_UNAVAILABLE_S = 60.0
-"""How long it is cached that the egress rule or the certificate prevents the request."""
+"""The time for which a request refused by the egress rule or the certificate is cached."""
 
 _AGENT = re.compile(r"user[- ]?agent[ \t]*[: \t][ \t]*([^#]*)", re.IGNORECASE)
 _RULE = re.compile(
@@ -75,7 +75,7 @@ class CachedRobots(msgspec.Struct, frozen=True, kw_only=True):
     groups: str
     """The groups for this robot, as text; empty if everything is allowed."""
     until_ms: int
-    """When the entry expires, in Unix ms."""
+    """The time when the entry expires, in Unix ms."""
 
 
 class KnownRobots:

@@ -17,14 +17,14 @@ from fetchfleet.worker.policy.model import BOUNDS, LanePolicy
 from fetchfleet.worker.util.backoff import upward_jitter_s
 
 MAX_IN_A_ROW = 1000
-"""The most throttles, openings or unavailable robots.txt files: the waits reach their caps far earlier."""
+"""The maximum count of throttles, openings or failed robots.txt requests. Waits reach their caps earlier."""
 
 MAX_FAILURES = 1_000_000
-"""The most failures of a host whose breaker is not closed, where each failed probe counts."""
+"""The maximum failure count of a host whose breaker is not closed. Each failed probe counts."""
 
 MAX_TRAFFIC = 1e7
 MAX_RETRIES_AHEAD_MS = 3_600_000
-"""The longest delay by the retry budget."""
+"""The maximum delay that the retry budget imposes."""
 
 MAX_LATENCY_MS = 24 * 3600 * 1000.0
 MAX_SAMPLES = SAMPLE_ROUNDS * BOUNDS["concurrency"].maximum

@@ -23,13 +23,13 @@ class Limit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ceiling: int = 0
     """The number of fetches in flight at which the host refused; 0 if it has not."""
     hold_until_ms: int = 0
-    """When the ceiling may be tried again."""
+    """The time when the ceiling may be tried again."""
     hold_s: float = 0.0
     """The length of the last hold."""
     probes_left: int = 0
     """Good responses at the ceiling that are missing until it is removed; 0 if it is not being tried."""
     cut_ms: int = 0
-    """When the limit was last reduced."""
+    """The time when the limit was last reduced."""
     usual_ms: float = 0.0
     """The usual latency; 0 if not known yet."""
     recent_ms: float = 0.0
@@ -42,9 +42,9 @@ class RecordedAttempt(msgspec.Struct, frozen=True, array_like=True):
     """The outcome of one attempt, for operators."""
 
     at_ms: int
-    """When the attempt ended, in Unix ms."""
+    """The time when the attempt ended, in Unix ms."""
     outcome: str
-    """The status of the response, or the reason for which none was received."""
+    """The status of the response, or the reason none was received."""
 
 
 class GateState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -70,23 +70,23 @@ class GateState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     failed: tuple[int, ...] = ()
     """CRC-32 of the IDs of the fetches in `failures`; empty while the breaker is not closed."""
     open_until_ms: int = 0
-    """When the open breaker lets a probe through."""
+    """The time when the open breaker lets a probe through."""
     opens: int = 0
-    """How often in a row the breaker has opened."""
+    """The number of times in a row that the breaker has opened."""
     down_since_ms: int = 0
-    """When the breaker opened for the first time in that row."""
+    """The time when the breaker first opened in that row."""
     nameless: bool = False
     """True if the name of the host did not exist in DNS at the last attempt."""
     robots_until_ms: int = 0
-    """When robots.txt is requested again; until then nothing is allowed."""
+    """The time when robots.txt is requested again. No fetch is allowed before."""
     robots_failures: int = 0
-    """How often in a row robots.txt was unavailable."""
+    """The number of times in a row that robots.txt was unavailable."""
     crawl_delay_s: float = 0.0
     """Crawl-delay of robots.txt."""
     traffic: float = 0.0
     """Recent requests as of traffic_ms; their weight decays exponentially (TRAFFIC_WINDOW_MS)."""
     traffic_ms: int = 0
-    """When `traffic` was computed."""
+    """The time when `traffic` was computed."""
     retry_ms: float = 0.0
     """The retry budget (worker/gate/retry_budget.py): theoretical arrival time of GCRA."""
     limit: Limit = Limit()

@@ -47,11 +47,11 @@ class Trace:
         self.entry = entry
         """The fetch of the attempt, for the log."""
         self.started_s = mono_s()
-        """When the attempt started."""
+        """The time when the attempt started."""
         self.connect_s = 0.0
-        """How long the last opening of a connection took, its TLS handshake included."""
+        """The time that the last new connection took to open, including its TLS handshake."""
         self.head_s: float | None = None
-        """When the response headers were complete."""
+        """The time when the response headers were complete."""
         self.opened = False
         """True if the last exchange opened a connection, false if it reused one."""
         self.lenient = False

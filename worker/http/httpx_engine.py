@@ -41,7 +41,7 @@ class ExchangeContext(NamedTuple):
     timeouts: Timeouts
     trace: Trace
     began_s: float
-    """When the request was started, by the monotonic clock."""
+    """The time when the request was started, by the monotonic clock."""
 
 
 class WireResponse(httpx.Response):

@@ -1,4 +1,4 @@
-"""The reason for which a host or a fetch waits, from its state in Redis: `fetchfleet explain`."""
+"""The reason a host or a fetch waits, from its state in Redis: `fetchfleet explain`."""
 
 import time
 from collections.abc import Mapping
@@ -80,7 +80,7 @@ class LaneExplained(msgspec.Struct, frozen=True, kw_only=True):
 
     lane: str
     state: str
-    """`busy`, `idle`, `retry`, `waiting`, NO_WORKER, or a reason for which the gate is closed."""
+    """`busy`, `idle`, `retry`, `waiting`, NO_WORKER, or a reason the gate is closed."""
     until_ms: int | None
     """The end of the state, Unix ms; None if unknown."""
     why: str
@@ -88,7 +88,7 @@ class LaneExplained(msgspec.Struct, frozen=True, kw_only=True):
     in_flight: int
     waiting: int
     concurrency: int
-    """The most fetches that may be in flight now."""
+    """The maximum number of fetches that may be in flight now."""
     owner: str | None
     """The instance of the worker that holds the lane."""
     answers: list[HostAnswer]
@@ -201,7 +201,7 @@ def lane_state(
 
 
 def why_no_worker(reports: Mapping[str, WorkerReport]) -> str:
-    """Return the reason for which the live workers start no fetch; empty if no worker is alive. Pure."""
+    """Return the reason the live workers start no fetch; empty if no worker is alive. Pure."""
     drained = [name for name, report in reports.items() if report.draining]
     lacking = {name: report for name, report in reports.items() if report.lacking and not report.draining}
     reasons = []
@@ -218,7 +218,7 @@ def why_no_worker(reports: Mapping[str, WorkerReport]) -> str:
 
 
 def why_closed(why: WaitReason, state: GateState, policy: LanePolicy) -> str:
-    """Return the reason for which the gate is closed, in words. Pure."""
+    """Return the reason the gate is closed, in words. Pure."""
     match why:
         case WaitReason.COOL_DOWN:
             statuses = [

@@ -19,7 +19,7 @@ from fetchfleet.worker.policy.published import NO_FILE, digest_of, read_publishe
 from fetchfleet.worker.settings import NO_POLICY
 
 MAX_FILES = 16
-"""The most policy files that are read if the workers have different ones."""
+"""The maximum number of policy files to read, if the workers have different ones."""
 
 NAMES_SHOWN = 5
 DIGEST_SHOWN_CHARS = 8
@@ -58,7 +58,7 @@ class WorkersPolicies(NamedTuple):
     faults: Mapping[str, str]
     """The faults of the other files, by digest."""
     refusals: Mapping[str, str]
-    """The reasons for which workers refuse the tables in Redis, by worker name."""
+    """The reasons workers refuse the tables in Redis, by worker name."""
     behind: Sequence[str]
     """The names of the workers that have not read the tables since their last change."""
     instances: Mapping[str, tuple[str, str]]
@@ -80,7 +80,7 @@ class PolicyInForce(NamedTuple):
     holder: str = ""
     """The worker that holds the lane in question, if `file` is its file."""
     refused: str = ""
-    """The reason for which the tables do not fit the file, so that only their pauses hold; else empty."""
+    """The reason the tables do not fit the file, so that only their pauses hold; else empty."""
 
     def summary(self, lane: str) -> dict[str, Any]:
         """Return the sources of a lane's policy and the notes, as JSON fields."""

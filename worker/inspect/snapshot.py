@@ -13,7 +13,7 @@ from fetchfleet.worker.redis_support.drains import drained
 MAX_LANES = 500
 
 MAX_WORKERS = 10_000
-"""The most worker names that are read. Another program may have written any number."""
+"""The maximum number of worker names to read. Another program may have written any number."""
 
 MAX_WHY_BYTES = 40
 
@@ -35,13 +35,13 @@ class LaneSnapshot(msgspec.Struct, frozen=True):
     in_flight: int
     waiting: int
     why: str
-    """The reason for which no fetch may start; empty if one may."""
+    """The reason no fetch may start; empty if one may."""
     opens_in_s: float
     """The time until a fetch may start."""
 
     @property
     def state(self) -> str:
-        """The reason for which no fetch may start, else `busy`, or `waiting` for a worker."""
+        """The reason no fetch may start, else `busy`, or `waiting` for a worker."""
         if self.why:
             return self.why
         return "busy" if self.in_flight else "waiting"
@@ -52,7 +52,7 @@ class LaneReport(msgspec.Struct):
 
     in_flight: int = 0
     why: str | None = None
-    """The reason for which no fetch may start."""
+    """The reason no fetch may start."""
     until_ms: int | None = None
     """The time from which a fetch may start, Unix ms."""
 
@@ -70,7 +70,7 @@ class WorkerReport(msgspec.Struct):
     policy_version: str | None = None
     """The version of the policy tables in Redis that it has read."""
     policy_refused: str = ""
-    """The reason for which it refuses those tables; empty if it uses them."""
+    """The reason it refuses those tables; empty if it uses them."""
     lanes: dict[str, LaneReport] = {}
     """The lanes that it holds, by name."""
     finished: int = 0

@@ -13,7 +13,7 @@ from fetchfleet.worker.inspect.snapshot import worker_reports
 
 PAGE = 500
 MAX_ENTRIES = 20_000
-"""The most entries of a lane that are read; fetches beyond are not counted."""
+"""The maximum number of entries to read from a lane. Fetches beyond it are not counted."""
 
 Unserved = Mapping[frozenset[str], int]
 """The number of fetches that no live worker can do, by the abilities that they need."""

@@ -23,7 +23,7 @@ REFUSED = "refused"
 """The function that replaces that of an invalid job: not JSON, or with an unknown function."""
 
 EXCERPT_CHARS = 200
-"""The most characters of an invalid job in its dead letter."""
+"""The maximum length of an invalid job in its dead letter, in characters."""
 MAX_TIME_MS = 1 << 45
 """The latest enqueue time of a valid job, in Unix ms: about the year 3000."""
 MAX_TRY = 1_000_000

@@ -17,13 +17,13 @@ from fetchfleet.jobs.scripts.sweep import due_jobs
 from fetchfleet.worker.intake.arq_jobs import REFUSED
 
 LISTED = 128
-"""The most jobs in one reply: more than a worker runs at once."""
+"""The maximum number of jobs in one reply: more than a worker runs at once."""
 
 CHECKED = 2_000
-"""The most members that one call checks, so that Redis can serve other clients in between."""
+"""The maximum number of members checked by one call, so that Redis can serve other clients in between."""
 
 MAX_CALLS = 10
-"""The most calls for one read of the queue."""
+"""The maximum number of calls for one read of the queue."""
 
 OnForeign = Callable[[str, str, int, bytes], Awaitable[None]]
 """Called after members were removed, with the key, their kind, their number, and the first one."""

@@ -33,14 +33,14 @@ from fetchfleet.worker.util import aio
 from fetchfleet.worker.util.clock import mono_s
 
 MESSAGES_AT_ONCE = 500
-"""The most messages in one turn of an inbox."""
+"""The maximum number of messages in one turn of an inbox."""
 BYTES_AT_ONCE = 4 << 20
-"""The most bytes of messages in one turn of an inbox."""
+"""The maximum size of the messages in one turn of an inbox, in bytes."""
 RENEWALS_PER_LEASE = 3
 WAIT_S = 1
-"""The longest time to poll empty inboxes without a renewal, and the interval to read their names."""
+"""The maximum time to poll empty inboxes without a renewal, and the interval to read their names."""
 MAX_INBOXES = 1000
-"""The most named inboxes. Each is polled every `look_s`."""
+"""The maximum number of named inboxes. Each is polled every `look_s`."""
 SHARED = ""
 """Stands for the name of the shared inbox."""
 
@@ -101,13 +101,13 @@ class InboxTurns:
         self.ready: deque[str] = deque()
         """The inboxes to serve next."""
         self.waiting: dict[str, TakenMessages] = {}
-        """By inbox, the taken messages that wait because the backlog is full."""
+        """The taken messages that wait because the backlog is full, by inbox."""
         self.recalled: set[str] = set()
         """The inboxes whose deferred messages have all been checked by this worker."""
         self._unchecked: dict[str, int] = {}
-        """By inbox, the number of deferred messages that have not been checked."""
+        """The number of deferred messages that have not been checked, by inbox."""
         self._not_before_s: dict[str, float] = {}
-        """By inbox, the time (monotonic) until which it is not served."""
+        """The time (monotonic) until which an inbox is not served, by inbox."""
 
     def skip_until(self, inbox: str, until_s: float) -> None:
         """Do not serve the inbox until until_s (monotonic)."""

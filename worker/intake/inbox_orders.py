@@ -48,15 +48,15 @@ from fetchfleet.worker.observability import redact
 from fetchfleet.worker.observability.log import Event, suppressed
 
 MAX_NOTE_CHARS = 1000
-"""The longest note of a dead letter or a receipt."""
+"""The maximum length of the note of a dead letter or a receipt, in characters."""
 KEPT_BYTES = 64 << 10
-"""The most bytes of a refused message that its dead letter keeps."""
+"""The maximum number of bytes that a dead letter keeps of a refused message."""
 PUSHED_KEPT_BYTES = 4 << 10
 """The same for named inboxes."""
 WAIT_RECEIPT_TTL_MS = 10_000
 """The lifetime of the receipt of a waiting message."""
 MAX_LOGGED = 20
-"""The most log lines for refused messages of one take. The last line counts the others (`suppressed`)."""
+"""The maximum log lines per take for refused messages. The last one counts the rest (`suppressed`)."""
 
 _REFUSALS: dict[type[Exception], MessageRefusal] = {
     BatchCancelledError: MessageRefusal.BATCH_CANCELLED,

@@ -70,7 +70,7 @@ class ReleasedLine(msgspec.Struct, kw_only=True):
     """The lane is scheduled again, in due_in_ms."""
     due_in_ms: int | None = None
     why: str | None = None
-    """Why the gate is closed; None if it is open."""
+    """The reason the gate is closed; None if it is open."""
     handed_back: int = 0
     """Number of returned claims."""
     event: Event = Event.LANE_RELEASED

@@ -18,7 +18,7 @@ from fetchfleet.worker.util.clock import RedisClock
 
 
 class QuarantineReason(StrEnum):
-    """The reason for which a claimed element is quarantined; the field `why` of `lane.invalid`."""
+    """The reason a claimed element is quarantined; the field `why` of `lane.invalid`."""
 
     UNREADABLE = "unreadable"
     """It is not a valid entry."""

@@ -12,7 +12,7 @@ from fetchfleet.jobs.errors import InvalidFetchError
 from fetchfleet.worker.errors import BAD_USE, CommandError
 
 MAX_NAMED = 20
-"""The most results that an error names because their fetches cannot be restored."""
+"""The maximum number of results to name in the error about fetches that cannot be restored."""
 
 _NOT_DONE = frozenset({Outcome.FAILED, Outcome.CANCELLED})
 

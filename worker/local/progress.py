@@ -84,7 +84,7 @@ class BatchProgress(NamedTuple):
 
     @property
     def left_s(self) -> float | None:
-        """The estimated time until the batch ends; None if no fetch has ended lately."""
+        """The estimated time until the batch ends; None if no fetch has ended recently."""
         left = self.counts.total - self.counts.done
         return left / self.done_per_s if left and self.done_per_s else None
 
@@ -230,7 +230,7 @@ def live_view(progress: BatchProgress, height: int) -> RenderableType:
 
 
 def wait_text(lane: LaneSnapshot) -> str:
-    """Return the reason for which a lane waits, and the time until it opens; empty if it does not wait."""
+    """Return the reason a lane waits, and the time until it opens; empty if it does not wait."""
     if not lane.why:
         return ""
     return f"{lane.why}, {lane.opens_in_s:.1f} s" if lane.opens_in_s else lane.why

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Sequence
 
 MAX_SAMPLES = 4096
-"""The most measurements that are kept, which bounds memory. The oldest are dropped."""
+"""The maximum number of measurements to keep, which bounds memory. The oldest are dropped."""
 
 RATE_OVER_S = 5.0
 

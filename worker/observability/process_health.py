@@ -23,7 +23,7 @@ from fetchfleet.worker.util import aio
 from fetchfleet.worker.util.clock import mono_s
 
 ANSWER_WITHIN_S = 3.0
-"""If a worker does not reply in this time, its event loop is blocked."""
+"""The time in which a worker must reply; after it, its event loop counts as blocked."""
 
 PREFIX = "fetchfleet-worker/"
 _LISTENS = "00010000"  # __SO_ACCEPTCON among the flags of /proc/net/unix
@@ -36,7 +36,7 @@ class HealthReply(msgspec.Struct, frozen=True, kw_only=True):
     worker: str
     """The name of the worker."""
     not_ready: list[str]
-    """The reasons why the worker takes no work now; empty if it does."""
+    """The reasons the worker takes no work now; empty if it does."""
 
 
 class AskedWorker(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,12 +16,12 @@ import msgspec
 from fetchfleet.jobs.contract.safe_text import shown
 
 MAX_TEXT_CHARS = 300
-"""The longest text that is shown."""
+"""The maximum length of a text that is shown."""
 MAX_READ_CHARS = 16_384
 """The rest of a longer text is ignored."""
 
 MAX_DECODINGS = 5
-"""The most layers of percent-encoding that are decoded. A value with more is hidden."""
+"""The maximum number of percent-encoding layers to decode. A value with more is hidden."""
 
 _USERINFO = re.compile(r"((?:^|:)[/\\]{2,}|:[/\\])(?:[^/\\?#]*@(?:[/\\]+(?=[^/\\?#]*@))?)+")
 _PLAIN = re.compile(r"https?://[A-Za-z0-9._-]+(?::[0-9]+)?/[A-Za-z0-9._~!$'()*+,:/-]*")

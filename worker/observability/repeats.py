@@ -7,7 +7,7 @@ EVERY_S = 60.0
 """A condition that lasts is logged at once, then at this interval."""
 
 MAX_CONDITIONS = 4096
-"""The most conditions in EVERY_S. Further ones count as one condition, which bounds memory and lines."""
+"""The maximum number of conditions in EVERY_S. Further ones count as one, which bounds memory and lines."""
 
 BEYOND = "beyond"
 """The condition that stands for those beyond MAX_CONDITIONS."""
@@ -15,7 +15,7 @@ BEYOND = "beyond"
 RECOVERY_S = 3.0
 """The time without a failure after which a trouble is over."""
 MAX_RECOVERY_S = 60.0
-"""The longest such time, for troubles that recur."""
+"""The maximum of that time, for troubles that recur."""
 
 
 class Repeats:
@@ -23,7 +23,7 @@ class Repeats:
 
     def __init__(self) -> None:
         self._logged: dict[Hashable, tuple[float, int]] = {}
-        """By condition, the time of its last line and the reports left out since. Oldest line first."""
+        """The time of the last line and the reports omitted since, by condition. Oldest line first."""
 
     def admit(self, condition: Hashable, now_s: float) -> int | None:
         """Decide whether to log a report of the condition.
@@ -56,7 +56,7 @@ class EndedTrouble(NamedTuple):
     """A trouble that is over."""
 
     lasted_s: float
-    """From the first failure to the first success after the last failure."""
+    """The time from the first failure to the first success after the last one."""
     failed: int
     """The number of failures."""
 

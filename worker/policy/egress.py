@@ -23,7 +23,7 @@ Network = IPv4Network | IPv6Network
 
 
 class Refusal(StrEnum):
-    """The reason for which an address may not be dialled. A closed list; the values appear in errors."""
+    """The reason an address may not be dialled. A closed list; the values appear in errors."""
 
     BENCHMARKING = "benchmarking"
     BROADCAST = "broadcast"

@@ -104,15 +104,15 @@ class Timeouts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """The time limits of one attempt, in seconds: 0.001 to 86400 each. All are required."""
 
     connect_s: float
-    """The longest time to resolve the host and open a connection, and again for the TLS handshake."""
+    """The maximum time to resolve the host and open a connection, and again for the TLS handshake."""
     read_s: float
-    """The longest time until the first byte of a response, and between two reads of its body."""
+    """The maximum time until the first byte of a response, and between two reads of its body."""
     write_s: float
-    """The longest time for the host to accept a block of the request body."""
+    """The maximum time for the host to accept a block of the request body."""
     pool_s: float
-    """The longest time until a connection of the pool is free."""
+    """The maximum time until a connection of the pool is free."""
     total_s: float
-    """The longest time of the attempt."""
+    """The maximum duration of the attempt."""
 
     def __post_init__(self) -> None:
         """Check the ranges. Raises PolicyError."""
@@ -123,7 +123,7 @@ class Timeouts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 PROFILES = {
     "api": Timeouts(connect_s=2, read_s=5, write_s=2, pool_s=2, total_s=10),
     "upload": Timeouts(connect_s=5, read_s=60, write_s=60, pool_s=5, total_s=120),
-    # A stream may take long but must progress: without a limit on reads, a dead host would block its lane.
+    # A stream may be long but must progress: without a limit on reads, a dead host would block its lane.
     "stream": Timeouts(connect_s=5, read_s=30, write_s=5, pool_s=5, total_s=3600),
     "internal": Timeouts(connect_s=1, read_s=3, write_s=1, pool_s=1, total_s=5),
 }
@@ -177,9 +177,9 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     breaker_reset_s: float = 30.0
     """Time for which the breaker opens first. Each further time in a row adds breaker_reset_s."""
     breaker_cap_s: float = 600.0
-    """Longest time for which the breaker opens. A value below breaker_reset_s has no effect."""
+    """The maximum time for which the breaker opens. A value below breaker_reset_s has no effect."""
     give_up_s: float = 3600.0
-    """After this time without a response the host is dead: its waiting fetches fail."""
+    """The time without a response after which the host is dead and its waiting fetches fail."""
     give_up_dns_s: float = 60.0
     """The same for a host whose name does not exist."""
     quota: bool = True
@@ -189,7 +189,7 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     robots: str = "ignore"
     """`obey` requests robots.txt of each origin first and obeys it; `ignore` never requests it."""
     fallback: str = "none"
-    """If the host is down, `stale` returns the body stored before; `none` fails. A fetch may override it."""
+    """For a dead host: `stale` returns the body stored before, `none` fails. A fetch may override it."""
     durability: str = "none"
     """The guarantee for a `stored` body after a power loss. `none`: none. `file`: if the file exists, it is
     complete. `full`: the file exists and is complete. The crash of a process never loses a stored body."""
@@ -245,7 +245,7 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     @cached_property
     def max_concurrency(self) -> int:
-        """The most fetches that may be in flight at once."""
+        """The maximum number of fetches that may be in flight at once."""
         return self.concurrency.max if isinstance(self.concurrency, Range) else self.concurrency
 
     @cached_property

@@ -34,14 +34,14 @@ class PauseMark(NamedTuple):
     kind: str
     """A MarkKind; a str because newer versions may write others."""
     since_ms: int
-    """When the pause or the exception began, in Unix ms."""
+    """The time when the pause or the exception began, in Unix ms."""
 
 
 class Overrides(NamedTuple):
     """The policy tables set at run time."""
 
     tables: Mapping[str, Table]
-    """By host, pattern or `default`."""
+    """The tables, by host, pattern or `default`."""
     marks: Mapping[str, PauseMark]
     """The marks of tables with the key `paused`, by the same names."""
 

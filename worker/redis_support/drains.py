@@ -15,10 +15,10 @@ from fetchfleet.jobs.redis_connection import number_of, text_of
 ENDED = 0
 """The value of a field that ends a drain."""
 MAX_MEMBERS = 10_000
-"""The most fields of the hash. A larger one is not from a fleet."""
+"""The maximum number of fields of the hash. A larger hash was not written by a fleet."""
 
 KEPT_MS = 3600 * 1000
-"""How long the field of a worker without heartbeats stays. The worker may be cut off from Redis."""
+"""The time for which the field of a worker without heartbeats is kept: it may be cut off from Redis."""
 
 
 async def drained(redis: Redis) -> dict[str, int]:

@@ -21,22 +21,22 @@ from fetchfleet.worker.redis_support.drains import MAX_MEMBERS
 from fetchfleet.worker.util.clock import mono_s
 
 CHECKED = 1_000
-"""The most members that one call checks, so that Redis can serve other clients in between."""
+"""The maximum number of members checked by one call, so that Redis can serve other clients in between."""
 
 WITHIN_S = 0.5
-"""The longest time to clean one set. The next sweep continues."""
+"""The maximum time to clean one set. The next sweep continues."""
 
 MAX_NAME_BYTES = 300
-"""The longest name of a lane or of the instance of a worker. A host has at most 253 bytes."""
+"""The maximum length of a lane or instance name, in bytes. A host has at most 253."""
 
 MAX_DEFERRED_MS = 400 * 24 * 3600 * 1000
-"""The longest deferral of an arq job."""
+"""The maximum time for which an arq job is deferred."""
 
 DUE = 1
 """The score of an arq job that is due by every clock."""
 
 KEPT_BYTES = 1_000
-"""The most bytes of a member that its dead letter keeps."""
+"""The maximum number of bytes that a dead letter keeps of a member."""
 
 
 class _Range(NamedTuple):

@@ -22,12 +22,12 @@ from fetchfleet.worker.observability.repeats import Repeats
 from fetchfleet.worker.util.clock import mono_s
 
 KEPT_BYTES = 64 << 10
-"""The most bytes of a value that its dead letter keeps."""
+"""The maximum number of bytes that a dead letter keeps of a value."""
 SCAN_COUNT = 1000
 LOST_LANES_SCAN_COUNT = 2000
 """The number of keys that one search for lost lanes scans."""
 MAX_KEY_BYTES = 400
-"""The longest key of a lane, for the longest name of a host."""
+"""The maximum length of a lane's key in bytes, for the longest host name."""
 _CONFLICT_MESSAGES = ("WRONGTYPE", "value is not an integer")
 
 

@@ -18,9 +18,9 @@ GRACE_S = 60.0
 """The time after the last deadline of a batch. Lanes end their own fetches within seconds."""
 
 BATCHES_AT_ONCE = 200
-"""The most batches that one run checks."""
+"""The maximum number of batches checked by one run."""
 FETCHES_AT_ONCE = 500
-"""The most fetches of one batch that one run ends."""
+"""The maximum number of fetches of one batch ended by one run."""
 
 
 class LostFetches:

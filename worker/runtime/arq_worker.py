@@ -44,16 +44,16 @@ FETCH_RETRY_S = 1
 MAX_FETCH_TRIES = 1_000_000
 """While the backlog is full or Redis fails, a job is retried until it expires by the rules of arq."""
 MAX_FULL_WAITS = 8
-"""The longest wait of a job while the backlog is full, in units of FETCH_RETRY_S."""
+"""The maximum wait of a job while the backlog is full, in units of FETCH_RETRY_S."""
 RECEIPT_TTL_S = 3600
 
 STOP_ARQ_S = 2.0
-"""How long shutdown waits for running arq jobs before it waits for fetches."""
+"""The time that shutdown waits for running arq jobs before it waits for fetches."""
 
 CANCEL_AGAIN_S = 0.05
 
 MAX_UNSUPPORTED_WAITS = 24
-"""The longest wait of a job of a newer version, in units of unsupported_retry_s."""
+"""The maximum wait of a job of a newer version, in units of unsupported_retry_s."""
 SWEEP = "sweep"
 """The name of the housekeeping job. Workers of older versions also reclaim lanes in it."""
 SWEEP_EVERY_S = 2
@@ -169,7 +169,7 @@ async def run_worker(settings: Settings, health: ProcessHealth | None = None) ->
     gc_freeze.freeze()
     work = asyncio.create_task(serve_arq_jobs(runtime), name="arq")
     await aio.wait_for_either(work, signalled)
-    runtime.begin_stop()  # first, because the end of arq's loop takes a while if Redis does not reply
+    runtime.begin_stop()  # first: without replies from Redis, arq's loop ends late
     async with aio.cancelling(work, STOP_ARQ_S):
         await runtime.stop()
 

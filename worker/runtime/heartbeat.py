@@ -39,10 +39,10 @@ FIRST_NAME_CHECK_BEATS = 3
 """Heartbeats before the first check of names. A dead predecessor of the same name is not counted then."""
 
 MAX_ERROR_CHARS = 300
-"""The longest error in the report."""
+"""The maximum length of an error in the report, in characters."""
 
 MAX_WORKERS = 10_000
-"""The most names of workers that are read. Another program may have written any number."""
+"""The maximum number of worker names to read. Another program may have written any number."""
 
 
 class WorkerReporter:
@@ -168,7 +168,7 @@ class Heartbeat:
         self._every_s = every_s
         self._fleet_check = fleet_check
         self.sent_s = mono_s()
-        """When Redis accepted the last heartbeat, by the monotonic clock."""
+        """The time when Redis accepted the last heartbeat, by the monotonic clock."""
         self._may_be_listed = False
         """True if this worker may be in keys.LACKING."""
 

@@ -36,7 +36,7 @@ class LivePolicy:
         self.version = b""
         """The version of the overrides that were read last."""
         self.refused = ""
-        """The reason why these do not fit the policy file; empty if they do."""
+        """The reason the tables do not fit the policy file; empty if they do."""
         self._file = policy
         self._redis = redis
         self._lanes = lanes

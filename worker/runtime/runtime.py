@@ -38,7 +38,7 @@ from fetchfleet.worker.util import aio
 from fetchfleet.worker.util.clock import mono_s
 
 LEAVE_S = 2.0
-"""How long shutdown waits for Redis to remove this worker from the fleet. Later its heartbeat expires."""
+"""The time that shutdown waits for Redis to remove this worker. If that fails, its heartbeat expires."""
 
 Loop = Callable[[], Awaitable[None]]
 
@@ -127,7 +127,7 @@ class Runtime:
         return self.live_lanes.stopping
 
     def not_ready(self) -> Iterator[str]:
-        """Yield the reasons why this worker takes no work now, each as the end of "worker NAME …"."""
+        """Yield the reasons this worker takes no work now, each as the end of "worker NAME …"."""
         if self.stopping:
             yield "is stopping"
         if self.live_lanes.drained.is_set():

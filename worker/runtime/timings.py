@@ -12,30 +12,30 @@ class WorkerTimings:
     """The intervals of the loops of a worker, in seconds."""
 
     heartbeat_s: float = 1.0
-    """Between two heartbeats."""
+    """The interval between heartbeats."""
     name_check_s: float = 60.0
-    """Between two checks for other workers with the same name or different settings."""
+    """The interval between checks for other workers with the same name or different settings."""
     stats_s: float = 10.0
-    """Between two lines of statistics."""
+    """The interval between lines of statistics."""
     loop_lag_s: float = 0.1
-    """Between two measurements of the event-loop lag."""
+    """The interval between measurements of the event-loop lag."""
     disk_check_s: float = 1.0
-    """Between two checks of the disk."""
+    """The interval between checks of the disk."""
     disk_full_defer_s: float = 1.0
-    """Until the notification of a lane that was declined because of the disk is tried again."""
+    """The delay before a notification declined because of the disk is tried again."""
     key_check_s: float = 5.0
-    """Between two checks of the fixed keys of the fleet for conflicting types."""
+    """The interval between checks of the fixed keys of the fleet for conflicting types."""
     sweep_s: float = 1.0
-    """Between two sweeps of the fleet."""
+    """The interval between sweeps of the fleet."""
     reclaim_delay_s: float = 3.0
-    """After a failure of Redis, until lanes are reclaimed: their owners may have results to write first."""
+    """The delay after a Redis failure before lanes are reclaimed: owners may have results to write first."""
     redis_recovery_s: float = RECOVERY_S
-    """Without a Redis error until trouble is over; longer if trouble recurs."""
+    """The time without a Redis error after which trouble is over; longer if trouble recurs."""
     restart_s: float = 1.0
-    """Until a loop that raised is restarted."""
+    """The delay before a loop that raised is restarted."""
     poll_delay_s: float = 0.1
-    """Between two polls of arq's queue, on average."""
+    """The average interval between polls of arq's queue."""
     unsupported_retry_s: float = 5.0
-    """Until an arq job of a newer version is tried again, the first time. It doubles with each try."""
+    """The first delay before an arq job of a newer version is tried again. It doubles with each try."""
     inbox: InboxTimings = field(default_factory=InboxTimings)
     lanes: LaneParameters = field(default_factory=LaneParameters)

@@ -79,7 +79,7 @@ async def serve_lane(
                 wait_s = step.wait_s if isinstance(step, Wait) else math.inf
                 await lane.idle(min(wait_s, check_s))
 
-        while lane.in_flight and not lane.lost:  # this may take long, and fetches of the lane may expire
+        while lane.in_flight and not lane.lost:  # meanwhile other fetches of the lane may expire
             await lane.changed(check_s)
             if lane.live:
                 await _end_unattempted_fetches(session)

@@ -21,7 +21,7 @@ class Expected(NamedTuple):
     length_bytes: int | None = None
     """None: not checked."""
     sha256: str | None = None
-    """In hex. None: not checked."""
+    """The expected digest in hex; None: not checked."""
     max_bytes: int = 0
     """0: no limit."""
     digests: tuple[tuple[str, bytes], ...] = ()

@@ -61,7 +61,7 @@ class StoredBody(msgspec.Struct, frozen=True, kw_only=True):
     """Relative to the out folder."""
     size_bytes: int
     sha256: str | None
-    """In hex; None if the file was found by its path and not hashed."""
+    """The digest in hex; None if the file was found by its path and not hashed."""
 
 
 def key_of(fetch: Fetch) -> str:

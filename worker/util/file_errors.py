@@ -5,7 +5,7 @@ from enum import Enum, auto
 
 
 class FileFault(Enum):
-    """The reason for which a file cannot be created, written or read."""
+    """The reason a file cannot be created, written or read."""
 
     NAME = auto()
     """The path. Another attempt with this path fails too; another path may work."""

@@ -378,7 +378,7 @@ async def test_a_checkpoint_is_recorded_during_the_transfer(origin: Origin, star
 async def test_unwanted_partial_files_are_removed_off_the_event_loop(
     origin: Origin, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Removing gigabytes takes long. The body changed, its fetch failed, or the redirect leads elsewhere."""
+    """Removing gigabytes takes time. The body changed, its fetch failed, or the redirect leads elsewhere."""
     on_the_loop: list[bool] = []
     drop = Directory.drop
 

@@ -19,7 +19,7 @@ NAME = f"health-{os.getpid()}"
 
 
 async def reasons(name: str = NAME) -> list[list[str]]:
-    """Return for each worker of the name the reasons why it is not ready."""
+    """Return for each worker of the name the reasons it is not ready."""
     return [at.reply.not_ready for at in await asyncio.to_thread(ask_workers, name) if at.reply]
 
 

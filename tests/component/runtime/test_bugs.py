@@ -1,4 +1,4 @@
-"""Bugs of the worker: each is logged, and no fetch or loop waits for ever because of one."""
+"""Bugs of the worker: each is logged, and no fetch or loop waits forever because of one."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace

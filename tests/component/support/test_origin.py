@@ -176,7 +176,7 @@ async def test_sequential_requests_never_overlap() -> None:
 
 
 async def test_a_request_closed_before_the_response_is_recorded_as_aborted() -> None:
-    """The close ends the exchange at once, although the behaviour would wait for ever."""
+    """The close ends the exchange at once, although the behaviour would wait forever."""
     async with Origin.serving(HOST, Gate()) as origin:
         async with connected(origin) as (_, writer):
             writer.write(GET)

@@ -129,7 +129,7 @@ async def test_an_interrupted_iterator_continues_under_its_id(redis_url: str, re
 async def test_a_list_above_the_limit_is_accepted_by_an_empty_fleet(
     redis_url: str, redis: Redis, limits: dict[str, Any]
 ) -> None:
-    """It would be refused for ever otherwise."""
+    """It would be refused forever otherwise."""
     async with Fleet(redis_url, **limits) as limited:
         await limited.submit(urls(CHUNK))
         with pytest.raises(FleetFullError):
@@ -208,7 +208,7 @@ async def _has(redis: Redis, count: int) -> bool:
 async def test_a_chunk_larger_than_the_limit_waits_for_an_empty_fleet(
     redis_url: str, redis: Redis, asked: list[int], limits: dict[str, Any]
 ) -> None:
-    """It does not wait for ever."""
+    """It does not wait forever."""
     async with Fleet(redis_url, **limits) as limited:
         await limited.submit(urls(2))
         submitting = asyncio.create_task(limited.submit(urls(CHUNK), when_full="wait"))
@@ -339,7 +339,7 @@ async def test_an_undo_keeps_started_fetches(redis: Redis, full: Callable[..., S
 async def test_a_batch_without_its_rest_ends_with_its_started_fetches(
     fleet: Fleet, redis: Redis, full: Callable[..., Submitter]
 ) -> None:
-    """A waiting producer does not wait for ever."""
+    """A waiting producer does not wait forever."""
     holds: list[LaneHold] = []
 
     async def begin() -> None:

@@ -562,7 +562,7 @@ class LaneMachine(RuleBasedStateMachine):
         await self.redis.connection_pool.aclose()
 
 
-@pytest.mark.timeout(600)  # Hypothesis takes long to shrink a failure
+@pytest.mark.timeout(600)  # Hypothesis takes a long time to shrink a failure
 def test_i02_a_lane_never_loses_a_fetch_and_ends_none_twice(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,7 +46,7 @@ CONNECTION = {
     *("asking", "auth", "echo", "hello", "ping", "quit", "readonly", "readwrite", "reset", "select"),
     *("wait", "waitaof"),
 }
-"""What every client may, besides COMMAND, and CLIENT about its own connection."""
+"""The commands of every client, besides COMMAND, and CLIENT about its own connection."""
 OF_A_CLIENT = {
     *("caching", "capa", "getname", "getredir", "help", "id", "import-source", "info", "no-touch", "reply"),
     *("setinfo", "setname", "trackinginfo"),
@@ -82,7 +82,7 @@ CALLERS = {
 }
 """The scripts of each user, and the folders of the code that runs as it."""
 ALWAYS = {"eval", "evalsha", "script|load", "exec", "unwatch"}
-"""What jobs/scripts/runner.py and redis-py's pipelines send."""
+"""The commands that jobs/scripts/runner.py and redis-py's pipelines send."""
 METHODS = {"delete": "del", "memory_usage": "memory|usage", "scan_iter": "scan", "desc": "zrevrange"}
 FOR_OTHERS = {
     "producer": {"hincrby"},

@@ -126,7 +126,7 @@ def failed(reason: Reason) -> Finish:
 
 
 def sent_and_unanswered() -> Iterator[AttemptOutcome]:
-    """Yield every outcome after which it is unknown if the host has processed the request."""
+    """Yield every outcome after which it is unknown whether the host has processed the request."""
     yield from (Failed(reason=reason) for reason in Reason)
     yield from (Answered(status=status) for status in STATUSES if status not in {304, 429})
     yield from (Interrupted(), Interrupted(reason=Reason.DISK, wait_s=LaneParameters().disk_pause_s))
@@ -612,7 +612,7 @@ def test_a_post_with_retry_unsafe_is_repeated_like_a_get() -> None:
 
 
 def test_an_interrupted_post_ends_without_a_retry() -> None:
-    """After a crash or a deploy, it is unknown if the host has processed it."""
+    """After a crash or a deploy, it is unknown whether the host has processed it."""
     assert failed(Reason.INTERRUPTED) == poisoned(crashed(entry(POST, begun=True)))
     assert failed(Reason.INTERRUPTED) == poisoned(interrupted(entry(POST, begun=True)))
     assert poisoned(entry(POST)) is None

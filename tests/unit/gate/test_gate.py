@@ -290,7 +290,7 @@ def test_no_probe_starts_beside_earlier_fetches() -> None:
 
 
 def test_a_probe_without_an_outcome_makes_room_for_another() -> None:
-    """A deploy during a probe does not close a lane for ever."""
+    """A deploy during a probe does not close a lane forever."""
     probing = started(failed(FRESH, 2), FRAGILE, NOW_MS + 30_000)
     unchanged = after(probing, HostSignal.NOTHING, NOW_MS + 31_000)
 
@@ -509,7 +509,7 @@ def test_no_order_of_events_breaks_a_promise(
 
 @given(STATES, st.integers(0, 10))
 def test_an_idle_lane_opens_at_the_time_that_it_named(state: GateState, in_flight: int) -> None:
-    """No state closes a lane for ever."""
+    """No state closes a lane forever."""
     shut = closed_until(state, PLAIN, 0)
     opens_ms = shut.until_ms if shut else 0
 

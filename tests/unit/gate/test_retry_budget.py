@@ -13,7 +13,7 @@ from fetchfleet.worker.gate.state import TRAFFIC_WINDOW_MS, GateState, recent_tr
 NOW_MS = 1_700_000_000_000
 
 STEPS = st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 20), st.integers(0, 5)), max_size=40)
-"""So many ms later, so many requests are sent and so many have failed."""
+"""Steps: the ms since the previous one, the requests sent, and the requests failed."""
 
 
 def sent(state: GateState, count: int, now_ms: int) -> GateState:

@@ -1,4 +1,4 @@
-"""The reason for which a lane waits, as a word and as a sentence."""
+"""The reason a lane waits, as a word and as a sentence."""
 
 import pytest
 from msgspec.structs import replace

@@ -29,7 +29,7 @@ class Timeline:
         return Patience(limit_s, self.warnings.append, now_s=lambda: self.now_s, sleep=self.sleep)
 
     async def fails(self, *errors: RedisError) -> str:
-        """Raise the errors, one each call and the last for ever, or succeed after `None`."""
+        """Raise the errors, one each call and the last forever, or succeed after `None`."""
         self.now_s += self._call_s
         error = errors[min(self.calls, len(errors) - 1)]
         self.calls += 1

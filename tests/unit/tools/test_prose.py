@@ -38,10 +38,12 @@ def test_code_and_pages_of_a_project_are_checked(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("opening", ["What", "Whether", "How", "Nothing"])
 def test_a_docstring_that_opens_with_a_clause_is_a_fault(opening: str) -> None:
-    """Modules, classes and functions alike."""
+    """The docstring of a module, class, function, field or constant."""
     text = f'"""{opening} x."""'
-    source = f"{text}\nclass A:\n    {text}\n    def b(self):\n        {text}\n"
-    assert in_code(source) == [f"{line}: a docstring opens with '{opening}'" for line in (1, 3, 5)]
+    field = f"    a: int\n    {text}\n"
+    source = f"{text}\nclass A:\n    {text}\n{field}    def b(self):\n        {text}\nC = 1\n{text}\n"
+    expected = [f"{line}: a docstring opens with '{opening}'" for line in (1, 3, 5, 7, 9)]
+    assert sorted(in_code(source)) == expected
 
 
 def test_an_imperative_or_a_noun_phrase_is_no_fault() -> None:

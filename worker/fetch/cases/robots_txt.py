@@ -37,7 +37,7 @@ from fetchfleet.worker.http.exchange import Answer, Trace
 from fetchfleet.worker.lanes import log_events
 
 MAX_EXCHANGE_S = 60.0
-"""The longest time for one exchange, whatever the policy's total timeout: the body is small."""
+"""The maximum time for one exchange, whatever the policy's total timeout: the body is small."""
 
 
 class RobotsAnswer(NamedTuple):

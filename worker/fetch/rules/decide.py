@@ -26,7 +26,7 @@ from fetchfleet.worker.policy.model import LanePolicy
 from fetchfleet.worker.util.backoff import full_jitter_s, upward_jitter_s
 
 DISK_DOUBLINGS = 4
-"""How often the pause doubles after the disk refused a body: 5 s, 10 s, up to 80 s by default."""
+"""The number of doublings of the pause after the disk refuses a body: 5 s, 10 s, up to 80 s by default."""
 
 
 class Finish(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,11 +67,11 @@ class HostState(msgspec.Struct, frozen=True, kw_only=True):
     """The state of the host's gate at the time of a decision."""
 
     opens_ms: int = 0
-    """When the lane opens, by Redis's clock."""
+    """The time when the lane opens, by Redis's clock."""
     retry_ms: int = 0
-    """When the retry budget allows one more retry, by Redis's clock."""
+    """The time when the retry budget allows one more retry, by Redis's clock."""
     dead: bool = False
-    """Whether the host has failed for so long that its fetches end."""
+    """True if the host has been down for so long that its fetches end."""
 
 
 def decide(

@@ -14,7 +14,7 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
 
     status: int
     at: StoredAt | None
-    """Without a SHA-256 if the response has no body; None if the sink does not store such responses."""
+    """The location; without a SHA-256 if no body was sent, None if the sink does not store such responses."""
     validators: Validators
     coding: str | None = None
     """The content coding in which the body is stored; None if it has none."""

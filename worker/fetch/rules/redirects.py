@@ -30,7 +30,7 @@ _CROSS_ORIGIN_BODY_HEADERS = frozenset(
         *("digest", "idempotency-key", "repr-digest"),
     }
 )
-"""Also sent if the method or the body is: headers that describe the body, and the key that marks repeats."""
+"""Headers sent with an unchanged method or body: those that describe the body, and Idempotency-Key."""
 _BODY_HEADERS = frozenset(
     {"digest", "expect", "last-modified", "repr-digest", "trailer", "transfer-encoding"}
 )
@@ -60,7 +60,7 @@ class AllowedRedirects(msgspec.Struct, frozen=True, kw_only=True):
     https_to_http: bool = False
     """The policy of the redirecting host allows redirects from https to http."""
     bodies: bool = False
-    """That policy allows a request with a body to be sent to another host (`redirect_bodies`)."""
+    """True if that policy allows a request with a body to be sent to another host (`redirect_bodies`)."""
 
 
 def follow(

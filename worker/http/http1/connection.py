@@ -28,7 +28,7 @@ from fetchfleet.worker.util.clock import mono_s
 
 MAX_UNREAD_BYTES = 256 * 1024
 MAX_UNREAD_PIECES = 256
-"""The most unread bytes and pieces of a body. Beyond either, reading from the socket pauses."""
+"""The maximum unread bytes and pieces of a body. Beyond either, reading from the socket pauses."""
 
 _SCRATCH = memoryview(bytearray(256 * 1024))  # shared by all connections, which copy received bytes at once
 
@@ -110,11 +110,11 @@ class Http1Connection(asyncio.BufferedProtocol):
         self._paused_reading = False
         self._paused_writing = False
         self._due_s = math.inf
-        """When the current wait times out, or the idle connection is closed, by the loop's clock."""
+        """The time when the current wait times out, or the idle connection is closed, by the loop's clock."""
         self._timer: asyncio.TimerHandle | None = None
         """The only timer. It fires at or before `_due_s`, and is set again if it fires too early."""
         self._timer_at_s = math.inf
-        """When the timer fires, by the loop's clock."""
+        """The time when the timer fires, by the loop's clock."""
 
     @property
     def usable(self) -> bool:

@@ -24,11 +24,11 @@ UNTIL_CLOSE = -2
 MAX_LENGTH_DIGITS = 18
 
 MAX_HEAD_BYTES = 100 * 1024
-"""The most bytes of a header section."""
+"""The maximum size of a header section, in bytes."""
 
 MAX_INTERIM_BYTES = 512 * 1024
 MAX_INTERIM_HEADS = 100
-"""The most interim header sections (1xx, RFC 9110 §15.2) before the final one."""
+"""The maximum number of interim header sections (1xx, RFC 9110 §15.2) before the final one."""
 
 _BODYLESS = frozenset({101, 204, 304})
 

@@ -27,9 +27,9 @@ from fetchfleet.worker.util.aio import LoopBudget
 from fetchfleet.worker.util.clock import mono_s
 
 GOAWAY_TIMEOUT_S = 0.2
-"""The longest time for sending GOAWAY before the connection is aborted."""
+"""The maximum time for sending GOAWAY before the connection is aborted."""
 TIMER_TOLERANCE_S = 0.002
-"""How much too early a timer of the loop may fire."""
+"""The tolerance for timers of the loop, which may fire too early."""
 
 
 class Http2Connection(asyncio.Protocol):
@@ -61,11 +61,11 @@ class Http2Connection(asyncio.Protocol):
         self._writes_are_paused = False
         self._reads = 0
         self._idle_since_s = self._loop.time()
-        """When the last exchange ended, by the loop's clock; meaningful while the connection is idle."""
+        """The time when the last exchange ended, by the loop's clock. Valid while the connection is idle."""
         self._timer: asyncio.TimerHandle | None = None
         """Fires at or before the first timeout of a waiting stream, or the end of an idle connection."""
         self._timer_at_s = 0.0
-        """When the timer fires, by the loop's clock."""
+        """The time when the timer fires, by the loop's clock."""
 
     @property
     def free_streams(self) -> int:

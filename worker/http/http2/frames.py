@@ -11,7 +11,7 @@ HEAD_BYTES = 9
 MAX_FRAME_BYTES = 16 * 1024
 """The initial SETTINGS_MAX_FRAME_SIZE, which this client does not raise (RFC 9113 §4.2)."""
 MAX_IDLE_FRAMES = 1000
-"""The most consecutive frames without a part of a response; more are a flood (RFC 9113 §10.5)."""
+"""The maximum number of consecutive frames without response data. More are a flood (RFC 9113 §10.5)."""
 
 _DATA, _HEADERS, _GOAWAY, _WINDOW_UPDATE, _CONTINUATION = 0x0, 0x1, 0x7, 0x8, 0x9
 _END_STREAM, _PADDED = 0x1, 0x8

@@ -18,9 +18,9 @@ from fetchfleet.worker.http.http2.stream import NoResponseError, RefusedError
 from fetchfleet.worker.util.clock import mono_s
 
 MAX_SHARED = 2
-"""The most connections to an origin."""
+"""The maximum number of connections to an origin."""
 MAX_FREE_RETRIES = 3
-"""How often a request that the host refused unprocessed is repeated before it fails."""
+"""The maximum number of repeats of a request that the host refused unprocessed."""
 
 
 class Http1OnlyError(Exception):

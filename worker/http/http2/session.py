@@ -35,7 +35,7 @@ MAX_STREAMS = 1000
 """The largest concurrency of a policy."""
 MAX_HEAD_BYTES = 64 * 1024
 MAX_UNSENT_BYTES = 512 * 1024
-"""The most unsent bytes. Beyond them, the host floods the worker with pings and does not read the replies."""
+"""The maximum number of unsent bytes. A host beyond it floods the worker with pings and reads no replies."""
 
 _CREDIT_BYTES = 1 << 20
 """The received bytes after which the connection's window is returned."""

@@ -6,7 +6,7 @@ from fetchfleet.worker.errors import RemoteProtocolError
 from fetchfleet.worker.http.http2.headers import ResponseHead
 
 MAX_INTERIM = 100
-"""The most interim responses (1xx, RFC 9110 §15.2) before the final one."""
+"""The maximum number of interim responses (1xx, RFC 9110 §15.2) before the final one."""
 
 SMALL_BYTES = 1024
 """A smaller piece of a body is joined with the next one: many small pieces would use much memory."""
@@ -40,7 +40,7 @@ class Stream:
         self.waiter: asyncio.Future[bool] | None = None
         """The future that the exchange awaits: true for a change, false after a timeout."""
         self.timeout_at_s = 0.0
-        """When the wait times out, by the loop's clock."""
+        """The time when the wait times out, by the loop's clock."""
         self.unread: list[bytes] = []
         """The pieces of the body that are not yet read."""
         self._interim = 0

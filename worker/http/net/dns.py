@@ -22,7 +22,7 @@ from fetchfleet.worker.util import aio
 from fetchfleet.worker.util.clock import mono_s
 
 LIMIT_S = 5.0
-"""The longest wait for a name, over all nameservers and tries."""
+"""The maximum time to resolve a name, over all nameservers and tries."""
 
 FIRST_TRY_S = 1.0
 TRIES = 3
@@ -48,7 +48,7 @@ class Resolver:
         limit_s: float = LIMIT_S,
     ) -> None:
         self.limit_s = limit_s
-        """The longest wait for one query."""
+        """The maximum time of one query."""
         self._nameservers = nameservers
         self._now_s = now_s
         self._cache = DnsCache()
@@ -142,7 +142,7 @@ class _Channel:
     def __init__(self, resolver: Any, ends_s: float) -> None:
         self._resolver = resolver
         self.ends_s = ends_s
-        """When a new channel replaces it, by the resolver's clock."""
+        """The time when a new channel replaces it, by the resolver's clock."""
         self.queries = 0
         """The number of queries under way."""
 

@@ -7,7 +7,7 @@ from itertools import chain, zip_longest
 from typing import NamedTuple
 
 MAX_TTL_S = 300.0
-"""The longest validity of addresses, so that connections follow a changed name within minutes."""
+"""The maximum time for which addresses are cached: connections follow a changed name within minutes."""
 
 NO_SUCH_NAME_S = 5.0
 SERVER_FAILED_S = 1.0
@@ -15,7 +15,7 @@ MAX_NAMES = 10_000
 
 
 class DnsFailure(StrEnum):
-    """The reason why a name was not resolved, with its text for people."""
+    """The reason a name was not resolved, with its text for people."""
 
     NO_SUCH_NAME = "the name does not exist or has no address"
     NOT_SENT = "the query could not be sent"
@@ -56,7 +56,7 @@ class DnsCache:
     def __init__(self, max_names: int = MAX_NAMES) -> None:
         self._max_names = max_names
         self._cached: dict[str, _Cached] = {}
-        """In the order in which they were put."""
+        """The cached resolutions, in insertion order."""
 
     def __len__(self) -> int:
         return len(self._cached)

@@ -28,7 +28,7 @@ from fetchfleet.worker.util.clock import mono_s
 T = TypeVar("T")
 
 MAX_ADDRESSES = 8
-"""The most addresses of one name that are dialled."""
+"""The maximum number of addresses of one name that are dialled."""
 
 NEXT_ADDRESS_S = 0.25
 """The Connection Attempt Delay (RFC 8305 §5): the time before the next address is dialled in parallel."""

@@ -28,7 +28,7 @@ class TlsContexts:
     def __init__(self, policy: Policy) -> None:
         """Create the contexts other than the default. Raises PolicyError, which names table, key and file."""
         self._contexts: dict[tuple[Tls, bool], ssl.SSLContext] = {}
-        """By TLS settings, and by whether HTTP/2 is offered."""
+        """The contexts, by TLS settings and whether HTTP/2 is offered."""
         for table, lane in policy.named():
             if lane.tls != Tls():
                 for http2 in (False, True):

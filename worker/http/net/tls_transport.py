@@ -14,11 +14,11 @@ from typing import Any, Protocol, cast
 from fetchfleet.worker.errors import TlsError, TlsTimeoutError
 
 STEP_BYTES = 32 * 1024
-"""The most bytes that are decrypted at once: OpenSSL's buffers never shrink."""
+"""The maximum number of bytes decrypted at once. OpenSSL's buffers never shrink."""
 RECORD_BYTES = 16 * 1024
 """The largest TLS record (RFC 8446 §5.1); OpenSSL reads one at a time."""
 MAX_RESET_BYTES = 256 * 1024
-"""The most bytes that are read from a connection after its reset."""
+"""The maximum number of bytes that are read from a connection after its reset."""
 
 
 class Receiver(Protocol):

@@ -175,13 +175,13 @@ class BatchTimings(NamedTuple):
     turn_bodies: int = 32
     """Maximum bodies in a turn. Each may need folders of its own, which stay open until the turn ends."""
     stuck_s: float = 0.05
-    """If no body was stored for so long, the running threads count as stuck, and another one starts."""
+    """The time without a stored body after which running threads count as stuck and another starts."""
     slow_s: float = 0.002
-    """Time for one body from which a turn is slow. More threads store more bodies on a slow disk."""
+    """The time per body from which a turn counts as slow. A slow disk gets more threads."""
     slow_turns: int = 8
     """Consecutive slow turns before the disk counts as slow: a single one may have waited for the CPU."""
     slow_for_s: float = 1.0
-    """Time until a slow disk is tried with one thread again: many may have waited for each other."""
+    """The time until a slow disk is tried with one thread again: the threads may have delayed each other."""
 
 
 class _Turn:
