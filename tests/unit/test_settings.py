@@ -87,7 +87,7 @@ def faults_of(flags: dict[str, Any], environment: dict[str, str]) -> list[str]:
 def test_a_flag_wins_over_the_environment_and_that_over_the_default(
     name: str, variable: str, flag: Any, value: str, by_flag: Any, by_environment: Any
 ) -> None:
-    """A flag of None was not given, and an empty variable is no variable."""
+    """A flag of None counts as not given, and an empty variable as unset."""
     default = getattr(Settings(worker_id="w"), name)
 
     assert by_flag == getattr(load_settings({name: flag}, {variable: value}), name)
@@ -114,7 +114,7 @@ def test_the_policy_is_read_from_its_file(tmp_path: Path) -> None:
 
 
 def test_a_policy_that_cannot_be_used_is_named_with_its_file(tmp_path: Path) -> None:
-    """Bad TOML, a bad key, and bytes that are no text."""
+    """Bad TOML, a bad key, and bytes that are not text."""
     path = tmp_path / "policy.toml"
     for content in (b"x = [", b"[default]\nattempts = 0", b"\xff"):
         path.write_bytes(content)

@@ -119,7 +119,7 @@ def print_json(
 
 
 def print_table(table: RenderableType) -> None:
-    """Print on standard output, as wide as the terminal; UNLIMITED_WIDTH if that is no terminal."""
+    """Print on standard output, as wide as the terminal; UNLIMITED_WIDTH if it is not a terminal."""
     width = None if sys.stdout.isatty() else UNLIMITED_WIDTH
     with printing():
         SafeConsole(width=width).print(table)

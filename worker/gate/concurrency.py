@@ -63,7 +63,7 @@ def after_good_response(
         usual_ms = usual_ms + (recent_ms - usual_ms) * share / current if usual_ms else recent_ms
     limit = replace(limit, felt=felt, recent_ms=recent_ms, usual_ms=usual_ms)
     if in_flight * 2 <= current:
-        return limit  # the limit was not in use, so the response is no evidence for a higher one
+        return limit  # the limit was not in use, so the response does not justify a higher one
     if felt < min_samples or recent_ms <= usual_ms * SLOW_FACTOR + SLOW_MARGIN_MS:
         return _grown(limit, within, now_ms)
     less = max(float(within.min), current * LATENCY_CUT)

@@ -1,4 +1,4 @@
-"""Claims that are no fetches of their lane. They are returned for newer workers, or quarantined."""
+"""Claims that are not fetches of their lane. They are returned for newer workers, or quarantined."""
 
 from fetchfleet.jobs.contract.entry import NewerEntryError
 from fetchfleet.jobs.contract.ids import FETCH_ID_CHARS, batch_of, is_fetch_id

@@ -87,7 +87,7 @@ async def test_accept_encoding_lists_the_supported_codings(origin: Origin, worke
 async def test_a_second_large_decoder_window_waits_for_the_first(
     origin: Origin, start: Start, second: str
 ) -> None:
-    """Meanwhile only gzip and deflate are accepted. A response in br all the same is interrupted."""
+    """Meanwhile only gzip and deflate are accepted. A response that uses br anyway is interrupted."""
     worker = await start(timings=tuned(decoder_pause_s=0.02))
     may_end = asyncio.Event()
     (_, br), (_, gzipped) = ENCODED["br"], ENCODED["gzip"]

@@ -68,7 +68,7 @@ async def test_a_result_has_the_validators_of_its_response(origin: Origin, worke
 async def test_invalid_validators_are_not_in_the_result(
     origin: Origin, worker: OneWorker, headers: list[tuple[str, str]]
 ) -> None:
-    """The body is stored all the same."""
+    """The body is stored anyway."""
     origin.behaviour = o.ok(b"x", headers)
 
     result = await worker.one(origin.url())
@@ -268,7 +268,7 @@ async def test_a_redirect_to_another_url_transfers_the_whole_body(origin: Origin
 
 
 def test_old_records_are_deleted(tmp_path: Path) -> None:
-    """Younger ones stay. A missing directory is no error."""
+    """Younger ones stay. A missing directory is not an error."""
     (tmp_path / "out" / "0a").mkdir(parents=True)
     for name, age_s in (("old", 0.0), ("young", 200.0)):
         (tmp_path / "out" / "0a" / name).write_bytes(b"{}")

@@ -414,7 +414,7 @@ async def test_the_robots_txt_is_requested_again_after_its_batch_is_cancelled(
     assert ["/robots.txt", "/robots.txt", "/b"] == targets(origin)
 
 
-async def test_a_stop_while_the_robots_txt_is_requested_is_no_interruption(
+async def test_a_stop_while_the_robots_txt_is_requested_is_not_an_interruption(
     origin: Origin, start: Start
 ) -> None:
     """The next worker sends the POST, although it may not be repeated."""

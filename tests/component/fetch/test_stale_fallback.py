@@ -179,7 +179,7 @@ async def test_the_fallback_does_not_cover_a_disallowed_url(origin: Origin, star
 
 
 @pytest.mark.parametrize("how", ["never-stored", "deleted", "truncated", "changed", "linked"])
-async def test_a_missing_or_changed_file_is_no_fallback(
+async def test_a_missing_or_changed_file_is_not_a_fallback(
     origin: Origin, careful: OneWorker, tmp_path: Path, how: str
 ) -> None:
     """A symbolic link to the same bytes is none either."""

@@ -245,7 +245,7 @@ async def test_a_new_connection_that_closes_charges_an_attempt(origin: Origin, w
 async def test_a_response_that_breaks_off_in_its_head_charges_an_attempt(
     origin: Origin, start: Start
 ) -> None:
-    """The host had begun to respond, so this is no close that crossed a request."""
+    """The host had begun to respond, so the close did not cross a request."""
     worker = await start(policy={"concurrency": 1})
     origin.behaviour = o.sequence(o.OK, o.garbage(b"HTTP/1.1 2"), o.OK)
 

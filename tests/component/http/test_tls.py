@@ -156,7 +156,7 @@ async def test_a_ca_file_replaces_the_system_store_for_its_host(
 async def test_a_host_that_requires_a_client_certificate_gets_it_or_the_fetch_fails_with_tls(
     files: Files, start: Start, version: ssl.TLSVersion
 ) -> None:
-    """A host with TLS 1.3 requests it after the handshake. Its refusal is no error of the disk."""
+    """A host with TLS 1.3 requests it after the handshake. Its refusal is not an error of the disk."""
     server_tls = context(files.good, client_ca=files.ca)
     server_tls.maximum_version = version
     known = {"client_cert": str(files.client.cert), "client_key": str(files.client.key)}

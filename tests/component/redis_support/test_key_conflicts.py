@@ -183,7 +183,7 @@ async def test_i26_the_fleet_recovers_from_foreign_members_in_its_keys(
 
 
 async def is_clean(redis: Redis, key: str) -> bool:
-    """Return whether the member that is no text is gone."""
+    """Return whether the member that is not text is gone."""
     return await redis.zscore(key, NO_TEXT) is None
 
 

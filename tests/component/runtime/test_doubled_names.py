@@ -57,7 +57,7 @@ async def test_two_workers_with_one_name_both_work_and_each_warns_of_the_other(
     assert {(Outcome.STORED, "double")} == {(result.outcome, result.worker) for result in results}
 
 
-async def test_a_worker_restarted_under_its_name_is_no_duplicate(
+async def test_a_worker_restarted_under_its_name_is_not_a_duplicate(
     start: Start, redis: Redis, lines: Lines
 ) -> None:
     """The entry of the dead worker is still present, and so is the name that a run announced."""

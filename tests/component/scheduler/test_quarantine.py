@@ -1,4 +1,4 @@
-"""Quarantine: entries of a lane that are no fetches of its host are removed, and the lane continues."""
+"""Quarantine: entries of a lane that are not fetches of its host are removed, and the lane continues."""
 
 from collections import Counter
 from pathlib import Path

@@ -116,7 +116,7 @@ async def test_ctrl_z_suspends_the_workers_and_a_killed_server_is_started_again(
 
 
 async def test_a_suspended_run_that_is_killed_leaves_no_process(tmp_path: Path) -> None:
-    """A stopped process does not handle SIGTERM; its workers end with it all the same."""
+    """A stopped process does not handle SIGTERM; its workers still end with it."""
     go_on = asyncio.Event()
     async with Origin.serving("127.0.0.197", held(go_on)) as origin:
         (tmp_path / "list").write_text(origin.url("/x"))

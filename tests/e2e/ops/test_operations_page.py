@@ -43,7 +43,7 @@ try:
 except redis.ConnectionError as error:
     sys.exit(0 if sys.argv[1] == "SHUTDOWN" else str(error))
 """
-"""Prints replies as redis-cli does when its output is no terminal."""
+"""Prints replies as redis-cli does when its output is not a terminal."""
 
 
 class Machine:

@@ -15,7 +15,7 @@ BATCH = "0123456789abcdef"
 
 
 async def enqueue_for_hosts_of_foreign_state(redis_url: str) -> None:
-    """Let a fetch wait for each of two hosts, one with absurd numbers in its lane."""
+    """Let a fetch wait for each of two hosts, one with impossible numbers in its lane."""
     async with Fleet(redis_url) as fleet, connect(redis_url) as redis:
         await fleet.submit(["http://a.example/", "http://b.example/"])
         state = {"state": "scheduled", "due_ms": FAR, "shut_until_ms": FAR, "why": "pacing"}

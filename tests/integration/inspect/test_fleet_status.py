@@ -159,7 +159,7 @@ async def test_an_inbox_of_unknown_size_counts_in_messages(
 
 
 async def test_named_inboxes_and_messages_for_newer_workers_are_counted(redis: Redis, inbox: str) -> None:
-    """The latter separately: possibly no running worker can read them."""
+    """Deferred messages have a count of their own: perhaps no live worker can read them."""
     await redis.sadd(keys.INBOXES, "bob", "Not a name")  # type: ignore[misc]
     lists = [inbox, keys.inbox("bob"), keys.taken("bob"), keys.NEWER, keys.newer("bob")]
     for key in lists:

@@ -108,7 +108,7 @@ async def test_an_invalid_job_is_refused_and_becomes_a_dead_letter(
 
 
 async def test_a_batch_of_other_fetches_is_the_callers_error(redis: Redis) -> None:
-    """The same batch again is no error."""
+    """The same batch again is not an error."""
     ingress = ingress_to(redis)
     for _ in range(2):
         assert BATCH_ID == (await run_as_job(ingress, url("/1"), batch=BATCH_ID))["batch"]
@@ -132,7 +132,7 @@ async def test_a_job_waits_while_the_fleet_is_full(redis: Redis, fleet: Fleet) -
 async def test_i27_a_job_for_a_newer_worker_is_deferred_until_one_accepts_it(
     redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With any arguments. It is logged once, and is no dead letter."""
+    """With any arguments. It is logged once, and is not a dead letter."""
     old, newer = ingress_to(redis), ingress_to(redis)
     with capture_logs() as lines:
         for kwargs in ({"v": 2}, {"v": 2, "colour": "red"}):

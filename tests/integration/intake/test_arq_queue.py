@@ -68,7 +68,7 @@ async def test_members_without_a_job_hide_no_job(redis: Redis, queue: VettedQueu
 @pytest.mark.parametrize(
     "name", [b"\xff", b"\xed\xa0\x80", b"\xc3", b"ok\xf5\x80\x80\x80", b"x" * 1025], ids=ascii
 )
-async def test_an_id_that_is_no_text_or_too_long_is_removed(
+async def test_an_id_that_is_not_text_or_too_long_is_removed(
     redis: Redis, queue: VettedQueue, name: bytes
 ) -> None:
     """Also one with a job. Text in any alphabet stays."""

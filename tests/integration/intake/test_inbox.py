@@ -484,7 +484,7 @@ async def test_messages_pushed_at_the_head_are_first(redis: Redis, worker: Open)
 
 @pytest.mark.parametrize("until_ms", ["inf", "-inf", "nan", "1e300", "9" * 20, "x"])
 async def test_an_invalid_lease_is_ignored(redis: Redis, worker: Open, until_ms: str) -> None:
-    """A time that is no number, or far ahead, does not lock the inbox."""
+    """A time that is not a number, or far ahead, does not lock the inbox."""
     await ask(redis, "HSET", keys.INTAKE, "token", "x", "until_ms", until_ms, "reads", "9 x")
     await push(redis, url("/1"))
     await worker().step()

@@ -95,7 +95,7 @@ async def test_a_flood_in_one_inbox_delays_no_other(redis: Redis, worker: Open) 
 
 
 async def test_an_unregistered_inbox_waits(redis: Redis, worker: Open) -> None:
-    """Until an operator adds the name. Another list of that form is no inbox at all."""
+    """Until an operator adds the name. Another list of that form is not an inbox at all."""
     one = worker()
     await redis.delete(keys.INBOXES)
     await push(redis, BOB, url("/1"))

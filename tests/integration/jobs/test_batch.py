@@ -96,7 +96,7 @@ async def test_a_page_has_the_json_of_valid_results_only_as_it_was_written_in_on
 async def test_a_reader_asks_for_the_counts_only_when_the_end_may_be_near(
     fleet: Fleet, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A short page is no end while more results are due."""
+    """A short page does not mean the end while more results are due."""
     asked: list[int] = []
     counts = Batch.counts
 
@@ -310,7 +310,7 @@ async def test_an_invalid_batch_id_is_refused(fleet: Fleet, batch_id: str) -> No
 
 
 async def test_a_url_in_place_of_a_list_is_refused(fleet: Fleet, redis: Redis) -> None:
-    """A string is no list of fetches."""
+    """A string is not a list of fetches."""
     with pytest.raises(InvalidFetchError):
         await fleet.submit("http://a.example/")
     assert await ask(redis, "DBSIZE") == 0

@@ -75,7 +75,7 @@ async def test_a_failed_fetch_is_a_letter(fleet: Fleet, redis: Redis) -> None:
     assert fetch == letter.fetch
 
 
-async def test_a_stored_fetch_is_no_letter(fleet: Fleet, redis: Redis) -> None:
+async def test_a_stored_fetch_is_not_a_dead_letter(fleet: Fleet, redis: Redis) -> None:
     """Neither is a cancelled one: only failures are."""
     await fleet.submit([url("/x")])
     await (await LaneHold.begin(redis)).finish()

@@ -88,7 +88,7 @@ async def _add(fleet: Fleet, redis: Redis, batch: Batch, fetch: Fetch) -> None:
     await redis.zrem(keys.BATCHES, made.id)
 
 
-# Who hears of it
+# Notifications
 
 
 async def test_a_lane_that_is_due_later_is_woken_now(fleet: Fleet, redis: Redis) -> None:

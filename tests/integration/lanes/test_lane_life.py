@@ -484,7 +484,7 @@ async def test_a_lane_with_only_retries_is_due_at_the_next_one(fleet: Fleet, red
 
 
 async def test_a_retry_that_is_due_makes_the_lane_due_now(fleet: Fleet, redis: Redis) -> None:
-    """A due time in the past is no negative wait."""
+    """A due time in the past does not yield a negative wait."""
     hold, (element,) = await with_claimed(fleet, redis)
     await hold.settle(retried(element, 0))
     await redis.zadd(keys.later(LANE), dict.fromkeys(await later(redis), 1))

@@ -76,7 +76,7 @@ async def test_an_idle_lane_is_open_for_its_next_fetch(fleet: Fleet, redis: Redi
 
 
 async def test_a_held_lane_is_reset_by_its_owner_or_the_next_one(fleet: Fleet, redis: Redis) -> None:
-    """An owner that releases it before it hears of the reset does not shut it again."""
+    """An owner that releases the lane before it receives the reset does not close it again."""
     await fleet.submit([url("/1"), url("/2")])
     hold = await LaneHold.begin(redis)
     resets = int(await redis.get(keys.RESETS) or 0)

@@ -330,7 +330,7 @@ async def test_the_gate_is_saved_with_a_settlement(fleet: Fleet, redis: Redis) -
     assert (await fields(redis))["gate"] == "mark"
 
 
-# What is no entry
+# Invalid entries
 
 
 @pytest.mark.parametrize("name", GARBAGE)

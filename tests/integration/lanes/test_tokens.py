@@ -54,7 +54,7 @@ async def test_tokens_grow_for_any_serial(fleet: Fleet, redis: Redis, serial: in
 
 
 async def taken(redis: Redis) -> LaneHold:
-    """Return the lane, acquired although its generation is no number."""
+    """Return the lane, acquired although its generation is not a number."""
     await ask(redis, "HSET", keys.lane(LANE), "generation", 1)
     return await LaneHold.begin(redis)
 
@@ -84,7 +84,7 @@ async def test_an_absurd_backlog_is_counted_again(fleet: Fleet, redis: Redis, co
 async def test_counters_of_other_programs_stop_nothing(
     fleet: Fleet, redis: Redis, name: str, value: str
 ) -> None:
-    """A chunk is accepted and a fetch is settled, with a counter that is no number."""
+    """A chunk is accepted and a fetch is settled, with a counter that is not a number."""
     batch = await fleet.submit(url(f"/{number}") for number in range(2))
     hold = await LaneHold.begin(redis)
     await ask(redis, "HSET", keys.lane(LANE) if name == "open" else keys.batch(batch.id), name, value)

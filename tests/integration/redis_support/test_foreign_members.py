@@ -179,7 +179,7 @@ async def test_names_of_no_workers_take_no_share_of_the_lanes(
     await redis.flushall()
 
 
-async def test_a_dead_worker_is_no_foreign_member(redis: Redis, foreign: ForeignMembers) -> None:
+async def test_a_dead_worker_is_not_a_foreign_member(redis: Redis, foreign: ForeignMembers) -> None:
     """Its report expires shortly before its name."""
     now = await now_ms(redis)
     await redis.zadd(keys.WORKERS, {"dead": now - keys.WORKER_TTL_MS + 100, "long-dead": now - 60_000})
@@ -252,7 +252,7 @@ async def test_only_cancelled_batches_are_cancelled_in_a_lane(fleet: Fleet, redi
 async def test_fetches_are_served_with_any_values_in_the_hash_of_their_lane(
     fleet: Fleet, redis: Redis, field: str, value: str, *, while_held: bool
 ) -> None:
-    """After a submit and a sweep at the latest, with everything in the lane."""
+    """At the latest after a submit and a sweep. No fetch of the lane is lost."""
     await fleet.submit([url("/x")])
     hold = await LaneHold.begin(redis, "owner") if while_held else None
     await ask(redis, "HSET", keys.lane(LANE), field, value)
@@ -296,7 +296,7 @@ async def test_a_lane_that_is_lost_from_the_schedule_is_found(
     await redis.flushall()
 
 
-async def test_a_deadline_replaces_a_value_that_is_no_number(fleet: Fleet, redis: Redis) -> None:
+async def test_a_deadline_replaces_a_value_that_is_not_a_number(fleet: Fleet, redis: Redis) -> None:
     """Otherwise a closed lane would miss it."""
     await fleet.submit([url("/x")])
     await ask(redis, "HSET", keys.lane(LANE), "earliest_ms", "nan")

@@ -121,7 +121,7 @@ async def test_i26_the_list_of_lanes_and_the_backlog_are_rebuilt(
     assert await backlog(redis) == 2
 
 
-async def test_i26_a_name_that_is_no_text_does_not_stop_the_sweep(fleet: Fleet, redis: Redis) -> None:
+async def test_i26_a_name_that_is_not_text_does_not_stop_the_sweep(fleet: Fleet, redis: Redis) -> None:
     """It is removed, and the lanes in need are woken."""
     await fleet.submit([url("/1")])
     await lapse(redis)

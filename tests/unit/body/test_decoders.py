@@ -202,7 +202,7 @@ def test_a_window_is_bounded() -> None:
     ],
 )
 def test_codings_are_read_as_they_were_applied(header: str | None, codings: tuple[str, ...]) -> None:
-    """Names in any case and under any alias. `identity` is no coding."""
+    """Names in any case and under any alias. `identity` is not a coding."""
     assert codings_of(header) == codings
 
 
@@ -213,7 +213,7 @@ def test_codings_are_read_as_they_were_applied(header: str | None, codings: tupl
         *("iso-8859-1", "caf\xe9", '"gzip"', "gzip;q=1", "gzip deflate", "*", "chunked", "rot13", "en"),
     ],
 )
-def test_a_name_that_is_not_registered_is_no_coding(header: str) -> None:
+def test_a_name_that_is_not_registered_is_not_a_coding(header: str) -> None:
     """Hosts send charsets, media types and words. The name is kept for the error."""
     assert codings_of(header) == ()
     assert names_of(header) == (header.lower(),)
@@ -228,7 +228,7 @@ def test_a_registered_coding_without_a_decoder_is_refused_at_once(name: str) -> 
 
 
 def test_a_third_coding_over_two_others_is_refused_at_once() -> None:
-    """Names that are no coding are not counted."""
+    """Names that are not codings are not counted."""
     with pytest.raises(UnknownCodingError):
         DecoderChain(codings_of("gzip, gzip, gzip"))
     DecoderChain(codings_of("none, gzip, utf-8, br, binary"))

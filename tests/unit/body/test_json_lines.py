@@ -64,7 +64,7 @@ CUTS = st.lists(st.integers(min_value=0), max_size=8)
 def test_records_are_counted_in_any_chunks(
     lines: list[tuple[bytes, bytes]], last: bytes, cuts: list[int]
 ) -> None:
-    """Blank lines are no records, CRLF ends a line, and the last line needs no end."""
+    """Blank lines are not records, CRLF ends a line, and the last line needs no end."""
     body = b"".join(line + end for line, end in lines) + last
     records = [line for line in body.split(b"\n") if line.strip()]
 

@@ -25,7 +25,7 @@ def test_no_verdict_precedes_the_end_of_a_window() -> None:
 
 
 def test_a_fast_window_is_followed_by_another() -> None:
-    """Earlier speed is no credit for later."""
+    """Earlier speed does not count later."""
     assert RateWindow() == window_after(RATE, [(900, 5), (100, 5)])
     assert window_after(RATE, [(1_000_000, 10), (999, 10)]) is None
 

@@ -339,7 +339,7 @@ def test_each_outcome_gives_its_signal_to_the_gate(happened: AttemptOutcome, sig
         (Failed(reason=Reason.DNS_NXDOMAIN, sent=False), ""),
     ],
 )
-def test_a_connection_that_failed_is_no_failure_of_its_fetch(happened: AttemptOutcome, fetch_id: str) -> None:
+def test_a_failed_connection_is_not_a_failure_of_its_fetch(happened: AttemptOutcome, fetch_id: str) -> None:
     """The breaker counts each failed connection, and each failed fetch once."""
     assert fetch_id == observation_of(happened, NOW_MS, HERE, LATE, "a").fetch_id
 

@@ -243,7 +243,7 @@ def test_https_is_not_redirected_to_http(location: str) -> None:
         "/" + "x" * 100_000,
     ],
 )
-def test_a_location_that_is_no_http_url_is_refused(location: str | None) -> None:
+def test_a_location_that_is_not_an_http_url_is_refused(location: str | None) -> None:
     """Missing, malformed, oversized and foreign schemes end the fetch with a message."""
     assert refusal_of(redirected("GET", 302, location)).startswith("302 ")
 
@@ -273,7 +273,7 @@ def test_the_limit_is_ten_hops() -> None:
     assert MAX_HOPS == 10
 
 
-def test_a_status_that_is_no_redirect_raises() -> None:
+def test_a_status_that_is_not_a_redirect_raises() -> None:
     """It is an error of the calling code."""
     with pytest.raises(AssertionError, match="304"):
         redirected("GET", 304, SAME)

@@ -75,7 +75,7 @@ def test_a_host_that_is_down_is_an_occasion(
 
 
 @pytest.mark.parametrize(("reason", "happened", "shut", "last"), WELL)
-def test_other_outcomes_are_no_occasion(
+def test_other_outcomes_use_no_fallback(
     reason: Reason, happened: AttemptOutcome, shut: WaitReason | None, last: Reason | None
 ) -> None:
     """Neither a response that rejects the request, nor a refusal by the worker, nor a busy lane."""
@@ -140,7 +140,7 @@ def test_a_body_is_indexed_by_the_headers_that_select_it() -> None:
 def test_a_stale_body_must_pass_the_checks_of_the_fetch(
     fields: dict[str, object], sha256: str | None, *, fits: bool
 ) -> None:
-    """A body that the fetch would refuse is no substitute."""
+    """A body that the fetch would refuse is not a substitute."""
     fetch = Fetch(url="http://a/x", **fields)  # type: ignore[arg-type]
 
     assert fits is index_entry.fits(fetch, 3, sha256)
@@ -160,7 +160,7 @@ def test_a_record_outside_of_the_out_folder_is_ignored(path: str) -> None:
 
 
 @given(st.binary(max_size=100))
-def test_junk_is_no_record(text: bytes) -> None:
+def test_junk_is_not_a_record(text: bytes) -> None:
     """For arbitrary content."""
     assert index_entry.from_json(text) is None
 

@@ -212,7 +212,7 @@ def test_the_longest_valid_one_of_several_values_counts(value: str, wait_s: floa
 
 
 def test_the_first_of_two_date_fields_counts() -> None:
-    """Joined, they would be no date."""
+    """Joined, they would not be a date."""
     assert 10.0 == retry_after_s("Sun, 06 Nov 1994 08:49:47 GMT", f"{ITS_DATE}, {ITS_DATE}", MUCH_LATER_MS)
 
 
@@ -228,7 +228,7 @@ def test_without_a_date_field_a_date_counts_from_now(date: str | None) -> None:
 
 
 @pytest.mark.parametrize("value", NOTHING)
-def test_zero_past_dates_and_junk_are_no_wait(value: str | None) -> None:
+def test_zero_past_dates_and_junk_mean_no_wait(value: str | None) -> None:
     """The back-off of the gate applies instead."""
     assert retry_after_s(value, ITS_DATE, ITS_DATE_MS) is None
 

@@ -143,7 +143,7 @@ LONG_AND_PLAIN = {
 
 @pytest.mark.parametrize("lines", LONG_AND_PLAIN.values(), ids=LONG_AND_PLAIN.keys())
 def test_a_long_plain_head_takes_time_in_proportion(lines: bytes) -> None:
-    """Whitespace around a value is no part of it, however much there is."""
+    """Whitespace around a value is not part of it, however much there is."""
     began_s = time.process_time()
 
     head = read(OK + lines + b"\r\n\r\n")

@@ -120,7 +120,7 @@ REFUSED = {
     "a chunk that does not end (SPILL)": chunks(b"2\r\nok0\r\n\r\n"),
     "a chunk that is too long": chunks(b"2\r\nokay\r\n0\r\n\r\n"),
     "a last chunk with a line feed": chunks(b"2\r\nok\r\n0\n\n"),
-    # What is no response of HTTP/1.
+    # Bytes that are not an HTTP/1 response.
     "HTTP/2.0": b"HTTP/2.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
     "HTTP/0.9": b"ok",
     "HTTP/1,1": b"HTTP/1,1 200 OK\r\nContent-Length: 2\r\n\r\nok",

@@ -104,7 +104,7 @@ def test_a_registration_names_the_abilities(tmp_path: Path) -> None:
 
 
 def test_differences_name_the_workers_of_each_setting(tmp_path: Path) -> None:
-    """Unpublished settings are no difference, and neither is another order of the same networks."""
+    """Unpublished settings do not count as a difference, nor does another order of the same networks."""
     one = registration_of(Settings(worker_id="a", allow_net="10.0.0.0/8,127.0.0.0/8"), 0)
     two = registration_of(
         Settings(worker_id="b", allow_net="127.0.0.0/8,10.0.0.0/8", in_folder=tmp_path, sink="warc"), 0

@@ -152,7 +152,7 @@ async def test_a_reply_that_was_received_with_another_needs_no_timer() -> None:
         assert not connection.is_connected
 
 
-async def test_bytes_that_are_no_reply_end_the_connection() -> None:
+async def test_bytes_that_are_not_a_reply_end_the_connection() -> None:
     """Bytes after them cannot be read."""
     async with connected_to(b":1\r\n?\r\n") as connection:
         assert await connection.read_response() == 1

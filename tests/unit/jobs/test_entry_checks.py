@@ -238,7 +238,7 @@ def test_every_followed_redirect_yields_a_valid_entry(
     ],
 )
 def test_a_hop_requests_no_more_than_its_fetch(hop: dict[str, Any], fetch: dict[str, Any] | None) -> None:
-    """It is no second way to a request that a producer may not make."""
+    """An entry cannot request what a producer may not request."""
     with pytest.raises(BadEntryError):
         parse_entry(hopped(hop, fetch))
 

@@ -81,7 +81,7 @@ def test_the_first_twenty_bad_lines_are_named_and_the_rest_counted(bad: int, lin
     "line", ['{"url":"http://a/\udc80"}', "http://a/\udc80", '{"url":"http://a/"} x', "[]"]
 )
 def test_a_line_is_used_unchanged_or_refused(line: str) -> None:
-    """Bytes that are no UTF-8 do not become another request."""
+    """Bytes that are not UTF-8 do not become another request."""
     with pytest.raises(InvalidFetchError):
         read_fetch(line)
 

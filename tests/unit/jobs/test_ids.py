@@ -289,7 +289,7 @@ def test_a_new_id_never_begins_with_f() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "-a", "A", "a:b", "a*", "taken", "newer", "x" * 33, "a\n", "é", "a_b"])
-def test_a_name_with_other_characters_or_a_reserved_name_is_no_inbox(name: str) -> None:
+def test_a_name_with_other_characters_or_a_reserved_name_is_not_an_inbox(name: str) -> None:
     """Keys and ACL patterns are made of names."""
     assert not is_inbox_name(name)
 

@@ -20,7 +20,7 @@ from fetchfleet.worker.intake.inbox_orders import ReadMessages, read_all
 
 BATCH = "0123456789abcdef"
 TOO_DEEP_ITEM = "recursion" if sys.version_info < (3, 14) else "item 0: Expected `str | object`, got `array`"
-"""From 3.14 on the interpreter's limit is the size of its stack, which holds this item: it is no fetch."""
+"""From 3.14 on the interpreter's limit is the size of its stack, which holds this item: it is not a fetch."""
 A, B = Fetch(url="http://a.example/"), Fetch(url="http://b.example/", method="POST", body="x")
 KNOWN = frozenset({"fetch", REFUSED})
 
@@ -135,7 +135,7 @@ def test_a_message_is_a_url_a_fetch_or_many(message: bytes, order: Order | None)
     ],
 )
 def test_an_invalid_message_is_refused_with_its_reason(message: bytes, says: str) -> None:
-    """The place in it is named. A name in another form is no batch."""
+    """The error names the place in the list. A name in another form is not a batch ID."""
     with pytest.raises(InvalidFetchError) as caught:
         read_message(message)
 
@@ -193,7 +193,7 @@ def test_a_jobs_arguments_are_a_fetch_or_a_list_and_perhaps_a_batch(
     ],
 )
 def test_other_arguments_are_refused_with_their_reason(arguments: tuple[Any, ...], says: str) -> None:
-    """A list of pairs, which Python would convert to a dict, is no fetch either."""
+    """A list of pairs, which Python would convert to a dict, is not a fetch either."""
     with pytest.raises(InvalidFetchError) as caught:
         read_arguments(*arguments)
 

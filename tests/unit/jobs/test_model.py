@@ -284,7 +284,7 @@ def test_a_fetch_may_have_2_mib_of_json_and_no_more() -> None:
         '{"url":"http://a/","meta":' + "[" * 100_000 + "]" * 100_000 + "}",
     ],
 )
-def test_json_that_is_no_fetch_is_refused(line: bytes | str) -> None:
+def test_json_that_is_not_a_fetch_is_refused(line: bytes | str) -> None:
     """Truncated, of another kind, not UTF-8, or nested too deeply."""
     with pytest.raises(InvalidFetchError):
         decode_fetch(line)
@@ -408,5 +408,5 @@ def test_a_fetch_without_a_deadline_has_a_day(deadline_s: float | None) -> None:
     ("of_policy", "of_fetch", "limit"), [(0, None, 0), (0, 5, 5), (5, None, 5), (5, 4, 4), (5, 6, 5)]
 )
 def test_the_smaller_size_limit_applies(of_policy: int, of_fetch: int | None, limit: int) -> None:
-    """0 in the policy and None in the fetch are no limit."""
+    """0 in the policy and None in the fetch mean no limit."""
     assert Fetch(url="http://a.example/", max_bytes=of_fetch).size_limit(of_policy) == limit

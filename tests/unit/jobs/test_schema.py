@@ -51,7 +51,7 @@ def test_each_file_is_a_schema_that_describes_every_field(name: str) -> None:
 
 
 def test_lists_are_closed() -> None:
-    """An unknown value is no result, and an unknown field no fetch."""
+    """An unknown value is not valid in a result, and an unknown field is not valid in a fetch."""
     definitions = SCHEMAS["result.json"]["$defs"] | SCHEMAS["message.json"]["$defs"]
 
     for of in (Outcome, Reason, Priority):

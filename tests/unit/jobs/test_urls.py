@@ -304,7 +304,7 @@ def test_a_host_alone_has_the_form_that_it_has_in_a_url(text: str, host: str) ->
     ["", ".", "a b", "a/b", "a?", "a#b", "u@h", "a\n", "h:80", "http://h/", "*.a", "2130706433", "é/x"],
 )
 def test_text_that_is_more_than_a_host_is_refused(text: str) -> None:
-    """A port, a path or a pattern is no part of a host."""
+    """A port, a path or a pattern is not part of a host."""
     with pytest.raises(UrlError):
         parse_host(text)
 
@@ -351,7 +351,7 @@ def test_controls_spaces_and_backslashes_are_refused_anywhere(text: str) -> None
 
 
 @pytest.mark.parametrize("text", REFUSED_HOSTS)
-def test_a_host_that_is_no_dns_name_is_refused(text: str) -> None:
+def test_a_host_that_is_not_a_dns_name_is_refused(text: str) -> None:
     """Empty, overlong, percent-encoded and invalid punycode hosts do not reach a resolver."""
     assert "host" in refusal_of(text)
 

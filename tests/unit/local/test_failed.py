@@ -108,7 +108,7 @@ def test_the_last_result_of_a_fetch_counts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", [b"http://a/\n", b'{"id": 1}\n', b"\xff\n", b"[" * 100_000])
-def test_a_file_that_is_no_report_is_named(tmp_path: Path, text: bytes) -> None:
+def test_the_error_for_a_file_that_is_not_a_report_names_it(tmp_path: Path, text: bytes) -> None:
     """With the line."""
     path = tmp_path / "x"
     path.write_bytes(b"\n" + text)

@@ -1,4 +1,4 @@
-"""Files that are no list of fetches: their format, and a command that converts them."""
+"""Files that are not a list of fetches: their format, and a command that converts them."""
 
 import bz2
 import gzip
@@ -151,7 +151,7 @@ def test_other_texts_are_named(sample: list[str], message: str) -> None:
         ["sep=;"],
     ],
 )
-def test_a_list_with_bad_lines_is_no_table(sample: list[str]) -> None:
+def test_a_list_with_bad_lines_is_not_a_table(sample: list[str]) -> None:
     """Commas and semicolons are part of URLs."""
     assert text_format(sample, "x") is None
 

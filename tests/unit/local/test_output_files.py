@@ -97,7 +97,7 @@ def test_the_same_file_is_refused_for_two_purposes(tmp_path: Path) -> None:
     check_distinct({"FILE": tmp_path / "list", "--report": null, "--lines-to": null})
 
 
-def test_the_future_out_folder_is_no_output_file(tmp_path: Path) -> None:
+def test_the_future_out_folder_is_not_an_output_file(tmp_path: Path) -> None:
     """A report at its path would make the run fail at its end."""
     outputs = Outputs(Console(), report=tmp_path / "out", out=tmp_path / "x" / ".." / "out")
     with pytest.raises(CommandError, match="--out and --report are the same file"):

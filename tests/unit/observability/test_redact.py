@@ -431,7 +431,7 @@ def test_a_record_shows_no_header_body_or_query(names: list[str], query: str) ->
     assert [f"X-{name}" for name in dict.fromkeys(names)] == list(shown["all"][0]["headers"])
 
 
-def test_a_result_keeps_query_parameters_that_are_no_secrets() -> None:
+def test_a_result_keeps_query_parameters_that_are_not_secrets() -> None:
     """A consumer finds the fetch by its URL. A result without secrets is not marked."""
     plain = {"id": "a", "url": "http://h.example/a?page=2&q=x", "final_url": None, "meta": {"order": 7}}
     secret = {**plain, "url": "http://u:p@h.example/a?page=2&token=x", "meta": {"password": "x"}}

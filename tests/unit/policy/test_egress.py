@@ -228,7 +228,7 @@ def test_the_neighbours_of_a_special_network_are_allowed(address: str) -> None:
 
 
 @pytest.mark.parametrize("text", NOT_ADDRESSES)
-def test_text_that_is_no_address_is_refused(text: str) -> None:
+def test_text_that_is_not_an_address_is_refused(text: str) -> None:
     """Names and legacy forms are not resolved here."""
     assert CLOSED.refusal(text, 80) is Refusal.NOT_AN_ADDRESS
 

@@ -212,7 +212,7 @@ TestMixedOperators.settings = settings(max_examples=40, stateful_step_count=10, 
 
 
 def test_a_host_resumed_by_an_older_version_stops_at_the_next_pause() -> None:
-    """`paused: false`, which its `resume` has left behind, is no exception."""
+    """`paused: false`, which its `resume` has left behind, is not an exception."""
     found = resumed_by_old_command(paused_by_old_command(NOTHING, DEFAULT), "a.x.com")
     found = resumed_by_old_command(found, DEFAULT)
     assert {"a.x.com": {"paused": False}} == found.tables
@@ -255,7 +255,7 @@ def test_the_narrowest_table_of_the_file_decides_its_pauses(lane: str, stop: str
 
 @pytest.mark.parametrize("lane", HOSTS)
 def test_a_pause_set_at_run_time_stops_hosts_that_the_file_does_not_pause(lane: str) -> None:
-    """`paused = false` in a file is no exception from it."""
+    """`paused = false` in a file is not an exception from it."""
     assert stopped(paused(NOTHING, DEFAULT, FILE.pauses.in_file, 1), lane, FILE)
 
 

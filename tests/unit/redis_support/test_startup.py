@@ -51,6 +51,6 @@ def test_an_unusable_redis_is_refused(found: dict[str, Any], code: int, message:
     ],
 )
 def test_any_other_redis_is_used(found: dict[str, Any]) -> None:
-    """A missing or odd field of INFO is no reason to refuse."""
+    """A missing or odd field of INFO is not a reason to refuse."""
     assert refusal_of(STANDALONE | found) is None
     assert refusal_of(found) is None

@@ -68,7 +68,7 @@ def test_every_program_has_a_unique_name_and_fetchfleet_is_first() -> None:
 
 
 def test_a_missing_or_altered_body_is_found(tmp_path: Path) -> None:
-    """Bytes of equal number may differ. State files of fetchfleet are no bodies."""
+    """Bytes of equal number may differ. State files of fetchfleet are not bodies."""
     served = bodies.make(tmp_path / "served", 3, 1000)
     out = tmp_path / "out"
     (out / ".fetchfleet").mkdir(parents=True)

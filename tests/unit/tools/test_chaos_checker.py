@@ -159,7 +159,7 @@ def test_a_planted_breach_is_found(name: str) -> None:
     assert [breach for breach in breaches(**changes) if sentence in breach]
 
 
-def test_an_effect_of_the_faults_is_no_breach() -> None:
+def test_an_effect_of_the_faults_is_not_a_breach() -> None:
     """Cancelled batches, interrupted POSTs, attempts that a host failed, workers killed by a fetch."""
     changes = {
         1: {"outcome": "cancelled", "path": None},
@@ -200,7 +200,7 @@ def test_fetches_of_a_stopped_worker_count_until_its_lease_ends() -> None:
 
 
 def test_repeats_are_counted_and_allowed() -> None:
-    """A complete response without a result costs the host a request, but is no breach."""
+    """A complete response without a result costs the host a request, but is not a breach."""
     verdict = judge(msgspec.structs.replace(GOOD, requests=[request("/f/one", float(n)) for n in range(5)]))
 
     assert (2, []) == (verdict.repeats, verdict.breaches)

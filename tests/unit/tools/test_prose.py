@@ -46,7 +46,7 @@ def test_a_docstring_that_opens_with_a_clause_is_a_fault(opening: str) -> None:
     assert sorted(in_code(source)) == expected
 
 
-def test_an_imperative_or_a_noun_phrase_is_no_fault() -> None:
+def test_an_imperative_or_a_noun_phrase_is_accepted() -> None:
     """The first word counts as a whole: "Howling" is not "How"."""
     assert in_code('"""Howling wolves."""\ndef a():\n    """Return whether it is open."""\n') == []
 

@@ -49,7 +49,7 @@ def interrupted(entry: Entry) -> Entry:
 
 
 def _cut_off(entry: Entry, quarters: int) -> Entry:
-    """Count an interruption and these quarters of a crash, unless the fetch surely had not started."""
+    """Count an interruption and these quarters of a crash, unless the fetch cannot have started."""
     if needs_start_marker(entry) and not entry.begun:
         return entry
     full_crashes, doubts = divmod(entry.doubts + quarters, _QUARTERS)

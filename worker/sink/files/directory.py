@@ -222,7 +222,7 @@ class Directory:
                 raise
 
     def stat(self, path: str) -> os.stat_result | None:
-        """Stat the file at a path; None if it is no regular file, or a folder of the path is a link."""
+        """Stat the file at a path; None if it is not a regular file, or a folder of the path is a link."""
         folder, _, name = path.rpartition("/")
         with suppress(FileNotFoundError, InTheWayError), self.chain(folder, make=False) as chain:
             found = os.stat(_checked(name), dir_fd=chain[-1], follow_symlinks=False)
