@@ -173,7 +173,7 @@ class Settler:
             await self._written.wait_for(lambda: lane.lost or not self.has(lane))
 
     async def flush_pending(self, lane: Lane) -> None:
-        """Wait until the present settlements of the lane are written, without later ones, or it is lost."""
+        """Wait until the present settlements of the lane (not later ones) are written, or it is lost."""
         self._urgent.set()
         enough = self._rounds + 2  # the round under way may not include them
         async with self._written:

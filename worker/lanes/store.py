@@ -298,7 +298,7 @@ class LaneStore:
         return _fenced(reply)
 
     async def withdrawn(self, lane: str, token: int, batches: set[str]) -> Claimed:
-        """Remove cancelled batches of which no fetch waits from the lane. Returns their claimed fetches."""
+        """Remove these cancelled batches, of which no fetch waits, from the lane. Returns their claims."""
         return _fenced(await scripts.withdrawn(self._redis, lane=lane, token=token, batch_ids=batches))
 
     async def note_earliest(self, lane: str, token: int, earliest_ms: int | None) -> None:

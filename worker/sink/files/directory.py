@@ -333,7 +333,7 @@ def make_out(out: Path, folders: Iterable[str]) -> None:
 
 
 def unusable_out(out: Path, error: OSError | InTheWayError) -> CommandError:
-    """Return the error for an unusable out folder: FAILED if its cause may be temporary, else BAD_USE."""
+    """Return the error for an unusable out folder. Exit code: FAILED if it may be temporary, else BAD_USE."""
     if not isinstance(error, OSError):
         return CommandError(f"--out {out}: {error}", BAD_USE)
     may_pass = fault_of(error) in {FileFault.DISK, FileFault.OTHER} and error.errno != errno.ENOENT
