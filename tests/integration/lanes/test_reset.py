@@ -127,7 +127,7 @@ async def test_retries_that_reach_redis_after_the_reset_are_made_due_too(
     hold = await LaneHold.begin(redis)
     await reset(redis, fleet.notify, [LANE], BY)
     await hold.settle(*(retried(entry, 3600) for entry in (await hold.claim()).serialized))
-    monkeypatch.setattr(hold.store, "_stretch", 2)
+    monkeypatch.setattr(hold.store, "_page_size", 2)
     await hold.store.make_retries_due(LANE, await now_ms(redis))
 
     due = await later(redis)
