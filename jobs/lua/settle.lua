@@ -103,8 +103,8 @@ actions.drop = drop_claim
 -- changes are to be written.
 local function plan(lane)
   local found = redis.call('HMGET', lane.key, 'state', 'token', 'open', 'reset', 'left', 'estimated')
-  -- This settlement was sent again: the first call released the lane.
-  if found[1] == 'idle' and found[5] == lane.token then return {now, 'left'} end
+  -- This settlement was sent again: the first call released the lane, which may have an owner since.
+  if found[5] == lane.token then return {now, 'left'} end
   if found[1] ~= 'held' or found[2] ~= lane.token then return {} end
   lane.open, lane.is_reset, lane.is_estimated = number(found[3]), found[4], found[6]
 

@@ -126,6 +126,23 @@ async def test_a_settlement_sent_twice_counts_once(fleet: Fleet, redis: Redis) -
     assert await batch.counts() == Counts(total=3, sealed=True, stored=2, bytes=6)
 
 
+async def test_a_settlement_that_released_its_lane_may_be_sent_again(fleet: Fleet, redis: Redis) -> None:
+    """Also after a new fetch of the lane, and under its next owner: the reply was lost, not the lane."""
+    _, hold, (element,) = await begun(fleet, redis)
+    call = hold.settlement(stored(element), release_if_empty=True)
+    ((_, left),) = await runner.run(redis, *call)
+    assert left == b"left"
+    await fleet.submit([url("/new")])
+    before = await everything(redis)
+    ((_, left),) = await runner.run(redis, *call)
+    assert left == b"left"
+    assert await everything(redis) == before
+    heir = await LaneHold.begin(redis, "heir")
+    ((_, left),) = await runner.run(redis, *call)
+    assert left == b"left"
+    assert await heir.finish() == ["/new"]
+
+
 async def test_two_results_for_one_fetch_are_one(fleet: Fleet, redis: Redis) -> None:
     """The first result counts, also within one call."""
     batch, hold, (element,) = await begun(fleet, redis)
