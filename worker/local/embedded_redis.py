@@ -39,6 +39,8 @@ AOF_FOLDER, AOF_FILE = "appendonlydir", "appendonly.aof"
 """The append-only files: a folder of a server from version 7 on, one file of an older one."""
 REMOVED = "removed"
 """The new name of AOF_FOLDER while it is removed."""
+TEMPORARY_FILES = "temp-*"
+"""The files that the server writes while it rewrites its data."""
 SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 mkdtemp makes a private folder in them
 """The folders for the socket if the path of the folder for temporary files is too long."""
 
@@ -172,8 +174,11 @@ class EmbeddedRedis:
         self._remove_leftover()
 
     def _remove_leftover(self) -> None:
-        """Finish the removal of data, which a kill may have interrupted."""
+        """Remove what a kill has left of an interrupted removal, or of the rewrite of an append-only file."""
         shutil.rmtree(self._folder / REMOVED, ignore_errors=True)
+        for file in self._folder.glob(TEMPORARY_FILES):
+            with suppress(OSError):
+                file.unlink()
 
     def keep_alive(self) -> bool:
         """Restart the server from its append-only files if it has ended. Return whether it had.

@@ -30,7 +30,7 @@ def test_the_embedded_redis_ends_with_its_block_and_keeps_its_data(tmp_path: Pat
 
 
 def test_removed_data_leaves_no_value_on_the_disk(tmp_path: Path) -> None:
-    """The next server starts empty. It removes the rest of a removal that was killed."""
+    """The next server starts empty. It removes the rest of a removal or rewrite that was killed."""
     with EmbeddedRedis(tmp_path) as server, redis.Redis.from_url(server.url) as client:
         client.set("header", "hunter2")
         assert holding(tmp_path, b"hunter2")
@@ -38,6 +38,7 @@ def test_removed_data_leaves_no_value_on_the_disk(tmp_path: Path) -> None:
     assert not holding(tmp_path, b"hunter2")
     (tmp_path / "removed").mkdir()
     (tmp_path / "removed/appendonly.aof.1.incr.aof").write_bytes(b"hunter2")
+    (tmp_path / "temp-rewriteaof-bg-1.aof").write_bytes(b"hunter2")
 
     with EmbeddedRedis(tmp_path) as server, redis.Redis.from_url(server.url) as client:
         assert 0 == client.dbsize()
