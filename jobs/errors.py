@@ -15,7 +15,7 @@ JobsError
 ├── NewerMessageError         a message or arq job needs a newer worker
 ├── RoleError                 a producer with a named inbox only cannot make this call
 └── RedisSetupError           the Redis URL is malformed, or would disable certificate checks
-    └── UnsupportedRedisError the server can never be used: a Redis in cluster mode, or no Redis
+    └── UnsupportedRedisError the server can never be used: in cluster mode, for example, or not Redis
 """
 
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -94,7 +94,7 @@ class RedisSetupError(JobsError, ValueError):
 
 
 class UnsupportedRedisError(RedisSetupError, ResponseError):
-    """The server can never be used: a Redis in cluster mode or without scripts, a Sentinel, or no Redis."""
+    """The server can never be used: it is in cluster mode, lacks scripts, is a Sentinel, or is not Redis."""
 
 
 class FullError(JobsError):

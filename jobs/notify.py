@@ -22,7 +22,7 @@ TAKE_LANE = "take_lane"
 MAX_CONCURRENT_JOBS = 16
 
 SKEW_MS = 10 * 60 * 1000
-"""Difference between the clocks of producers and workers that has no effect."""
+"""Tolerated difference between the clocks of producers and workers."""
 
 serialize = msgspec.json.encode
 deserialize = msgspec.json.decode

@@ -19,7 +19,7 @@ FIRST_PAUSE_S = 0.05
 MAX_PAUSE_S = 1.0
 
 MAX_DELAY_S = 1.0
-"""A pause that ends later than this after its time shows that this process was suspended."""
+"""A pause that overruns by more than this shows that this process was suspended."""
 
 MAX_CALL_S = CONNECT_TIMEOUT_S + 2 * SOCKET_TIMEOUT_S + MAX_DELAY_S
 """A call that takes longer shows that this process was suspended: its timeouts are shorter."""

@@ -11,7 +11,7 @@ INTERRUPTED = 130
 
 
 class CommandError(Exception):
-    """An expected error, of which a command prints the message only before it exits."""
+    """An expected error: a command prints only its message, then exits."""
 
     exit_code = FAILED
     """The exit code of the command."""
@@ -27,7 +27,7 @@ class FetchError(Exception):
 
 
 class ForeignHostError(Exception):
-    """A bug: a request was to use connections, and so TLS settings, of another host."""
+    """A bug: a request would have used the connections, and so the TLS settings, of another host."""
 
     def __init__(self, host: str, connections_of: str) -> None:
         super().__init__(f"request to {host!r} on connections of {connections_of!r}")

@@ -106,7 +106,7 @@ class DeadLetters:
                 if letter.fetch is None:
                     left += 1
                     continue
-                # The position as the key makes one fetch of a letter, even if the retry is repeated.
+                # With its position as the key, a letter becomes one fetch even if the retry is repeated.
                 retried = RetriedFetch(letter.fetch, letter.id, f"dead letter {letter.position}")
                 by_batch.setdefault(letter.batch, {})[letter.position] = retried
             for batch_id, retries in by_batch.items():

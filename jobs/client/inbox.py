@@ -41,7 +41,7 @@ from fetchfleet.jobs.errors import (
 from fetchfleet.jobs.patience import RedisCaller
 
 MAX_FETCHES_BYTES = MAX_INPUT_BYTES - 4096
-"""Most JSON of fetches in one message, the rest for its other fields. A longer list is pushed in parts."""
+"""Maximum bytes of fetches in one message, besides its other fields. A longer list is pushed in parts."""
 FIRST_PAUSE_S = 0.01
 MAX_PAUSE_S = 0.2
 MIN_PATIENCE_S = 1.0

@@ -55,7 +55,7 @@ CHUNK_BYTES = 4 << 20
 
 
 class RetriedFetch(NamedTuple):
-    """A fetch to submit under another key than its own."""
+    """A fetch to submit under a key other than its own."""
 
     fetch: Fetch
     retry_of: str | None

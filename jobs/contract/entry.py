@@ -28,7 +28,7 @@ DEADLINE_CHARS = 13
 HEAD_CHARS = FETCH_ID_CHARS + DEADLINE_CHARS
 
 MAX_HOPS = 10
-"""Most redirects that a fetch follows."""
+"""Maximum number of redirects that a fetch follows."""
 MAX_ENTRY_BYTES = 2 * MAX_FETCH_BYTES + (64 << 10)
 """Largest entry: a fetch, and a hop that repeats its body."""
 MAX_VALIDATOR_CHARS = 256
@@ -120,7 +120,7 @@ class PartialNote(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 MAX_TRIED = 8
-"""Most worker settings that end an attempt of a fetch before the fetch ends."""
+"""Maximum number of worker settings that may each end an attempt before the fetch ends."""
 
 TriedPlace = Annotated[str, msgspec.Meta(min_length=1, max_length=80, pattern=r"^[!-~]+$")]
 

@@ -52,7 +52,7 @@ class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Version of this contract that the message needs. Workers that do not know it leave it to newer ones."""
 
     def __post_init__(self) -> None:
-        """Check the batch id."""
+        """Check the batch ID."""
         check_batch(self.batch)
 
 
@@ -133,7 +133,7 @@ def check_version(v: Any, known_version: int | None = None) -> None:
 
 
 def check_batch(batch: Any) -> None:
-    """Raise InvalidFetchError unless it is None or a batch id."""
+    """Raise InvalidFetchError unless it is None or a batch ID."""
     if batch is not None and not (isinstance(batch, str) and is_batch_id(batch)):
         shown = msgspec.json.encode(batch).decode()[:60] if isinstance(batch, str) else type(batch).__name__
         raise InvalidFetchError(f"batch: {shown} is not a string of {BATCH_ID_CHARS} lower-case hex digits")
@@ -178,7 +178,7 @@ def _serializable(fetch: Fetch) -> Fetch:
 
 
 PART_FETCHES = 500
-"""The maximum number of fetches in a part. Those of part n have the places from (n - 1) * PART_FETCHES on."""
+"""The maximum number of fetches in a part. The places of part n begin at (n - 1) * PART_FETCHES."""
 
 MAX_PARTS = MAX_BATCH_FETCHES // PART_FETCHES
 

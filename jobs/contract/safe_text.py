@@ -9,7 +9,7 @@ UNSAFE_CHARACTERS = (
     "\\x00-\\x1f\\x7f-\\x9f"  # C0, DEL, C1
     "\\u00ad\\u061c\\u180e\\u200b\\u200e\\u200f"  # soft hyphen, bidi marks, zero-width spaces
     "\\u2028-\\u202e\\u2060-\\u206f"  # line separators, bidi embeddings and isolates, invisible operators
-    "\\ufeff\\ufff9-\\ufffb\\ufffe\\uffff"  # byte order mark, annotations, no characters
+    "\\ufeff\\ufff9-\\ufffb\\ufffe\\uffff"  # byte order mark, annotations, noncharacters
     "\\U00013430-\\U0001343f\\U0001bca0-\\U0001bca3\\U0001d173-\\U0001d17a"  # controls of some scripts
     "\\U000e0000-\\U000e007f"  # tags
     "\\ud800-\\udfff"  # half of a surrogate pair

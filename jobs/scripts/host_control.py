@@ -12,7 +12,7 @@ from fetchfleet.jobs.scripts import runner
 from fetchfleet.jobs.scripts.runner import Arg, Call
 
 MAX_RESET_RETRIES = 2_000
-"""Most retries of a lane that one call makes due: a longer call would block Redis."""
+"""Maximum number of retries that one call makes due: a longer call would block Redis."""
 
 MAX_POLICY_NAME_BYTES = 400
 """Longest name of a policy table; a host has at most 253 bytes."""
@@ -32,7 +32,7 @@ async def change_policy(redis: Redis, *, version: bytes, fields: Mapping[str, by
 
 
 async def policy_tables(redis: Redis) -> dict[bytes, bytes]:
-    """Return the fields of the policy tables; fields beyond the size limits are not of fetchfleet."""
+    """Return the fields of the policy tables; fields beyond the size limits are foreign."""
     fields = await runner.run(
         redis, "policy_tables", [keys.POLICY], [MAX_POLICY_NAME_BYTES, MAX_POLICY_TABLE_BYTES]
     )

@@ -15,7 +15,7 @@ from fetchfleet.jobs.scripts import runner
 from fetchfleet.jobs.scripts.runner import Arg
 
 MAX_LETTERS_PER_MINUTE = 1000
-"""Most dead letters from a named inbox in a minute, because its producer need not be trusted."""
+"""Maximum number of dead letters from a named inbox in a minute, because its producer need not be trusted."""
 
 
 class InboxMessages(NamedTuple):

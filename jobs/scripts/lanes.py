@@ -243,7 +243,7 @@ async def withdraw(
 
 
 async def withdrawn(redis: Redis, *, lane: str, token: int, batch_ids: Iterable[str]) -> Claimed | None:
-    """Remove cancelled batches, of which no fetch waits, from the lane; return their claimed fetches.
+    """Remove cancelled batches without waiting fetches from the lane; return their claimed fetches.
 
     The batches stay if any of their fetches is claimed.
     """
@@ -379,7 +379,7 @@ HANDOVER_MS = 3_000
 """Time for which a lane that was handed over waits for a worker; each checks with its heartbeat."""
 
 MAX_HANDED = 1_000
-"""Most lanes in keys.HANDED; further lanes wait without an entry, for any worker."""
+"""Maximum number of lanes in keys.HANDED; further lanes wait without an entry, for any worker."""
 
 
 def busy_within_ms(lease_ms: int) -> int:

@@ -39,7 +39,7 @@ class Call(NamedTuple):
 
 
 CLAIM_BYTES = 8 << 20
-"""About the most bytes of entries that a worker claims at once."""
+"""Approximate maximum size of the entries that a worker claims at once, in bytes."""
 
 _KEY_NAMES = (
     f"local BATCH_PREFIX, RECORD_SUFFIX = '{key_names.batch('')}', '{key_names.RECORD_SUFFIX}'\n"

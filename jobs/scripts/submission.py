@@ -72,7 +72,7 @@ class BatchRefusal(StrEnum):
 
 
 MAX_DUE_NOTIFICATIONS = 16
-"""Most lanes of a chunk that are due now and get a notification."""
+"""Maximum number of due lanes of a chunk that get a notification."""
 
 
 def limit_due(notifications: Sequence[LaneNotification]) -> list[LaneNotification]:

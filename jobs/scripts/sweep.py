@@ -14,7 +14,7 @@ MAX_JOB_ID_BYTES = 1024
 """Longest ID of an arq job: that of a notification contains the name of a lane."""
 
 MAX_TRIES = 1_000_000
-"""Most starts of an arq job; a larger number comes from another program."""
+"""Maximum number of starts of an arq job; a larger number comes from another program."""
 
 MAX_PROGRESS_MS = 150_000
 """The maximum time for which a job is marked as in progress: more than any arq function may take."""

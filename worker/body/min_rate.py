@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class MinRate(NamedTuple):
-    """The least average rate of a body in each window."""
+    """The minimum average rate of a body in each window."""
 
     bytes_per_s: float
     """0 for no limit."""
@@ -19,7 +19,7 @@ class RateWindow(NamedTuple):
     """The current window."""
 
     size_bytes: int = 0
-    """The bytes received in it."""
+    """The bytes received in the window."""
     waited_s: float = 0.0
     """The time spent waiting for them."""
 

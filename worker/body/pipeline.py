@@ -40,7 +40,7 @@ STEP_PIECES = 256
 """The maximum number of members and frames decoded in one step. Even an empty one takes time."""
 
 SLACK_BYTES = 64 * 1024
-"""A coding enlarges a body by at most an eighth and this."""
+"""A coding enlarges a body by at most an eighth plus this."""
 
 MAX_CODING_CHARS = 100
 """The maximum length of a Content-Encoding in a result or a note, in characters."""
@@ -86,7 +86,7 @@ class DecoderSlot:
 
 
 def with_accept_encoding(request: Hop, fetch: Fetch, slot: DecoderSlot) -> Hop:
-    """Return the request with an Accept-Encoding field, if the fetch wants decoding and does not set its own.
+    """Return the request with an Accept-Encoding field, if the fetch sets `decode` but not that field.
 
     br and zstd are offered if a large decoder can be acquired.
     """
@@ -102,7 +102,7 @@ Read = Callable[[], Awaitable[bytes]]
 
 
 class BodyPipeline:
-    """The body of one response, decoded and checked as its fetch demands."""
+    """The body of one response, decoded and checked as its fetch requires."""
 
     def __init__(self, answer: Answer, fetch: Fetch, policy: LanePolicy, max_bytes: int = 0) -> None:
         """Raise UnknownCodingError if the body cannot be decoded, or should be but `decode` is not set.

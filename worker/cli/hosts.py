@@ -41,7 +41,7 @@ NAMES_SHOWN = 20
 RESET_TIMEOUT_S = 5.0
 POLL_S = 0.1
 MAX_NAMES_COMPARED = 1000
-"""The lanes among which a command looks for the one whose name was mistyped."""
+"""The number of lanes whose names a command compares with a mistyped one."""
 
 
 def register(app: typer.Typer) -> None:

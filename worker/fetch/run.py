@@ -82,12 +82,12 @@ class Attempt:
         self.status: int | None = None
         """The status of the last response; None before its head."""
         self.outcome: AttemptOutcome | None = None
-        """None until the attempt ends, and if it did not begin because the lane closed meanwhile."""
+        """None until the attempt ends, or if it never began because the lane had closed."""
         is_plain = entry.fetch.is_plain and session.lane.policy.is_plain
         continues = entry.part is not None or entry.hops > 0
         self.special = SpecialCases(session, entry) if continues or not is_plain else None
         self._expired: asyncio.Task[None] | None = None
-        """The task of the attempt, once its time has passed and it was cancelled."""
+        """The task of the attempt, once it was cancelled at its time limit."""
 
     async def run(self) -> None:
         """Make the exchanges and set the outcome. Raises nothing but CancelledError."""
@@ -113,7 +113,7 @@ class Attempt:
                 self.special.close()
 
     def expire(self) -> None:
-        """Cancel the attempt, as its time has passed."""
+        """Cancel the attempt, because its time limit has passed."""
         self._expired = self.session.lane.in_flight[self.entry.id]
         self._expired.cancel()
 
@@ -176,7 +176,7 @@ class Attempt:
         return Stored(status=answer.status, at=stored, validators=validators, unverified=unverified)
 
     def _special(self) -> SpecialCases:
-        """Return the special cases of this attempt, which has them from now on."""
+        """Return the special cases of this attempt; create them if needed."""
         if self.special is None:
             self.special = SpecialCases(self.session, self.entry)
         return self.special

@@ -30,7 +30,7 @@ HOLD_CAP_S = 240.0
 
 LATENCY_CUT = 0.3
 SLOW_FACTOR = 2.0
-"""The latency is rising at this multiple of the usual one. LATENCY_CUT times this is well below 1."""
+"""The multiple of the usual latency that counts as rising. LATENCY_CUT times this is well below 1."""
 SLOW_MARGIN_MS = 20.0
 MIN_SAMPLES = 24
 SAMPLE_ROUNDS = 3
@@ -71,7 +71,7 @@ def after_good_response(
 
 
 def after_refusal(limit: Limit, within: Range, in_flight: int, sent_ms: int, now_ms: int) -> Limit:
-    """Return the limit after a throttle, a 503 or a timeout; ignored if sent before the last cut."""
+    """Return the limit after a throttle, 503 or timeout. One sent before the last cut changes nothing."""
     if sent_ms <= limit.cut_ms:
         return limit
     at = max(1, min(allowed(limit, within), in_flight))

@@ -158,7 +158,7 @@ def closed_until(state: GateState, policy: LanePolicy, now_ms: int) -> Closed | 
             until_ms, why = quota_ms, WaitReason.QUOTA
     interval_ms, burst = _spacing(state, policy)
     if interval_ms:
-        # GCRA: a fetch conforms from (burst - 1) intervals before its theoretical arrival time on.
+        # GCRA: a fetch conforms if it is at most (burst - 1) intervals before its theoretical arrival time.
         conforms_ms = math.ceil(_paced_ms(state, interval_ms, burst, now_ms) - (burst - 1) * interval_ms)
         if conforms_ms > until_ms:
             until_ms, why = conforms_ms, WaitReason.RATE_LIMIT
@@ -168,7 +168,7 @@ def closed_until(state: GateState, policy: LanePolicy, now_ms: int) -> Closed | 
 
 
 def blocked_until_ms(state: GateState, policy: LanePolicy, now_ms: int) -> int:
-    """Return until when an admitted fetch must wait after all, in Unix ms; 0 if it may start.
+    """Return the time until which an admitted fetch must wait after all, in Unix ms; 0 if it may start.
 
     The host may have throttled or failed since the fetch was admitted. Rate limit and quota are not checked:
     they have counted the fetch already.
@@ -180,7 +180,7 @@ def blocked_until_ms(state: GateState, policy: LanePolicy, now_ms: int) -> int:
 
 
 def _host_closed_until(state: GateState) -> tuple[int, WaitReason]:
-    """Return until when the cool-down or the open breaker closes the lane, in Unix ms, and which of them."""
+    """Return the later end (Unix ms) of the cool-down and the open breaker, and which of them it is."""
     if state.breaker is Breaker.OPEN and state.open_until_ms > state.cool_until_ms:
         return state.open_until_ms, WaitReason.BREAKER
     return state.cool_until_ms, WaitReason.COOL_DOWN
@@ -346,9 +346,9 @@ def throttled(
 ) -> GateState:
     """Return the state after a throttle: a cool-down of asked_s, or by the curve if that is None.
 
-    The curve grows once an incident. Throttles of requests that were in flight when the cool-down began
+    The curve grows once per incident. Throttles of requests that were in flight when the cool-down began
     belong to the same incident. With adaptive concurrency above its minimum the curve does not grow, because
-    the limit shrinks instead and its probes are refused now and then. chance: in [0, 1); lengthens the wait.
+    the limit shrinks instead and its probes are occasionally refused. chance: in [0, 1); lengthens the wait.
     """
     if asked_s is not None:
         wait_s = upward_jitter_s(min(asked_s, policy.throttle_cap_s), chance)

@@ -42,7 +42,7 @@ class _Policy(NamedTuple):
     window_s: int | None
     """The length of a window; None if not stated."""
     of_requests: bool
-    """False if the unit is another one, such as bytes."""
+    """True if the unit is requests; False for another unit, such as bytes."""
 
 
 def quota_of(header: Header, now_ms: int) -> Quota | None:

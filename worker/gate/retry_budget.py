@@ -20,7 +20,7 @@ def retry_not_before_ms(state: GateState, now_ms: int) -> int:
 
 
 def retried(state: GateState, now_ms: int) -> GateState:
-    """Return the state after one more retry was scheduled, at whatever time."""
+    """Return the state after one more retry was scheduled, for any time."""
     return replace(state, retry_ms=max(state.retry_ms, float(now_ms)) + _interval_ms(state, now_ms))
 
 

@@ -63,7 +63,7 @@ class GateState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     quota_left: int = 0
     """Requests that may still start in that window."""
     quota_interval_ms: float = 0.0
-    """Least time between two starts in that window; 0 for none."""
+    """Minimum time between two starts in that window; 0 for none."""
     breaker: Breaker = Breaker.CLOSED
     failures: int = 0
     """Failures in a row. Each failed connection counts, and each fetch that failed otherwise counts once."""

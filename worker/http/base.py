@@ -32,7 +32,7 @@ class Pools(Protocol):
 
     @abstractmethod
     def apply_policy(self, lane: str, policy: LanePolicy) -> None:
-        """Apply a changed policy: its ports hold for connections opened from now on."""
+        """Apply a changed policy: its ports apply to connections opened from now on."""
 
     @abstractmethod
     async def close(self, lane: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 def set_cookies(client: Any, cookies: Any) -> None:
     """Set the client's cookies without a copy: the public setter would copy them into an httpx.Cookies.
 
-    A cookie jar whose policy refuses all cookies would do too, but parses the headers of each response.
+    A cookie jar whose policy refuses all cookies would also work, but parses the headers of each response.
     """
     client._cookies = cookies  # noqa: SLF001
 

@@ -68,7 +68,7 @@ _list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 def fetches_in_message(message: bytes) -> int:
-    """Return the number of fetches in an inbox message; 1 for an invalid one, a dead letter to be. Pure."""
+    """Return the number of fetches in an inbox message; 1 for an invalid one. Pure."""
     with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         fetches = _message(message).fetches
         return 1 if fetches is None else len(fetches)
@@ -132,7 +132,7 @@ async def inbox_door(redis: Redis) -> Door:
 
 
 async def arq_door(redis: Redis, now_ms: int) -> Door:
-    """Count the arq jobs that no worker has enqueued yet, without the fleet's internal jobs."""
+    """Count the arq jobs whose fetches are not enqueued yet, without the fleet's internal jobs."""
     queued = await redis.zcard(keys.QUEUE)
     rows = await redis.zrange(keys.QUEUE, 0, JOBS_LOOKED_AT - 1, withscores=True)
     # The score of a job is its due time. A member written by another program may have any score.

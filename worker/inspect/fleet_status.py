@@ -34,7 +34,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     draining: bool = False
     """True if an operator has drained it: it releases its lanes and acquires none."""
     lacking: str = ""
-    """The lack for which it starts no fetch: bytes, files, writing or folder; empty if there is none."""
+    """The shortage for which it starts no fetch: bytes, files, writing or folder; empty if none."""
     lacking_error: str = ""
     """The error of the disk, if it refuses writes."""
     lanes: int

@@ -80,7 +80,7 @@ class PolicyInForce(NamedTuple):
     holder: str = ""
     """The worker that holds the lane in question, if `file` is its file."""
     refused: str = ""
-    """The reason the tables do not fit the file, so that only their pauses hold; else empty."""
+    """The reason the tables do not fit the file, so that only their pauses apply; else empty."""
 
     def summary(self, lane: str) -> dict[str, Any]:
         """Return the sources of a lane's policy and the notes, as JSON fields."""
@@ -155,7 +155,7 @@ class PolicyInForce(NamedTuple):
 
 
 async def policy_in_force(redis: Redis, given: Policy, lane: str | None = None) -> PolicyInForce:
-    """Return the policy of the fleet. If the tables in Redis do not fit the file, only their pauses hold.
+    """Return the policy of the fleet. If the tables in Redis do not fit the file, only their pauses apply.
 
     given: used in place of the workers' file, unless it is NO_POLICY. lane: if the workers' files differ,
     that of the lane's holder is used; without a lane or holder, the file of most workers.

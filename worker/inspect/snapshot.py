@@ -64,7 +64,7 @@ class WorkerReport(msgspec.Struct):
     draining: bool = False
     """True if an operator has drained it: it releases its lanes and acquires none."""
     lacking: str = ""
-    """The lack for which it starts no fetch: bytes, files, writing or folder; empty if there is none."""
+    """The shortage for which it starts no fetch: bytes, files, writing or folder; empty if none."""
     lacking_error: str = ""
     """The error of the disk, if it refuses writes."""
     policy_version: str | None = None
@@ -156,7 +156,7 @@ async def worker_reports(redis: Redis) -> dict[str, WorkerReport]:
 
 
 def lack_text(lacking: str, error: str) -> str:
-    """Return the lack of a worker that cannot store bodies, in words, with the error of the disk. Pure."""
+    """Return in words the shortage of a worker that cannot store bodies, with the error of the disk. Pure."""
     return f"{_LACKS.get(lacking, lacking)}{f' ({error})' if error else ''}"
 
 

@@ -42,7 +42,7 @@ REMOVED = "removed"
 TEMPORARY_FILES = "temp-*"
 """The files that the server writes while it rewrites its data."""
 SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 mkdtemp makes a private folder in them
-"""The folders for the socket if the path of the folder for temporary files is too long."""
+"""The folders for the socket if the path of the temporary folder is too long."""
 
 
 class EmbeddedRedisError(CommandError):
@@ -283,7 +283,7 @@ def _make_sockets_folder(folder: Path) -> Path:
     parents = list(_socket_parents(folder))
     for parent in parents:
         with suppress(OSError, UnicodeEncodeError):
-            random_chars = 8  # of mkdtemp
+            random_chars = 8  # mkdtemp adds them to the prefix
             if len(f"{parent}/{SOCKETS_PREFIX}/{SOCKET}".encode()) + random_chars <= MAX_SOCKET_BYTES:
                 return Path(tempfile.mkdtemp(prefix=SOCKETS_PREFIX, dir=parent))
     raise EmbeddedRedisError(

@@ -64,7 +64,7 @@ class EndedTrouble(NamedTuple):
 class Trouble:
     """Groups failures into troubles. A trouble is over after recovery_s without a failure.
 
-    recovery_s doubles, up to MAX_RECOVERY_S, with each trouble from the third in a row on. Troubles are in a
+    recovery_s doubles, up to MAX_RECOVERY_S, with each trouble after the second in a row. Troubles are in a
     row if each begins within MAX_RECOVERY_S after the end of the one before.
     """
 

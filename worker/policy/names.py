@@ -42,7 +42,7 @@ def concerns(table: str, name: str) -> bool:
 
 
 def in_shell(name: str) -> str:
-    """Return a name quoted for a shell: it would expand the asterisk of a pattern."""
+    """Return a name quoted for a shell, which would otherwise expand the asterisk of a pattern."""
     return f"'{name}'" if name.startswith(EVERY_HOST_BELOW) else name
 
 

@@ -183,7 +183,7 @@ class LiveLanes:
     async def end(self, grace_ends_s: float, lease_s: float) -> None:
         """Wait for fetches until grace_ends_s (monotonic), then interrupt them and release the lanes.
 
-        Return after lease_s more at the latest: then the leases have lapsed anyway.
+        Return after another lease_s at the latest, when the leases have lapsed anyway.
         """
         tasks = self.tasks()
         if tasks:

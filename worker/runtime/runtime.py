@@ -84,7 +84,7 @@ class Runtime:
     async def start(self) -> None:
         """Start the loops and join the fleet.
 
-        Raises RefusedRedisError, redis.exceptions.RedisError or OSError. The runtime is closed then.
+        Raises RefusedRedisError, redis.exceptions.RedisError or OSError. On an error the runtime is closed.
         """
         try:
             with startup_permissions():

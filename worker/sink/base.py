@@ -95,7 +95,7 @@ class BodyWriter(Protocol):
         """Add a piece: bytes, or the filled start of `receive_buffer`. Raises OverlongBodyError."""
 
     async def drain(self) -> None:
-        """Begin to write the block in memory, after the previous block is written. Raises OSError."""
+        """Start writing the block in memory, once the previous block is written. Raises OSError."""
 
     async def commit(self, may_place: Callable[[], bool]) -> StoredAt | None:
         """Check the body and store it. Returns None and stores nothing if `may_place` returns False."""

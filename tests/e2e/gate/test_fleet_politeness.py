@@ -31,7 +31,7 @@ def hosts_of_the_demo() -> Mapping[str, Behaviour]:
 async def test_no_host_sees_more_than_its_concurrency_or_a_request_within_retry_after(
     redis_url: str, fleet: Fleet, tmp_path: Path
 ) -> None:
-    """The limits hold with two workers, also for requests that come by a redirect."""
+    """The limits apply across two workers, also for requests that come by a redirect."""
     with origins_in_child(hosts_of_the_demo) as hosts, workers(2, redis_url, tmp_path, POLICY) as running:
         await wait_until(running.started, "both workers to start")
         urls = [f"{hosts.urls[host]}/{i}" for i in range(60) for host in STEADY]

@@ -44,7 +44,7 @@ POLICIES = st.builds(
 
 @given(STATES, POLICIES)
 def test_after_a_reset_only_the_policy_makes_a_host_wait(state: GateState, policy: LanePolicy) -> None:
-    """Rate and crawl delay still hold. The host counts as alive, with a fresh concurrency."""
+    """Rate and crawl delay still apply. The host counts as alive, with a fresh concurrency."""
     after = reset(state)
     closed = gate.closed_until(after, policy, NOW_MS)
 

@@ -36,7 +36,7 @@ async def hand_over(session: FetchSession, entry: Entry) -> bool:
 
 
 def _wait_for_worker(session: FetchSession, entry: Entry, needs: frozenset[str]) -> None:
-    """Return the claim to the lane's queue, unchanged, for a later look. No attempt is charged."""
+    """Return the claim to the lane's queue, unchanged, to be examined later. No attempt is charged."""
     lane, services = session.lane, session.services
 
     def write_line() -> None:

@@ -43,7 +43,7 @@ def request_after(
 
 
 async def move_to_lane(session: FetchSession, entry: Entry) -> bool:
-    """Move the fetch to the lane of its next request's host, whose limits hold from then on.
+    """Move the fetch to the lane of its next request's host, whose limits apply from then on.
 
     Returns False if its batch is cancelled; the fetch then stays in this lane.
     """

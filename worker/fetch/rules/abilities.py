@@ -25,7 +25,7 @@ ABILITY_OPTIONS = {
     Ability.FILES: "--sink files (for dest or decode)",
     Ability.IN_FOLDER: "--in (for body_file)",
 }
-"""The option of `fetchfleet worker` that gives a worker the ability, for people."""
+"""The option of `fetchfleet worker` that gives a worker the ability, for messages."""
 
 
 class SettingKind(StrEnum):
@@ -43,7 +43,7 @@ SETTING_OF_REASON = {
     Reason.EGRESS_REFUSED: SettingKind.EGRESS,
     Reason.TLS: SettingKind.POLICY,
 }
-"""The final reasons that may hold for one worker only, with the setting that causes each."""
+"""The final reasons that may apply to one worker only, with the setting that causes each."""
 
 
 class Needs(NamedTuple):

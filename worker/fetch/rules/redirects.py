@@ -16,7 +16,7 @@ Headers = tuple[tuple[str, str], ...]
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _SEE_OTHER = 303
 _REPEATED_ELSEWHERE = frozenset({307, 308})
-"""The host has not processed the request: the same request is to be sent to the target."""
+"""The host has not processed the request: the same request must be sent to the target."""
 _POST_MAY_BECOME_GET = frozenset({301, 302})
 """RFC 9110 §15.4.2 and §15.4.3, notes."""
 

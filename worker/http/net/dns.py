@@ -1,7 +1,7 @@
 """Name resolution by c-ares: one query at a time for each name, cached for its TTL.
 
 c-ares returns TTLs, and distinguishes a name that does not exist from a failed query. It is imported for the
-first name. Names from /etc/hosts have no TTL and are not cached, so that a change holds at once.
+first name. Names from /etc/hosts have no TTL and are not cached, so that a change takes effect at once.
 """
 
 import asyncio

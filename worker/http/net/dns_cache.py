@@ -15,7 +15,7 @@ MAX_NAMES = 10_000
 
 
 class DnsFailure(StrEnum):
-    """The reason a name was not resolved, with its text for people."""
+    """The reason a name was not resolved, with its text for messages."""
 
     NO_SUCH_NAME = "the name does not exist or has no address"
     NOT_SENT = "the query could not be sent"

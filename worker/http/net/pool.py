@@ -215,7 +215,7 @@ class LanePools(Pools):
         )
 
     def apply_policy(self, lane: str, policy: LanePolicy) -> None:
-        """Apply a changed policy: its ports hold for connections opened from now on."""
+        """Apply a changed policy: its ports apply to connections opened from now on."""
         if (pool := self._pools.get(lane)) is not None:
             pool.dialler.ports = policy.ports
 

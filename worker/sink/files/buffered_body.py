@@ -106,7 +106,7 @@ class BufferedBody(aio.Pending[StoredAt | None]):
             self._pieces.append(bytearray(piece))
 
     async def drain(self) -> None:
-        """Begin to write the block in memory, after the previous block is written. Raises OSError."""
+        """Start writing the block in memory, once the previous block is written. Raises OSError."""
         if self._partial is None:
             self._digests = self._new_digests()
             self._partial = PartialFile(self._disk, self._partial_name(), self._digests)

@@ -56,7 +56,7 @@ class OutFolder:
         self._refused_by: OSError | None = None
         """The latest error of a body or of the test file."""
         self._tested = self.refusals
-        """The refusals that the latest successful test file has answered."""
+        """The value of `refusals` at the latest successful test."""
         self._device_below: int | None = None
         """See `_device_below`."""
         self._test_file = f"trial.{secrets.token_hex(8)}"

@@ -145,7 +145,7 @@ def digest_text(sha256: bytes) -> str:
 
 
 def block_bytes(record: bytes) -> tuple[int, int] | None:
-    """Return the sizes of a record's head and block; None if the head is incomplete or no WARC 1.1."""
+    """Return the sizes of a record's head and block; None if the head is incomplete or not WARC 1.1."""
     ends = record.find(END)
     if ends < 0 or not record.startswith(VERSION):
         return None

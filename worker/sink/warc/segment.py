@@ -135,7 +135,7 @@ def recover(directory: Directory) -> None:
             try:
                 found = os.stat(name, dir_fd=chain[-1], follow_symlinks=False) if lock(file) else None
                 if found is None or not os.path.samestat(os.fstat(file), found):
-                    continue  # its writer lives, or has renamed it
+                    continue  # its writer is alive, or has renamed it
                 size_bytes = complete_bytes(file)
                 os.ftruncate(file, size_bytes)
                 os.fsync(file)
