@@ -53,7 +53,7 @@ def connection_pool(redis_url: str, reply_within_s: float | None = None) -> Conn
     socket_bytes = len(os.fsencode(pool.connection_kwargs.get("path", "")))
     if socket_bytes > MAX_SOCKET_BYTES:
         raise RedisSetupError(
-            f"the Unix socket of the Redis URL has a path of {socket_bytes} bytes, the system's limit is"
+            f"the Unix socket of the Redis URL has a path of {socket_bytes} bytes; the system's limit is"
             f" {MAX_SOCKET_BYTES}; use a shorter path, such as a symbolic link to its folder"
         )
     try:

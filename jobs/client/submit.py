@@ -376,7 +376,7 @@ class _Submission:
         if isinstance(reply, BacklogFull):
             limit = self._limits.fleet if reply.lane is None else self._limits.lane
             place = "the fleet" if reply.lane is None else f"lane {reply.lane}"
-            message = f"{place} has {reply.open_fetches} fetches without a result, the limit is {limit}"
+            message = f"{place} has {reply.open_fetches} fetches without a result; the limit is {limit}"
             return FleetFullError(f"{message}; {self._so_far()}", self.batch_id, self._count)
         if reply is BatchRefusal.CANCELLED:
             return BatchCancelledError(f"batch {self.batch_id} is cancelled; submit to another")

@@ -27,7 +27,7 @@ def check(method: str, body: str | None, body_base64: str | None, body_file: str
             raise InvalidFetchError("body_base64: is not padded base64 (RFC 4648 §4)") from None
         if size_bytes > field_checks.MAX_BODY_BYTES:
             raise InvalidFetchError(
-                f"body_base64: has {size_bytes} bytes, the limit is {field_checks.MAX_BODY_BYTES};"
+                f"body_base64: has {size_bytes} bytes; the limit is {field_checks.MAX_BODY_BYTES};"
                 " use body_file"
             )
     if body_file is not None:

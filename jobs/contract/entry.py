@@ -262,7 +262,7 @@ def parse_entry(serialized: bytes) -> Entry:
     Raises NewerEntryError for an entry of a newer version, TooLargeEntryError or BadEntryError.
     """
     if len(serialized) > MAX_ENTRY_BYTES:
-        raise TooLargeEntryError(f"has {len(serialized)} bytes, the limit is {MAX_ENTRY_BYTES}")
+        raise TooLargeEntryError(f"has {len(serialized)} bytes; the limit is {MAX_ENTRY_BYTES}")
     fetch_id, deadline_ms = _split_head(serialized)
     try:
         data = _decode(serialized[HEAD_CHARS:])

@@ -119,7 +119,7 @@ def headers(value: Mapping[str, str]) -> None:
             raise InvalidFetchError(f"headers: {name} is set by the worker; leave it out")
     size = sum(len(name) + len(text) + 4 for name, text in value.items())
     if size > MAX_HEADER_BYTES:
-        raise InvalidFetchError(f"headers: have {size} bytes, the limit is {MAX_HEADER_BYTES}")
+        raise InvalidFetchError(f"headers: have {size} bytes; the limit is {MAX_HEADER_BYTES}")
 
 
 def body(value: str) -> None:

@@ -241,7 +241,7 @@ def _digest(url: str) -> str:
 def _over_limits(record: Record, most_at_once: dict[str, int]) -> Iterator[str]:
     for host, most in most_at_once.items():
         if most > hosts.CONCURRENCY:
-            yield f"{host}: {most} requests at once, the limit is {hosts.CONCURRENCY}"
+            yield f"{host}: {most} requests at once; the limit is {hosts.CONCURRENCY}"
     windows = defaultdict(list)
     for window in record.backoffs:
         windows[window.host].append(window)

@@ -83,7 +83,7 @@ def _over_limits(seen: Sequence[HostSummary], expected: Expectations) -> Iterato
     for host in seen:
         limit, name = expected.limit(host.name), expected.hosts[host.name]
         if host.high_water > limit:
-            yield f"{name}: {host.high_water} requests at once, the limit is {limit}"
+            yield f"{name}: {host.high_water} requests at once; the limit is {limit}"
         if host.during_backoff:
             yield f"{name}: {host.during_backoff} requests while it asked the client to back off"
 

@@ -246,7 +246,7 @@ async def test_the_callers_validators_are_not_sent_to_another_origin(
 async def test_stored_validators_are_sent_only_to_the_origin_that_gave_them(
     origin: Origin, other: Origin, worker: OneWorker
 ) -> None:
-    """Behind a redirect that is the last host, not the redirecting one."""
+    """After a redirect this is the last host, not the redirecting one."""
     origin.behaviour, other.behaviour = o.redirect(other.url), Versioned()
 
     results = [await worker.one(origin.url("/a"), revalidate=True) for _ in range(2)]

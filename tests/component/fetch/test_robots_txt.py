@@ -79,7 +79,7 @@ async def test_the_robots_txt_is_requested_once_and_before_all_fetches(origin: O
 
 
 async def test_by_default_no_robots_txt_is_requested(origin: Origin, worker: OneWorker, redis: Redis) -> None:
-    """Redis holds none either."""
+    """Redis has no cached robots.txt either."""
     origin.behaviour = robots_txt("User-agent: *\nDisallow: /")
 
     result = await worker.one(origin.url("/a"))

@@ -182,7 +182,7 @@ async def test_the_fallback_does_not_cover_a_disallowed_url(origin: Origin, star
 async def test_a_missing_or_changed_file_is_not_a_fallback(
     origin: Origin, careful: OneWorker, tmp_path: Path, how: str
 ) -> None:
-    """A symbolic link to the same bytes is none either."""
+    """A symbolic link to the same bytes is not a fallback either."""
     before = await stored(origin, careful, "/b" if how == "never-stored" else "/a")
     assert before.path is not None
     file = careful.out / before.path
@@ -235,7 +235,7 @@ async def test_the_file_at_the_dest_is_a_fallback(origin: Origin, careful: OneWo
 
 
 async def test_the_last_stored_body_is_the_fallback(origin: Origin, careful: OneWorker) -> None:
-    """A body above the `max_bytes` of the fetch is none."""
+    """A body above the `max_bytes` of the fetch is not a fallback."""
     await stored(origin, careful)
     origin.behaviour = o.ok(b"newer")
     newer = await careful.one(origin.url("/a"))

@@ -161,7 +161,7 @@ async def test_a_warc_request_record_matches_the_request_that_the_host_received(
 
 @needs_openssl
 class TestHttp2:
-    """HTTP/2, if the policy enables it and the host supports it."""
+    """Fetches use HTTP/2 if the policy enables it and the host supports it."""
 
     @pytest.fixture
     async def host(

@@ -58,7 +58,7 @@ async def test_steps_within_the_budget_do_not_wait() -> None:
 
 
 async def test_a_cancelled_step_uses_no_budget() -> None:
-    """The steps behind it are made."""
+    """The following steps are made."""
     budget = LoopBudget(steps=1)
     waiting = [asyncio.create_task(budget.take()) for _ in range(6)]
     await asyncio.sleep(0)

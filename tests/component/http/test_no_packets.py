@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def no_sealed_net() -> str | None:
-    """Return why no network namespace can be made here, None if one can."""
+    """Return the reason no network namespace can be made here; None if one can."""
     if os.geteuid() != 0:
         return "only root may make a network namespace"
     if not (shutil.which("unshare") and shutil.which("ip")):

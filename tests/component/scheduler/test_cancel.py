@@ -276,7 +276,7 @@ async def test_a_cancellation_is_noticed_after_a_redis_error(
 async def test_a_withdrawal_whose_reply_is_lost_loses_no_fetch(
     origin: Origin, start: Start, redis: Redis, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The worker finds the claimed fetches and ends them before it gives the lane back."""
+    """The worker finds the claimed fetches and ends them before it releases the lane."""
     worker = await start(policy=ONE_AT_A_TIME)
     origin.behaviour = o.HalfBody()
     withdraw, lost = LaneStore.withdraw, list[int]()

@@ -48,7 +48,7 @@ async def test_a_task_runs_one_claimed_fetch_after_the_other(
 async def test_a_task_that_is_cancelled_runs_no_other_fetch(
     origin: Origin, start: Start, tasks: dict[str, asyncio.Task[Any] | None]
 ) -> None:
-    """The fetches behind a cancelled one run in another task."""
+    """The fetches after a cancelled one run in another task."""
     origin.behaviour = by_path({"/slow": silent}, ok())
     worker = await start(policy=ONE_AT_ONCE)
     slow = await worker.submit([origin.url("/slow")])

@@ -85,7 +85,7 @@ async def test_two_workers_each_make_the_fetches_that_the_other_cannot(
 async def test_a_fetch_that_no_worker_can_make_waits_for_one_that_can(
     origin: Origin, start: Start, in_folder: Path, redis: Redis, tmp_path: Path
 ) -> None:
-    """Other fetches of the host are made. `explain` names the lack, deadlines and cancellations apply."""
+    """Other fetches continue. `explain` names the missing ability. Deadlines and cancellations apply."""
     warc = await start(worker_id="warc", sink="warc", out=tmp_path / "warc")
     waiting = await warc.submit([*(named(origin, i) for i in range(5)), sent(origin, 0), sent(origin, 1)])
     cancelled = await warc.submit([named(origin, 11)])

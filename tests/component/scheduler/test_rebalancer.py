@@ -1,4 +1,4 @@
-"""Rebalancing: a worker keeps its share of the lanes. Giving lanes back costs no attempt."""
+"""Rebalancing: a worker keeps its share of the lanes. Releasing lanes costs no attempt."""
 
 import asyncio
 from collections.abc import Mapping

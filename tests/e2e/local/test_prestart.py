@@ -30,7 +30,7 @@ with prestarted(2, main) as workers:
 
 
 async def test_forked_workers_share_no_descriptor_and_no_session_and_die_with_the_command() -> None:
-    """Also if they are stopped. A file inherited by the command is open in the command alone."""
+    """They die even while stopped. A file inherited by the command is open in the command alone."""
     inherited, pipe = os.pipe()
     file = f"pipe:[{os.fstat(pipe).st_ino}]"
     command = subprocess.Popen(  # noqa: ASYNC220 it only starts it

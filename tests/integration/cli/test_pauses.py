@@ -144,7 +144,7 @@ def test_a_mistyped_host_gets_a_suggestion(operator: Commands, data: sync_redis.
 
 
 def test_explain_of_a_paused_host_names_its_start_and_the_remedy(operator: Commands) -> None:
-    """Also without waiting fetches, and for a pause of any wider name."""
+    """It does so even without waiting fetches, and for a pause of any wider name."""
     operator.run("pause", HOST)
     own = operator.json("explain", f"http://{HOST}:9000/x")
     operator.run("resume", HOST)

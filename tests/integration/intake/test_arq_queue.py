@@ -71,7 +71,7 @@ async def test_members_without_a_job_hide_no_job(redis: Redis, queue: VettedQueu
 async def test_an_id_that_is_not_text_or_too_long_is_removed(
     redis: Redis, queue: VettedQueue, name: bytes
 ) -> None:
-    """Also one with a job. Text in any alphabet stays."""
+    """It is removed even if it has a job. Text in any alphabet stays."""
     await put(redis, name)
     await put(redis, "éÖ😀")
     assert await due(queue) == ["éÖ😀".encode()]

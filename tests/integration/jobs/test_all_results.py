@@ -66,7 +66,7 @@ async def kept(redis: Redis, length: int, times: int = 1) -> list[Any]:
 
 
 async def test_every_result_of_every_batch_is_in_the_stream_once(fleet: Fleet, redis: Redis) -> None:
-    """Also after repeated settlements."""
+    """Repeated settlements add no second entry."""
     batches = [await finished(fleet, redis, count) for count in (3, 1, 5)]
     batch = await fleet.submit([url("/twice")])
     hold = await LaneHold.begin(redis)
@@ -231,7 +231,7 @@ async def test_a_warning_is_logged_once_a_minute(redis: Redis) -> None:
 
 
 async def test_an_empty_stream_is_not_trimmed(redis: Redis) -> None:
-    """Also one with a group that waits for its first result."""
+    """Not even with a group that waits for its first result."""
     assert [] == await kept(redis, 10)
     assert [] == await redis.keys("*")
     await redis.xgroup_create(keys.ALL_RESULTS, GROUP, "0", mkstream=True)

@@ -58,7 +58,7 @@ async def test_the_same_key_is_the_same_fetch(fleet: Fleet, redis: Redis) -> Non
 
 
 async def test_a_repeated_key_yields_the_result_of_the_first_fetch(fleet: Fleet, redis: Redis) -> None:
-    """Also after it has arrived, while the key exists."""
+    """It does so while the key exists, even after the result has arrived."""
     await fleet.submit([keyed("k", "/first")])
     await (await LaneHold.begin(redis)).finish()
     again = await fleet.submit([keyed("k", "/second")])
@@ -138,7 +138,7 @@ async def test_i29_fifty_racing_producers_of_a_key_have_one_fetch_and_its_batch(
 
 
 async def test_racing_iterators_make_one_fetch_of_a_key(redis_url: str, redis: Redis) -> None:
-    """Also with many interleaved chunks."""
+    """Their many chunks are interleaved."""
     count = 2 * CHUNK_FETCHES + 7
     async with Fleet(redis_url) as one, Fleet(redis_url) as two:
         first, second = await asyncio.gather(

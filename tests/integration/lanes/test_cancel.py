@@ -92,7 +92,7 @@ async def _add(fleet: Fleet, redis: Redis, batch: Batch, fetch: Fetch) -> None:
 
 
 async def test_a_lane_that_is_due_later_is_woken_now(fleet: Fleet, redis: Redis) -> None:
-    """Also in a cool-down of an hour: cancelling sends no request to the host."""
+    """It is woken even in a cool-down of an hour: cancelling sends no request to the host."""
     batch = await fleet.submit([url("/x")])
     await (await LaneHold.begin(redis)).release(shut_until_ms=await now_ms(redis) + HOUR_MS)
     assert await due_in_ms(redis) > HOUR_MS // 2

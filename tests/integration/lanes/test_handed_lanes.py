@@ -67,7 +67,7 @@ async def test_explain_names_the_worker_that_the_lane_waits_for(fleet: Fleet, re
 async def test_a_lane_without_a_suitable_worker_goes_to_any(
     fleet: Fleet, redis: Redis, store: LaneStore
 ) -> None:
-    """Also at once if a fetch is submitted to it. The mark is removed with the next owner."""
+    """It does so at once if a fetch is submitted to it. The mark is removed with the next owner."""
     await left(fleet, redis)
     await fleet.submit([url("/2")])
     [taken] = await store.acquire_many([LANE], 0)

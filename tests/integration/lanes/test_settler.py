@@ -127,7 +127,7 @@ async def test_a_settlement_sent_twice_counts_once(fleet: Fleet, redis: Redis) -
 
 
 async def test_a_settlement_that_released_its_lane_may_be_sent_again(fleet: Fleet, redis: Redis) -> None:
-    """Also after a new fetch of the lane, and under its next owner: the reply was lost, not the lane."""
+    """Even after a new fetch of the lane, or under its next owner: the reply was lost, not the lane."""
     _, hold, (element,) = await begun(fleet, redis)
     call = hold.settlement(stored(element), release_if_empty=True)
     ((_, left),) = await runner.run(redis, *call)

@@ -146,7 +146,7 @@ async def test_all_lanes_of_a_dead_worker_are_reclaimed_at_once(fleet: Fleet, re
 async def test_a_lane_with_an_impossible_time_gets_another(
     fleet: Fleet, redis: Redis, foreign: ForeignMembers
 ) -> None:
-    """Also if the time in its hash is impossible too. It is reclaimed and served."""
+    """The time in its hash may be impossible too. The lane is reclaimed and served."""
     await fleet.submit([url("/x")])
     await ask(redis, "HSET", keys.lane(LANE), "due_ms", "1e300")
     await ask(redis, "ZADD", keys.ATTENTION, "inf", LANE)

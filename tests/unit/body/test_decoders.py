@@ -110,7 +110,7 @@ def test_a_body_is_decoded_byte_by_byte(kind: str) -> None:
 
 @given(KINDS, BODIES, st.integers(min_value=0))
 def test_a_truncated_body_is_not_complete(kind: str, body: bytes, place: int) -> None:
-    """Also if only the trailer is missing. A body that ends between members or frames is complete."""
+    """A missing trailer is enough. A body that ends between members or frames is complete."""
     coding, encode = ENCODERS[kind]
     packed = encode(body)
     assume(len(packed) > 1)
@@ -221,7 +221,7 @@ def test_a_name_that_is_not_registered_is_not_a_coding(header: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(REGISTERED - {"gzip", "deflate", "br", "zstd"}))
 def test_a_registered_coding_without_a_decoder_is_refused_at_once(name: str) -> None:
-    """Also over or under one that has a decoder."""
+    """It is refused even over or under one that has a decoder."""
     for header in (name, f"gzip, {name}", f"{name.upper()}, br, utf-8"):
         with pytest.raises(UnknownCodingError):
             DecoderChain(codings_of(header))

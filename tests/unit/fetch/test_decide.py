@@ -605,7 +605,7 @@ def test_a_post_with_an_idempotency_key_is_repeated_like_a_get() -> None:
 
 
 def test_a_post_with_retry_unsafe_is_repeated_like_a_get() -> None:
-    """Also after a crash."""
+    """It is repeated after a crash too."""
     for happened in sent_and_unanswered():
         assert type(decided(entry(UNSAFE_POST), happened)) is type(decided(entry(), happened))
     assert poisoned(crashed(entry(UNSAFE_POST))) is None

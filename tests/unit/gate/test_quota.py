@@ -281,7 +281,7 @@ def test_a_newer_quota_replaces_the_older() -> None:
 
 
 def test_a_policy_can_ignore_quotas() -> None:
-    """Also one that was learned before."""
+    """It ignores a quota that was learned before, too."""
     heedless = LanePolicy(concurrency=50, quota=False)
     state = quota_received(busy(10), Quota(0, 600.0), 0, NOW_MS)
 

@@ -81,7 +81,7 @@ def test_the_cache_is_bounded(names: list[str], most: int) -> None:
 
 
 def test_a_name_can_be_dropped() -> None:
-    """Also one that was never cached."""
+    """Dropping a name that was never cached has no effect."""
     cache = DnsCache()
     cache.put("a", HERE, 10, 0)
 

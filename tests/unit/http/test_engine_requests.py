@@ -111,7 +111,7 @@ async def test_the_target_is_that_of_the_canonical_url(engine: str, url: str, ta
 async def test_a_request_names_its_host(
     engine: str, url: str, scheme: str, host: str, port: int, field: bytes
 ) -> None:
-    """Also a host that IDNA 2008 rejects."""
+    """IDNA 2008 rejects one of the hosts."""
     request = await sent(engine, Hop("GET", canonical_url(url)))
 
     assert (request.scheme, request.host, request.port) == (scheme, host, port)
@@ -132,7 +132,7 @@ async def test_a_request_names_its_host(
 async def test_a_method_with_a_body_declares_its_length(
     engine: str, method: str, body: str | None, length: list[bytes]
 ) -> None:
-    """Also a length of zero. No request is chunked."""
+    """It declares a length of zero too. No request is chunked."""
     request = await sent(engine, Hop(method, "http://a.example/", body=body))
 
     assert named([*request.headers], b"content-length") == length

@@ -248,7 +248,7 @@ def test_the_second_fetch_of_one_dest_is_refused_in_every_container(given_as: Ca
 
 
 def test_fetches_that_may_share_a_dest_are_passed_on() -> None:
-    """Also invalid fetches: the checks of their fields give a better message."""
+    """Invalid fetches are passed on too: the checks of their fields give a better message."""
     items: list[Any] = [
         "http://a.example/",
         "http://a.example/",

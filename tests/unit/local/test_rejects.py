@@ -19,7 +19,7 @@ def rejected(folder: Path, *lines: str) -> list[dict[str, object]]:
 
 
 def test_each_bad_line_is_written_with_its_number_and_the_reason(tmp_path: Path) -> None:
-    """Also a header line, and markup among URLs. A list without bad lines leaves an empty file."""
+    """Bad lines include a header, and markup among URLs. A list without bad lines leaves an empty file."""
     lines = rejected(tmp_path, "url", GOOD, " ftp://ü/ ", "<p>", '{"url": 1}')
 
     assert [(1, "url"), (3, "ftp://ü/"), (4, "<p>"), (5, '{"url": 1}')] == [

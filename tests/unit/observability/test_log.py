@@ -119,7 +119,7 @@ def test_a_time_is_in_utc_with_its_microseconds() -> None:
 
 
 def test_lines_are_written_when_the_process_ends() -> None:
-    """Also those of an iteration that an exception has ended."""
+    """An exception may have ended the iteration."""
     program = """
 import asyncio
 from fetchfleet.worker.observability import log

@@ -370,7 +370,7 @@ def test_a_text_is_cut_after_it_is_redacted() -> None:
 
 @given(PASSWORDS, st.sampled_from(["redis", "rediss", "unix"]), st.sampled_from(["", "user"]))
 def test_no_password_of_a_redis_url_is_shown(password: str, scheme: str, user: str) -> None:
-    """Also one that was pasted raw, with characters that end a host."""
+    """A password may be pasted raw, with characters that end a host."""
     shown = redact.url(f"{scheme}://{user}:{password}@host:6379/0")
 
     assert "S3C" not in shown

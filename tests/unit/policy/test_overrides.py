@@ -123,7 +123,7 @@ def test_a_default_set_at_run_time_leaves_host_tables_of_the_file() -> None:
 
 
 def test_a_pattern_set_at_run_time_applies_to_every_host_below_it() -> None:
-    """Also to hosts that the file does not name."""
+    """It applies to hosts that the file does not name too."""
     over = Policy().overridden({"*.example.com": {"paused": True}})
 
     assert over.for_lane("x.example.com").paused

@@ -231,7 +231,7 @@ def test_an_exception_ends_with_its_pause() -> None:
 
 
 def test_a_pause_keeps_the_time_at_which_it_began() -> None:
-    """Also if it is repeated."""
+    """A repeated pause does not change the time."""
     again = paused(paused(NOTHING, DEFAULT, {}, 1), DEFAULT, {}, 2)
     assert Stop(DEFAULT, in_file=False, since_ms=1) == pauses_of(again, {}).stop("a.x.com")
 

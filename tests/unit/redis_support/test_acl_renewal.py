@@ -35,7 +35,7 @@ def test_users_of_a_fleet_keep_their_passwords_and_get_the_rights_of_this_versio
 
 @pytest.mark.parametrize("of", [acl.template(), acl.template(acl.roles([acl.pusher("pusher")]))])
 def test_a_file_of_this_version_is_unchanged(of: str) -> None:
-    """Also if its user pusher has no right to the shared inbox."""
+    """Its user pusher may lack the right to the shared inbox."""
     assert of == acl.renewed(of)
 
 

@@ -43,7 +43,7 @@ def both(sent: RecordedExchange, body: bytes) -> bytes:
 def test_warcio_reads_every_record_and_confirms_its_digests(
     headers: list[tuple[bytes, bytes]], asked: bytes, body: bytes
 ) -> None:
-    """Also bodies that look like records, and fields of arbitrary bytes."""
+    """The bodies look like records, and the fields have arbitrary bytes."""
     [request, response] = read(both(sent_of(headers, request_body=asked), body))
 
     assert (request.kind, request.payload) == ("request", asked)

@@ -76,5 +76,5 @@ def _decoded(authority: str) -> str:
     except UnicodeDecodeError:
         raise UrlError("the host is not UTF-8; write it in ASCII (punycode)") from None
     if _DELIMITERS.findall(text) != _DELIMITERS.findall(authority):
-        raise UrlError("the host has a percent-encoded delimiter, which no host may have")
+        raise UrlError("the host has a percent-encoded delimiter, which is invalid in a host")
     return text

@@ -57,7 +57,7 @@ class FrameReader:
             length = int.from_bytes(data[at : at + 3], "big")
             end = at + HEAD_BYTES + length
             if length > MAX_FRAME_BYTES:
-                raise FrameError(f"received a frame of {length} bytes, allowed are {MAX_FRAME_BYTES}")
+                raise FrameError(f"received a frame of {length} bytes; the limit is {MAX_FRAME_BYTES}")
             if end > len(data):
                 break
             frame_type = data[at + 3]
