@@ -47,7 +47,7 @@ async def test_records_are_counted(origin: Origin, worker: OneWorker, body: byte
 
 
 async def test_records_are_not_counted_without_lines(origin: Origin, worker: OneWorker) -> None:
-    """A body that is not JSON is stored then."""
+    """Even a body that is not JSON is stored."""
     origin.behaviour = o.ok(b"{")
 
     assert (await worker.one(origin.url())).lines is None

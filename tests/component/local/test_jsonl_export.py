@@ -153,7 +153,7 @@ async def test_a_missing_or_changed_body_is_left_out(target: ExportTarget, warni
 async def test_a_path_that_leads_out_of_the_folder_is_never_read(
     target: ExportTarget, warnings: Warnings, path: str
 ) -> None:
-    """Even if the body there has the digest of the result."""
+    """It holds even if the body there has the digest of the result."""
     (target.out / "a").mkdir()
     outside = stored(target, "../secret", b"1")
 

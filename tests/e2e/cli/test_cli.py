@@ -158,7 +158,7 @@ def test_a_line_that_is_not_utf8_is_named(tmp_path: Path, *, from_file: bool) ->
     ],
 )
 def test_a_usage_error_exits_2_and_names_the_fault(arguments: tuple[str, ...], named: str) -> None:
-    """Without a traceback."""
+    """No traceback is printed."""
     ended = fetchfleet(*arguments)
 
     assert 2 == ended.returncode, ended.stderr

@@ -68,7 +68,7 @@ def test_a_number_out_of_range_is_refused_and_one_in_redis_stops_no_command(redi
     ("number", "score"), [("x", float("inf")), ("9" * 30, float("-inf")), ("-1", 1e308), (str(FAR), -1.0)]
 )
 def test_no_number_in_redis_stops_a_command(redis_url: str, number: str, score: float) -> None:
-    """With any text in place of counts, times and scores."""
+    """It holds with any text in place of counts, times and scores."""
 
     async def fill() -> None:
         async with connect(redis_url) as redis:

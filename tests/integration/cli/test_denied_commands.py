@@ -78,9 +78,7 @@ def output_as(guarded: GuardedRedis, user: str, *arguments: str) -> str:
 
 @pytest.mark.usefixtures("listed")
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_denied_command_names_the_user_that_may_and_that_user_is_not_denied(
-    guarded: GuardedRedis, command: str
-) -> None:
+def test_a_denied_command_names_a_user_that_may_run_it(guarded: GuardedRedis, command: str) -> None:
     """Run as every other user of ops/users.acl. The message also names what the user may do."""
     needed = needed_for(command)
     outputs = {user: output_as(guarded, user, *COMMANDS[command]) for user in ROLES}

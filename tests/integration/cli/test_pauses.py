@@ -104,7 +104,7 @@ def test_a_host_that_older_versions_resumed_is_stopped_and_named(
 def test_workers_of_older_versions_read_the_tables_of_this_one(
     operator: Commands, data: sync_redis.Redis
 ) -> None:
-    """They skip every field whose value is not JSON object. The objects have keys that they know."""
+    """They skip every field whose value is not a JSON object. The objects have keys that they know."""
     operator.run("pause", "default")
     operator.run("resume", HOST, "--except")
     found = {name: json.loads(text) for name, text in data.hgetall(keys.POLICY).items()}  # type: ignore[union-attr]

@@ -132,7 +132,7 @@ async def test_a_job_waits_while_the_fleet_is_full(redis: Redis, fleet: Fleet) -
 async def test_i27_a_job_for_a_newer_worker_is_deferred_until_one_accepts_it(
     redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With any arguments. It is logged once, and is not a dead letter."""
+    """It holds with any arguments. It is logged once, and is not a dead letter."""
     old, newer = ingress_to(redis), ingress_to(redis)
     with capture_logs() as lines:
         for kwargs in ({"v": 2}, {"v": 2, "colour": "red"}):

@@ -404,7 +404,7 @@ async def test_a_worker_that_stops_while_the_fleet_is_full_leaves_the_messages_t
 async def test_a_redis_without_memory_makes_the_inbox_wait_and_lose_nothing(
     redis: Redis, worker: Open, when: str
 ) -> None:
-    """At any step."""
+    """It holds at any step."""
     one = worker()
     await push(redis, url("/1"), "no URL")
     if when == "before the enqueuing":
@@ -435,7 +435,7 @@ async def test_a_redis_without_memory_makes_the_inbox_wait_and_lose_nothing(
 async def test_an_outage_of_redis_costs_no_message(
     redis: Redis, worker: Open, monkeypatch: pytest.MonkeyPatch, script: str, lost: str
 ) -> None:
-    """With or without the effect of the interrupted call."""
+    """It holds with or without the effect of the interrupted call."""
     really, faults = runner.run, iter([RedisConnectionError("gone"), OSError("gone")])
 
     async def run(client: Redis, name: str, *how: Any) -> Any:
@@ -493,7 +493,7 @@ async def test_an_invalid_lease_is_ignored(redis: Redis, worker: Open, until_ms:
 
 
 async def test_foreign_entries_among_the_taken_messages_block_nothing(redis: Redis, worker: Open) -> None:
-    """Before or after the take, too many, too long: each is read as a message once."""
+    """They come before or after the take, too many or too long. Each is read as a message once."""
     await ask(redis, "RPUSH", keys.TAKEN, *(f"x{i}" for i in range(700)), b"x" * (MAX_INPUT_BYTES + 1))
     await push(redis, url("/1"), url("/2"))
     one = worker()

@@ -195,7 +195,7 @@ async def test_a_worker_that_was_away_too_long_puts_nothing_aside(redis: Redis, 
 async def test_an_outage_while_putting_aside_costs_no_message(
     redis: Redis, worker: Open, monkeypatch: pytest.MonkeyPatch, lost: str
 ) -> None:
-    """With or without the effect of the call."""
+    """It holds with or without the effect of the call."""
     really, faults = runner.run, iter([RedisConnectionError("gone")])
 
     async def run(client: Redis, name: str, *how: Any) -> Any:

@@ -141,7 +141,7 @@ async def test_the_oldest_results_above_the_length_are_trimmed(
 
 
 async def test_results_older_than_a_day_are_trimmed(fleet: Fleet, redis: Redis) -> None:
-    """For any length."""
+    """It holds for any length."""
     await old(redis, 4, DAY_MS + 60_000)
     await old(redis, 2, DAY_MS - 60_000)
     batch = await finished(fleet, redis, 1)

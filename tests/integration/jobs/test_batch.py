@@ -48,7 +48,7 @@ def urls(count: int) -> list[str]:
 async def test_each_result_is_read_once_in_order(
     fleet: Fleet, redis: Redis, short_reads: None, count: int
 ) -> None:
-    """With any number of results a read."""
+    """It holds with any number of results a read."""
     assert await read(await finished(fleet, redis, count)) == urls(count)
 
 
@@ -73,9 +73,7 @@ async def test_pages_hold_each_result_once_and_trim_what_was_returned(
     assert await redis.xlen(keys.results(batch.id)) == 0
 
 
-async def test_a_page_has_the_json_of_valid_results_only_as_it_was_written_in_one_line(
-    fleet: Fleet, redis: Redis
-) -> None:
+async def test_a_page_has_the_json_of_valid_results_one_a_line(fleet: Fleet, redis: Redis) -> None:
     """A field of a newer worker stays. White space that another program has added goes."""
     batch = await finished(fleet, redis, 3)
     first, second, third = [fields[b"r"] for _, fields in await redis.xrange(keys.results(batch.id))]
@@ -147,7 +145,7 @@ async def test_rows_without_a_result_of_the_batch_are_left_out(
 
 @given(st.lists(st.integers(0, 16**8 - 1) | st.integers(0, 70_000)))
 def test_a_place_is_new_once(places: list[int]) -> None:
-    """In any order."""
+    """It holds in any order."""
     read_places = ReadPlaces()
     assert [read_places.add(place) for place in places] == [
         place not in places[:at] for at, place in enumerate(places)
@@ -254,7 +252,7 @@ async def read_after(batch: Batch, position: str) -> list[str]:
 async def test_a_reader_without_follow_stops_at_the_present_end(
     fleet: Fleet, redis: Redis, short_reads: None
 ) -> None:
-    """Even if the batch has not ended, or there is no result yet."""
+    """It holds even if the batch has not ended, or there is no result yet."""
     batch = await fleet.submit(urls(9))
     assert [] == [of async for of in batch.results(follow=False)]
     hold = await LaneHold.begin(redis)

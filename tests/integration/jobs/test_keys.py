@@ -212,7 +212,7 @@ async def test_a_key_may_be_any_text(fleet: Fleet, redis: Redis, key: str) -> No
 
 
 def test_every_submit_gets_the_fetches_of_its_keys(redis_url: str) -> None:
-    """For any lists with any keys: a dictionary gives the same."""
+    """It holds for any lists with any keys: a dictionary gives the same."""
 
     @settings(max_examples=40, suppress_health_check=list(HealthCheck))
     @given(st.lists(st.lists(st.none() | st.sampled_from("abc"), max_size=5), max_size=4))

@@ -381,7 +381,7 @@ async def test_a_batch_cancelled_while_it_is_submitted_ends(
 
 
 async def test_a_batch_of_many_lanes_is_cancelled_in_each(fleet: Fleet, redis: Redis) -> None:
-    """With any number of them."""
+    """It holds with any number of them."""
     lanes = [f"h{number}.example" for number in range(600)]
     batch = await fleet.submit(url("/x", lane) for lane in lanes)
     await batch.cancel()

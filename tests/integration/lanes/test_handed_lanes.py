@@ -38,7 +38,7 @@ async def handed(redis: Redis) -> dict[bytes, bytes]:
 async def test_only_a_suitable_worker_acquires_the_lane_before_it_is_due(
     fleet: Fleet, redis: Redis, store: LaneStore
 ) -> None:
-    """With any share. The fetches are in order, and the mark is removed."""
+    """It holds with any share. The fetches are in order, and the mark is removed."""
     due_in_ms = await left(fleet, redis)
     marked, ttl_ms = await handed(redis), await redis.pttl(keys.HANDED)
     [early] = await store.acquire_many([LANE], 0)

@@ -462,7 +462,7 @@ async def test_a_lane_that_is_used_again_does_not_expire(fleet: Fleet, redis: Re
 
 
 async def test_a_lane_with_waiting_fetches_is_due_now(fleet: Fleet, redis: Redis) -> None:
-    """Under a new generation, for any worker."""
+    """It has a new generation, and any worker may acquire it."""
     await fleet.submit([url("/x")])
     before = await generation(redis)
     wake = await (await LaneHold.begin(redis)).release()

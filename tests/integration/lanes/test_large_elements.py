@@ -39,7 +39,7 @@ async def letters(redis: Redis) -> list[tuple[bytes, bytes, int]]:
 
 
 async def test_an_oversized_element_becomes_a_short_dead_letter(fleet: Fleet, redis: Redis) -> None:
-    """At any place in the lane. The fetches around it keep their order."""
+    """It holds at any place in the lane. The fetches around it keep their order."""
     await put(redis, LARGE)
     await fleet.submit([url("/1"), url("/2")])
     await put(redis, LARGE, where="returned")

@@ -112,7 +112,7 @@ async def test_a_claim_returns_the_values_of_the_record(fleet: Fleet, redis: Red
 async def test_a_differing_copy_does_not_match_the_record(
     fleet: Fleet, redis: Redis, changed: dict[str, Any]
 ) -> None:
-    """In any field of the fetch, or the deadline."""
+    """It holds in any field of the fetch, or the deadline."""
     await fleet.submit([url("/1")])
     hold = await LaneHold.begin(redis)
     (element,) = await ask(redis, "LRANGE", keys.waiting_at(LANE, "normal"), 0, -1)

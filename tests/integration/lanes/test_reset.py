@@ -24,7 +24,7 @@ async def broken(redis: Redis) -> GateState:
 async def test_a_scheduled_lane_and_its_retries_are_due_at_once(
     fleet: Fleet, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With any number of retries. The next owner learns once who reset it."""
+    """It holds with any number of retries. The next owner learns once who reset it."""
     monkeypatch.setattr("fetchfleet.jobs.scripts.host_control.MAX_RESET_RETRIES", 2)
     monkeypatch.setattr("fetchfleet.worker.lanes.reset.MAX_RESET_RETRIES", 2)
     await fleet.submit([url(f"/{i}") for i in range(5)])

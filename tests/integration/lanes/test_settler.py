@@ -614,7 +614,7 @@ async def test_settlements_are_gathered_while_fetches_are_in_flight(
 async def test_a_settlement_with_a_waiter_is_written_at_once(
     busy: tuple[Batch, LaneHold, list[bytes]], redis: Redis, running: Running, endless: None, who: str
 ) -> None:
-    """With any number of fetches in flight."""
+    """It holds with any number of fetches in flight."""
     _, hold, (element, other, *_) = busy
     running.settler.add(hold.lane, stored(element))
     notified = asyncio.Event()

@@ -71,8 +71,8 @@ async def test_a_serial_a_little_ahead_of_the_clock_is_kept(fleet: Fleet, redis:
 
 
 @pytest.mark.parametrize("count", [-(10**17), LIMIT, 10**17])
-async def test_an_absurd_backlog_is_counted_again(fleet: Fleet, redis: Redis, count: int) -> None:
-    """From the contents of the lanes."""
+async def test_an_impossible_backlog_is_counted_again(fleet: Fleet, redis: Redis, count: int) -> None:
+    """The contents of the lanes are counted."""
     await fleet.submit([url("/1"), url("/2")])
     await redis.set(keys.BACKLOG, count)
     await KeyRepair(redis, LEASE_MS, lambda _: None, get_logger()).quarantine(keys.FIXED)

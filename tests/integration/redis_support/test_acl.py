@@ -98,7 +98,7 @@ def test_redis_refuses_the_file_until_passwords_are_in_it(tmp_path: Path) -> Non
 async def test_a_producer_may_submit_follow_and_cancel(
     guarded: GuardedRedis, admin: Redis, worker: Redis, ran: ScriptsByUser
 ) -> None:
-    """In every way, with every script of these."""
+    """It may do so in every way, with each of their scripts."""
     async with Fleet(guarded.url("producer"), max_backlog=2000, max_lane_backlog=2000) as fleet:
         listed = await fleet.submit([Fetch(url=url("/1"), key="k"), Fetch(url=url("/2"))])
         await fleet.submit(url(f"/{i}") for i in range(CHUNK_FETCHES + 1))

@@ -149,7 +149,7 @@ def test_each_user_reads_and_writes_the_documented_keys(
 def test_a_user_may_use_no_key_of_others(
     admin: "redis.Redis", commands: list[ServerCommand], user: str
 ) -> None:
-    """With any command."""
+    """It holds with any command."""
     calls = [of.on(key) for of in commands if of.takes_keys for key in FOREIGN]
 
     assert [] == [words for words, may in zip(calls, allowed(admin, user, calls), strict=True) if may]

@@ -218,7 +218,7 @@ async def test_fields_without_a_worker_are_removed_from_the_drains(
 
 
 async def test_ids_without_a_batch_are_removed(fleet: Fleet, redis: Redis, foreign: ForeignMembers) -> None:
-    """With any times. A batch stays in its place."""
+    """It holds with any times. A batch stays in its place."""
     batch = await fleet.submit([url("/x")])
     await flood(redis, keys.BATCHES, "-inf")
     await flood(redis, keys.BATCHES, "inf", "y{:015x}")

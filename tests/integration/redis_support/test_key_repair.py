@@ -164,7 +164,7 @@ async def test_i26_a_claim_that_meets_a_foreign_value_loses_nothing(
 async def test_i26_a_producer_that_meets_a_foreign_value_gets_an_error_and_enqueues_nothing(
     fleet: Fleet, redis: Redis, canary: Path, turn: int
 ) -> None:
-    """At any key of a list: the error names the key and the remedy."""
+    """It holds at any key of a list: the error names the key and the remedy."""
     mine = {**keys.kinds_of_batch(BATCH_ID), keys.key("k"): "string"}
     del mine[keys.results(BATCH_ID)]
     fixed = (keys.ATTENTION, keys.SERIAL, keys.BACKLOG, keys.BATCHES)

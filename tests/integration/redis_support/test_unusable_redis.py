@@ -34,7 +34,7 @@ async def start_on(url: str) -> None:
 
 
 async def test_in_cluster_mode_workers_producers_and_commands_end_at_once() -> None:
-    """With and without assigned slots. The message names the remedy."""
+    """It holds with and without assigned slots. The message names the remedy."""
     with TemporaryDirectory(prefix="ff-") as folder:
         url = f"unix://{folder}/redis.sock"
         address = f"127.84.{os.getpid() // 250 % 250}.{os.getpid() % 250 + 1}"  # of this process alone

@@ -267,7 +267,7 @@ BOMBS = ["gzip", "deflate", "br", "zstd", "gzip in gzip", "gzip in zstd", "membe
 
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_is_stopped_at_the_ratio(packed: dict[str, tuple[str, bytes]], name: str) -> None:
-    """In whichever step the growth occurs."""
+    """It holds for whichever step the growth occurs in."""
     coding, bomb = packed[name]
     chunks = [bomb[start : start + 65536] for start in range(0, len(bomb), 65536)]
     chain, came_bytes = DecoderChain(codings_of(coding), 200), 0

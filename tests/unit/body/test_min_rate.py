@@ -46,7 +46,7 @@ def test_without_a_floor_no_body_is_too_slow(pieces: list[tuple[int, float]]) ->
 def test_a_body_above_the_floor_is_not_given_up(
     pieces: list[tuple[int, float]], bytes_per_s: float, window_s: float
 ) -> None:
-    """In any pieces."""
+    """It holds for any pieces."""
     enough = [(int(bytes_per_s * waited_s) + 1, waited_s) for _, waited_s in pieces]
 
     assert window_after(MinRate(bytes_per_s, window_s), enough) is not None
@@ -56,7 +56,7 @@ def test_a_body_above_the_floor_is_not_given_up(
 def test_a_body_that_trickles_for_two_windows_is_given_up(
     pieces: list[tuple[int, float]], bytes_per_s: float, window_s: float
 ) -> None:
-    """At any position of the slow part in a window."""
+    """It holds at any position of the slow part in a window."""
     trickle = [(0, window_s / 4)] * 9
 
     assert window_after(MinRate(bytes_per_s, window_s), pieces + trickle) is None

@@ -40,7 +40,7 @@ def deaths_until_poison(other_deaths: int, *, late: bool) -> int:
 
 @given(QUIET)
 def test_three_crashes_end_a_fetch_in_a_quiet_fleet(other: int) -> None:
-    """At any moment of the attempt."""
+    """It holds at any moment of the attempt."""
     assert deaths_until_poison(other, late=False) == MAX_CRASHES
     assert deaths_until_poison(other, late=True) == MAX_CRASHES
 

@@ -133,12 +133,12 @@ def sent_and_unanswered() -> Iterator[AttemptOutcome]:
 
 
 def test_a_complete_body_is_stored() -> None:
-    """With any ledgers."""
+    """It holds with any ledgers."""
     assert Finish(outcome=Outcome.STORED) == decided(entry(attempts=2, left_ms=-1), STORED)
 
 
 def test_a_304_is_unchanged() -> None:
-    """With any stored body."""
+    """It holds with any stored body."""
     assert Finish(outcome=Outcome.UNCHANGED) == decided(entry(attempts=2), Unchanged(path="a", size_bytes=1))
 
 
@@ -355,7 +355,7 @@ def test_every_outcome_has_a_signal(happened: AttemptOutcome) -> None:
 
 
 def test_every_5xx_but_501_and_505_counts_and_no_other_status() -> None:
-    """For each of 100 to 599, without a Retry-After."""
+    """It holds for each status from 100 to 599, without a Retry-After."""
     fragile = LanePolicy(breaker_failures=1)
     signals = {status: observation_of(Answered(status=status), NOW_MS, 1, 5.0) for status in STATUSES}
     states = {
@@ -647,7 +647,7 @@ def test_only_a_started_fetch_becomes_poison() -> None:
     ("crashes", "end"), [(0, None), (2, None), (3, failed(Reason.POISON)), (4, failed(Reason.POISON))]
 )
 def test_three_crashes_end_a_fetch(crashes: int, end: Finish | None) -> None:
-    """With any number of other interruptions."""
+    """It holds with any number of other interruptions."""
     assert end == poisoned(entry(crashes=crashes, interruptions=99))
 
 
@@ -668,14 +668,14 @@ def test_a_fetch_ends_at_its_deadline(left_ms: int, last: Reason | None, end: Fi
 
 @pytest.mark.parametrize(("left_ms", "end"), [(1, None), (0, failed(Reason.THROTTLED))])
 def test_a_fetch_that_expires_in_a_cool_down_is_throttled(left_ms: int, end: Finish | None) -> None:
-    """Even if the cool-down came from another fetch."""
+    """It holds even if the cool-down came from another fetch."""
     assert end == expired(entry(left_ms=left_ms), NOW_MS, cooling=True)
 
 
 @pytest.mark.parametrize("fetch", [GET, POST, KEYED_POST])
 @pytest.mark.parametrize("left_ms", [-1, 0, 1, HOUR_MS])
 def test_every_status_with_every_ledger_yields_a_decision(fetch: Fetch, left_ms: int) -> None:
-    """With and without a wait, early and late, on each attempt and one beyond."""
+    """It holds with and without a wait, early and late, on each attempt and one beyond."""
     for status, attempts, wait_s in product(STATUSES, range(POLICY.attempts + 1), (None, 1.0)):
         waiting = entry(fetch, left_ms=left_ms, attempts=attempts)
 

@@ -15,7 +15,7 @@ URL = "http://a/"
 
 
 @pytest.mark.parametrize("what", ["replace", "skip", "fail"])
-def test_if_exists_is_one_of_three(what: str) -> None:
+def test_if_exists_accepts_three_values(what: str) -> None:
     """`replace` is the default."""
     text = b'{"url":"http://a/","dest":"a","if_exists":"%b"}' % what.encode()
 

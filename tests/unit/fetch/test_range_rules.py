@@ -221,7 +221,7 @@ def test_a_validator_belongs_to_one_url() -> None:
 def test_an_appended_part_begins_at_the_offset(
     first: int, length: int, total: int | None, etag: str | None
 ) -> None:
-    """For any 206: the part begins at the offset and lies within the whole."""
+    """It holds for any 206: the part begins at the offset and lies within the whole."""
     about = note(total_bytes=None)
     last = first + length - 1
     fields = {"content_range": f"bytes {first}-{last}/{'*' if total is None else total}"}

@@ -188,7 +188,7 @@ def test_a_body_follows_its_host_from_http_to_https(method: str, status: int, lo
 
 @pytest.mark.parametrize("body", ["{}", None])
 def test_another_origin_gets_the_whole_request_only_by_policy(body: str | None) -> None:
-    """With and without a body."""
+    """It holds with and without a body."""
     assert "redirect_bodies" in refusal_of(redirected("POST", 307, OTHER, body=body))
 
     hop = redirected("POST", 307, OTHER, headers=BODY_HEADERS + SECRETS, body=body, bodies=True)
@@ -298,7 +298,7 @@ def test_any_location_yields_a_hop_or_a_refusal(
 def test_another_origin_gets_no_body_and_no_unlisted_header(
     method: str, status: int, location: str | None, extra: list[tuple[str, str]]
 ) -> None:
-    """For any redirect and any header names."""
+    """It holds for any redirect and any header names."""
     headers = (*SECRETS, *HARMLESS, *extra)
     hop = redirected(method, status, location, headers=headers, body="b", repeat_safe=True)
     if not isinstance(hop, Hop) or same_origin(parse_url(hop.url), parse_url(HERE)):

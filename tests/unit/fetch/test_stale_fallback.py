@@ -161,7 +161,7 @@ def test_a_record_outside_of_the_out_folder_is_ignored(path: str) -> None:
 
 @given(st.binary(max_size=100))
 def test_junk_is_not_a_record(text: bytes) -> None:
-    """For arbitrary content."""
+    """It holds for arbitrary content."""
     assert index_entry.from_json(text) is None
 
 

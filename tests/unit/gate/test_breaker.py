@@ -171,7 +171,7 @@ def test_a_lowered_limit_applies_at_the_next_failure() -> None:
 def test_the_breaker_is_open_exactly_after_the_limit_of_consecutive_failures(
     fail_max: int, answers: str
 ) -> None:
-    """For any earlier outcomes. Once open, it stays open until a probe."""
+    """It holds for any earlier outcomes. Once open, it stays open until a probe."""
     state = after(GateState(), answers, fail_max)
 
     assert (state.breaker is Breaker.OPEN) is ("F" * fail_max in answers)

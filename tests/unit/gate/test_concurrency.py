@@ -71,7 +71,7 @@ def test_a_new_host_begins_with_four_within_the_bounds(within: Range, first: int
 def test_the_limit_is_never_outside_its_bounds(
     state: Limit, within: Range, answers: list[tuple[bool, int, float, int]]
 ) -> None:
-    """For any saved state and any outcomes, also after a policy change."""
+    """It holds for any saved state and any outcomes, also after a policy change."""
     now_ms = NOW_MS
     for is_good, in_flight, latency_ms, pause_ms in answers:
         now_ms += pause_ms

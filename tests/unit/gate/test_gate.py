@@ -176,7 +176,7 @@ def test_a_host_that_throttles_once_a_minute_stays_at_the_first_step() -> None:
 
 
 def test_the_cap_of_the_policy_limits_the_back_off_too() -> None:
-    """Even if it is below the base."""
+    """It holds even if it is below the base."""
     policy = LanePolicy(throttle_cap_s=0.5)
 
     assert [500] * 3 == incidents_in_a_row(3, policy=policy)
@@ -360,7 +360,7 @@ def test_the_learned_limit_applies_to_the_fetches_in_flight(state: GateState, mo
 
 @pytest.mark.parametrize("seen", HostSignal)
 def test_a_fixed_concurrency_is_not_adapted(seen: HostSignal) -> None:
-    """For any outcomes."""
+    """It holds for any outcomes."""
     assert Limit() == after(FRESH, seen).limit
 
 

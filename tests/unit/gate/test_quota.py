@@ -116,7 +116,7 @@ def test_a_rate_limit_policy_fills_in_what_the_quota_omits(
     ],
 )
 def test_a_malformed_structured_field_is_ignored(value: str) -> None:
-    """As a whole, by RFC 9651; also an item of another shape than the draft's."""
+    """The whole field is ignored (RFC 9651). So is an item of another shape than the draft's."""
     assert read(ratelimit=value) is None
 
 
@@ -203,7 +203,7 @@ def busy(requests: int) -> GateState:
 def test_no_more_fetches_start_in_the_window_than_remain(
     traffic: int, remaining: int, window_s: float, in_flight: int
 ) -> None:
-    """For any pacing before. Requests in flight may not be counted by the host yet."""
+    """It holds for any pacing before. Requests in flight may not be counted by the host yet."""
     state = quota_received(busy(traffic), Quota(remaining, window_s), in_flight, NOW_MS)
 
     assert len(starts_ms(state, POLICY, int(window_s * 1000))) <= max(0, remaining - in_flight)

@@ -188,7 +188,7 @@ def test_a_fraction_of_a_second_is_rounded_up(value: str, wait_s: float) -> None
 
 @pytest.mark.parametrize(("value", "wait_s"), DURATIONS)
 def test_a_duration_with_units_is_a_wait(value: str, wait_s: float) -> None:
-    """As Go prints durations, rounded up."""
+    """The form is that in which Go prints durations. The wait is rounded up."""
     assert wait_s == retry_after_s(value, ITS_DATE, ITS_DATE_MS)
 
 
@@ -264,7 +264,7 @@ WRITTEN = st.one_of(
 
 @given(st.lists(WRITTEN, min_size=1, max_size=6), st.integers(0, 10**13))
 def test_the_longest_wait_of_several_lines_counts(lines: list[str], now_ms: int) -> None:
-    """In any forms and any order."""
+    """It holds in any forms and any order."""
     alone = [wait_s for line in lines if (wait_s := retry_after_s(line, None, now_ms)) is not None]
 
     assert retry_after_s(", ".join(lines), None, now_ms) == (max(alone) if alone else None)

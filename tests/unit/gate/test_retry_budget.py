@@ -38,7 +38,7 @@ def retries_ms(steps: list[tuple[int, int, int]]) -> tuple[list[tuple[int, int]]
 
 
 def test_three_retries_start_at_once_and_the_next_after_its_share_of_the_window() -> None:
-    """With any traffic: a third of two seconds each."""
+    """It holds with any traffic: a third of two seconds each."""
     retries, _ = retries_ms([(0, 0, 6)])
 
     assert [0, 0, 0, 667, 1333, 2000] == [at_ms - NOW_MS for _, at_ms in retries]

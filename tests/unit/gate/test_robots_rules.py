@@ -121,7 +121,7 @@ def test_a_crawl_delay_is_capped_at_a_minute(value: str, delay_s: float) -> None
 
 @given(st.binary(max_size=300))
 def test_any_bytes_yield_rules(body: bytes) -> None:
-    """For arbitrary bodies."""
+    """It holds for arbitrary bodies."""
     kept = robots_rules.cached_of("fetchfleet", 200, body, NOW_MS)
 
     assert isinstance(RobotsRules(kept.groups, kept.token).allows("http://a/x"), bool)

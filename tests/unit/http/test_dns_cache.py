@@ -50,7 +50,7 @@ def test_a_negative_answer_is_cached_for_seconds(failure: DnsFailure, kept_s: fl
 
 @given(SAID, st.lists(st.integers()))
 def test_no_entry_exceeds_the_longest_lifetime(resolution: Resolution, ttls_s: list[int]) -> None:
-    """For any TTL."""
+    """It holds for any TTL."""
     assert 0 <= valid_s(resolution, ttls_s) <= MAX_TTL_S
 
 

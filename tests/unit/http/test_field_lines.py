@@ -182,7 +182,7 @@ PIECES = st.sampled_from(
 
 @given(st.lists(st.one_of(PIECES, st.binary(max_size=3)), max_size=20).map(b"".join))
 def test_an_accepted_head_reads_the_same_in_strict_form(lines: bytes) -> None:
-    """For arbitrary heads."""
+    """It holds for arbitrary heads."""
     try:
         found = read_head(OK + lines + b"\r\n\r\n")
     except RemoteProtocolError:

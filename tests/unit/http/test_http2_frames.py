@@ -128,14 +128,14 @@ def test_frames_without_effect_are_counted_until_one_has_an_effect() -> None:
     ids=["too large", "truncated GOAWAY", "all padding", "padding of nothing"],
 )
 def test_invalid_frames_are_refused(wire: bytes) -> None:
-    """By RFC 9113 §4.2, §6.1 and §6.8."""
+    """RFC 9113 §4.2, §6.1 and §6.8 define them."""
     with pytest.raises(FrameError):
         FrameReader().feed(wire)
 
 
 @given(STREAMS, st.integers(1, 2**31 - 1))
 def test_written_frames_equal_those_of_hyperframe(stream: int, by: int) -> None:
-    """For each type that the worker writes."""
+    """It holds for each type that the worker writes."""
     assert window_update(stream, by) == WindowUpdateFrame(stream, by).serialize()
     assert end_of(stream) == DataFrame(stream, b"", flags=["END_STREAM"]).serialize()
 

@@ -234,7 +234,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("received", REFUSED.values(), ids=REFUSED.keys())
 def test_a_response_that_cannot_be_framed_is_refused(received: bytes) -> None:
-    """As soon as that is known, in any pieces. It has no head then."""
+    """It is refused as soon as that is known, in any pieces. It has no head."""
     for pieces in ([received], [bytes([byte]) for byte in received]):
         reader = ResponseReader("GET")
         with pytest.raises(RemoteProtocolError):
@@ -277,7 +277,7 @@ def test_an_invalid_chunk_size_is_refused_at_once(chunks: bytes) -> None:
 
 
 def test_long_heads_are_refused() -> None:
-    """With and without an end, in one piece or many."""
+    """It holds with and without an end, in one piece or many."""
     longest = OK + b"X: " + b"a" * (MAX_HEAD_BYTES - len(OK) - 7)
     assert read(longest + b"\r\n\r\n", ends=True).status == 200
     for pieces in ([longest + b"a\r\n\r\n"], [longest, b"aaaaa"], [longest + b"aaaaa"]):

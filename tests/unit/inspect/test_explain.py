@@ -53,7 +53,7 @@ def state_of(
 
 
 def test_a_lane_without_fetches_is_idle() -> None:
-    """With any state of its gate."""
+    """It holds with any state of its gate."""
     assert ("idle", None) == state_of(replace(WAITING, waiting=0), COOLING)
 
 

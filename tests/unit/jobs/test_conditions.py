@@ -69,7 +69,7 @@ def test_only_a_single_entity_tag_is_accepted(tag: str) -> None:
     ],
 )
 def test_a_date_must_be_readable(text: str, *, date: bool) -> None:
-    """In any of the forms that hosts use. It is sent back unchanged."""
+    """Any of the forms that hosts use is accepted. It is sent back unchanged."""
     assert date is is_http_date(text)
 
 

@@ -193,7 +193,7 @@ def test_a_damaged_entry_is_valid_or_refused(damages: list[tuple[int, bytes, int
 def test_every_followed_redirect_yields_a_valid_entry(
     fields: dict[str, Any], ways: list[tuple[int, str]]
 ) -> None:
-    """After any number of redirects, to any hosts."""
+    """It holds after any number of redirects, to any hosts."""
     fetch = Fetch(**fields)
     entry = Entry(id=ID, deadline_ms=1, fetch=fetch)
     request = entry.request

@@ -88,7 +88,7 @@ def test_a_line_is_used_unchanged_or_refused(line: str) -> None:
 
 @given(st.lists(st.sampled_from(["http://a.example/", "", "# x", "bad", '{"url":"bad"}', "{"]), max_size=20))
 def test_exactly_the_bad_lines_are_named(lines: list[str]) -> None:
-    """In any order of good, bad and skipped lines."""
+    """It holds in any order of good, bad and skipped lines."""
     bad = [n for n, line in enumerate(lines, 1) if line in {"bad", '{"url":"bad"}', "{"}]
     if bad:
         assert bad == errors_of(lines)

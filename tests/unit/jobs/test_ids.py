@@ -189,7 +189,7 @@ def test_an_entry_has_its_batch_its_request_and_its_submit_time() -> None:
 
 @given(ENTRIES_WITH_HOPS)
 def test_an_entry_is_read_back_unchanged(entry: Entry) -> None:
-    """With any ledgers."""
+    """It holds with any ledgers."""
     element = serialize_entry(entry)
 
     assert entry == parse_entry(element)

@@ -143,7 +143,7 @@ def test_an_invalid_message_is_refused_with_its_reason(message: bytes, says: str
 
 
 def test_the_sizes_of_a_message_and_its_fetches_are_limited() -> None:
-    """Too much for Redis is refused before it is sent, with any growth on the way."""
+    """A message too large for Redis is refused before it is sent, including any growth on the way."""
     at_most = b'{"url":"http://a.example/","meta":"' + b"x" * (MAX_FETCH_BYTES - 37) + b'"}'
     assert MAX_FETCH_BYTES == len(at_most)
 
@@ -206,7 +206,7 @@ def test_other_arguments_are_refused_with_their_reason(arguments: tuple[Any, ...
     [b'{"url":"http://a.example/","v":2}', b'{"fetches":7,"colour":"red","v":2}', b'{"v":2}'],
 )
 def test_a_message_for_a_newer_worker_is_neither_an_order_nor_refused(message: bytes) -> None:
-    """With any other content: its form may be a later one."""
+    """It holds with any other content: its form may be a later one."""
     with pytest.raises(NewerMessageError):
         read_message(message)
     assert ReadMessages([], [], [(2, message)]) == read_all([message])
@@ -323,7 +323,7 @@ def test_a_pickle_is_never_loaded(tmp_path: Path) -> None:
     ],
 )
 def test_a_foreign_job_is_refused_with_a_short_message(raw: bytes, says: str) -> None:
-    """With any content: an impossible time would end the loop of arq."""
+    """It holds with any content: an impossible time would end the loop of arq."""
     job = read_job(KNOWN, raw)
 
     assert REFUSED == job["f"]

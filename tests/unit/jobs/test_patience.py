@@ -123,7 +123,7 @@ async def test_concurrent_calls_log_an_outage_once() -> None:
 
 
 async def test_the_next_outage_is_logged_again() -> None:
-    """It is logged even after an outage that outlasted the patience."""
+    """It is logged even if the first outage outlasted the patience."""
     time = Timeline()
     patience = time.patience(5)
     for _ in range(2):

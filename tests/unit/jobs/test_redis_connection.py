@@ -58,7 +58,7 @@ def test_a_url_that_asks_for_unchecked_tls_is_refused(url: str) -> None:
 
 @pytest.mark.parametrize("url", CHECKED)
 def test_tls_checks_the_certificate_and_the_host_name(url: str) -> None:
-    """With and without parameters of the URL."""
+    """It holds with and without parameters of the URL."""
     pool = connection_pool(url)
     assert issubclass(pool.connection_class, SSLConnection)
     options = pool.connection_kwargs

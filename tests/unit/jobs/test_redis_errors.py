@@ -97,7 +97,7 @@ def test_an_error_that_needs_an_operator_is_not_waited_for(error: Exception) -> 
     assert not is_transient(error)
 
 
-def test_a_refusal_is_a_password_or_a_permission() -> None:
-    """Bare, or as the cause of the connection's error."""
+def test_a_wrong_password_or_a_missing_permission_is_a_refusal() -> None:
+    """The error may be bare, or the cause of the connection's error."""
     assert [True, True, True] == [is_refusal(error) for error in LASTING[:3]]
     assert not any(is_refusal(error) for error in LASTING[3:])

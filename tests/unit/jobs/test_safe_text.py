@@ -63,7 +63,7 @@ def test_shown_text_is_one_line_with_readable_escapes(text: str) -> None:
 
 @given(st.recursive(HOSTILE, lambda inner: st.lists(inner) | st.dictionaries(HOSTILE, inner), max_leaves=5))
 def test_shown_json_has_the_same_value(value: object) -> None:
-    """For every reader of JSON, on one line or indented."""
+    """It holds for every reader of JSON, on one line or indented."""
     compact = json.dumps(value, ensure_ascii=False)
     indented = json.dumps(value, ensure_ascii=False, indent=2)
 

@@ -311,7 +311,7 @@ def test_text_that_is_more_than_a_host_is_refused(text: str) -> None:
 
 @given(ASCII_HOSTS)
 def test_an_ascii_host_follows_the_rules_of_dns(host: str) -> None:
-    """With any first and last characters of its labels, and with any A-label."""
+    """It holds with any first and last characters of its labels, and with any A-label."""
     assert parse_url(f"http://{host}:/").text == f"http://{host.lower()}/"
     assert parse_host(host) == host.lower()
 
@@ -527,7 +527,7 @@ def test_every_spelling_of_an_address_is_one_host_or_refused(address: IPv4Addres
 
 @given(st.one_of(st.integers(0, 2**128 - 1), st.integers(0xFFFF << 32, (1 << 48) - 1)).map(IPv6Address))
 def test_every_spelling_of_an_ipv6_address_is_one_host(address: IPv6Address) -> None:
-    """With any zeros. A mapped address is its IPv4 address."""
+    """It holds with any zeros. A mapped address is its IPv4 address."""
     texts = [str(address), address.exploded, ":".join(f"{part:x}" for part in unpack(">8H", address.packed))]
     texts.append(f"{address.exploded[:30]}{IPv4Address(int(address) & 0xFFFFFFFF)}")
     hosts = {parse_host(text) for text in [*texts, *map(str.upper, texts)]}

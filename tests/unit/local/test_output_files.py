@@ -86,7 +86,7 @@ def test_the_check_leaves_a_writable_file_unchanged(tmp_path: Path) -> None:
 
 
 def test_the_same_file_is_refused_for_two_purposes(tmp_path: Path) -> None:
-    """Under any name. A device may serve several purposes."""
+    """It holds under any name. A device may serve several purposes."""
     (tmp_path / "list").touch()
     (tmp_path / "alias").symlink_to("list")
     with pytest.raises(CommandError, match="FILE and --report are the same file"):

@@ -268,7 +268,7 @@ NESTINGS = [
 
 @given(ODD_SECRETS, NAMES, st.lists(st.sampled_from(NESTINGS), max_size=3))
 def test_no_nesting_uncovers_a_secret(secret: str, name: str, nestings: list[Callable[[str], str]]) -> None:
-    """With arbitrary characters and arbitrary nesting."""
+    """It holds with arbitrary characters and arbitrary nesting."""
     for text in placed(secret, name):
         for nest in nestings:
             text = nest(text)  # noqa: PLW2901 each time around the one before
@@ -342,7 +342,7 @@ def test_a_long_text_is_redacted_in_linear_time(piece: str) -> None:
     )
 )
 def test_redaction_is_idempotent_and_keeps_names(pairs: list[tuple[str, str]]) -> None:
-    """With any separators between the parameters."""
+    """It holds with any separators between the parameters."""
     shown = redact.final_url("http://a/?" + "&".join(f"{name}={value}" for name, value in pairs))
 
     assert shown == redact.final_url(shown)
@@ -383,7 +383,7 @@ def test_no_password_of_a_redis_url_is_shown(password: str, scheme: str, user: s
     st.text(),
 )
 def test_no_userinfo_of_a_url_in_a_text_is_shown(secret: str, before: str, after: str) -> None:
-    """With any text around it."""
+    """It holds with any text around it."""
     assert "S3C" not in redact.text(f"{before}http://{secret}@host/ {after}")
 
 
@@ -413,7 +413,7 @@ def test_every_field_of_a_fetch_is_shown_or_hidden_on_purpose() -> None:
     st.text(alphabet=st.sampled_from("?&=#'\"ab"), max_size=20),
 )
 def test_a_record_shows_no_header_body_or_query(names: list[str], query: str) -> None:
-    """At any place of the fetch in the record, with any text around a secret."""
+    """It holds at any place of the fetch in the record, with any text around a secret."""
     fetch = {
         "url": f"http://h/?{query}hunter2",
         "headers": {f"X-{name}": "hunter2" for name in names},

@@ -217,7 +217,7 @@ def test_the_cap_of_a_retry_is_not_below_its_base() -> None:
 
 @given(st.text())
 def test_arbitrary_text_is_a_policy_or_a_policy_error(text: str) -> None:
-    """As a file, a table name, a key and a value."""
+    """The text is used as a file, a table name, a key and a value."""
     quoted = '"' + text.encode("unicode_escape", "ignore").decode().replace('"', "").replace("\\", "") + '"'
     for toml in (text, f"[host.{quoted}]", f"[default]\n{quoted} = 1", f"[default]\ntimeout = {quoted}"):
         try:

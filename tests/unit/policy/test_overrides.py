@@ -84,7 +84,7 @@ def test_an_invalid_pair_is_named(pair: str) -> None:
 
 @given(st.text())
 def test_any_pair_is_a_value_or_a_policy_error(text: str) -> None:
-    """For arbitrary text."""
+    """It holds for arbitrary text."""
     assert ["key"] == list(parsed([f"key={text}"]))
 
 
@@ -192,7 +192,7 @@ def test_redis_cannot_set_the_keys_of_trust(name: str, key: str, value: object) 
     LANES,
 )
 def test_no_table_changes_the_file_s_keys_of_trust(tables: dict[str, Any], lane: str) -> None:
-    """With any other keys, and for any host."""
+    """It holds with any other keys, and for any host."""
     over = TRUST.overridden(tables).for_lane(lane)
     assert (TRUST.for_lane(lane).tls, TRUST.for_lane(lane).https_to_http) == (over.tls, over.https_to_http)
     assert over.tls in {policy.tls for _, policy in TRUST.named()}

@@ -43,7 +43,7 @@ NAMES = st.sampled_from(["a.example", "*.a.example", "*.b.a.example", "*.example
 def test_the_published_policy_equals_that_of_the_file_for_every_host(
     default: dict[str, Any], hosts: dict[str, dict[str, Any]]
 ) -> None:
-    """For arbitrary tables."""
+    """It holds for arbitrary tables."""
     of_file = Policy(msgspec.convert(default, LanePolicy), hosts, default_table=default)
     read = read_published(published(of_file))
 

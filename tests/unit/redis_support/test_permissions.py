@@ -17,7 +17,7 @@ ZRANGE = "User bob has no permissions to run the 'zrange' command"
 
 
 def test_a_denial_is_found_inside_the_error_of_a_command() -> None:
-    """Under any wrapping. The user is that of the URL, or the one that Redis names."""
+    """It is found under any wrapping. The user is that of the URL, or the one that Redis names."""
     with pytest.raises(DeniedError) as denied, redis_at("redis://b%40b:secret@h:1"):
         raise NoPermissionError("No permissions to access a key")
     wrapped = CommandError("wrapped")

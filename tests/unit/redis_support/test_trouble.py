@@ -31,7 +31,7 @@ def wrapped(error: Exception) -> Exception:
     ids=["permission", "password", "password of a new connection"],
 )
 def test_a_denial_is_logged_as_an_error_once_a_minute(error: Exception) -> None:
-    """For any number of occurrences, while it lasts."""
+    """It holds for any number of occurrences, while it lasts."""
     now_s = 0.0
     with capture_logs() as lines:
         trouble = RedisErrorReporter(get_logger(), lambda: now_s)
@@ -64,7 +64,7 @@ AWAY = (
 
 
 def test_an_outage_is_logged_once_a_minute_with_a_count_and_at_its_end() -> None:
-    """For any number of loops and kinds of errors."""
+    """It holds for any number of loops and kinds of errors."""
     now_s = 0.0
     with capture_logs() as lines:
         trouble = RedisErrorReporter(get_logger(), lambda: now_s)

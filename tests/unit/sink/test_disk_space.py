@@ -45,7 +45,7 @@ def test_after_a_shortage_more_must_be_free(free_bytes: int, more_bytes: int, mi
 
 @given(MANY)
 def test_a_minimum_of_zero_disables_the_check(free_bytes: int) -> None:
-    """For any free space."""
+    """It holds for any free space."""
     assert shortage(Space(free_bytes), 0, was_short=False) is None
     assert shortage(Space(free_bytes), 0, was_short=True) is None
 

@@ -38,7 +38,7 @@ def test_rates_are_medians_too() -> None:
 def test_a_ratio_compares_fetchfleet_with_each_other_program(
     own: float, other_way: float, peer: float
 ) -> None:
-    """For each way to run it, but not between its own ways."""
+    """Each way to run fetchfleet is compared with the others' programs, not with its own other ways."""
     measured = {"fetchfleet": own, "fetchfleet, 2 workers": other_way, "wget2": peer}
 
     found = with_ratios({name: {"per_s": rate} for name, rate in measured.items()}, "per_s")

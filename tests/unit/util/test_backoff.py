@@ -43,7 +43,7 @@ def test_upward_jitter_adds_up_to_a_tenth(chance: float, wait_s: float) -> None:
 def test_full_jitter_stays_within_zero_and_the_cap(
     n: int, base_s: float, cap_s: float, chance: float
 ) -> None:
-    """For any number of failures."""
+    """It holds for any number of failures."""
     assert 0 <= full_jitter_s(n, base_s, cap_s, chance) <= cap_s
 
 
