@@ -236,7 +236,7 @@ def test_few_private_functions_are_used_once() -> None:
 
 
 def test_every_test_has_a_docstring() -> None:
-    """In test classes too."""
+    """Tests in classes have one too."""
     silent = [
         f"{name_of(path)}::{node.name}"
         for path in TESTS

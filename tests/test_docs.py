@@ -288,7 +288,7 @@ def test_the_policy_page_has_a_row_for_every_key() -> None:
 
 
 def test_the_api_page_has_every_field_of_a_fetch() -> None:
-    """In code style."""
+    """Each is in code style."""
     text = API.read_text()
 
     assert [] == [word for word in Fetch.__struct_fields__ if f"`{word}`" not in text]
@@ -320,7 +320,7 @@ def test_the_json_of_the_docs_is_a_fetch_and_a_result() -> None:
 
 
 def test_the_configuration_page_has_every_variable() -> None:
-    """In code style."""
+    """Each is in code style."""
     text = (DOCS / "configuration.md").read_text()
 
     assert [] == [variable for variable in ENVIRONMENT.values() if f"`{variable}`" not in text]

@@ -132,7 +132,7 @@ async def test_a_head_request_gets_no_body() -> None:
 
 
 async def test_request_bodies_are_recorded_with_either_framing() -> None:
-    """With a Content-Length, and chunked."""
+    """One body has a Content-Length, one is chunked."""
 
     async def pieces() -> AsyncIterator[bytes]:
         yield b"in "

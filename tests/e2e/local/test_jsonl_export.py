@@ -129,7 +129,7 @@ async def test_a_closed_pipe_ends_the_export(tmp_path: Path) -> None:
 
 
 def test_an_export_path_that_cannot_be_opened_exits_2(tmp_path: Path) -> None:
-    """Before any fetch."""
+    """The command exits before any fetch."""
     ended = fetchfleet(
         "run", "-", "--out", tmp_path / "out", "--lines-to", "no/such/file", stdin="http://127.0.0.1/"
     )

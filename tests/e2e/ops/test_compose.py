@@ -52,7 +52,7 @@ def test_the_demos_workers_may_dial_only_the_demos_network() -> None:
 
 @needs_compose
 def test_compose_accepts_the_file_with_and_without_the_demo() -> None:
-    """By either version of Compose."""
+    """Either version of Compose accepts it."""
     project = Project("fetchfleet", DEMO_ENV)
     demo = ("--profile", "demo")
 

@@ -169,7 +169,7 @@ async def test_a_reader_without_a_group_causes_no_warning(redis: Redis) -> None:
     assert [] == await kept(redis, 5)
 
 
-# Who loses by it
+# Consumer groups that lose results
 
 
 async def test_a_lagging_group_is_named_before_it_loses_results(redis: Redis) -> None:
@@ -253,7 +253,7 @@ async def test_expired_batches_leave_the_list(fleet: Fleet, redis: Redis) -> Non
 
 
 async def test_many_expired_batches_leave_at_once(fleet: Fleet, redis: Redis) -> None:
-    """With live ones among them."""
+    """The live batches among them stay."""
     lives = await finished(fleet, redis, 1)
     await redis.zadd(keys.BATCHES, {f"{number:016x}": number for number in range(1000)})
     await ForeignMembers(redis, get_logger()).remove_batches()

@@ -163,7 +163,7 @@ async def test_a_letter_without_a_fetch_is_left(fleet: Fleet, redis: Redis) -> N
 
 
 async def test_a_retry_of_no_letter_makes_no_batch(fleet: Fleet, redis: Redis) -> None:
-    """Not even an empty one."""
+    """It does not even make an empty batch."""
     await no_fetch(redis)
     done = await fleet.dead.retry()
 

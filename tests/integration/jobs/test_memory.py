@@ -71,7 +71,7 @@ async def test_the_memory_of_a_fetch_a_key_and_a_host_is_as_documented(fleet: Fl
 
 @pytest.mark.parametrize("what", ["a result", "a dead letter"])
 async def test_the_memory_of_a_result_and_a_dead_letter_is_as_documented(redis: Redis, what: str) -> None:
-    """Beyond their JSON."""
+    """The documented figures are the bytes beyond their JSON."""
     of = "0123456789abcdef"
     result = Result(
         id=f"{of}-00000000",

@@ -173,7 +173,7 @@ async def test_a_lane_released_empty_drops_the_batch(fleet: Fleet, redis: Redis)
     assert (1, 0) == ((await batch.counts()).stored, (await batch.counts()).cancelled)
 
 
-# What is withdrawn
+# Withdrawn fetches
 
 
 async def test_a_batch_is_withdrawn_and_other_fetches_keep_their_order(fleet: Fleet, redis: Redis) -> None:
@@ -291,7 +291,7 @@ async def test_fetches_withdrawn_by_a_dead_owner_are_ended_by_the_next(fleet: Fl
     await second.release()
 
 
-# The batch itself
+# The batch
 
 
 async def test_earlier_results_stay(fleet: Fleet, redis: Redis) -> None:
@@ -403,7 +403,7 @@ async def test_racing_cancels_and_submits_lose_nothing(fleet: Fleet, redis: Redi
     assert await hold.release() is None
 
 
-# Where a redirect leads
+# Redirects to another lane
 
 
 async def test_a_cancelled_fetch_is_not_handed_to_another_lane(fleet: Fleet, redis: Redis) -> None:

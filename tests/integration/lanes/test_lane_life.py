@@ -69,7 +69,7 @@ async def test_a_lane_passes_through_all_its_states(redis_url: str, redis: Redis
     await run_lane_lifecycle(redis_url, redis)
 
 
-# Taking
+# Acquiring
 
 
 async def test_an_acquisition_gives_a_lease(fleet: Fleet, redis: Redis, store: LaneStore) -> None:
@@ -436,7 +436,7 @@ async def test_adopted_fetches_have_their_new_ledgers(fleet: Fleet, redis: Redis
     assert await claimed(redis) == [interrupted(one), two]
 
 
-# Giving back
+# Releasing
 
 
 async def test_an_empty_lane_becomes_idle(fleet: Fleet, redis: Redis) -> None:

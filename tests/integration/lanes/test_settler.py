@@ -225,7 +225,7 @@ async def test_a_retry_waits_for_its_time(fleet: Fleet, redis: Redis) -> None:
 
 
 async def test_a_due_retry_is_claimed_first(fleet: Fleet, redis: Redis) -> None:
-    """Before all other fetches."""
+    """It is claimed before all other fetches."""
     _, hold, (one, _two) = await begun(fleet, redis, 2)
     await hold.settle(retried(one, 3600))
     (waits,) = await later(redis)
@@ -268,7 +268,7 @@ async def test_a_fetch_may_be_retried_many_times(fleet: Fleet, redis: Redis) -> 
     assert len(await results(redis, batch)) == 1
 
 
-# Handed back, and begun
+# Returned and started fetches
 
 
 async def test_a_returned_fetch_waits_unchanged(fleet: Fleet, redis: Redis) -> None:
@@ -562,7 +562,7 @@ async def test_the_settler_repeats_until_redis_accepts(fleet: Fleet, redis: Redi
 async def test_the_settler_reaches_a_redis_that_forgot_the_scripts(
     fleet: Fleet, redis: Redis, running: Running
 ) -> None:
-    """As after a failover."""
+    """A failover has this effect."""
     batch, hold, (element,) = await begun(fleet, redis)
     await redis.script_flush()
     running.settler.add(hold.lane, stored(element))

@@ -95,7 +95,7 @@ MAY_TRY = {
     ),
     **dict.fromkeys(("a flood of the shared inbox", "a flood of its inbox"), frozenset({"worker", "pusher"})),
 }
-"""Whom Redis lets try a forgery; tests/component says what workers do about it."""
+"""The users whom Redis lets try a forgery. tests/component/ tests how workers handle it."""
 
 
 @pytest.fixture

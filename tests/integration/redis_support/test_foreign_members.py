@@ -318,7 +318,7 @@ async def test_a_held_lane_without_a_place_in_the_schedule_gets_one_with_the_nex
 
 @pytest.mark.parametrize("score", ["inf", "1e300"])
 async def test_a_retry_with_an_impossible_time_is_due_now(fleet: Fleet, redis: Redis, score: str) -> None:
-    """Once the lane is released."""
+    """It is due once the lane is released."""
     await fleet.submit([url("/x")])
     hold = await LaneHold.begin(redis)
     (element,) = (await hold.claim()).serialized

@@ -110,7 +110,7 @@ async def test_i26_fetches_whose_lane_was_overwritten_run(
 async def test_i26_the_list_of_lanes_and_the_backlog_are_rebuilt(
     fleet: Fleet, redis: Redis, foreign: KeyRepair, canary: Path
 ) -> None:
-    """From the lanes themselves."""
+    """They are rebuilt from the lanes themselves."""
     await fleet.submit([url("/1"), url("/2", "b.example")])
     await LaneHold.begin(redis)
     await plant_value(redis, keys.ATTENTION, "stream", canary)

@@ -134,7 +134,7 @@ async def test_a_sentinel_is_refused() -> None:
     ids=["http", "ssh", "smtp", "tls"],
 )
 async def test_a_server_that_is_not_redis_is_refused(banner: bytes, message: str) -> None:
-    """By workers and producers."""
+    """Workers and producers refuse it."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(banner)

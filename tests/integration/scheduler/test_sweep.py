@@ -187,7 +187,7 @@ async def test_concurrent_sweeps_wake_a_lane_once(fleet: Fleet, redis: Redis, st
 
 
 async def test_an_idle_lane_is_removed_from_the_list(fleet: Fleet, redis: Redis, store: LaneStore) -> None:
-    """Without a notification."""
+    """No notification is sent."""
     await fleet.submit([url("/x")])
     await (await LaneHold.begin(redis)).finish()
     await lapse(redis)

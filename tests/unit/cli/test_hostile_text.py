@@ -205,7 +205,7 @@ def test_no_skipped_line_is_written_with_an_unsafe_character() -> None:
 
 
 def test_a_warning_is_safe(capsys: pytest.CaptureFixture[str]) -> None:
-    """On standard error."""
+    """It is printed on standard error."""
     common.warn(HOSTILE)
     common.console.print(HOSTILE, style="red", soft_wrap=True)
 

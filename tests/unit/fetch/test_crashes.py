@@ -80,7 +80,7 @@ def test_only_deaths_after_a_start_count_once_a_fetch_is_suspected(
 
 
 def test_a_fetch_that_one_more_crash_may_end_runs_alone() -> None:
-    """From the second crash on."""
+    """It runs alone from the second crash on."""
     assert [is_suspect(replace(NEW, crashes=crashes)) for crashes in range(4)] == [
         False,
         False,

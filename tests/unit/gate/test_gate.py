@@ -365,7 +365,7 @@ def test_a_fixed_concurrency_is_not_adapted(seen: HostSignal) -> None:
 
 
 def test_a_paused_lane_starts_nothing() -> None:
-    """Until the policy changes."""
+    """The pause lasts until the policy changes."""
     paused = LanePolicy(paused=True)
 
     assert isinstance(admit(FRESH, paused, 0, NOW_MS), Closed)

@@ -177,7 +177,7 @@ def test_the_status_decides_between_reading_allowing_and_waiting(status: int, me
     [("fetchfleet/0.1", "fetchfleet"), ("Our-Bot/2 (+http://a)", "our-bot"), ("Bot", "bot"), ("", "*")],
 )
 def test_the_product_token_is_the_first_word_of_the_user_agent(user_agent: str, token: str) -> None:
-    """Without its version."""
+    """The version is left out."""
     assert token == robots_rules.token_of(user_agent)
 
 

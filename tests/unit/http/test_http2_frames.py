@@ -84,7 +84,7 @@ def joined(found: Iterable[Data | GoAway | bytes]) -> list[Data | GoAway | bytes
 
 @given(st.lists(st.one_of(PADDED, PLAIN, GOING, OTHERS), max_size=12), st.data())
 def test_frames_are_read_in_any_pieces(frames: list[Frame], draw: st.DataObject) -> None:
-    """In order, complete, each once."""
+    """They are read in order, complete, each once."""
     wire = b"".join(frame.serialize() for frame in frames)
     cuts = sorted(draw.draw(st.lists(st.integers(0, len(wire)), max_size=8)))
     reader, found = FrameReader(), []

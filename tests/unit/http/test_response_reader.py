@@ -177,7 +177,7 @@ def test_a_204_with_a_length_prevents_reuse(framing: bytes) -> None:
 
 
 def test_a_body_without_length_ends_with_the_connection() -> None:
-    """Not before."""
+    """It does not end before."""
     assert read(OK + b"\r\n", b"so ", b"far", ends=True) == Read(200, [], b"so far", reusable=False)
     reader = ResponseReader("GET")
     reader.feed(OK + b"\r\nso far")

@@ -76,7 +76,7 @@ def test_the_backlog_has_an_estimate_of_its_time() -> None:
 
 
 def test_the_table_of_batches_fits_80_columns() -> None:
-    """With counts below a million."""
+    """It does so with counts below a million."""
     counts = Counts(total=999_999, stored=700_000, failed=100_000, cancelled=100_000, bytes=10**15 - 1)
     batch = BatchSummary(id="0123456789abcdef", created_ms=0, cancel_ms=1, counts=counts)
     screen = io.StringIO()
@@ -108,7 +108,7 @@ def status_text(*workers: WorkerStatus, backlog: int = 0) -> str:
 
 
 def test_a_worker_of_an_older_version_is_shown_with_placeholders() -> None:
-    """Beside newer workers."""
+    """Newer workers are in the same table."""
     old = worker_status("worker-1", WorkerReport(finished_per_s=1.0), NOW_MS)
 
     assert ("worker-1", "worker-1", None, None) == (old.id, old.instance, old.version, old.age_s)

@@ -244,13 +244,13 @@ def test_a_fetch_keeps_url_method_digest_and_priority_in_one_form() -> None:
     ("deadline_s", "deadline_ms"), [(None, int(DEFAULT_DEADLINE_S * 1000)), (1.5, 1500), (0.0005, 0)]
 )
 def test_a_deadline_is_24_hours_unless_given(deadline_s: float | None, deadline_ms: int) -> None:
-    """In ms."""
+    """The deadline is in ms."""
     assert deadline_ms == Fetch(url=URL, deadline_s=deadline_s).deadline_ms
 
 
 @pytest.mark.parametrize("item", [URL, {"url": URL}, Fetch(url=URL)])
 def test_a_fetch_is_made_from_a_url_a_dict_or_a_fetch(item: Any) -> None:
-    """In each way to enqueue."""
+    """Each way to enqueue accepts all of them."""
     assert Fetch(url=URL) == as_fetch(item)
 
 
@@ -291,7 +291,7 @@ def test_json_that_is_not_a_fetch_is_refused(line: bytes | str) -> None:
 
 
 def test_a_result_is_read_back_unchanged() -> None:
-    """With every field."""
+    """Every field is compared."""
     result = Result(
         id="0123456789abcdef-00000000",
         url=URL,

@@ -51,7 +51,7 @@ REFUSED = [
 
 @pytest.mark.parametrize("url", UNCHECKED)
 def test_a_url_that_asks_for_unchecked_tls_is_refused(url: str) -> None:
-    """With the remedy."""
+    """The error names the remedy."""
     with pytest.raises(RedisSetupError, match=r"certificate checks; .* ssl_ca_certs=/path/ca.pem"):
         connection_pool(url)
 
@@ -76,7 +76,7 @@ def test_an_unusable_url_is_refused_and_not_quoted(url: str, message: str) -> No
 
 
 def test_a_file_without_a_certificate_is_named(tmp_path: Path) -> None:
-    """Before a connection is opened."""
+    """The error is raised before a connection is opened."""
     (tmp_path / "ca.pem").write_text("nothing")
     with pytest.raises(RedisSetupError, match=r"ca\.pem: "):
         connection_pool(f"rediss://h?ssl_ca_certs={tmp_path}/ca.pem")

@@ -95,7 +95,7 @@ MESSAGES = st.fixed_dictionaries(
 
 @given(MESSAGES)
 def test_schema_and_inbox_accept_the_same_messages(message: dict[str, Any]) -> None:
-    """In both directions."""
+    """Each accepts what the other accepts."""
     try:
         read_message(json.dumps(message).encode())
         taken = True
@@ -123,7 +123,7 @@ def test_a_result_of_the_schema_is_read_as_a_result(given_: dict[str, Any]) -> N
 
 
 def test_a_written_result_fits_the_schema() -> None:
-    """With every field."""
+    """The result has every field."""
     result = Result(
         id="x", url="http://a/", outcome=Outcome.FAILED, reason=Reason.TLS, worker="w", status=200
     )

@@ -109,7 +109,7 @@ def test_the_last_result_of_a_fetch_counts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", [b"http://a/\n", b'{"id": 1}\n', b"\xff\n", b"[" * 100_000])
 def test_the_error_for_a_file_that_is_not_a_report_names_it(tmp_path: Path, text: bytes) -> None:
-    """With the line."""
+    """It also names the line."""
     path = tmp_path / "x"
     path.write_bytes(b"\n" + text)
     with pytest.raises(CommandError, match="line 2: not a result"):

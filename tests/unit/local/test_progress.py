@@ -54,7 +54,7 @@ def test_a_worker_that_cannot_store_bodies_is_named() -> None:
 
 
 def test_the_rates_the_time_left_and_the_worst_hosts_are_shown() -> None:
-    """With units."""
+    """They have units."""
     progress = BatchProgress(
         Counts(total=1000, stored=400), (), 20.0, 2_500_000.0, 100.0, (), [("a.example", 3)]
     )
@@ -100,5 +100,5 @@ def test_the_summary_names_the_three_worst_hosts() -> None:
     [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (185, "3 min 5 s"), (7800, "2 h 10 min")],
 )
 def test_durations_have_units(seconds: float, text: str) -> None:
-    """At most two of them."""
+    """A duration has at most two units."""
     assert duration(seconds) == text

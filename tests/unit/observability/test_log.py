@@ -111,7 +111,7 @@ async def test_a_closed_stream_without_pending_lines_is_not_written() -> None:
 
 
 def test_a_time_is_in_utc_with_its_microseconds() -> None:
-    """As `datetime` writes it."""
+    """The format is that of `datetime`."""
     before, logged, after = datetime.now(UTC), log.timestamp(), datetime.now(UTC)
 
     assert before <= datetime.fromisoformat(logged) <= after

@@ -248,7 +248,7 @@ def test_every_row_names_its_source() -> None:
 
 
 def test_an_allowed_network_overrides_the_table() -> None:
-    """Up to its edge."""
+    """It does so up to its edge."""
     egress = Egress.parse("127.0.0.0/8, 10.1.0.0/16,fd00:1::/32,64:ff9b::/96")
 
     allowed = ["127.0.0.1", "10.1.255.255", "fd00:1::1", "64:ff9b::a01:1", "8.8.8.8"]

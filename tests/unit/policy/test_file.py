@@ -158,7 +158,7 @@ def test_ports_are_those_of_the_web_by_default() -> None:
 
 @pytest.mark.parametrize("name", PROFILES)
 def test_a_timeout_may_be_a_profile(name: str) -> None:
-    """By its name."""
+    """The policy gives the name of the profile."""
     assert PROFILES[name] == LanePolicy(timeout=name).timeouts
 
 

@@ -69,7 +69,7 @@ def test_tables_of_older_versions_apply_to_the_canonical_name() -> None:
 
 
 def test_the_last_of_two_values_counts() -> None:
-    """As with options."""
+    """Command-line options behave in the same way."""
     assert {"burst": 2, "attempts": 1} == parsed(["burst=1", "attempts=1", "burst=2"])
 
 

@@ -42,7 +42,7 @@ def test_a_denial_is_found_inside_the_error_of_a_command() -> None:
     ],
 )
 def test_the_user_is_that_of_the_given_url(arguments: list[str], expected: str) -> None:
-    """By option, else by environment."""
+    """The URL is that of the option, else of the environment."""
     assert expected == user_of(arguments, {"FETCHFLEET_REDIS_URL": "unix://env:pw@/run/redis.sock"})
 
 

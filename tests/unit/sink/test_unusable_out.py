@@ -34,7 +34,7 @@ def test_the_exit_code_depends_on_the_chance_of_another_start(name: str, code: i
 
 
 def test_a_link_in_the_place_of_a_folder_is_named() -> None:
-    """As for bodies."""
+    """The message is that for bodies."""
     error = unusable_out(Path("bodies"), InTheWayError("'parts' is a symbolic link"))
 
     assert ("--out bodies: 'parts' is a symbolic link", BAD_USE) == (str(error), error.exit_code)

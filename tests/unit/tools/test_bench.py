@@ -30,7 +30,7 @@ def test_the_figure_is_the_median_and_the_peak_the_largest() -> None:
 
 
 def test_rates_are_medians_too() -> None:
-    """With their range."""
+    """They have their range."""
     assert {"per_s": 3.0, "least_per_s": 1.0, "most_per_s": 50.0} == of_rates([50.0, 1.0, 3.0])
 
 
@@ -125,7 +125,7 @@ def test_subsystems_name_files_that_exist() -> None:
 
 
 def test_the_time_of_threads_belongs_to_their_rooms() -> None:
-    """By their names."""
+    """The names of the threads decide."""
     assert "sink, in threads" == room_of_thread("names_3") == room_of_thread("blocks_0")
     assert "other work, in threads" == room_of_thread("uvloop_0")
     assert "engine, in threads" == room_of_thread("sending_0")
@@ -157,7 +157,7 @@ def test_a_target_is_met_by_a_ratio_on_the_right_side_of_its_bound() -> None:
 
 
 def test_targets_name_programs_that_are_measured() -> None:
-    """Or layers."""
+    """A target may name a layer instead."""
     names = {peer.name for peer in PEERS}
     of_layers = {*LAYERS, "worker, httpx", "worker, direct"}
 
@@ -166,7 +166,7 @@ def test_targets_name_programs_that_are_measured() -> None:
 
 
 def test_each_layer_is_compared_with_the_straight_line() -> None:
-    """By its CPU time."""
+    """The CPU times are compared."""
     figure = {"cpu_us": 30.4, "per_s": 9000.0, "times_straight_line": 0.2}
 
     assert "| client | 30 | 9,000 | 0.20 |" in layers({"client": figure}, "Layers").markdown.splitlines()
