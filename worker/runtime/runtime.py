@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 from structlog.typing import FilteringBoundLogger
 
 from fetchfleet.jobs import keys
@@ -94,7 +95,7 @@ class Runtime:
                 self._start_loop("disk_guard", self.disk_guard.run, self._loops)
                 self._start_loop("stats", self.stats.run, self._loops)
                 await self.services.store.renew([])  # raises if Redis denies the scripts to this worker
-                await self.heartbeat.join()
+                await self._join()
         except BaseException:
             await self._close()
             raise
@@ -108,6 +109,15 @@ class Runtime:
         loop = type(asyncio.get_running_loop()).__module__
         about = self.registration.log_fields()
         self.log.info(Event.WORKER_STARTED, **about, out=str(self.settings.out), loop=loop)
+
+    async def _join(self) -> None:
+        """Join the fleet, again after the repair of a key with a conflicting value."""
+        try:
+            await self.heartbeat.join()
+        except ResponseError:
+            if not await self.services.key_repair.quarantine(keys.FIXED):
+                raise
+            await self.heartbeat.join()
 
     def _start_loop(self, name: str, loop: Loop, loops: dict[str, asyncio.Task[None]]) -> None:
         """Run a loop in a task. Log a bug that ends it, at most once a minute, and restart it."""

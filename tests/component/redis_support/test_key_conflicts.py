@@ -112,6 +112,17 @@ async def test_i26_the_fleet_recovers_from_foreign_types_at_its_keys(
     await redis.flushall()
 
 
+@pytest.mark.parametrize("key", [keys.WORKERS, keys.HANDED, keys.DEATHS])
+async def test_i26_a_worker_starts_although_a_key_has_a_foreign_type(
+    origin: Origin, start: Start, redis: Redis, key: str
+) -> None:
+    """It may be the only worker of the fleet: no other one moves the value away."""
+    await ask(redis, "RPUSH", key, "foreign")
+    worker = await start()
+    assert [Outcome.STORED] == [result.outcome for result in await worker.results([origin.url("/")])]
+    await wait_until(partial(all_quarantined_at, redis, {key: keys.FIXED[key]}), "the key to be quarantined")
+
+
 @pytest.mark.parametrize("turn", [0, 2])
 async def test_i26_a_held_lane_recovers_from_foreign_types_at_its_keys(
     origin: Origin, other: Origin, start: Start, redis: Redis, tmp_path: Path, turn: int
