@@ -132,7 +132,7 @@ def test_an_invalid_setting_is_named(flags: dict[str, Any], environment: dict[st
 
 
 def test_all_faults_are_named_at_once() -> None:
-    """One start, one list, a line each."""
+    """The error has one line for each fault of flags and environment."""
     flags = {"engine": "curl", "redis_url": "x", "allow_net": "x", "policy": "/nowhere", "user_agent": "é"}
     environment = {f"FETCHFLEET_{name}": "x" for name in ("MAX_IN_FLIGHT", "GRACE_S", "LEASE_S")}
 
@@ -168,7 +168,7 @@ def test_keys_of_options_replace_those_of_the_policy_file(tmp_path: Path) -> Non
     ],
 )
 def test_a_bad_key_names_its_option(keys: dict[str, Any], named: str) -> None:
-    """With the value and the range."""
+    """The error has the value and the range."""
     faults = faults_of({"policy_keys": keys}, {})
 
     assert len(faults) == 1
@@ -204,7 +204,7 @@ def test_settings_cannot_be_changed() -> None:
 
 
 def test_an_in_folder_that_cannot_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before any fetch names a file in it."""
+    """The check runs before any fetch names a file in it."""
     monkeypatch.setattr(os, "access", lambda path, _: path != tmp_path)
 
     with pytest.raises(SettingsError, match=f"--in {tmp_path}: Permission denied"):

@@ -93,7 +93,7 @@ def cut(body: bytes, cuts: Iterable[int]) -> list[bytes]:
 
 @given(KINDS, BODIES, st.lists(st.integers(min_value=0), max_size=8))
 def test_a_body_is_decoded_from_any_chunks(kind: str, body: bytes, cuts: list[int]) -> None:
-    """Every coding, all members and frames, alone and stacked."""
+    """Each coding decodes all its members and frames, alone and stacked."""
     coding, encode = ENCODERS[kind]
 
     assert decoded(coding, cut(encode(body), cuts)) == body
@@ -141,7 +141,7 @@ def test_a_flipped_bit_is_detected(kind: str, body: bytes, place: int) -> None:
 
 @given(KINDS, BODIES, st.binary(min_size=1, max_size=20), st.booleans())
 def test_bytes_after_the_end_are_refused(kind: str, body: bytes, more: bytes, together: bool) -> None:  # noqa: FBT001
-    """In the same chunk or in the next."""
+    """The decoder refuses them in the same chunk and in the next."""
     coding, encode = ENCODERS[kind]
     packed = encode(body)
     assume(not more.startswith((b"\x1f", b"\x28", *(bytes([first]) for first in range(0x50, 0x60)))))
@@ -159,7 +159,7 @@ def test_junk_is_refused_or_decoded(kind: str, junk: bytes) -> None:
 
 @pytest.mark.parametrize("trailer", [b"\0" * 8, b"\x1f", b"\x1f\x8b", b"junk"])
 def test_no_bytes_follow_the_last_member(trailer: bytes) -> None:
-    """No padding, and no part of another member."""
+    """The decoder refuses padding and the beginning of another member."""
     with pytest.raises(CodingError):
         decoded("gzip", [gzip.compress(b"body") + trailer])
 
@@ -364,7 +364,7 @@ def test_only_many_tiny_streams_are_refused(
 
 @given(st.binary(max_size=100), st.lists(st.integers(min_value=0), max_size=6))
 def test_skippable_frames_are_skipped_in_any_chunks(body: bytes, cuts: list[int]) -> None:
-    """Between frames and around them. Truncation is detected."""
+    """Skippable frames may be between data frames and around them, and truncation is detected."""
     packed = skippable(body) + checked_zstd(body) + skippable(b"") + skippable(body)
 
     assert decoded("zstd", cut(packed, cuts)) == body

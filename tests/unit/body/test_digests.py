@@ -62,7 +62,7 @@ def test_only_sound_and_well_formed_digests_bind(value: str, found: set[Digest])
 
 
 def test_the_extent_of_a_digest_decides_if_it_binds() -> None:
-    """For a resumed rest that of the whole, for a requested part that of the content."""
+    """The digest of the whole binds a resumed rest, and that of the content binds a requested part."""
     assert read(text(SHA256), text(SHA512)) == {SHA256, SHA512}
     assert read(text(SHA256), text(SHA512), complete=False, resumed=True) == {SHA256}
     assert read(text(SHA256), text(SHA512), complete=False) == {SHA512}

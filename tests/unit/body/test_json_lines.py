@@ -101,7 +101,7 @@ BAD = [
 def test_the_first_bad_line_is_named(
     before: list[bytes], which: int, after: list[bytes], cuts: list[int]
 ) -> None:
-    """By its number in the body, with blank lines counted."""
+    """The error has the number of the line in the body, and blank lines count."""
     body = b"\n".join([*before, BAD[which], *after])
 
     assert bad_line_of(cut(body, cuts)) == len(before) + 1
@@ -179,7 +179,7 @@ def test_an_empty_body_has_no_records() -> None:
 
 
 def test_records_are_passed_on_without_surrounding_space() -> None:
-    """One line each, with any line end."""
+    """Each record is one line, and its line end may be of any kind."""
     lines = [b"\n", b' {"a": 1} \r\n', b"\r\n", b"[2]"]
 
     assert list(records_in(lines)) == [b'{"a": 1}', b"[2]"]

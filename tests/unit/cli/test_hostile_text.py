@@ -149,7 +149,7 @@ def test_no_table_shows_an_unsafe_character_or_obeys_markup(shown: RenderableTyp
 def test_no_line_of_a_command_has_an_unsafe_character(
     lines: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nor does text of it begin another line."""
+    """Text with a line end does not begin another line."""
     for line in lines:
         common.echo(line)
     shown = capsys.readouterr().out

@@ -584,7 +584,7 @@ def test_the_method_decides_if_a_request_may_be_repeated(method: str, *, may: bo
 
 @pytest.mark.parametrize("method", ["POST", "PATCH"])
 def test_a_request_that_may_have_reached_the_host_is_repeated_only_if_idempotent(method: str) -> None:
-    """After a failure, a retryable status, a full disk or a stop of the worker."""
+    """A POST is not retried after a failure, a retryable status, a full disk or a stop of the worker."""
     post = entry(Fetch(url="http://a.example/", method=method))
     repeated = [happened for happened in sent_and_unanswered() if isinstance(decided(post, happened), Retry)]
 
@@ -628,7 +628,7 @@ def test_a_crash_counts_as_an_interruption_and_as_a_crash() -> None:
 @pytest.mark.parametrize("cut_off", [crashed, interrupted])
 @given(ENTRIES)
 def test_a_fetch_that_was_not_started_is_not_charged(cut_off: Callable[[Entry], Entry], fetch: Entry) -> None:
-    """Neither a claimed POST, nor a fetch that one more crash would end. All others are charged."""
+    """Only a fetch that needs a start marker is exempt: a claimed POST, or one with an earlier crash."""
     after = cut_off(fetch)
     if needs_start_marker(fetch) and not fetch.begun:
         assert fetch == after

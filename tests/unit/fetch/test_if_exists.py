@@ -49,7 +49,7 @@ def test_a_kept_file_is_unchanged_and_a_conflicting_one_fails() -> None:
 
 
 def test_durability_is_one_of_three() -> None:
-    """None, the file, or the file and its name."""
+    """The worker syncs nothing, the file, or the file and its folders."""
     policy = parse_policy('[default]\ndurability = "file"\n[host."a.com"]\ndurability = "full"')
 
     assert ["file", "full"] == [policy.for_lane(lane).durability for lane in ("b.com", "a.com")]

@@ -73,7 +73,7 @@ async def test_a_lane_that_waits_is_woken_before_the_next_suspect_closes_the_wor
 
 @pytest.mark.parametrize("holder", [False, True], ids=["before its start", "before its turn"])
 async def test_a_suspect_that_is_stopped_leaves_the_worker_open(holder: bool) -> None:  # noqa: FBT001
-    """By the loss of its lane, or by its deadline."""
+    """The loss of its lane or its deadline may cancel the suspect."""
     isolation = Isolation(soon_s=LONG_S)
     first = await begin(isolation, "first")
     second = await begin(isolation, "second")

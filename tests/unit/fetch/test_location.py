@@ -133,13 +133,13 @@ REFUSED = [
 
 @pytest.mark.parametrize(("location", "target"), RFC_3986_REFERENCES)
 def test_a_relative_location_resolves_by_rfc_3986(location: str, target: str) -> None:
-    """Every example of RFC 3986 §5.4 that names an http URL."""
+    """The cases are the examples of RFC 3986 §5.4 that name an http URL."""
     assert target_of(parse_url("http://a/b/c/d;p?q"), location).text == target
 
 
 @pytest.mark.parametrize(("location", "target"), AS_BROWSERS.values(), ids=AS_BROWSERS.keys())
 def test_a_location_is_read_as_browsers_read_it(location: str, target: str) -> None:
-    """By the URL standard of the WHATWG, with the same escapes."""
+    """The parser follows the URL standard of the WHATWG, with the same escapes."""
     assert target_of(parse_url(HERE), location).text == target
 
 
@@ -155,7 +155,7 @@ def test_a_location_keeps_the_port_unless_it_names_a_host() -> None:
 
 @pytest.mark.parametrize("location", REFUSED)
 def test_a_location_that_leads_to_no_http_url_is_refused(location: str) -> None:
-    """With UrlError, which quotes no secret."""
+    """The parser raises a UrlError that quotes no secret."""
     with pytest.raises(UrlError) as caught:
         target_of(parse_url("http://example.com/a/b"), location)
 
@@ -200,7 +200,7 @@ def test_any_bytes_are_a_canonical_url_or_a_url_error(base: str, location: str) 
 
 @given(st.binary(max_size=100))
 def test_bytes_of_a_query_arrive_as_they_were_sent(value: bytes) -> None:
-    """Once the host decodes the escapes, in any encoding of its text."""
+    """The host gets the same bytes after it decodes the escapes, in any text encoding."""
     sent = bytes(byte for byte in value if byte not in b"\t\n\r#%")
     location = "/x?" + sent.decode("latin-1") + "."
 

@@ -243,7 +243,7 @@ def test_arbitrary_responses_get_a_verdict(status: int, fields: dict[str, str]) 
 
 @given(sizes, sizes)
 def test_a_content_range_is_read_as_it_was_written(first: int, more: int) -> None:
-    """Both of its forms. Implausibly long numbers are ignored."""
+    """The parser reads both forms of the field and ignores implausibly long numbers."""
     assert content_range(f"bytes {first}-{first + more}/*") == ContentRange(first, first + more, None)
     assert content_range(f"bytes */{more}") == ContentRange(None, None, more)
     assert content_range("bytes */*") is None
@@ -257,7 +257,7 @@ def test_a_content_range_is_read_as_it_was_written(first: int, more: int) -> Non
     st.from_regex(r'"[!#-~]{0,20}"', fullmatch=True) | st.none(),
 )
 def test_a_note_is_read_back_unchanged(offset: int, token: int, more: int | None, etag: str | None) -> None:
-    """With the fetch, and only if it exists."""
+    """The entry of the fetch contains the note only if one exists."""
     kept = note(
         offset_bytes=offset,
         token=token,

@@ -80,7 +80,7 @@ def test_five_statuses_are_redirects(status: int) -> None:
 
 @pytest.mark.parametrize("status", [200, 299, 300, 304, 305, 306, 309, 399, 400])
 def test_no_other_status_is_a_redirect(status: int) -> None:
-    """Not 300, which offers a choice, nor 304, which is a response."""
+    """A 300 offers a choice and a 304 is a response, so the worker follows neither."""
     assert not is_redirect(status)
 
 
@@ -118,7 +118,7 @@ def test_the_next_method_is_the_one_rfc_9110_names(status: int, method: str, the
 @pytest.mark.parametrize("status", [301, 302, 303])
 @pytest.mark.parametrize("location", [SAME, OTHER])
 def test_a_post_that_becomes_a_get_drops_its_body(status: int, location: str) -> None:
-    """With every header that described it."""
+    """The next request also drops every header that described the body."""
     hop = redirected("POST", status, location, headers=BODY_HEADERS, body="{}")
 
     assert hop == Hop("GET", location, (), None)
@@ -135,7 +135,7 @@ def test_a_body_is_sent_again_to_its_own_origin(status: int) -> None:
 @pytest.mark.parametrize(("status", "method"), [(301, "PUT"), (302, "PATCH"), (307, "POST"), (308, "PUT")])
 @pytest.mark.parametrize("location", [OTHER, "https://example.com:8443/", "//www.example.com/"])
 def test_a_body_is_not_sent_to_another_origin(status: int, method: str, location: str) -> None:
-    """Not even if the caller allows repeats: it was meant for one host."""
+    """The worker refuses the redirect even if the caller allows repeats."""
     verdict = redirected(method, status, location, body="secret", repeat_safe=True)
 
     assert "body" in refusal_of(verdict)
@@ -175,7 +175,7 @@ def test_a_307_or_308_repeats_any_method_in_its_origin(status: int, method: str,
 @pytest.mark.parametrize("location", [SAME, "https://example.com:8443/"])
 @pytest.mark.parametrize(("method", "status"), [("POST", 307), ("POST", 308), ("PUT", 301), ("PUT", 307)])
 def test_a_body_follows_its_host_from_http_to_https(method: str, status: int, location: str) -> None:
-    """With the headers that describe it and its idempotency key, without secrets. Never back to http."""
+    """The request keeps body headers and its idempotency key, drops secrets, and never returns to http."""
     key = (("Idempotency-Key", "k"),)
     start = "http://example.com/a/b"
 
@@ -214,7 +214,7 @@ def test_every_header_is_kept_within_an_origin() -> None:
     ],
 )
 def test_only_harmless_headers_are_sent_to_another_origin(start: str, location: str) -> None:
-    """By an allow-list, so that a secret under any other name is dropped too."""
+    """An allow-list selects the headers, so that a secret under any other name is dropped too."""
     hop = redirected("GET", 302, location, start=start, headers=SECRETS + HARMLESS)
 
     assert isinstance(hop, Hop)
@@ -223,7 +223,7 @@ def test_only_harmless_headers_are_sent_to_another_origin(start: str, location: 
 
 @pytest.mark.parametrize("location", ["http://example.com/", "http://other.example/"])
 def test_https_is_not_redirected_to_http(location: str) -> None:
-    """To any host: the next request could be read and changed."""
+    """An attacker on the network could read and change the next request, to any host."""
     assert "https to http" in refusal_of(redirected("GET", 301, location))
 
 

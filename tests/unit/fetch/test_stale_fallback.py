@@ -68,7 +68,7 @@ WELL: list[tuple[Reason, AttemptOutcome, WaitReason | None, Reason | None]] = [
 def test_a_host_that_is_down_is_an_occasion(
     reason: Reason, happened: AttemptOutcome, shut: WaitReason | None, last: Reason | None
 ) -> None:
-    """No response, no address, an error on the last attempt, or a cool-down past the deadline."""
+    """The host has no address, does not respond, sends an error last, or cools down past the deadline."""
     finish = Finish(outcome=Outcome.FAILED, reason=reason)
 
     assert stale_fallback.is_host_down(entry(last), finish, happened, shut)
@@ -78,7 +78,7 @@ def test_a_host_that_is_down_is_an_occasion(
 def test_other_outcomes_use_no_fallback(
     reason: Reason, happened: AttemptOutcome, shut: WaitReason | None, last: Reason | None
 ) -> None:
-    """Neither a response that rejects the request, nor a refusal by the worker, nor a busy lane."""
+    """A rejected request, a refusal by the worker and a busy lane do not mean that the host is down."""
     finish = Finish(outcome=Outcome.FAILED, reason=reason)
 
     assert not stale_fallback.is_host_down(entry(last), finish, happened, shut)
@@ -166,7 +166,7 @@ def test_junk_is_not_a_record(text: bytes) -> None:
 
 
 def test_a_fallback_is_one_of_two() -> None:
-    """In a fetch and in a policy."""
+    """A fetch and a policy accept only `none` and `stale`."""
     assert "stale" == decode_fetch(b'{"url":"http://a/","fallback":"stale"}').fallback
     with pytest.raises(InvalidFetchError, match="fallback: 'old' is not one of none, stale"):
         Fetch(url="http://a/", fallback="old")

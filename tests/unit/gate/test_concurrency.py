@@ -215,7 +215,7 @@ def test_the_limit_of_a_host_is_found_within_a_minute_and_kept(status: int, serv
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("service_s", SERVICE, ids=["300ms", "3s", "uneven"])
 def test_a_lower_limit_is_found_within_a_minute(status: int, service_s: Times) -> None:
-    """From twelve to four, after five quiet minutes. Cool-downs do not accumulate."""
+    """The limit falls from twelve to four after five quiet minutes, and cool-downs do not accumulate."""
     lane = Simulation(HostModel(capacity=12, service_s=service_s, status=status), POLICY)
     lane.run(300)
     lane.host.capacity = 4
@@ -232,7 +232,7 @@ def test_a_lower_limit_is_found_within_a_minute(status: int, service_s: Times) -
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_higher_limit_is_found_within_minutes(status: int) -> None:
-    """From four to forty: a hold, and one round for each further request."""
+    """The limit climbs from four to forty: a hold, then one round for each further request."""
     lane = Simulation(HostModel(capacity=4, service_s=evenly(1.0), status=status), POLICY)
     lane.run(600)
     lane.host.capacity = 40

@@ -164,7 +164,7 @@ def test_responses_in_flight_belong_to_the_same_incident() -> None:
     ],
 )
 def test_each_minute_without_a_cool_down_takes_one_step_back(quiet_ms: int, wait_s: int) -> None:
-    """After four incidents, down to none."""
+    """The count starts at four incidents and ends at none."""
     state = GateState(incidents=4, cool_until_ms=NOW_MS - quiet_ms)
 
     assert wait_s * 1000 == cooled_ms(throttled(state, PLAIN, None, NOW_MS, 0.0))
@@ -226,7 +226,7 @@ def starts_ms(policy: LanePolicy, looks_ms: Iterable[int]) -> list[int]:
     ],
 )
 def test_starts_are_spread_evenly_after_the_burst(rate_per_s: float, burst: int, starts: list[int]) -> None:
-    """In the first second, with the gate asked every millisecond."""
+    """The test asks the gate every millisecond of the first second."""
     policy = LanePolicy(rate_per_s=rate_per_s, burst=burst)
     looks = range(NOW_MS, NOW_MS + 1000)
 
@@ -250,7 +250,7 @@ def test_without_a_rate_nothing_is_paced() -> None:
 def test_no_window_has_more_starts_than_burst_and_rate_allow(
     rate_per_s: float, burst: int, pauses_ms: list[int]
 ) -> None:
-    """For every pair of starts: at most the burst plus the rate times the time between them."""
+    """The number of starts is at most the burst plus the rate times the length of the window."""
     policy = LanePolicy(rate_per_s=rate_per_s, burst=burst)
     starts = starts_ms(policy, accumulate(pauses_ms, initial=NOW_MS))
 
@@ -309,7 +309,7 @@ def test_a_probe_without_an_outcome_makes_room_for_another() -> None:
     ],
 )
 def test_each_outcome_counts_for_or_against_the_host(seen: HostSignal, failures: int) -> None:
-    """After one failure: a response clears it, a fault of the worker keeps it, a plain 503 adds to it."""
+    """A response clears one earlier failure, a fault of the worker keeps it, and a plain 503 adds to it."""
     assert failures == after(failed(FRESH), seen).failures
 
 
@@ -350,7 +350,7 @@ def test_the_back_off_does_not_grow_while_concurrency_can_fall() -> None:
     ],
 )
 def test_the_learned_limit_applies_to_the_fetches_in_flight(state: GateState, most: int) -> None:
-    """Within 2 and 20 here. A host that may be failing gets one."""
+    """The policy bounds the limit by 2 and 20, but a host that may be failing gets one fetch."""
     policy = LanePolicy(concurrency=Range(min=2, max=20))
 
     assert most == max_in_flight(state, policy)
@@ -388,7 +388,7 @@ def outage(seen: HostSignal, policy: LanePolicy) -> tuple[float, GateState]:
     [(HostSignal.FAILED, 3600, 4200), (HostSignal.TIMED_OUT, 3600, 4200), (HostSignal.NAMELESS, 60, 120)],
 )
 def test_a_host_without_responses_is_finally_dead(seen: HostSignal, least_s: float, most_s: float) -> None:
-    """At the first probe after `give_up_s`; earlier if its name does not exist."""
+    """The first failed probe after `give_up_s` decides, or an earlier one if the name does not exist."""
     dead_after_s, state = outage(seen, LanePolicy())
 
     assert least_s <= dead_after_s <= most_s
@@ -417,7 +417,7 @@ def test_a_name_that_exists_again_gets_the_longer_time() -> None:
 
 
 def test_the_last_five_responses_are_kept() -> None:
-    """For `explain`. Outcomes that the worker caused are not responses."""
+    """The `explain` command shows them, and outcomes that the worker caused are not responses."""
     state = FRESH
     for number in range(8):
         signal = Observation(HostSignal.ANSWERED, NOW_MS, 1, outcome=str(200 + number))
@@ -494,7 +494,7 @@ EVENTS = st.one_of(
 def test_no_order_of_events_breaks_a_promise(
     concurrency: int, rate_per_s: float, breaker_failures: int, events: list[tuple[str, object]]
 ) -> None:
-    """Never above the concurrency, never in a cool-down or while the breaker is open, one probe at a time."""
+    """Starts respect the concurrency, cool-downs and the breaker, with one probe at a time."""
     host = Host(
         LanePolicy(
             concurrency=concurrency,

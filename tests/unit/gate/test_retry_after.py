@@ -194,14 +194,14 @@ def test_a_duration_with_units_is_a_wait(value: str, wait_s: float) -> None:
 
 @pytest.mark.parametrize(("value", "wait_s"), UNIX_TIMES)
 def test_a_unix_time_counts_from_the_date_of_the_response(value: str, wait_s: float) -> None:
-    """In seconds or milliseconds. As a wait it would be decades."""
+    """The field may be in seconds or milliseconds, and as a wait it would mean decades."""
     assert wait_s == retry_after_s(value, ITS_DATE, MUCH_LATER_MS)
     assert wait_s == retry_after_s(value, None, ITS_DATE_MS)
 
 
 @pytest.mark.parametrize(("value", "wait_s"), DATES + ISO_DATES)
 def test_a_date_counts_from_the_date_of_the_response(value: str, wait_s: float) -> None:
-    """All forms (RFC 9110 §5.6.7, ISO 8601). A difference between the clocks has no effect."""
+    """A clock difference has no effect on any form of date (RFC 9110 §5.6.7, ISO 8601)."""
     assert wait_s == retry_after_s(value, ITS_DATE, MUCH_LATER_MS)
 
 

@@ -45,7 +45,7 @@ def test_three_retries_start_at_once_and_the_next_after_its_share_of_the_window(
 
 
 def test_a_busy_lane_may_retry_a_fifth_of_its_traffic() -> None:
-    """After a thousand requests: two hundred retries at once, then one every twentieth of a second."""
+    """A thousand requests allow two hundred retries at once, then one every twentieth of a second."""
     retries, _ = retries_ms([(0, 1000, 203)])
 
     assert [*[0] * 200, 50, 100, 150] == [at_ms - NOW_MS for _, at_ms in retries]

@@ -233,7 +233,7 @@ def test_an_origin_is_scheme_host_and_port(url: str, origin: str) -> None:
 
 
 def test_a_crawl_delay_spaces_starts() -> None:
-    """From the request on, for any burst of the policy, unless the policy ignores robots.txt."""
+    """The delay applies from the request on, whatever the burst, unless the policy ignores robots.txt."""
     policy = LanePolicy(robots="obey", rate_per_s=100, burst=50)
     state = gate.crawl_delay_received(GateState(), 2.0, NOW_MS)
 
@@ -286,7 +286,7 @@ def test_a_501_for_a_robots_txt_is_retried_with_back_off() -> None:
     ("asked_s", "wait_ms"), [(None, 1000), (0.5, 1000), (20.0, 20_000), (1e9, 3_600_000)]
 )
 def test_retry_after_of_a_robots_txt_is_kept(asked_s: float | None, wait_ms: int) -> None:
-    """As for a fetch, up to the cap of the policy."""
+    """The cap of the policy limits the wait, as for a fetch."""
     state = gate.robots_unavailable(GateState(), OBEY, NOW_MS, 0.0, asked_s)
 
     assert NOW_MS + wait_ms == state.robots_until_ms
@@ -313,7 +313,7 @@ def test_waiting_for_a_robots_txt_charges_no_attempt(
 
 
 def test_a_wait_for_a_robots_txt_ends() -> None:
-    """With the host, or at the deadline of the fetch."""
+    """The fetch fails when the host is dead or when its deadline comes first."""
     broke = Failed(reason=Reason.CONNECT)
 
     assert defer_for_robots(ENTRY, broke, NOW_MS, HostState(dead=True)) == Finish(

@@ -155,7 +155,7 @@ async def test_the_headers_of_a_fetch_stay_with_it(engine: str) -> None:
 
 
 async def test_a_hook_of_the_client_receives_the_response_of_the_wire() -> None:
-    """With its status, reason and headers. No cookie is kept."""
+    """The response has its status, reason and headers, and the client keeps no cookie."""
     seen: list[httpx.Response] = []
 
     async def look(response: httpx.Response) -> None:
@@ -193,7 +193,7 @@ async def test_an_exchange_by_httpx_is_freed_at_its_end() -> None:
 
 
 async def test_the_body_can_be_read_by_httpx() -> None:
-    """As a hook of the client can."""
+    """An event hook of the client can read the body with `aread`."""
     pieces: list[bytes] = []
 
     async def read(response: httpx.Response) -> None:

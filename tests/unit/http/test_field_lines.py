@@ -80,7 +80,7 @@ def read(head: bytes) -> Head:
 
 @pytest.mark.parametrize(("lines", "fields"), READ.values(), ids=READ.keys())
 def test_an_odd_line_that_is_unambiguous_is_read(lines: bytes, fields: list[tuple[bytes, bytes]]) -> None:
-    """By RFC 9112, or without a field that has no valid name."""
+    """The reader follows RFC 9112 or drops a field that has no valid name."""
     head = read(OK + lines + b"\r\n\r\n")
 
     assert (head.fields, head.lenient) == (fields, True)
@@ -105,7 +105,7 @@ def test_other_heads_are_left_unchanged(lines: bytes, end: bytes) -> None:
 
 
 def test_whitespace_in_a_status_line_separates_its_parts() -> None:
-    """Any amount of it (RFC 9112 §4). The reason phrase is not used."""
+    """The reader accepts any amount of it (RFC 9112 §4)."""
     head = read(b"HTTP/1.1 \t200   Very  OK\v\r\n\r\n")
     assert (head.status, head.phrase, head.lenient) == (200, b"Very  OK ", True)
     head = read(b"HTTP/1.1 200 \n\n")
@@ -205,7 +205,7 @@ def test_an_accepted_head_reads_the_same_in_strict_form(lines: bytes) -> None:
     )
 )
 def test_usable_fields_are_usable(fields: list[tuple[bytes, bytes]]) -> None:
-    """By any parser, with any way to split lines."""
+    """A second pass changes none of them, and the first pass adds none."""
     try:
         usable = usable_fields(fields)
     except RemoteProtocolError:

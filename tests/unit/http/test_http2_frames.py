@@ -172,7 +172,7 @@ def test_a_repeated_length_is_one_length(fields: list[Header], length: int | Non
 
 @pytest.mark.parametrize(("status", "method"), [(b"204", "GET"), (b"304", "GET"), (b"200", "HEAD")])
 def test_some_responses_have_no_body(status: bytes, method: str) -> None:
-    """By their status, or their request's method (RFC 9110 §6.4.1)."""
+    """The status or the request method excludes a body (RFC 9110 §6.4.1)."""
     assert parse_response([(b":status", status), (b"content-length", b"5")], method).length_bytes == 0
 
 
@@ -262,7 +262,7 @@ def test_an_unread_body_stops_its_own_stream_only() -> None:
     )
 )
 def test_no_window_leaks(steps: list[tuple[int, int, str]]) -> None:
-    """For any reads and drops: windows are complete again, except for amounts not yet worth a frame."""
+    """Windows are complete again after any reads and drops, except for amounts not yet worth a frame."""
     host = Host()
     streams = [host.request_fields() for _ in range(4)]
     for which, size_bytes, then in steps:

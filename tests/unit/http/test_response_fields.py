@@ -26,7 +26,7 @@ def test_lines_that_describe_the_body_must_agree(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["content-encoding", "transfer-encoding", "vary", "ratelimit", "x-unknown"])
 def test_the_lines_of_a_list_are_joined(name: str) -> None:
-    """In the order of their arrival (RFC 9110 §5.3)."""
+    """The value keeps the order of their arrival (RFC 9110 §5.3)."""
     assert value_of(name, ["a", "b, c"]) == "a, b, c"
 
 

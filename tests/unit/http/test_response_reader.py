@@ -140,7 +140,7 @@ def test_a_response_is_read_to_its_end(response: bytes, expected: Read) -> None:
 
 @pytest.mark.parametrize(("response", "expected"), RESPONSES.values(), ids=RESPONSES.keys())
 def test_a_response_is_read_in_any_pieces(response: bytes, expected: Read) -> None:
-    """In two, at every byte, and byte by byte. Late trailers prevent the reuse of the connection."""
+    """The response is split in two at every byte, and byte by byte; late trailers may prevent reuse."""
     ways = [[response[:at], response[at:]] for at in range(len(response) + 1)]
     for pieces in [*ways, [bytes([byte]) for byte in response]]:
         found = read(*pieces)
@@ -266,7 +266,7 @@ BAD_CHUNKS = {
 
 @pytest.mark.parametrize("chunks", BAD_CHUNKS.values(), ids=BAD_CHUNKS.keys())
 def test_an_invalid_chunk_size_is_refused_at_once(chunks: bytes) -> None:
-    """At its first invalid byte, in any pieces. The chunks before it stay."""
+    """The reader raises at the first invalid byte and keeps the chunks before it."""
     for pieces in ([chunks], [bytes([byte]) for byte in chunks]):
         reader = ResponseReader("GET")
         reader.feed(CHUNKED + b"2\r\nno\r\n")
@@ -288,7 +288,7 @@ def test_long_heads_are_refused() -> None:
 
 @pytest.mark.parametrize("size_bytes", [25, 90_000])
 def test_interim_heads_are_bounded(size_bytes: int) -> None:
-    """In number and in total size."""
+    """The reader limits their number and their total size."""
     interim = b"HTTP/1.1 100 OK\r\nX:" + b"a" * (size_bytes - 23) + b"\r\n\r\n"
     reader = ResponseReader("GET")
     for _ in range(min(MAX_INTERIM_HEADS, MAX_INTERIM_BYTES // size_bytes)):

@@ -13,7 +13,7 @@ ITEMS = st.lists(st.sampled_from(["http://a.example/", {"url": "http://a.example
 
 @given(ITEMS)
 def test_the_count_equals_the_fetches_that_a_worker_enqueues(items: list[object]) -> None:
-    """By the rules of each door."""
+    """The count follows the rules of each door."""
     message = msgspec.json.encode({"fetches": items})
     job = msgspec.json.encode({"t": None, "f": "fetch", "a": [items], "k": {}, "et": 5})
 

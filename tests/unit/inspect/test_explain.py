@@ -132,7 +132,7 @@ def test_the_reason_of_the_worker_counts_without_a_policy_file() -> None:
     ],
 )
 def test_each_reason_has_its_sentence(why: WaitReason, state: GateState, words: str) -> None:
-    """With the last response that led to it, and the remedy if there is one."""
+    """The sentence names the last response that led to it, and the remedy if there is one."""
     assert words in why_closed(why, state, POLICY)
 
 

@@ -70,7 +70,7 @@ def test_workers_of_an_older_version_do_not_differ() -> None:
 
 
 def test_the_backlog_has_an_estimate_of_its_time() -> None:
-    """At the present rate of the workers; none without a rate."""
+    """The estimate uses the present rate of the workers, and is left out without a rate."""
     assert "4,691 fetches to do (about 2 s) in 0 lanes" in status_text(status("one"), backlog=4691)
     assert "4,691 fetches to do in 0 lanes" in status_text(backlog=4691)
 

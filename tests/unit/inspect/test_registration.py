@@ -59,7 +59,7 @@ def test_a_health_check_finds_a_worker_by_its_name_or_its_host(
     name: str,
     expected: bool,  # noqa: FBT001 a parameter of the test
 ) -> None:
-    """Of this version and of an older one, but no worker with a longer name."""
+    """The check finds workers of this and of an older version, but none with a longer name."""
     assert [expected] * 2 == [is_or_wraps(worker, name), is_or_wraps(registered(worker).instance, name)]
 
 

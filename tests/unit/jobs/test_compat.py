@@ -113,7 +113,7 @@ def test_the_overridden_methods_exist(name: str) -> None:
     ],
 )
 def test_the_errors_of_an_unusable_server_are_classified(reply: str, *, is_unsupported: bool) -> None:
-    """By their code, or by the reply of a script. A key with such a name is not mistaken for one."""
+    """The error code or the reply of a script decides, and a key with such a name does not count."""
     assert is_unsupported == (unsupported_by(ResponseError(reply)) is not None)
 
 

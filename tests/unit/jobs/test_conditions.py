@@ -30,7 +30,7 @@ RECORD = IndexEntry(
     "tag", ['""', '"a"', 'W/"a"', '"!#~"', '"a,b"', '"' + "x" * (MAX_ETAG_BYTES - 2) + '"']
 )
 def test_an_entity_tag_is_quoted_and_may_be_weak(tag: str) -> None:
-    """By RFC 9110 §8.8.3."""
+    """RFC 9110 §8.8.3 defines the syntax; the empty tag and the longest one are valid."""
     assert is_etag(tag)
 
 
@@ -95,7 +95,7 @@ def test_an_invalid_condition_is_refused_by_name(field: str, fields: dict[str, A
 
 
 def test_the_validators_of_a_fetch_become_conditions() -> None:
-    """Both of them: If-None-Match takes precedence at the host (RFC 9110 §13.1.3)."""
+    """The request has both, and If-None-Match takes precedence at the host (RFC 9110 §13.1.3)."""
     fetch = Fetch(url=URL, headers={"X": "y"}, etag='"e"', last_modified=DATE)
     request = Entry(id="x", deadline_ms=0, fetch=fetch).request
 
@@ -162,5 +162,5 @@ def test_a_stored_body_serves_a_fetch_with_the_same_place(fields: dict[str, Any]
 
 
 def test_a_response_without_validators_has_none() -> None:
-    """Only its URL."""
+    """The validators of the response have only its URL."""
     assert Validators(URL, None, None) == validators_of(URL, lambda _: None)

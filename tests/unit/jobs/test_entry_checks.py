@@ -168,7 +168,7 @@ FULL = element(
 
 @given(st.lists(st.tuples(st.integers(0, len(FULL)), st.binary(max_size=3), st.integers(0, 3)), max_size=3))
 def test_a_damaged_entry_is_valid_or_refused(damages: list[tuple[int, bytes, int]]) -> None:
-    """With bytes exchanged, inserted or missing."""
+    """The damage exchanges, inserts or removes bytes."""
     damaged = FULL
     for place, put, cut in damages:
         damaged = damaged[:place] + put + damaged[place + cut :]
@@ -397,7 +397,7 @@ def test_the_url_of_a_newer_entry_is_canonical_or_empty() -> None:
 
 
 def test_a_partial_note_of_a_worker_is_read() -> None:
-    """With either validator, and with or without a length."""
+    """The note has either validator, with or without a length."""
     for change in ({}, {"total_bytes": 5}, {"etag": None, "last_modified": "Mon, 01 Jan 2024 00:00:00 GMT"}):
         note = msgspec.convert({**PART, **change}, PartialNote)
         entry = Entry(id=ID, deadline_ms=1, fetch=Fetch(url=URL), part=note)
@@ -450,7 +450,7 @@ FIELDS = st.fixed_dictionaries(
 
 @given(FIELDS)
 def test_a_fetch_has_one_json_form(fields: dict[str, Any]) -> None:
-    """As made by a producer, read by a worker, and read again."""
+    """The form stays the same when a producer makes it and a worker reads it twice."""
     try:
         written = encode(Fetch(**fields))
     except (InvalidFetchError, UnicodeEncodeError):

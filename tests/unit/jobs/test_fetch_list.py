@@ -45,7 +45,7 @@ def errors_of(lines: list[str]) -> list[int]:
 def test_each_line_is_a_url_or_json_and_blank_and_hash_lines_are_skipped(
     lines: list[str], fetches: list[Fetch]
 ) -> None:
-    """In order, without surrounding white space."""
+    """The fetches keep the order of the list, and white space around them is dropped."""
     assert fetches == read_fetches(lines)
 
 
@@ -156,12 +156,12 @@ def test_every_further_fetch_of_one_dest_names_the_first() -> None:
     ],
 )
 def test_a_byte_that_is_not_utf8_is_named(line: str, error: str) -> None:
-    """With its position, instead of the surrogate that stands for it."""
+    """The error has the byte and its position instead of the surrogate that stands for it."""
     assert [error] == [bad.error for bad in parse_list([line]).bad_lines]
 
 
 def test_a_list_is_split_into_fetches_and_bad_lines() -> None:
-    """Each bad line with its number, its text and the reason."""
+    """Each bad line has its number and its text."""
     fetches, bad, sample = parse_list(["\ufeffurl", "", "http://a.example/ ", " ftp://x\n"])
 
     assert [A] == fetches

@@ -88,7 +88,7 @@ def nested(depth: int) -> bytes:
     ],
 )
 def test_a_message_is_a_url_a_fetch_or_many(message: bytes, order: Order | None) -> None:
-    """With white space around it or within it."""
+    """The message may have white space around it and within it."""
     read = read_message(message)
 
     assert (order or read) == read
@@ -280,7 +280,7 @@ def test_any_bytes_are_a_job(raw: bytes) -> None:
 
 
 def test_two_fetches_of_one_message_or_job_with_one_dest_are_refused() -> None:
-    """As in a list: one body would replace the other."""
+    """One body would replace the other, as in a list."""
     fetches = [{"url": f"http://{host}.example/", "dest": "x"} for host in "ab"]
     with pytest.raises(InvalidFetchError, match="item 1: dest: 'x' is also the dest of item 0"):
         read_message(msgspec.json.encode({"fetches": fetches}))

@@ -203,7 +203,7 @@ def test_good_fields_make_a_fetch(fields: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(("field", "fields"), REFUSED)
 def test_a_bad_field_is_refused_by_name(field: str, fields: dict[str, Any]) -> None:
-    """As a dict and as JSON: the message names the field."""
+    """The message names the field of a dict, and the same fields as JSON are refused."""
     assert field in refusal_of(fields)
     with pytest.raises(InvalidFetchError):
         decode_fetch(json.dumps(fields))
@@ -398,7 +398,7 @@ def test_an_accepted_key_is_short_text_that_names_one_redis_key(key: str) -> Non
 
 @given(st.none() | st.floats(0.001, MAX_DEADLINE_S))
 def test_a_fetch_without_a_deadline_has_a_day(deadline_s: float | None) -> None:
-    """In whole ms, and not more than given."""
+    """The deadline is rounded down to whole ms."""
     made = Fetch(url=URL, deadline_s=deadline_s)
 
     assert int((deadline_s or 24 * 3600) * 1000) == made.deadline_ms

@@ -109,7 +109,7 @@ def test_an_attempt_of_an_hour_counts_as_a_suspension() -> None:
 
 
 async def test_concurrent_calls_log_an_outage_once() -> None:
-    """One line at its start and one at its end, for any number of calls."""
+    """The log has one line at its start and one at its end, for any number of calls."""
     time = Timeline()
     patience = time.patience(60)
 

@@ -35,7 +35,7 @@ HOSTILE = st.text() | st.text("a\n\t\x1b\x7f\x9b\u202e\u2028\u2066\ufeff\ud800\U
 
 
 def test_every_control_and_format_character_is_unsafe() -> None:
-    """By the Unicode data of this Python. Visible characters and those of a script are safe."""
+    """The Unicode data of this Python decides, except for formats that are visible or part of a script."""
     unsafe = {code for code in range(sys.maxunicode + 1) if UNSAFE.match(chr(code))}
     controls = {
         code

@@ -42,7 +42,7 @@ def test_the_files_are_what_the_script_writes() -> None:
 
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_each_file_is_a_schema_that_describes_every_field(name: str) -> None:
-    """In the words of the docstring. References resolve."""
+    """The description of a field is its docstring, and references resolve."""
     Draft202012Validator.check_schema(SCHEMAS[name])
     Draft202012Validator(SCHEMAS[name]).is_valid({})
     for definition in SCHEMAS[name]["$defs"].values():
@@ -71,7 +71,7 @@ def refused_for_its_form(text: bytes) -> bool:
 
 @given(objects(Fetch, url=URLS | VALUES))
 def test_schema_and_decoder_refuse_the_same_fetches(given_: dict[str, Any]) -> None:
-    """In both directions: they have the same fields with the same types."""
+    """Both have the same fields with the same types."""
     assert FETCH.is_valid(given_) != refused_for_its_form(json.dumps(given_).encode())
 
 

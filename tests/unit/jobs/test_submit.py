@@ -114,7 +114,7 @@ def elements_of(chunk: Chunk) -> list[tuple[str, list[bytes]]]:
 
 @given(FETCHES)
 def test_every_fetch_is_in_one_chunk_under_its_lane(fetches: list[Fetch]) -> None:
-    """In the order of the list within each lane and priority, with the counts for the backlog limit."""
+    """Each lane and priority keeps the order of the list, and each chunk has its counts per lane."""
     made = cut(fetches)
     sent = [
         (lane, parse_entry(with_deadline(of, 0)))
@@ -136,7 +136,7 @@ def test_every_fetch_is_in_one_chunk_under_its_lane(fetches: list[Fetch]) -> Non
 
 @given(FETCHES)
 def test_no_chunk_is_too_large(fetches: list[Fetch]) -> None:
-    """All but the last are full, none by more than one fetch."""
+    """All chunks but the last are full, and none exceeds its size by more than one fetch."""
     made = cut(fetches)
 
     assert all(chunk.count == MOST or chunk.size_bytes >= MOST_BYTES for chunk in made[:-1])
@@ -237,7 +237,7 @@ CLASHING: list[Fetchable] = [
 
 @pytest.mark.parametrize("given_as", [list, tuple, iter, streamed])
 def test_the_second_fetch_of_one_dest_is_refused_in_every_container(given_as: Callable[[Any], Any]) -> None:
-    """In a list before any enqueueing, in an iterator when it arrives."""
+    """The check reads a list before any enqueueing, and an iterator as its fetches arrive."""
 
     async def consumed() -> list[Chunk]:
         items = given_as(CLASHING)

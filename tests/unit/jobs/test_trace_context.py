@@ -105,7 +105,7 @@ def test_a_tracestate_alone_is_refused() -> None:
 
 @given(st.text() | st.text("0123456789abcdef-", min_size=50, max_size=60), st.none() | st.text())
 def test_an_accepted_value_can_be_sent(traceparent: str, tracestate: str | None) -> None:
-    """As a header value, and written to a lane and read again."""
+    """The value is valid in a header, and a lane returns it unchanged."""
     try:
         made = Fetch(url=URL, traceparent=traceparent, tracestate=tracestate)
     except InvalidFetchError:

@@ -78,7 +78,7 @@ def test_an_incomplete_result_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_list_and_a_report_give_the_complete_fetches(tmp_path: Path) -> None:
-    """In the order of the list, as often as they failed. Fetches that the list lacks are counted."""
+    """The fetches keep the order of the list, and failures that the list lacks are counted."""
     again = Fetch(url="http://b.example/", dest="b2")
     report = reported(
         tmp_path,

@@ -51,7 +51,7 @@ def zipped(name: str) -> bytes:
     ],
 )
 def test_a_file_in_another_format_is_named_with_the_remedy(head: bytes, message: str) -> None:
-    """By its first bytes. Other encodings are recognised without a byte order mark too."""
+    """The first bytes show the format, also of other encodings without a byte order mark."""
     assert message in str(binary_format(head, "my.txt"))
 
 
@@ -130,7 +130,7 @@ def test_a_json_array_is_named_with_a_command_that_prints_its_elements(tmp_path:
     ],
 )
 def test_other_texts_are_named(sample: list[str], message: str) -> None:
-    """Each by its beginning."""
+    """The first lines of a text show its format."""
     assert message in str(text_format(sample, "x"))
 
 

@@ -29,7 +29,7 @@ from tests.support.disks import mounted, remount
 def test_a_file_that_cannot_be_written_is_refused_with_its_name_and_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, reason: str
 ) -> None:
-    """As bad use of the option. No file is created."""
+    """The exit code means bad use of the option, and no file is created."""
     monkeypatch.chdir(tmp_path)
     Path("folder").mkdir()
     Path("file").touch()
@@ -46,7 +46,7 @@ def test_a_file_that_cannot_be_written_is_refused_with_its_name_and_the_reason(
 
 
 def test_a_read_only_disk_is_refused(tmp_path: Path) -> None:
-    """With an existing and with a new file."""
+    """The check refuses an existing and a new file."""
     with mounted(tmp_path / "disk") as disk:
         (disk / "old").touch()
         remount(disk, "ro")
@@ -131,7 +131,7 @@ def report_to(path: Path, size_bytes: int, *, flush: bool = False, error: Except
 
 @pytest.mark.parametrize(("size_bytes", "flush"), [(1, False), (1, True), (1_000_000, False)])
 def test_a_report_that_cannot_be_written_is_named(size_bytes: int, *, flush: bool) -> None:
-    """At the write of a line, at a flush, or at the end."""
+    """The error may come at the write of a line, at a flush, or at the end."""
     with pytest.raises(CommandError, match="--report /dev/full: No space left") as raised:
         report_to(Path("/dev/full"), size_bytes, flush=flush)
     assert FAILED == raised.value.exit_code
@@ -163,7 +163,7 @@ def test_the_first_error_is_raised_before_one_of_the_report() -> None:
 
 
 def test_a_report_is_truncated_or_continued(tmp_path: Path) -> None:
-    """As a run starts or continues."""
+    """A run that starts truncates it, and one that continues appends to it."""
     for append in (False, True, False):
         with ReportFile(tmp_path / "report", append=append) as report:
             report.add(b"line\n")

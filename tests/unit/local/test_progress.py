@@ -42,7 +42,7 @@ def text_of(shown: RenderableType, width: int = 80) -> str:
 
 
 def test_a_worker_that_cannot_store_bodies_is_named() -> None:
-    """On a terminal, and in the lines of a log."""
+    """The view on a terminal and the lines of a log name it."""
     progress = BatchProgress(Counts(total=1), lacks=lacks_of(REPORTS))
 
     assert [LACK] == progress.lacks

@@ -42,7 +42,7 @@ def test_a_list_in_another_format_is_refused_as_a_whole(tmp_path: Path, lines: t
 
 
 def test_a_refused_list_names_the_remedy() -> None:
-    """By its encoding, or with the valid lines only."""
+    """The error proposes to convert the encoding, or to enqueue only the valid lines."""
     message = str(refuse("my list", parse_list([GOOD, "caf\udce9"])))
 
     assert "my list: nothing was enqueued" in message

@@ -124,7 +124,7 @@ def test_outcomes_of_a_part_that_was_killed_are_counted_without_their_reasons() 
 
 
 def test_an_ended_run_names_its_end_its_outcomes_and_the_remedy(tmp_path: Path) -> None:
-    """With the report by which the failed ones can be fetched again."""
+    """The error names the report from which the failed fetches can be repeated."""
     ended, note = tmp_path / f"{BATCH}.json", tmp_path / "run.json"
     counts = Counts(total=1500, stored=1480, failed=20)
     record = RunRecord(

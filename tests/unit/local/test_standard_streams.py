@@ -28,7 +28,7 @@ CLOSING = ("<&-", ">&-", "2>&-")
     "closed", [set(some) for count in range(4) for some in itertools.combinations(range(3), count)], ids=str
 )
 def test_closed_descriptors_are_opened_before_a_socket_can_get_their_numbers(closed: set[int]) -> None:
-    """In this process and its children. Input is empty, output is dropped."""
+    """The process and its children read empty input, and their output is dropped."""
     redirections = " ".join(CLOSING[number] for number in closed)
     command = f'exec "$0" -c "$1" {redirections}'
     ended = subprocess.run(
@@ -74,7 +74,7 @@ def written_to(descriptor: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_command_without_a_reader_ends_silently(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As with a pipe to `head`."""
+    """A pipe to `head` has this effect, and the exit code still reports a failure."""
     reader, writer = os.pipe()
     os.close(reader)
     with pytest.raises(typer.Exit) as ended:

@@ -35,7 +35,7 @@ def test_a_percentile_is_by_nearest_rank(ordered: list[float], share: float, exp
 def test_a_percentile_has_the_defining_share_of_measurements_below_it(
     ordered: list[float], share: float
 ) -> None:
-    """By the definition of the nearest rank."""
+    """The percentile is one of the measurements, by the definition of the nearest rank."""
     found = percentile(ordered, share)
 
     assert found in ordered
@@ -45,7 +45,7 @@ def test_a_percentile_has_the_defining_share_of_measurements_below_it(
 
 @given(figures, shares, shares)
 def test_a_larger_share_has_no_smaller_percentile(ordered: list[float], one: float, other: float) -> None:
-    """From the smallest measurement to the largest."""
+    """Every percentile lies between the smallest and the largest measurement."""
     low, high = (percentile(ordered, share) for share in sorted((one, other)))
 
     assert ordered[0] <= (low or 0) <= (high or 0) <= ordered[-1]

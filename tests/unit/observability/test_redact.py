@@ -185,7 +185,7 @@ PASSWORDS = st.from_regex(r"[A-Za-z0-9!$&()*+,;=:%/?#<>\[\]-]{6,20}", fullmatch=
 
 @pytest.mark.parametrize(("url", "shown"), URLS)
 def test_a_url_is_shown_without_possible_secrets(url: str, shown: str) -> None:
-    """No user, password, fragment or query value. Controls are escaped."""
+    """The text has no user, password, fragment or query value, and controls are escaped."""
     assert shown == redact.url(url)
 
 
@@ -206,7 +206,7 @@ def test_a_url_without_secrets_is_not_changed(url: str) -> None:
 @given(secret=SECRETS)
 @settings(max_examples=5)
 def test_no_secret_of_a_url_is_shown_in_any_place(place: str, secret: str) -> None:
-    """As the final URL, in a log, in a text, in meta, and with further encoding."""
+    """The final URL, logs, texts and meta hide it, with further encoding too."""
     for url in (place.format(secret), place.format(secret) + "&last=1"):
         encoded = quote(url, safe="")
         ways = [
@@ -229,7 +229,7 @@ def test_no_secret_of_a_url_is_shown_in_any_place(place: str, secret: str) -> No
 @given(secret=SECRETS)
 @settings(max_examples=5)
 def test_no_secret_in_prose_is_shown(place: str, secret: str) -> None:
-    """In an error, a note, and meta."""
+    """An error, a note and meta hide it."""
     prose = place.format(secret)
     ways = [
         redact.text(prose),
@@ -458,5 +458,5 @@ def test_a_record_keeps_harmless_values() -> None:
 
 @pytest.mark.parametrize("name", ["secretKey", "secret_key", "userPin", "bearer", "cookies", "setCookie"])
 def test_a_secret_in_meta_is_hidden_for_every_style_of_its_name(name: str) -> None:
-    """With underscores, or in camel case."""
+    """The name may have underscores or be in camel case."""
     assert redact.record({"meta": {name: ["hunter2"]}})["meta"] == {name: redact.HIDDEN}

@@ -96,7 +96,7 @@ def test_a_lane_at_the_bounds_of_its_policy_works(end: str, obeys: bool) -> None
 
 
 def test_the_page_states_the_bounds() -> None:
-    """Of each key, as the code has them."""
+    """The documented bounds of each key equal those in the code."""
     rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]*) \|", DOCS.read_text(), re.MULTILINE))
     for name, bounds in BOUNDS.items():
         least, most = (f"{end:f}".rstrip("0").rstrip(".") if end % 1 else str(int(end)) for end in bounds[:2])

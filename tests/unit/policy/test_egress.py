@@ -394,7 +394,7 @@ def test_every_port_of_an_allowed_network_is_allowed() -> None:
 
 
 def test_each_refusal_names_the_setting_that_would_allow_it() -> None:
-    """Or it says that none does."""
+    """The remedy says so if no setting would."""
     assert "ports" in remedy(Refusal.PORT)
     assert "--deny-net" in remedy(Refusal.DENIED)
     assert "nothing" in remedy(Refusal.OWN_REDIS)
@@ -472,7 +472,7 @@ SMOKESCREEN = [
 
 @pytest.mark.parametrize(("address", "refusal"), SMOKESCREEN)
 def test_vectors_of_smokescreen(address: str, refusal: Refusal | None) -> None:
-    """With the allowed and denied networks of that test."""
+    """The egress policy has the allowed and denied networks of the original test."""
     egress = Egress.parse("8.8.9.0/24,10.0.1.0/24,172.16.1.0/24,192.168.1.0/24,127.0.1.0/24", "1.1.1.1")
 
     assert egress.refusal(address, 80) is refusal

@@ -180,7 +180,7 @@ def test_an_invalid_policy_is_refused_with_table_and_key(text: str, named: str) 
 
 @pytest.mark.parametrize(("key", "least", "most"), RANGES)
 def test_the_bounds_of_a_number_are_inclusive(key: str, least: int, most: int) -> None:
-    """Both ends, and their neighbours."""
+    """The parser accepts both ends and refuses their neighbours."""
     for value in (least, most):
         assert value == getattr(parse_policy(f"[default]\n{key} = {value}").default, key)
     for value in (least - 1, most + 1):

@@ -75,7 +75,7 @@ def test_the_last_of_two_values_counts() -> None:
 
 @pytest.mark.parametrize("pair", ["", "concurrency", "=2", "="])
 def test_an_invalid_pair_is_named(pair: str) -> None:
-    """In quotes, because it may be empty."""
+    """The error quotes the pair, because it may be empty."""
     with pytest.raises(PolicyError, match="KEY=VALUE") as caught:
         parsed([pair])
 
@@ -106,7 +106,7 @@ def test_the_most_specific_table_wins_for_each_key(lane: str, expected: LanePoli
 
 
 def test_a_table_set_at_run_time_changes_only_its_keys() -> None:
-    """For the host that it names. The policy of the file stays unchanged."""
+    """The table applies to the host that it names, and the policy of the file stays unchanged."""
     over = FILE.overridden({"a.cdn.example.com": {"concurrency": 1}})
 
     assert LanePolicy(concurrency=1, attempts=7, rate_per_s=2, burst=4) == over.for_lane("a.cdn.example.com")

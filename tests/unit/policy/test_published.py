@@ -53,7 +53,7 @@ def test_the_published_policy_equals_that_of_the_file_for_every_host(
 
 
 def test_names_of_keys_and_certificates_stay_on_the_worker() -> None:
-    """In host tables and in the default table. Their presence is published."""
+    """The published policy shows only their presence, in host tables and in the default table."""
     text = """
 [default]
 ca_file = "/etc/our-ca.pem"
@@ -111,7 +111,7 @@ def test_unknown_keys_are_ignored_and_values_out_of_range_refused() -> None:
     "text", ["", "[default]\nattempts = 2\n", "[default]\r\nattempts = 2\r\n# \u00e9\r\n"]
 )
 def test_the_digest_is_the_beginning_of_the_file_s_sha256(tmp_path: Path, text: str) -> None:
-    """As sha256sum prints it, with any line ends."""
+    """The digest has 16 hex digits, as sha256sum prints them, with any line ends."""
     file = tmp_path / "policy.toml"
     file.write_bytes(text.encode())
     settings = load_settings({"policy": str(file)}, {})

@@ -74,7 +74,7 @@ def test_a_denial_names_the_command_the_user_and_the_remedy(
 
 @pytest.mark.parametrize(("user", "has"), [("pusher", True), ("billing", True), ("reader", False)])
 def test_a_denial_points_a_user_with_an_inbox_to_via_inbox(user: str, *, has: bool) -> None:
-    """For commands that support it."""
+    """The hint appears only for commands that support the option."""
     denial = DeniedError(user, "User has no permissions to run the 'evalsha' command")
 
     assert has == ("--via inbox" in explained("submit", denial))

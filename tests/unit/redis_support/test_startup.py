@@ -28,7 +28,7 @@ STANDALONE = {"redis_version": "7.2.4", "cluster_enabled": 0, "role": "master"}
     ],
 )
 def test_an_unusable_redis_is_refused(found: dict[str, Any], code: int, message: str) -> None:
-    """As bad use if only another Redis helps. Otherwise the process manager may try again."""
+    """The exit code is that of bad use if only another Redis helps; otherwise a restart may help."""
     refusal = refusal_of(STANDALONE | found)
 
     assert refusal is not None

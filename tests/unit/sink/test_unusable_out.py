@@ -52,7 +52,7 @@ def test_the_out_folder_is_created_with_its_subfolders(tmp_path: Path) -> None:
 def test_each_subfolder_must_be_writable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str
 ) -> None:
-    """By trying, whatever its mode. The reason is that of the system."""
+    """The check tries each folder, whatever its mode, and reports the reason of the system."""
     make_out(tmp_path, [PARTIAL_FILES])
     folder = (tmp_path / refused).resolve()
     access, mkdir = os.access, os.mkdir

@@ -68,7 +68,7 @@ def test_a_head_is_recorded_byte_for_byte(headers: list[tuple[bytes, bytes]], bo
 
 @given(st.sampled_from([b"Transfer-Encoding", b"transfer-encoding", b"TRANSFER-ENCODING"]))
 def test_the_field_of_chunks_is_kept_under_another_name(name: bytes) -> None:
-    """At its place and in its spelling."""
+    """The field keeps its place and the spelling of its name."""
     assert b"\r\nX-Orig-" + name + b": chunked\r\n" in record_format.response_head(
         sent_of([(name, b"chunked")]).wire
     )
@@ -116,7 +116,7 @@ def test_a_segment_begins_with_a_warcinfo_record() -> None:
 def test_the_head_of_a_record_gives_its_end(
     headers: list[tuple[bytes, bytes]], body: bytes, data: st.DataObject
 ) -> None:
-    """None for an incomplete head. Later bytes have no effect."""
+    """The function returns None for an incomplete head."""
     whole = record_format.request(sent_of(headers, request_body=body), OTHER, ID)
     found = record_format.block_bytes(whole)
     assert found is not None

@@ -36,7 +36,7 @@ def test_the_requested_redis_is_used() -> None:
 
 @pytest.mark.parametrize("url", ["redis://h:1/0", "rediss://h", "unix:///run/redis.sock"])
 def test_a_url_is_used_unchanged(url: str) -> None:
-    """Each scheme that redis-py supports."""
+    """The URL may have each scheme that redis-py supports."""
     assert Choice("url", "FETCHFLEET_TEST_REDIS names it", url) == choose(url, never_called)
 
 

@@ -50,7 +50,7 @@ def test_a_ratio_compares_fetchfleet_with_each_other_program(
 
 @given(st.lists(st.floats(0.1, 100), min_size=1), st.floats(1, 1000))
 def test_no_round_starts_that_may_not_end_in_time(round_took_s: list[float], budget_s: float) -> None:
-    """By the time of the longest one."""
+    """A further round is expected to take as long as the longest one."""
     fits = another_fits(round_took_s, budget_s)
 
     assert fits == (sum(round_took_s) + max(round_took_s) <= budget_s)
@@ -132,7 +132,7 @@ def test_the_time_of_threads_belongs_to_their_rooms() -> None:
 
 
 def test_the_summary_has_the_ratio_of_every_load_to_one_program() -> None:
-    """Of its rate and of its CPU time. It is empty for a program without figures."""
+    """The table has ratios of rate and CPU time, and is empty for a program without figures."""
     loads = {
         "small": {"fetchfleet": {"per_s": 30.0, "cpu_us": 50.0}, "script": {"per_s": 20.0, "cpu_us": 200.0}},
         "large": {"script": {"mb_per_s": 9.0, "cpu_us": 8.0}},

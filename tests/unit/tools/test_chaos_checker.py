@@ -207,7 +207,7 @@ def test_repeats_are_counted_and_allowed() -> None:
 
 
 def test_recoveries_are_measured_from_the_fault() -> None:
-    """Up to the next request of another worker to the host. For faults of Redis, up to the next result."""
+    """A recovery ends at the next request of another worker to the host; for Redis, at the next result."""
     verdict = judge(
         msgspec.structs.replace(
             GOOD,

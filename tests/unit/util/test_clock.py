@@ -15,7 +15,7 @@ def at(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
 
 
 def test_time_advances_between_readings(at: dict[str, float]) -> None:
-    """By the time that has passed locally."""
+    """The clock adds the time that has passed locally."""
     redis_clock = RedisClock()
     redis_clock.sync(5_000_000)
     at["s"] += 1.5

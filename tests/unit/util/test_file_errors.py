@@ -48,5 +48,5 @@ def test_an_unlisted_error_is_waited_for(number: int) -> None:
 
 
 def test_an_error_without_a_number_is_waited_for() -> None:
-    """As when a file is shorter than before."""
+    """A file that is shorter than before raises such an error."""
     assert {FileFault.OTHER} == {fault_of(error) for error in (OSError("short"), OSError(0, "x"))}
