@@ -127,7 +127,7 @@ def test_every_test_that_a_page_names_exists(page: Path) -> None:
 
 
 def test_the_guarantees_page_names_tests() -> None:
-    """At least 100 of them; the test above checks that they exist."""
+    """The page names at least 100 tests; the test above checks that they exist."""
     assert len(_TEST.findall((DOCS / "guarantees.md").read_text())) >= 100
 
 
@@ -153,7 +153,7 @@ def test_every_dependency_has_a_row() -> None:
 async def test_the_readmes_producer_runs(
     redis_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With the test's Redis and host in place of those in the README."""
+    """The test's Redis and host replace those in the README."""
     (program,) = fenced(ROOT / "README.md", "python")
     async with Origin.serving("127.0.0.181", ok(b"body")) as origin:
         program = program.replace("redis://localhost:6379", redis_url).replace("10_000", "10")
@@ -357,7 +357,7 @@ def logged() -> Iterator[tuple[str, str]]:
 
 
 def test_the_operations_page_has_every_logged_field() -> None:
-    """In the row of its event, or of the event to which the row refers."""
+    """Each field is in the row of its event, or of the event to which the row refers."""
     text = (DOCS / "operations.md").read_text()
     found = list(logged())
     rows = {event: re.findall(rf"^\| `{re.escape(event)}` \|.*", text, re.MULTILINE) for event, _ in found}
@@ -380,7 +380,7 @@ def fields_of(struct: Any) -> set[str]:
 
 
 def test_the_operations_page_has_every_field_of_the_status() -> None:
-    """Of the fleet, its workers, lanes and ingress paths."""
+    """The Status section covers the fleet, its workers, lanes and ingress paths."""
     section = (DOCS / "operations.md").read_text().partition("\n## Status\n")[2].partition("\n## ")[0]
 
     assert fields_of(FleetStatus) >= {"workers", "in_flight", "waiting", "backlog"}
@@ -388,7 +388,7 @@ def test_the_operations_page_has_every_field_of_the_status() -> None:
 
 
 def test_only_liveness_restarts_a_worker() -> None:
-    """In the image and in the Kubernetes example, which has readiness too. Both are commands."""
+    """The image and the Kubernetes example probe with commands, and the example has readiness too."""
     image = (ROOT / "ops" / "Dockerfile").read_text()
     [manifest] = fenced(DOCS / "operations.md", "yaml")
     probes = dict(re.findall(r"(\w+Probe):\n\s+exec: {command: \[(.*?)\]}", manifest))

@@ -71,7 +71,7 @@ async def test_a_compressed_body_is_stored_decoded(
 
 
 async def test_accept_encoding_lists_the_supported_codings(origin: Origin, worker: OneWorker) -> None:
-    """Only with `decode`, also after a redirect. A field of the caller takes precedence."""
+    """Requests list them only with `decode`, also after a redirect, unless the caller sets the field."""
     origin.behaviour = o.by_path({"/from": o.redirect("/to")}, otherwise=o.OK)
 
     await worker.one(origin.url("/from"), decode=True)

@@ -20,7 +20,7 @@ from tools.origin.server import Origin
 async def test_i27_a_newer_message_waits_for_a_newer_worker(
     redis_url: str, redis: Redis, origin: Origin, start: Start, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From the inbox and from arq: no request before, and no failure."""
+    """A message from the inbox or arq causes no request before, and no failure."""
     inbox = InboxTimings(unsupported_s=0.05)
     worker = await start(timings=replace(QUICK, unsupported_retry_s=0.05, inbox=inbox))
     batch_id = "00000000000000ff"

@@ -81,7 +81,7 @@ async def test_each_record_is_written_on_a_line_without_surrounding_space(
 
 
 async def test_a_large_body_is_exported_whole(target: ExportTarget, warnings: Warnings) -> None:
-    """Over many blocks."""
+    """The export copies the body in many blocks."""
     body = b"".join(b"%d\n" % place for place in range(1000))
 
     await take(target, warnings, stored(target, "a", body), block_bytes=100)

@@ -104,7 +104,7 @@ async def test_everything_waits_while_the_only_worker_is_drained(
 
 
 async def test_the_drain_of_an_ended_worker_is_removed_from_redis(worker: OneWorker, redis: Redis) -> None:
-    """At once after a normal end. That of a killed worker is removed after an hour."""
+    """A normal end removes it at once. The drain of a killed worker is removed after an hour."""
     await drains.drain(redis, worker.runtime.registration.instance, 1)
     await is_drained(worker)
     await worker.stop()

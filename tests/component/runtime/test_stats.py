@@ -61,7 +61,7 @@ async def test_stats_count_opened_reused_and_closed_connections(
 
 
 async def test_stats_count_requests_in_flight(origin: Origin, start: Start, lines: Lines) -> None:
-    """With lanes and connections. Each line counts the connections opened since the line before."""
+    """Each line has the lanes, the open connections, and those opened since the line before."""
     worker = await start(policy={"concurrency": 3}, timings=OFTEN)
     origin.behaviour = o.held(may_end := asyncio.Event())
     batch = await worker.submit(origin.url(f"/{n}") for n in range(3))

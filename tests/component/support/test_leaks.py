@@ -9,7 +9,7 @@ from tests.support.leaks import OpenResources
 
 
 def test_an_open_socket_an_open_file_and_a_temporary_file_are_reported(tmp_path: Path) -> None:
-    """Each by name, until it is closed or removed."""
+    """The report names each one until it is closed or removed."""
     before = OpenResources()
     with socket.socket(), (tmp_path / "open").open("w"), tempfile.NamedTemporaryFile() as temporary:
         left = before.since()

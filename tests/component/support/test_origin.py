@@ -487,7 +487,7 @@ async def test_a_folder_is_not_served_on_a_port_in_use(tmp_path: Path) -> None:
 
 
 async def test_wait_until_returns_the_first_truthy_value() -> None:
-    """For plain and async predicates."""
+    """The predicate may be plain or async."""
     values = iter([0, 0, 7])
 
     async def later() -> int:

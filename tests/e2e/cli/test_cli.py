@@ -128,7 +128,7 @@ async def test_skip_invalid_writes_invalid_lines_with_their_reasons(tmp_path: Pa
 
 @pytest.mark.parametrize("from_file", [True, False])
 def test_a_line_that_is_not_utf8_is_named(tmp_path: Path, *, from_file: bool) -> None:
-    """From a file and from standard input. The line is not converted to another URL."""
+    """The command exits with code 2 for a file and for standard input, and changes no URL."""
     listed = tmp_path / "list"
     listed.write_bytes(b"http://127.0.0.1/\nhttp://127.0.0.1/caf\xe9\n")
     command = [sys.executable, "-m", "fetchfleet.worker", "run", str(listed) if from_file else "-"]
@@ -167,7 +167,7 @@ def test_a_usage_error_exits_2_and_names_the_fault(arguments: tuple[str, ...], n
 
 
 def test_an_unusable_out_folder_is_reported_before_any_work(redis_url: str, tmp_path: Path) -> None:
-    """By run and by worker, in one line with the flag."""
+    """`run` and `worker` exit with code 2 and print one line that names the flag."""
     (tmp_path / "file").touch()
     a_list = "http://127.0.0.1/"
     no_folder = fetchfleet("run", "-", "--out", tmp_path / "file", stdin=a_list)
@@ -287,7 +287,7 @@ def test_the_command_prints_its_version() -> None:
 
 
 async def test_health_exits_0_while_the_worker_sends_heartbeats(redis_url: str, tmp_path: Path) -> None:
-    """For a container's health check: 1 before the start, after the end, and for another worker's ID."""
+    """The command exits with 1 before the start, after the end, and for another worker's ID."""
     asked = {"FETCHFLEET_REDIS_URL": redis_url, "FETCHFLEET_WORKER_ID": "worker-1"}
     before = fetchfleet("health", **asked)
     with workers(1, redis_url, tmp_path) as running:

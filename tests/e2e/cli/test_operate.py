@@ -153,7 +153,7 @@ async def test_results_continue_after_a_printed_position(
 async def test_dead_letters_are_listed_shown_retried_and_purged(
     redis_url: str, redis: Redis, fleet: Fleet, operator: Operator, tmp_path: Path
 ) -> None:
-    """By reason, host and batch. Retried letters become a new batch."""
+    """The commands select letters by reason, host or batch, and retried letters become a new batch."""
     async with Origin.serving("127.0.0.204", BEHAVIOUR) as origin:
         with workers(1, redis_url, tmp_path) as running:
             batch = await some_failed(fleet, running, origin)
@@ -241,7 +241,7 @@ def test_an_unreachable_redis_error_names_the_sources_of_its_url(command: str) -
 
 
 async def test_the_shell_completes_commands_and_batch_ids(redis_url: str, fleet: Fleet) -> None:
-    """With the completion that `fetchfleet --install-completion` sets up for bash."""
+    """Bash loads the completion that `fetchfleet --install-completion` sets up."""
     batch = await fleet.submit(["http://a.example/"])
 
     assert {"status", "batches", "results", "cancel", "dead"} <= set(

@@ -201,7 +201,7 @@ async def test_an_invalid_order_is_refused_and_nothing_is_enqueued(
 
 
 async def test_without_redis_the_service_responds_with_503_and_retry_after(tmp_path: Path) -> None:
-    """On every route, without Redis's address. An open stream ends as incomplete."""
+    """No route's response shows the address of Redis, and an open stream ends as incomplete."""
     with ExitStack() as while_redis_lives:
         redis_url = while_redis_lives.enter_context(serve_redis())
         while_redis_lives.enter_context(nothing_stranded(redis_url))
@@ -225,7 +225,7 @@ async def test_without_redis_the_service_responds_with_503_and_retry_after(tmp_p
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
 async def test_the_curl_commands_of_the_page_work(redis_url: str, tmp_path: Path) -> None:
-    """With the test's service and host in place of those on the page."""
+    """The test's service and host replace those on the page."""
     page = (ROOT / "examples" / "README.md").read_text()
     ordering, reading = (
         block for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) if "curl" in block

@@ -97,7 +97,7 @@ async def test_node_without_packages_pushes_fetches_and_reads_results(redis_url:
 async def test_plain_arq_is_a_producer_and_gets_a_receipt(
     redis_url: str, fleet: Fleet, tmp_path: Path
 ) -> None:
-    """For one fetch, a list, and a batch with its own ID. The receipt has the IDs of the results."""
+    """A job is one fetch, or a list with its own batch ID. The receipt has the IDs of the results."""
     async with Origin.serving("127.0.0.193", ok(b"body")) as origin, plain_arq(redis_url) as pool:
         with workers(1, redis_url, tmp_path):
             calls: list[tuple[Any, dict[str, str]]] = [
@@ -135,7 +135,7 @@ class Trap:
 async def test_plain_arq_gets_the_reason_for_a_refused_job(
     redis_url: str, redis: Redis, tmp_path: Path
 ) -> None:
-    """In the job's result and as a dead letter. A pickle is never loaded."""
+    """The job's result and a dead letter have the reason, and a pickle is never loaded."""
     async with (
         plain_arq(redis_url) as pool,
         plain_arq(redis_url, job_serializer=pickle.dumps) as pickling,
@@ -163,7 +163,7 @@ async def test_plain_arq_gets_the_reason_for_a_refused_job(
 async def test_a_job_that_arq_runs_again_is_enqueued_once(
     redis_url: str, redis: Redis, fleet: Fleet, tmp_path: Path
 ) -> None:
-    """As after the death of a worker between enqueuing and storing the result."""
+    """The test deletes the job's result, as if the worker died between enqueuing and storing it."""
     async with Origin.serving("127.0.0.194", ok(b"body")) as origin, plain_arq(redis_url) as pool:
         job = await enqueue(pool, "fetch", [origin.url(f"/{i}") for i in range(5)])
         as_it_was = await redis.get(f"arq:job:{job.job_id}")

@@ -81,7 +81,7 @@ def named(pid: int) -> str:
 
 
 def test_unused_prestarted_workers_end_with_the_block() -> None:
-    """As for a list with a bad line: they never get an order."""
+    """The workers get no order, as when a list has a bad line."""
     with prestarted(2) as processes:
         pids = {process.process.pid for process in processes}
         assert pids <= leaks.children().keys()

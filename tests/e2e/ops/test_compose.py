@@ -66,7 +66,7 @@ def test_compose_accepts_the_file_with_and_without_the_demo() -> None:
 
 @needs_compose
 def test_the_users_file_is_loaded_and_workers_connect_as_its_user_worker() -> None:
-    """With compose.users.yml on top of docker-compose.yml."""
+    """Compose merges compose.users.yml over docker-compose.yml."""
     users = ("--file", str(compose.ROOT / "ops" / "compose.users.yml"))
     config = Project("fetchfleet", DEMO_ENV).output(*users, "config")
 

@@ -87,7 +87,7 @@ async def test_no_object_with_the_redis_url_shows_its_password(url: str, tmp_pat
 
 @pytest.mark.parametrize("url", URLS)
 async def test_no_connection_error_shows_the_password(url: str, tmp_path: Path, stream: io.StringIO) -> None:
-    """Neither do its causes, nor the log."""
+    """The causes of the error and the log do not show it either."""
     errors: list[BaseException] = []
     async with Fleet(url, redis_patience_s=0) as fleet:
         with pytest.raises(RedisError) as of_a_producer:
@@ -166,7 +166,7 @@ def locked() -> Iterator[Locked]:
 def test_a_wrong_password_is_reported_without_printing_it(
     locked: Locked, command: str, tmp_path: Path
 ) -> None:
-    """In one line, with exit code 1."""
+    """Each command exits with code 1 and prints one line."""
     arguments = [command, *(["-"] if command == "submit" else [])]
     wrong = {"FETCHFLEET_OUT": str(tmp_path), "FETCHFLEET_REDIS_URL": locked.url(f"not {PASSWORD}")}
     ended = fetchfleet(*arguments, stdin="http://a.example/", **wrong)

@@ -138,7 +138,7 @@ async def test_a_client_certificate_is_sent_to_a_redis_that_requires_one(
 def test_a_worker_reports_the_cause_of_a_tls_failure(
     tls: TlsRedis, tmp_path: Path, wrong: Callable[[TlsRedis], str], message: str
 ) -> None:
-    """In one line, with exit code 1 and without the password."""
+    """The worker exits with code 1 and prints one line without the password."""
     ended = fetchfleet("worker", "--out", tmp_path, FETCHFLEET_REDIS_URL=wrong(tls))
     assert (1, "", 1) == (ended.returncode, ended.stdout, len(ended.stderr.splitlines()))
     assert message in ended.stderr

@@ -33,7 +33,7 @@ def assert_compared(figures: Mapping[str, Any], unit: str) -> None:
 
 
 def test_a_run_measures_every_load_and_names_absent_programs(tmp_path: Path) -> None:
-    """With the machine, the versions and a table of the ratios."""
+    """The figures include the machine, the versions and a table of the ratios."""
     sizes = ["--small=40", "--many=4", "--large-mb=1", "--enqueued=500", "--rounds=1"]
     only = [f"--only={name}" for name in MEASURED]
     found = bench(tmp_path / "figures.json", "--quick", *sizes, *only)
@@ -53,7 +53,7 @@ def test_a_run_measures_every_load_and_names_absent_programs(tmp_path: Path) -> 
 
 
 def test_the_profile_divides_the_time_by_room(tmp_path: Path) -> None:
-    """With the CPU time of all rooms and the elapsed time."""
+    """The profile has the CPU time of all rooms and the elapsed time."""
     found = bench(tmp_path / "figures.json", "profile", "--files=300", "--engine=httpx", "--sink=files")
     [profile] = found["profile"].values()
 

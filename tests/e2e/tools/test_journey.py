@@ -27,7 +27,7 @@ SPECIAL_CASES = {
 
 
 def test_a_run_of_one_url_enters_few_files() -> None:
-    """At most 35 files in the worker and 54 with the command. The architecture page lists each of them."""
+    """The worker enters at most 35 files and the command 54. The architecture page lists each of them."""
     command = [sys.executable, "-m", "tools.journey", "--run"]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=True)
     files, in_worker = files_in(printed.stdout), files_in(printed.stdout.partition("in the command")[0])

@@ -67,7 +67,7 @@ async def clear(redis_url: str) -> None:
 
 
 def test_no_command_prints_an_unsafe_character_that_redis_holds(redis_url: str) -> None:
-    """As text, as a table, as JSON, with and without secrets, and in errors."""
+    """The commands print text, tables, JSON and errors, with and without secrets."""
     asyncio.run(fill(redis_url))
     reading = [
         *(

@@ -73,7 +73,7 @@ def test_a_pause_of_the_workers_file_is_seen_and_lifted(commands: Commands) -> N
 
 
 def test_workers_that_differ_are_named_by_every_command(commands: Commands, redis_url: str) -> None:
-    """With the values that differ for the host."""
+    """`explain` and `policy show` list the values that differ for the host."""
     asyncio.run(set_up(redis_url, {"worker-3": OTHER}))
     explained, table = commands.run("explain", "a.example"), commands.run("policy", "show", "a.example")
     status = commands.run("status")
@@ -87,7 +87,7 @@ def test_workers_that_differ_are_named_by_every_command(commands: Commands, redi
 
 
 def test_without_workers_the_defaults_are_assumed_with_a_notice(redis_url: str) -> None:
-    """By explain and by policy show, as text and as JSON."""
+    """`explain` and `policy show` print the notice, and the JSON has the origin `assumed`."""
     commands = Commands(redis_url)
     outputs = [commands.run(*command, "a.example") for command in (("explain",), ("policy", "show"))]
     read = commands.json("explain", "a.example")["policy"]

@@ -59,7 +59,7 @@ def guarded() -> Iterator[GuardedRedis]:
 
 
 def test_a_pusher_submits_and_reads(guarded: GuardedRedis, tmp_path: Path) -> None:
-    """Without a command that its user is denied. Other commands are bad use, with a message."""
+    """Redis denies none of its commands. A foreign batch or a wrong flag is bad use, with a message."""
     file = tmp_path / "urls.txt"
     file.write_text("http://a.example/1\nhttp://a.example/2\n")
     pusher = Commands(guarded.url("pusher"))

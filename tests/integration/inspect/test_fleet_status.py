@@ -77,7 +77,7 @@ async def test_the_backlog_includes_every_door(redis: Redis, fleet: Fleet, arq: 
 async def test_explain_mentions_messages_that_may_concern_an_idle_host(
     redis: Redis, fleet: Fleet, arq: ArqRedis, inbox: str
 ) -> None:
-    """Not for a lane with waiting fetches."""
+    """The explanation of a lane with waiting fetches does not mention them."""
     await fleet.submit(["http://b.example/"])
     quiet = await explain_lane(redis, Policy(), "a.example")
     await enqueue(arq, 2, 25)
@@ -90,7 +90,7 @@ async def test_explain_mentions_messages_that_may_concern_an_idle_host(
 
 
 async def test_the_age_of_the_backlog_is_that_of_its_oldest_arq_job(redis: Redis, arq: ArqRedis) -> None:
-    """From its enqueueing, with any deferrals. An invalid job has its score."""
+    """The age counts from its enqueueing, with any deferrals, or for an invalid job from its score."""
     await arq.enqueue_job("fetch", "http://a.example/", _job_id="old", _defer_by=timedelta(days=1))
     job = msgspec.json.decode(await redis.get(keys.arq_job("old")))
     await redis.set(

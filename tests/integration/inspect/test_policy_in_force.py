@@ -82,7 +82,7 @@ async def test_each_value_has_the_table_that_it_comes_from(redis: Redis, fleet: 
 async def test_without_a_worker_that_publishes_its_policy_the_defaults_are_assumed(
     redis: Redis, join: Join
 ) -> None:
-    """Without any worker, or with older ones only. The notes name the remedy."""
+    """The fleet has no worker, or only older ones. The notes name the remedy."""
     nobody = await policy_in_force(redis, NO_POLICY)
     await join("old-1")
     old = await policy_in_force(redis, NO_POLICY)
@@ -154,7 +154,7 @@ async def test_a_given_file_replaces_that_of_the_workers_and_differences_are_nam
 
 @pytest.mark.parametrize("text", [None, b"\xff", b'{"default": {"attempts": 0}}'])
 async def test_an_unreadable_published_file_is_reported(redis: Redis, join: Join, text: bytes | None) -> None:
-    """Not published yet, foreign, or with values that this version refuses."""
+    """The file is not published yet, is foreign, or has values that this version refuses."""
     await join("worker-1", FILE, publishes=False)
     if text is not None:
         await redis.set(keys.policy_file(digest_of(FILE)), text, px=60_000)

@@ -46,7 +46,7 @@ async def run_as_job(ingress: ArqIngress, *args: Any, job_try: int = 1, **kwargs
 
 
 async def test_a_job_that_is_run_again_is_enqueued_once(redis: Redis) -> None:
-    """With the same receipt. The same job at another time is another batch."""
+    """Both runs return the same receipt. The same job at another time is another batch."""
     fetches = [url(f"/{i}") for i in range(1200)]
     first = await ingress_to(redis).fetch(RUN, (fetches,), {})
     again = await ingress_to(redis).fetch(RUN, (fetches,), {})

@@ -119,7 +119,7 @@ async def batches(redis: Redis) -> set[str]:
 async def test_ten_thousand_messages_are_enqueued_each_once_and_in_their_order(
     redis: Redis, worker: Open
 ) -> None:
-    """At most 500 a take, in any form, in each lane in the order of pushing."""
+    """A take enqueues at most 500 messages, in any form, and each lane keeps the order of pushing."""
     for start in range(0, 10_000, 1000):
         texts = (url(f"/{i}", [LANE, OTHER_LANE][i % 2]) for i in range(start, start + 1000))
         await push(redis, *(text if i % 3 else {"url": text} for i, text in enumerate(texts)))
@@ -134,7 +134,7 @@ async def test_ten_thousand_messages_are_enqueued_each_once_and_in_their_order(
 async def test_many_fetches_in_one_message_are_one_batch_with_their_neighbours(
     redis: Redis, worker: Open
 ) -> None:
-    """Unless the message names a batch."""
+    """The fetches of a message that names a batch go into that batch instead."""
     await push(redis, url("/0"), {"fetches": [url(f"/{i}") for i in range(1, 1001)]}, url("/1001"))
     await push(redis, {"fetches": []}, {"fetches": [url("/1002")], "batch": BATCH_ID})
     await drain(redis, worker())
@@ -385,7 +385,7 @@ async def test_a_full_fleet_makes_the_inbox_wait_and_lose_nothing(
 async def test_a_worker_that_stops_while_the_fleet_is_full_leaves_the_messages_to_the_next(
     redis: Redis, fleet: Fleet, worker: Open
 ) -> None:
-    """At once: it releases the inbox."""
+    """The stopping worker releases the inbox, so the next one takes the messages at once."""
     await fleet.submit([url("/1")])
     await push(redis, url("/2"))
     one, two = worker("one", limits=Limits(fleet=1)), worker("two")
@@ -531,7 +531,7 @@ async def test_many_messages_that_are_too_long_are_dropped_a_few_at_a_time(
 async def test_a_value_of_another_type_at_a_key_of_the_inbox_is_quarantined(
     redis: Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At once, by the worker that finds it. The inbox continues."""
+    """The worker that finds it quarantines it at once, and the inbox continues."""
     monkeypatch.setattr(inbox_module, "WAIT_S", 0.05)
     log = get_logger()
     report, foreign = RedisErrorReporter(log), KeyRepair(redis, 5000, RedisErrorReporter(log), log)

@@ -95,7 +95,7 @@ async def test_a_flood_in_one_inbox_delays_no_other(redis: Redis, worker: Open) 
 
 
 async def test_an_unregistered_inbox_waits(redis: Redis, worker: Open) -> None:
-    """Until an operator adds the name. Another list of that form is not an inbox at all."""
+    """A worker reads it once an operator adds its name, and reads the shared inbox meanwhile."""
     one = worker()
     await redis.delete(keys.INBOXES)
     await push(redis, BOB, url("/1"))
@@ -134,7 +134,7 @@ async def test_batches_of_an_inbox_begin_with_its_prefix(redis: Redis, worker: O
 
 
 async def test_a_receipt_has_the_outcome_of_a_message(redis: Redis, worker: Open) -> None:
-    """Under the requested name, and as the latest of its batch, for a day."""
+    """Redis keeps it for a day under the requested name, and as the latest receipt of its batch."""
     one = worker()
     keyed = {"url": url("/1"), "key": "k"}
     await push(redis, BOB, {"batch": BOBS, "fetches": [keyed, keyed, url("/2")], "receipt": "a"})
@@ -210,7 +210,7 @@ async def test_a_batch_in_parts_is_enqueued_once_in_its_order(redis: Redis, work
 
 
 async def test_a_message_cancels_a_batch_of_its_inbox(redis: Redis, fleet: Fleet, worker: Open) -> None:
-    """In the order of the messages. An unknown batch is reported in the receipt, without a dead letter."""
+    """A worker applies messages in order. The receipt reports an unknown batch, without a dead letter."""
     await push(redis, BOB, {"batch": BOBS, "fetches": [url("/1")]}, {"cancel": BOBS, "receipt": "c"})
     await push(redis, BOB, {"cancel": BOBS[:-1] + "9"})
     one = worker()

@@ -94,7 +94,7 @@ async def test_a_group_hands_each_result_to_one_consumer(fleet: Fleet, redis: Re
 
 
 async def test_results_of_a_dead_consumer_are_claimed_by_another(fleet: Fleet, redis: Redis) -> None:
-    """At least once: without XACK a result stays pending, and XAUTOCLAIM finds it."""
+    """A result without XACK stays pending, and XAUTOCLAIM gives it to another consumer."""
     await redis.xgroup_create(keys.ALL_RESULTS, GROUP, "0", mkstream=True)
     await finished(fleet, redis, 5)
     got = await read(redis, "dies")
@@ -120,7 +120,7 @@ async def test_the_stream_can_be_disabled(fleet: Fleet, redis: Redis) -> None:
 
 
 async def test_nothing_is_trimmed_within_the_bounds(fleet: Fleet, redis: Redis) -> None:
-    """Neither by length nor by age, and no line is logged, for any readers."""
+    """Length and age are within their bounds, so housekeeping logs nothing, for any readers."""
     await old(redis, 3, DAY_MS // 2)
     await finished(fleet, redis, 4)
     await redis.xgroup_create(keys.ALL_RESULTS, GROUP, "0")
@@ -153,7 +153,7 @@ async def test_results_older_than_a_day_are_trimmed(fleet: Fleet, redis: Redis) 
 
 
 async def test_a_long_stream_is_trimmed_in_pieces(fleet: Fleet, redis: Redis) -> None:
-    """Until it is within its bounds."""
+    """Housekeeping trims seven results at a time until the stream is within its bounds."""
     await old(redis, 30, DAY_MS + 60_000)
     await finished(fleet, redis, 30)
     await Housekeeping(redis, 20, get_logger(), trim_at_once=7).run()
@@ -173,7 +173,7 @@ async def test_a_reader_without_a_group_causes_no_warning(redis: Redis) -> None:
 
 
 async def test_a_lagging_group_is_named_before_it_loses_results(redis: Redis) -> None:
-    """Within a fifth of the bound, by length."""
+    """Housekeeping names it when its unread results are within a fifth of the maximum length."""
     await old(redis, 9, 0)
     await redis.xgroup_create(keys.ALL_RESULTS, GROUP, "0")
 
@@ -182,7 +182,7 @@ async def test_a_lagging_group_is_named_before_it_loses_results(redis: Redis) ->
 
 
 async def test_a_group_that_lags_by_age_is_named_too(redis: Redis) -> None:
-    """In the last fifth of the day."""
+    """Housekeeping names it when its oldest unread result is in the last fifth of its day."""
     await old(redis, 3, int(0.9 * DAY_MS))
     await old(redis, 3, DAY_MS // 2)
     await redis.xgroup_create(keys.ALL_RESULTS, GROUP, "0")
@@ -231,7 +231,7 @@ async def test_a_warning_is_logged_once_a_minute(redis: Redis) -> None:
 
 
 async def test_an_empty_stream_is_not_trimmed(redis: Redis) -> None:
-    """Not even with a group that waits for its first result."""
+    """Housekeeping logs nothing, even with a group that waits for its first result."""
     assert [] == await kept(redis, 10)
     assert [] == await redis.keys("*")
     await redis.xgroup_create(keys.ALL_RESULTS, GROUP, "0", mkstream=True)

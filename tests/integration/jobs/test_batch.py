@@ -207,7 +207,7 @@ async def test_results_are_read_as_they_arrive(fleet: Fleet, redis: Redis) -> No
 async def test_a_reader_continues_from_the_position_of_another(
     fleet: Fleet, redis: Redis, redis_url: str, short_reads: None, count: int
 ) -> None:
-    """From every position, in any process: later results are read, each once."""
+    """A new reader in any process yields each later result once, from every position."""
     batch = await finished(fleet, redis, count)
     async with Fleet(redis_url) as elsewhere:
         for taken in range(count + 1):
@@ -267,7 +267,7 @@ async def test_a_reader_without_follow_stops_at_the_present_end(
 
 
 async def test_wait_returns_the_counts_of_an_ended_batch(fleet: Fleet, redis: Redis) -> None:
-    """Once every fetch has its result."""
+    """`wait` returns once every fetch has its result."""
     batch = await fleet.submit(urls(2))
     waiter = asyncio.create_task(batch.wait())
     hold = await LaneHold.begin(redis)

@@ -41,7 +41,7 @@ async def test_an_unsolicited_reply_is_detected(connection: Any) -> None:
 
 
 async def test_a_connection_closed_by_redis_is_detected(connection: Any, redis: Redis) -> None:
-    """Before a command is sent on it."""
+    """The client detects it before it sends a command."""
     await connection.send_command("CLIENT", "ID")
     await ask(redis, "CLIENT", "KILL", "ID", await connection.read_response())
 

@@ -65,7 +65,7 @@ async def no_fetch(redis: Redis, text: str = "not JSON") -> None:
 
 
 async def test_a_failed_fetch_is_a_letter(fleet: Fleet, redis: Redis) -> None:
-    """With its reason, the exact error, the place, and the submitted fetch."""
+    """The letter has the reason, the exact error, the place, and the submitted fetch."""
     fetch = Fetch(url=url("/x"), method="POST", body="b", meta={"any": [1]}, priority=Priority.LOW)
     batch = await fail(fleet, redis, [fetch], Reason.POISON)
     (letter,) = await letters(fleet)
@@ -76,7 +76,7 @@ async def test_a_failed_fetch_is_a_letter(fleet: Fleet, redis: Redis) -> None:
 
 
 async def test_a_stored_fetch_is_not_a_dead_letter(fleet: Fleet, redis: Redis) -> None:
-    """Neither is a cancelled one: only failures are."""
+    """A cancelled fetch is not one either, because only failures become dead letters."""
     await fleet.submit([url("/x")])
     await (await LaneHold.begin(redis)).finish()
     batch = await fleet.submit([url("/y")])
@@ -100,7 +100,7 @@ async def test_invalid_input_is_a_letter_too(fleet: Fleet, redis: Redis) -> None
 
 
 async def test_letters_are_selected_by_batch_host_reason_and_position(fleet: Fleet, redis: Redis) -> None:
-    """Each filter alone, and together. Omitted filters have no effect."""
+    """Each filter works alone and with others. Omitted filters have no effect."""
     one = await fail(fleet, redis, [url("/1"), url("/2")])
     two = await fail(fleet, redis, [url("/3", OTHER)], Reason.TLS, OTHER)
     await fail(fleet, redis, [url("/4")], Reason.TLS)
@@ -216,7 +216,7 @@ async def test_a_batch_names_the_batches_of_its_retries_and_they_name_its_fetche
 
 
 async def test_a_batch_that_is_retried_in_parts_names_each_once(fleet: Fleet, redis: Redis) -> None:
-    """In the order of the retries. A repeated link changes nothing."""
+    """The batches are in the order of the retries, and a repeated link changes nothing."""
     old = await fail(fleet, redis, [url("/1"), url("/2")])
     first, second = await letters(fleet)
     new = [
@@ -265,7 +265,7 @@ def crashing(monkeypatch: pytest.MonkeyPatch, redis: Redis) -> pytest.MonkeyPatc
 async def test_a_retry_that_crashed_may_be_repeated(
     fleet: Fleet, redis: Redis, crashing: pytest.MonkeyPatch, pieces: int, meanwhile: str
 ) -> None:
-    """Between enqueueing and deletion: each letter is one fetch, with any changes since."""
+    """The crash precedes the deletion. Each letter is still one fetch, with any changes since."""
     crashing.setattr(dead_module, "READ_COUNT", pieces)
     await no_fetch(redis)
     await fail(fleet, redis, [url(f"/{place}") for place in range(7)])

@@ -95,7 +95,7 @@ class Intake:
 
 
 async def test_a_pusher_may_submit_read_and_cancel(server: GuardedRedis, worker: Redis, fleet: Fleet) -> None:
-    """Without a command that its Redis user is denied."""
+    """Redis denies none of the commands that the client sends."""
     async with Intake(server, worker):
         batch = await fleet.submit([Fetch(url=url("/1"), key="k"), url("/2"), {"url": url("/3")}])
         again = await fleet.submit([Fetch(url=url("/1"), key="k"), url("/4")])
@@ -161,7 +161,7 @@ async def test_an_invalid_fetch_sends_nothing(worker: Redis, fleet: Fleet) -> No
 
 
 async def test_a_full_fleet_refuses_or_waits(server: GuardedRedis, worker: Redis, fleet: Fleet) -> None:
-    """By the argument of the caller. A waiting submit does not report missing workers."""
+    """The argument `when_full` decides. A waiting submit does not report missing workers."""
     async with Intake(server, worker, limit=1):
         await fleet.submit([url("/1")])
         with pytest.raises(FleetFullError, match="the limit is 1; nothing was enqueued"):
@@ -176,7 +176,7 @@ async def test_a_full_fleet_refuses_or_waits(server: GuardedRedis, worker: Redis
 async def test_a_submit_without_a_worker_raises_and_may_be_repeated(
     server: GuardedRedis, worker: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After its patience. The messages of both calls are one batch."""
+    """The submit raises after its patience, and the messages of both calls are one batch."""
     monkeypatch.setattr(client_module, "MIN_PATIENCE_S", 0.3)
     async with Fleet(server.url(PUSHER), via="inbox", redis_patience_s=0.3) as fleet:
         with pytest.raises(FleetUnreachableError, match="fetchfleet inbox add pusher") as caught:
@@ -189,7 +189,7 @@ async def test_a_submit_without_a_worker_raises_and_may_be_repeated(
 
 
 async def test_a_redis_without_memory_raises(server: GuardedRedis, worker: Redis, fleet: Fleet) -> None:
-    """At the push, which is not made."""
+    """Redis refuses the push, so the inbox stays empty."""
     async with connect(server.admin_url) as admin:
         await admin.config_set("maxmemory", 1)
         with pytest.raises(RedisFullError, match="nothing was enqueued"):
@@ -201,7 +201,7 @@ async def test_a_redis_without_memory_raises(server: GuardedRedis, worker: Redis
 async def test_a_denied_method_names_the_required_role(
     server: GuardedRedis, worker: Redis, fleet: Fleet
 ) -> None:
-    """Before a command is sent. An inbox of another name is denied by Redis."""
+    """The client raises before it sends a command. Redis itself denies an inbox of another name."""
     with pytest.raises(RoleError, match="cannot list batches"):
         await fleet.batches()
     with pytest.raises(RoleError, match="cannot read dead letters"):

@@ -39,7 +39,7 @@ async def test_a_due_lane_is_visible_to_workers_with_a_slow_clock(redis: Redis, 
 
 
 async def test_a_later_lane_is_visible_in_time(redis: Redis, off_s: float) -> None:
-    """Never later than due. With a slow clock too early, which take.lua detects."""
+    """The score is never later than due. With a slow clock it is too early, which take.lua detects."""
     due_in_ms = 3_600_000
     found = await due_by_its_score(redis, due_in_ms)
 

@@ -181,7 +181,7 @@ async def test_every_call_waits_for_redis_and_continues(server: OwnRedis, fault:
 
 @pytest.mark.parametrize("fault", [_killed, _frozen, _read_only], ids=lambda fault: fault.__name__[1:])
 async def test_the_error_names_the_batch_and_the_place(server: OwnRedis, fault: Fault) -> None:
-    """After the patience. The reader itself can continue later, and so can another from its position."""
+    """The call raises after its patience. This reader and others can continue from the position."""
     await wait_until(server.responds, "Redis")
     async with (
         Fleet(server.url, redis_patience_s=0.3, warn=list[str]().append) as fleet,

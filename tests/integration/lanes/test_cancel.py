@@ -177,7 +177,7 @@ async def test_a_lane_released_empty_drops_the_batch(fleet: Fleet, redis: Redis)
 
 
 async def test_a_batch_is_withdrawn_and_other_fetches_keep_their_order(fleet: Fleet, redis: Redis) -> None:
-    """From every queue: returned fetches, each priority, retries that are not due."""
+    """The batch has fetches in every queue: returned ones, each priority, retries that are not due."""
     one, two = await everywhere(fleet, redis)
     before = {where: paths(await waiting(redis, where)) for where in LISTS}
     await one.cancel()
@@ -346,7 +346,7 @@ async def test_an_ended_batch_is_unchanged(fleet: Fleet, redis: Redis, count: in
 
 
 async def test_a_cancelled_batch_accepts_no_fetch(fleet: Fleet, redis: Redis) -> None:
-    """Neither a repeated nor a new one."""
+    """A repeated fetch and a new one are both refused, and Redis is unchanged."""
     batch = await fleet.submit([url("/1")], batch_id=BATCH_ID)
     await batch.cancel()
     before = await everything(redis)

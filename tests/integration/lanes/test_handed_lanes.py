@@ -84,7 +84,7 @@ async def test_a_mark_without_its_lane_is_dropped(
     store: LaneStore,
     scheduled: bool,  # noqa: FBT001 a parameter of the test
 ) -> None:
-    """Of a lane in a cool-down, or an idle one. Another program may have written it."""
+    """The lane is in a cool-down or idle. Another program may have written the mark."""
     if scheduled:
         await left(fleet, redis, shut_until_ms=await now_ms(redis) + HOUR_MS)
     await redis.hset(keys.HANDED, LANE, NEEDS)  # type: ignore[misc]

@@ -188,7 +188,7 @@ async def test_a_worker_acquires_its_share_of_the_lanes(
 
 
 async def test_a_look_finds_the_due_lanes(fleet: Fleet, redis: Redis, store: LaneStore) -> None:
-    """Not those that are held or closed. The one that has waited longest is first."""
+    """The look omits held and closed lanes and begins with the one that has waited longest."""
     await fleet.submit([url("/x")])
     for name in ("held.example", "cooling.example"):
         await fleet.submit([url("/x", name)])
@@ -306,7 +306,7 @@ async def test_a_claim_may_have_the_largest_concurrency(fleet: Fleet, redis: Red
 
 
 async def test_expired_fetches_are_found_anywhere(redis: Redis, fleet: Fleet) -> None:
-    """Behind others with time left, which stay in order. The next deadline is returned."""
+    """The scan keeps fetches with time left in order and returns their next deadline."""
     await fleet.submit([Fetch(url=url("/live"), priority=Priority.LOW)])
     late = [serialize_entry(entry(place, deadline_ms=1)) for place in range(3)]
     live = [serialize_entry(entry(place, deadline_ms=NEVER_MS - place)) for place in (7, 8, 9)]
@@ -541,7 +541,7 @@ async def test_a_searched_lane_has_its_first_deadline(fleet: Fleet, redis: Redis
 
 
 async def test_claimed_fetches_return_to_the_front(fleet: Fleet, redis: Redis) -> None:
-    """In order, before fetches that were returned earlier and before waiting ones."""
+    """The fetches keep their order, before those that were returned earlier and before waiting ones."""
     hold, _ = await with_claimed(fleet, redis, 12)
     await put(redis, serialize_entry(entry(99)), where="returned")
     await fleet.submit([Fetch(url=url("/waiting"), priority=Priority.HIGH)])

@@ -43,7 +43,7 @@ async def used_bytes(redis: Redis) -> int:
 
 
 async def test_i13_a_waiting_fetch_takes_no_more_than_twice_its_json(fleet: Fleet, redis: Redis) -> None:
-    """With the keys of its lane and batch, for fifty thousand waiting fetches."""
+    """The measure includes the keys of the lane and the batch, for fifty thousand waiting fetches."""
     waiting = fetches()
     before = await used_bytes(redis)
     await fleet.submit(waiting)

@@ -64,7 +64,7 @@ def copy_of(element: bytes, *, place: int | None = None, **changed: Any) -> byte
 
 
 async def test_submit_records_each_fetch_with_its_deadline(fleet: Fleet, redis: Redis) -> None:
-    """In both lanes and both priorities, with the latest deadline of all."""
+    """The batch has fetches in two lanes and two priorities, and keeps the latest deadline of all."""
     batch = await fleet.submit(
         [
             Fetch(url=url("/1"), deadline_s=30),
@@ -135,7 +135,7 @@ async def test_counters_of_an_entry_are_not_in_the_record(fleet: Fleet, redis: R
 
 
 async def test_orphans_and_withdrawn_fetches_are_checked_too(fleet: Fleet, redis: Redis) -> None:
-    """By every way out of a lane."""
+    """Acquire, scan and withdrawal return the record of each fetch, or ENDED for a foreign copy."""
     batch = await fleet.submit([url("/1"), url("/2")])
     first = await LaneHold.begin(redis)
     (one,) = (await first.claim(1)).serialized

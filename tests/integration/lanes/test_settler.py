@@ -127,7 +127,7 @@ async def test_a_settlement_sent_twice_counts_once(fleet: Fleet, redis: Redis) -
 
 
 async def test_a_settlement_that_released_its_lane_may_be_sent_again(fleet: Fleet, redis: Redis) -> None:
-    """Even after a new fetch of the lane, or under its next owner: the reply was lost, not the lane."""
+    """The repeat changes nothing, even after a new fetch of the lane or under its next owner."""
     _, hold, (element,) = await begun(fleet, redis)
     call = hold.settlement(stored(element), release_if_empty=True)
     ((_, left),) = await runner.run(redis, *call)
@@ -281,7 +281,7 @@ async def test_a_returned_fetch_waits_unchanged(fleet: Fleet, redis: Redis) -> N
 
 
 async def test_an_unclaimed_fetch_cannot_be_returned(fleet: Fleet, redis: Redis) -> None:
-    """After its result, or after an earlier return."""
+    """The fetch has its result or was returned earlier, so Redis is unchanged."""
     _, hold, (one, two) = await begun(fleet, redis, 2)
     await hold.settle(stored(one), returned(two))
     before = await everything(redis)

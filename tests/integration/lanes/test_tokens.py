@@ -60,7 +60,7 @@ async def taken(redis: Redis) -> LaneHold:
 
 
 async def test_a_serial_a_little_ahead_of_the_clock_is_kept(fleet: Fleet, redis: Redis) -> None:
-    """As after the clock was set back."""
+    """The serial is ahead after the clock was set back."""
     ahead = await now_ms(redis) * 1000 + YEAR_US // 2
     await redis.set(keys.SERIAL, ahead)
     await fleet.submit([url("/1")])

@@ -185,7 +185,7 @@ async def test_a_pusher_may_push(guarded: GuardedRedis, admin: Redis) -> None:
 
 
 async def test_a_reader_may_consume_all_results(guarded: GuardedRedis, admin: Redis) -> None:
-    """With its own group, the claim of pending results, and a read of the whole stream."""
+    """The reader creates a group, claims pending results and inspects the stream."""
     async with connect(guarded.url("reader")) as client:
         await client.xgroup_create(keys.ALL_RESULTS, "g", "0", mkstream=True)
         await admin.xadd(keys.ALL_RESULTS, {"r": "{}"})

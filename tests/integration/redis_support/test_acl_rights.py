@@ -173,7 +173,7 @@ def test_a_user_may_run_few_commands_without_keys(
 def test_an_untrusted_user_has_exactly_its_commands(
     admin: "redis.Redis", commands: list[ServerCommand], user: str
 ) -> None:
-    """On its own keys, and none on others. No script, with any keys."""
+    """Redis permits them on the user's own keys only, and permits no script."""
     tried = [(of, key) for of in commands if of.takes_keys for key in KEYS]
     replies = allowed(admin, user, [of.on(key) for of, key in tried])
     found: dict[str, set[str]] = {}
@@ -225,7 +225,7 @@ def test_the_file_of_the_repository_is_what_the_command_prints() -> None:
 
 
 def test_the_command_prints_digests_and_the_passwords_separately(tmp_path: Path) -> None:
-    """On standard error, or in a new file with mode 600. An existing file is not overwritten."""
+    """Passwords go to standard error or a new file with mode 600. An existing file is not overwritten."""
     kept = tmp_path / "passwords"
     shown = CliRunner().invoke(app, ["acl"])
     apart = CliRunner().invoke(app, ["acl", "--passwords", str(kept)])
@@ -245,7 +245,7 @@ def test_the_command_prints_digests_and_the_passwords_separately(tmp_path: Path)
 
 
 def test_a_pusher_has_the_inbox_and_the_batches_of_its_name(admin: "redis.Redis") -> None:
-    """Neither those of another name, nor the shared inbox. A name cannot be a pattern or another user."""
+    """Redis denies those of other names and the shared inbox. A name cannot be a pattern or another user."""
     printed = CliRunner().invoke(app, ["acl", "--template", "--pusher", "billing", "--pusher", "news"]).output
     users = {line.split()[1]: line.split()[2:] for line in printed.splitlines()}
     assert [*users] == ["default", "producer", "billing", "news", "reader", "worker", "operator"]

@@ -252,7 +252,7 @@ async def test_only_cancelled_batches_are_cancelled_in_a_lane(fleet: Fleet, redi
 async def test_fetches_are_served_with_any_values_in_the_hash_of_their_lane(
     fleet: Fleet, redis: Redis, field: str, value: str, *, while_held: bool
 ) -> None:
-    """At the latest after a submit and a sweep. No fetch of the lane is lost."""
+    """The lane is served after a submit and a sweep at the latest, and loses no fetch."""
     await fleet.submit([url("/x")])
     hold = await LaneHold.begin(redis, "owner") if while_held else None
     await ask(redis, "HSET", keys.lane(LANE), field, value)
@@ -275,7 +275,7 @@ async def test_fetches_are_served_with_any_values_in_the_hash_of_their_lane(
 async def test_a_lane_that_is_lost_from_the_schedule_is_found(
     fleet: Fleet, redis: Redis, repair: KeyRepair, of: str, *, while_held: bool
 ) -> None:
-    """By its keys: it is due again, or watched again."""
+    """The repair finds it by its keys, so it is due or watched again."""
     await fleet.submit([url("/x")])
     if while_held:
         await (await LaneHold.begin(redis, "dead")).claim()
@@ -334,7 +334,7 @@ async def test_a_retry_with_an_impossible_time_is_due_now(fleet: Fleet, redis: R
 async def test_the_turn_to_sweep_is_given_with_any_value_in_its_place(
     redis: Redis, found: bytes | None
 ) -> None:
-    """Once in the interval, and again in the next."""
+    """A worker gets the turn once in the interval, and again in the next."""
     if found is None:
         await redis.rpush(keys.SWEPT, "x")  # type: ignore[misc]
     else:

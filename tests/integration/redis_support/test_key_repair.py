@@ -55,7 +55,7 @@ async def notes(redis: Redis) -> list[str]:
 async def test_i26_every_type_at_every_key_is_quarantined(
     redis: Redis, foreign: KeyRepair, canary: Path
 ) -> None:
-    """With a dead letter and a line for each, and the key free again. A value of the right type stays."""
+    """Each value gets a dead letter and a log line and leaves its key. A value of the right type stays."""
     for kind, (key, wanted) in itertools.product(TYPES, EVERY.items()):
         await plant_value(redis, key, kind, canary)
         with capture_logs() as lines:

@@ -215,7 +215,7 @@ async def test_one_sweep_rescues_many_lanes(fleet: Fleet, redis: Redis, store: L
 async def test_a_sweep_works_on_a_redis_that_forgot_the_scripts(
     fleet: Fleet, redis: Redis, store: LaneStore
 ) -> None:
-    """After a failover, when it is needed most."""
+    """Redis may lose the scripts in a failover, when a sweep is needed most."""
     await fleet.submit([url("/x", lane) for lane in (LANE, "b.example")])
     await lapse(redis)
     await lapse(redis, "b.example")

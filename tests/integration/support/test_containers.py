@@ -19,7 +19,7 @@ def container_url() -> Iterator[str]:
 
 
 async def test_a_lane_works_on_the_official_image(container_url: str) -> None:
-    """As on the Redis of the test session."""
+    """The image runs the same lane lifecycle as the Redis of the test session."""
     async with connect(container_url) as redis:
         await run_lane_lifecycle(container_url, redis)
         assert {"maxmemory-policy": "noeviction"} == await redis.config_get("maxmemory-policy")

@@ -36,7 +36,7 @@ def test_an_empty_redis_is_used_and_left_empty(existing: Choice) -> None:
 
 
 def test_an_unreachable_redis_is_refused() -> None:
-    """In a sentence, without its password."""
+    """The error message is one sentence without the password."""
     with pytest.raises(ChoiceError, match="that Redis is unusable") as caught:
         refuse_used_redis(Choice("url", "", "redis://:hunter2@127.0.0.1:1/0"))
 
