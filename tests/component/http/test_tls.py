@@ -32,7 +32,7 @@ pytestmark = pytest.mark.skipif(not HAS_OPENSSL, reason="needs the openssl comma
 HERE, THERE = "127.0.5.1", "127.0.5.2"
 FOREIGN_BATCH = "00ff00ff00ff00ff"
 PATIENT = Timeouts(connect_s=5, read_s=5, write_s=5, pool_s=5, total_s=10)
-HURRIED = Timeouts(connect_s=0.3, read_s=5, write_s=5, pool_s=5, total_s=10)
+HURRIED = Timeouts(connect_s=0.6, read_s=5, write_s=5, pool_s=5, total_s=10)
 
 
 class Files:
