@@ -1,6 +1,7 @@
 """Redis commands per fetch: few, and constant in the size of the fleet and of its backlog."""
 
 import asyncio
+import signal
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -68,18 +69,29 @@ async def all_held(redis: Redis) -> bool:
     return all(found in {"held", "idle"} for found in states)
 
 
-async def costs(redis: Redis, fleet: Fleet, urls: list[str]) -> list[float]:
-    """Return the commands per settled fetch, less those of idle workers: without a backlog, then with one."""
+async def costs(redis: Redis, fleet: Fleet, started: Workers, urls: list[str]) -> list[float]:
+    """Return the commands per settled fetch, less those of idle workers: without a backlog, then with one.
+
+    The workers are stopped during a submit, or they would settle most of it before the count begins.
+    """
     idle = await idle_per_s(redis)
     found = []
     for waiting in (0, BACKLOG):
+        signal_workers(started, signal.SIGSTOP)
         await fleet.submit([f"{urls[i % len(urls)]}/{i}" for i in range(waiting + SUBMITTED)])
+        signal_workers(started, signal.SIGCONT)
         await wait_until(partial(all_held, redis), "every lane to have its worker", 60)
         before = await moment(redis)
         after = await until_settled(redis, before)
         commands = after.commands - before.commands - idle * (after.at_s - before.at_s)
         found.append(commands / (after.settled - before.settled))
     return found
+
+
+def signal_workers(started: Workers, number: signal.Signals) -> None:
+    """Send a signal to every worker."""
+    for process in started.processes:
+        process.send_signal(number)
 
 
 def kill(fleet: Workers) -> None:
@@ -105,7 +117,7 @@ async def test_i13_redis_commands_per_fetch_are_few_and_flat(
         for count in (1, 8):
             with workers(count, redis_url, tmp_path / str(count), POLICY) as started:
                 await wait_until(started.started, "the workers", 60)
-                found[count] = await costs(redis, fleet, urls)
+                found[count] = await costs(redis, fleet, started, urls)
                 kill(started)
             await redis.flushall()
 
