@@ -77,7 +77,7 @@ def _unreachable(redis_url: str, error: BaseException) -> str:
     message = str(error).rstrip(".")
     remedy = ""
     if "unable to get" in message or "certificate in certificate chain" in message:
-        remedy = "; to trust a private CA, add ssl_ca_certs=/path/ca.pem to the URL"
+        remedy = "; add ssl_ca_certs=/path/ca.pem to the URL"
     elif "closed by server" in message or "reset by peer" in message:
         # A server that closes the connection at the first command may expect a TLS handshake.
         remedy = "; if the server expects TLS, use rediss://" if redis_url.startswith("redis://") else ""
