@@ -6,8 +6,8 @@ import sys
 import threading
 import time
 import weakref
+from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any, TextIO
@@ -144,6 +144,19 @@ ADDED_FIELDS = COMMON_FIELDS - {"worker"}
 """The common fields that the processors add to a line."""
 
 
+class LogCounts:
+    """The log lines of this process since its start."""
+
+    def __init__(self) -> None:
+        self.events: Counter[str] = Counter()
+        """The number of lines of each event."""
+        self.dropped = 0
+        """The number of lines that the stream did not accept, as on a full disk."""
+
+
+COUNTS = LogCounts()
+
+
 class LineWriter:
     """Writes lines to a stream, in order. Lines of one iteration of the event loop are written together.
 
@@ -193,9 +206,11 @@ def _write(stream: TextIO, lines: list[str]) -> None:
         return
     text = "\n".join([*lines[:count], ""])
     del lines[:count]
-    with suppress(OSError):
+    try:
         stream.write(text)
         stream.flush()
+    except OSError:
+        COUNTS.dropped += text.count("\n")
 
 
 class JsonLines:
@@ -209,11 +224,13 @@ class JsonLines:
 
     def __call__(self, _: WrappedLogger, level: str, line: EventDict) -> str:
         """Return the line as JSON, with its level and timestamp."""
+        COUNTS.events[line["event"]] += 1
         return safe_json(self._encode({**line, "level": level, "timestamp": timestamp()})).decode()
 
-    def info(self, lines: Sequence[msgspec.Struct]) -> None:
-        """Write lines of level info, if that level is logged."""
+    def info(self, event: Event, lines: Sequence[msgspec.Struct]) -> None:
+        """Write lines of an event of level info, if that level is logged."""
         if self._has_info:
+            COUNTS.events[event] += len(lines)
             self._writer.info(safe_json(self._encode_lines(lines)[:-1]).decode())
 
 
@@ -239,7 +256,7 @@ def configure(stream: TextIO = sys.stderr, *, pretty: bool | None = None, level:
     if stream.isatty() if pretty is None else pretty:
         timestamps = structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False)
         renderer: Processor = structlog.dev.ConsoleRenderer(pad_event_to=20)
-        processors = [structlog.processors.add_log_level, timestamps, _shown_fields, renderer]
+        processors = [structlog.processors.add_log_level, timestamps, _to_be_shown, renderer]
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(min_level),
@@ -251,8 +268,12 @@ def configure(stream: TextIO = sys.stderr, *, pretty: bool | None = None, level:
     root.setLevel(logging.WARNING)
 
 
-def _shown_fields(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
-    """Make the texts of a line safe for a terminal. Other values are rendered by repr, which is safe."""
+def _to_be_shown(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
+    """Count a line and make its texts safe for a terminal.
+
+    Other values are rendered by repr, which is safe.
+    """
+    COUNTS.events[line["event"]] += 1
     return {name: shown(value) if isinstance(value, str) else value for name, value in line.items()}
 
 
@@ -263,7 +284,7 @@ def write_info(event: Event, lines: Sequence[msgspec.Struct]) -> None:
     """
     first, *_ = structlog.get_config()["processors"]
     if isinstance(first, JsonLines):
-        first.info(lines)
+        first.info(event, lines)
         return
     log = get_logger()
     for line in lines:

@@ -13,9 +13,9 @@ import structlog
 
 from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.model import Fetch, Outcome, Result, Timings
-from fetchfleet.worker.lanes.log_events import finished, write_finished
+from fetchfleet.worker.lanes.log_events import TakenLine, finished, write_finished
 from fetchfleet.worker.observability import log
-from fetchfleet.worker.observability.log import LineWriter
+from fetchfleet.worker.observability.log import Event, LineWriter
 
 FETCH_ID = "0123456789abcdef-00000001"
 TRACE = f"00-{'a' * 32}-{'b' * 16}-01"
@@ -88,13 +88,31 @@ def test_a_new_loop_writes_the_lines_of_an_ended_one() -> None:
 
 
 def test_a_stream_that_refuses_writes_does_not_end_the_worker() -> None:
-    """The lines are lost."""
+    """The lines are lost, and are counted."""
 
     class Full(Stream):
         def write(self, _: str) -> int:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    LineWriter(Full()).warning("a")
+    before = log.COUNTS.dropped
+    writer = LineWriter(Full())
+    writer.info("a\nb")
+    writer.warning("c")
+
+    assert log.COUNTS.dropped - before == 3
+
+
+@pytest.mark.parametrize("pretty", [False, True])
+def test_lines_are_counted_by_event(stream: io.StringIO, *, pretty: bool) -> None:
+    """Both formats count each line that is written, also lines that are written together."""
+    log.configure(stream, pretty=pretty)
+    before = log.COUNTS.events.copy()
+    lines = [TakenLine(worker="one", lane="a", token=token, orphans=0) for token in range(3)]
+    log.write_info(Event.LANE_TAKEN, lines)
+    log.get_logger().warning(Event.LANE_LOST, lane="a")
+    log.get_logger().debug(Event.FETCH_EXCHANGE)
+
+    assert log.COUNTS.events - before == {"lane.taken": 3, "lane.lost": 1}
 
 
 async def test_a_closed_stream_without_pending_lines_is_not_written() -> None:
