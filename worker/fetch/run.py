@@ -199,8 +199,10 @@ async def conclude(attempt: Attempt) -> None:
     # Decide after the report to the gate: a retry waits until the lane opens, which may just have closed.
     host = host_signals.host_state(session)
     decision = decide(entry, outcome, lane.policy, now_ms, host, services.chance())
-    if isinstance(decision, Retry) and decision.entry.attempts > entry.attempts:
-        session.change_gate(retry_budget.retried(lane.gate, now_ms))
+    if isinstance(decision, Retry):
+        services.settler.totals.interruptions += decision.entry.interruptions - entry.interruptions
+        if decision.entry.attempts > entry.attempts:
+            session.change_gate(retry_budget.retried(lane.gate, now_ms))
     match decision:
         case Finish() as end:
             if end.reason in SETTING_OF_REASON and await handover.hand_over_after_failure(
@@ -243,6 +245,7 @@ async def finish_fetch(
 def settle_retry(session: FetchSession, retry: Retry, outcome: AttemptOutcome = _UNATTEMPTED) -> None:
     """Settle the fetch as a retry: it waits in its lane for the next attempt."""
     status = None if isinstance(outcome, Interrupted | Redirected) else outcome.status
-    lane_name, note, log = session.lane.name, note_of(outcome), session.services.log
-    line = log_events.retry(lane_name, retry.entry, retry.wait_s, retry.reason, status, note, log)
-    session.settle(settler.retried(retry.entry, retry.wait_s, line))
+    entry, wait_s, note, services = retry.entry, retry.wait_s, note_of(outcome), session.services
+    about = (entry, wait_s, retry.reason, status, note)
+    line = log_events.retry(session.lane.name, *about, services.settler.totals, services.log)
+    session.settle(settler.retried(entry, wait_s, line))

@@ -8,6 +8,7 @@ from redis.asyncio import Redis
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.redis_connection import number_of, redis_now_ms, text_of
 from fetchfleet.worker.inspect.registration import Registration, is_or_wraps
+from fetchfleet.worker.lanes.totals import WorkerTotals
 from fetchfleet.worker.redis_support.drains import drained
 
 MAX_LANES = 500
@@ -79,6 +80,8 @@ class WorkerReport(msgspec.Struct):
     received_bytes: int = 0
     """The bytes of bodies received since its start."""
     received_bytes_per_s: float = 0.0
+    totals: WorkerTotals = WorkerTotals()
+    """Its counters since its start. Older versions publish none."""
 
 
 class Snapshot(NamedTuple):

@@ -13,6 +13,7 @@ from fetchfleet.jobs.notifications import LaneNotification
 from fetchfleet.worker.gate.gate import Closed
 from fetchfleet.worker.gate.state import Breaker, GateState, resettable
 from fetchfleet.worker.lanes.lane import Lane
+from fetchfleet.worker.lanes.totals import FetchTotals
 from fetchfleet.worker.observability import redact
 from fetchfleet.worker.observability.log import Event, suppressed, timestamp, trace_fields, write_info
 from fetchfleet.worker.observability.repeats import Repeats
@@ -187,11 +188,12 @@ def finished(
     )
 
 
-def write_finished(lines: Sequence[FinishedLine]) -> None:
-    """Write the log lines of finished fetches with the current time."""
+def write_finished(lines: Sequence[FinishedLine], totals: FetchTotals) -> None:
+    """Write the log lines of finished fetches with the current time, and count the fetches."""
     now = timestamp()
     for line in lines:
         line.timestamp = now
+        totals.finished[line.outcome, line.reason] += 1
     write_info(Event.FETCH_FINISHED, lines)
 
 
@@ -202,11 +204,13 @@ def retry(
     reason: Reason | None,
     status: int | None,
     note: str | None,
+    totals: FetchTotals,
     log: FilteringBoundLogger,
 ) -> Callable[[], None]:
-    """Return a function that logs that a fetch waits for another attempt."""
+    """Return a function that counts and logs that a fetch waits for another attempt."""
 
     def write_line() -> None:
+        totals.retries[reason] += 1
         log.info(
             Event.FETCH_RETRY,
             id=entry.id,

@@ -25,6 +25,7 @@ from fetchfleet.jobs.scripts import settlement as scripts
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.lanes.log_events import FinishedLine, write_finished
 from fetchfleet.worker.lanes.parameters import LaneParameters
+from fetchfleet.worker.lanes.totals import FetchTotals
 from fetchfleet.worker.redis_support.key_repair import KeyRepair
 
 GATHER_S = 0.01
@@ -47,6 +48,8 @@ class Settlement(NamedTuple):
     """The change ends the claim."""
     line: FinishedLine | None = None
     """The log line to write once Redis has the change."""
+    unlogged: tuple[Outcome, Reason | None] | None = None
+    """The outcome and the reason of a result without a log line."""
 
 
 def _nothing() -> None:
@@ -60,7 +63,7 @@ def finished(
     outcome = result.outcome
     received_bytes = result.bytes or 0 if outcome is Outcome.STORED else 0
     change = scripts.finish(result.id, outcome=outcome, received_bytes=received_bytes, result=encode(result))
-    return Settlement(change, done, line=line)
+    return Settlement(change, done, line=line, unlogged=(outcome, result.reason) if line is None else None)
 
 
 def failed(result: Result, note: str) -> Settlement:
@@ -137,8 +140,13 @@ class Settler:
         """Number of completed calls of `_write`."""
         self.count = 0
         """Number of settlements that Redis does not have yet."""
-        self.finished = 0
+        self.totals = FetchTotals()
+        """The counters of the worker's fetches."""
+
+    @property
+    def finished(self) -> int:
         """Number of results written since the start."""
+        return self.totals.finished.total()
 
     @property
     def full(self) -> bool:
@@ -296,14 +304,14 @@ class Settler:
             fetch_id, kind, *_ = item.change
             if item.ends:
                 lane.drop(fetch_id)
-            if kind is scripts.ChangeKind.FINISH:
-                if had_ended and fetch_id in had_ended:
-                    self._on_had_ended(lane, str(fetch_id))
-                    continue
-                self.finished += 1
+            if kind is scripts.ChangeKind.FINISH and had_ended and fetch_id in had_ended:
+                self._on_had_ended(lane, str(fetch_id))
+                continue
             if item.line is not None:
                 lines.append(item.line)
+            elif item.unlogged is not None:
+                self.totals.finished[item.unlogged] += 1
             item.done()
         if lines:
-            write_finished(lines)
+            write_finished(lines, self.totals)
         lane.notify()

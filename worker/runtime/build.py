@@ -207,7 +207,7 @@ async def _wire(
         signals=signals,
         heartbeat=heartbeat,
         stats=Stats(
-            *(base.traffic, lanes, settler, services.quarantined, log),
+            *(base.traffic, lanes, settler, services.quarantined, reporter.totals, log),
             every_s=timings.stats_s,
             lag_every_s=timings.loop_lag_s,
         ),

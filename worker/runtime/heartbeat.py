@@ -17,7 +17,9 @@ from fetchfleet.worker.inspect.registration import Registration, doubles_of
 from fetchfleet.worker.inspect.snapshot import LaneReport, WorkerReport
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.lanes.settler import Settler
+from fetchfleet.worker.lanes.totals import WorkerTotals
 from fetchfleet.worker.observability import events, redact
+from fetchfleet.worker.observability.log import COUNTS
 from fetchfleet.worker.observability.percentiles import Rate
 from fetchfleet.worker.policy.published import NO_FILE, published
 from fetchfleet.worker.redis_support import drains
@@ -71,6 +73,12 @@ class WorkerReporter:
         """The number of lanes that this worker holds."""
         return len(self._lanes)
 
+    def totals(self) -> WorkerTotals:
+        """Return the counters of this worker since its start."""
+        return self._settler.totals.published(
+            received_bytes=self._disk.received_bytes, log_lines_dropped=COUNTS.dropped
+        )
+
     def report(self, *, draining: bool = False) -> WorkerReport:
         """Return the current report. Each call adds a sample to the rates."""
         now_s = mono_s()
@@ -95,6 +103,7 @@ class WorkerReporter:
             finished_per_s=round(self._finished.add(now_s, finished), 1),
             received_bytes=received_bytes,
             received_bytes_per_s=round(self._received.add(now_s, received_bytes)),
+            totals=self.totals(),
         )
 
 

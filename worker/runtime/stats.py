@@ -3,15 +3,17 @@
 import asyncio
 import os
 import resource
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import msgspec
 from structlog.typing import FilteringBoundLogger
 
 from fetchfleet.worker.http.connection_stats import ConnectionStats
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.lanes.services import QuarantineReason
 from fetchfleet.worker.lanes.settler import Settler
+from fetchfleet.worker.lanes.totals import WorkerTotals
 from fetchfleet.worker.observability import events
 from fetchfleet.worker.observability.percentiles import Recent, percentile
 from fetchfleet.worker.util.clock import mono_s
@@ -28,6 +30,7 @@ class Stats:
         lanes: Mapping[str, Lane],
         settler: Settler,
         quarantined: Mapping[QuarantineReason, int],
+        totals: Callable[[], WorkerTotals],
         log: FilteringBoundLogger,
         *,
         every_s: float,
@@ -39,6 +42,7 @@ class Stats:
         self._lanes = lanes
         self._settler = settler
         self._quarantined = quarantined
+        self._totals = totals
         self._log = log
         self._every_s = every_s
         self._lag_every_s = lag_every_s
@@ -83,6 +87,7 @@ class Stats:
             },
             rss_bytes=rss_bytes(),
             open_files=open_files(),
+            **msgspec.structs.asdict(self._totals()),
         )
         self._logged_s, self._logged, self._logged_quarantined = now_s, counts, quarantined
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import msgspec
@@ -64,7 +64,9 @@ async def serve_lane(
             session.hold(orphans)
             claimed = sorted(lane.ready, key=lambda entry: entry.id)
             lane.ready.clear()
-            await session.adopt([crashed(entry, other_deaths) for entry in claimed])
+            adopted = [crashed(entry, other_deaths) for entry in claimed]
+            _count_interruptions(session, claimed, adopted)
+            await session.adopt(adopted)
         if lane.for_upkeep:
             await _end_unattempted_fetches(session)
             await end_if_dead(session)
@@ -101,9 +103,16 @@ async def _release(session: FetchSession) -> None:
     if lane.released:
         log_events.released_empty(lane, session.services.worker_id)
     elif not lane.lost:
-        claimed = lane.entries.values()
+        claimed = list(lane.entries.values())
         unfinished = [interrupted(entry) if entry.id in lane.interrupted else entry for entry in claimed]
+        _count_interruptions(session, claimed, unfinished)
         await session.release(unfinished, handover.pick_needs(session) if lane.handovers else "")
+
+
+def _count_interruptions(session: FetchSession, before: Sequence[Entry], after: Sequence[Entry]) -> None:
+    """Count the interruptions that these entries have gained."""
+    gained = sum(entry.interruptions for entry in after) - sum(entry.interruptions for entry in before)
+    session.services.settler.totals.interruptions += gained
 
 
 async def _end_unattempted_fetches(session: FetchSession) -> None:
@@ -242,7 +251,10 @@ class FetchTask:
         error = None if task.cancelled() else task.exception()
         if error is not None:  # count a bug as a crash, which bounds the retries of the fetch
             log_events.bug(lane.name, entry, error, services.log)
-            lane.hold(crashed(msgspec.structs.replace(entry, begun=True)))
+            begun = msgspec.structs.replace(entry, begun=True)
+            after = crashed(begun)
+            _count_interruptions(session, [begun], [after])
+            lane.hold(after)
         if not (lane.seems_empty and services.settler.has(lane)):
             lane.notify()
 

@@ -14,6 +14,7 @@ import structlog
 from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.model import Fetch, Outcome, Result, Timings
 from fetchfleet.worker.lanes.log_events import TakenLine, finished, write_finished
+from fetchfleet.worker.lanes.totals import FetchTotals
 from fetchfleet.worker.observability import log
 from fetchfleet.worker.observability.log import Event, LineWriter
 
@@ -168,10 +169,10 @@ def test_the_line_of_a_fetch_is_the_same_on_both_paths(stream: io.StringIO, trac
         timings=Timings(total_ms=1.5),
     )
     lines = [finished("a", entry, result, "a note \x7f"), finished("b", entry, result, None)]
-    write_finished(lines)
+    write_finished(lines, FetchTotals())
     written = stream.getvalue()
     with structlog.testing.capture_logs() as captured:
-        write_finished(lines)
+        write_finished(lines, FetchTotals())
 
     line, second = (json.loads(text) for text in written.splitlines())
     other, second_other = captured
@@ -183,5 +184,5 @@ def test_the_line_of_a_fetch_is_the_same_on_both_paths(stream: io.StringIO, trac
     assert (line["url"], line["note"]) == ("http://a/?token=***", "a note \x7f")
     assert line.get("trace_id") == (trace and "a" * 32)
     log.configure(stream, level="warning")
-    write_finished(lines)
+    write_finished(lines, FetchTotals())
     assert stream.getvalue() == written

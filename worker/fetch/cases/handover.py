@@ -69,8 +69,8 @@ async def hand_over_after_failure(session: FetchSession, entry: Entry, outcome: 
         return False
     session.lane.replace_entry(after)
     session.lane.add_handover(entry.id, str(needs))
-    note = outcome.note
-    log_events.retry(session.lane.name, after, 0.0, outcome.reason, outcome.status, note, services.log)()
+    about = (after, 0.0, outcome.reason, outcome.status, outcome.note)
+    log_events.retry(session.lane.name, *about, services.settler.totals, services.log)()
     return True
 
 

@@ -52,6 +52,7 @@ def learn(session: FetchSession, trace: Trace, outcome: AttemptOutcome, fetch_id
     state = gate.attempt_ended(lane.gate, lane.policy, observation, now_ms, services.chance())
     throttle = throttle_of(outcome)
     if throttle is not None:
+        services.settler.totals.throttles += 1
         state = gate.throttled(state, lane.policy, throttle.wait_s, now_ms, services.chance())
     session.change_gate(state, save=True)
 
