@@ -34,6 +34,7 @@ _PANELS = {
         "drain": "status",
         "undrain": "status",
     },
+    "Serve": {"serve": "serve"},
     "Set up Redis": {"acl": "users", "inbox": "users"},
 }
 """The modules of the commands, by the headings under which help shows them."""

@@ -10,6 +10,7 @@ from zipfile import ZipFile
 import pytest
 
 ROOT = Path(__file__).parents[3]
+PACKAGED = {".py", ".lua", ".json", ".html", ".css", ".js", ".svg"}
 
 
 @pytest.fixture(scope="module")
@@ -22,16 +23,18 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def test_the_wheel_has_every_module_script_and_schema(wheel: Path) -> None:
+def test_the_wheel_has_every_module_script_schema_and_page(wheel: Path) -> None:
     """It also has py.typed, the marker for type checkers."""
     wanted = [path for room in ("jobs", "worker") for path in (ROOT / room).rglob("*")]
     names = {
         f"fetchfleet/{path.relative_to(ROOT).as_posix()}"
         for path in wanted
-        if path.suffix in {".py", ".lua", ".json"} and "__pycache__" not in path.parts
+        if path.suffix in {".py", ".lua", ".json", ".html", ".css", ".js", ".svg"}
+        and "__pycache__" not in path.parts
     }
 
     assert set() == names - _files_in(wheel)
+    assert "fetchfleet/worker/console/templates/base.html" in names
     assert "fetchfleet/py.typed" in _files_in(wheel)
 
 

@@ -1,0 +1,105 @@
+"""The command `serve` as a process: its start, its errors and its end."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.support.fork_server import COMMAND, Process
+from tests.support.waiting import wait_until
+from tests.support.workers import fetchfleet
+
+TOKEN = "a-token-of-enough-characters"
+
+
+@contextmanager
+def served(log: Path, *arguments: str, **environment: str) -> Iterator["Process"]:
+    """Run `fetchfleet serve` on a free port during the block; its log goes to the file."""
+    with log.open("wb") as output:
+        command = ("serve", "--listen", "127.0.0.1:0", *arguments)
+        streams = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output}
+        with Process(COMMAND, *command, env={**os.environ, **environment}, **streams) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+
+async def url_in(log: Path) -> str:
+    """Return the URL of the server, once its log has it."""
+    await wait_until(lambda: "console.started" in log.read_text(), "the start")
+    [listen] = re.findall(r'"listen":"([^"]+)"', log.read_text())  # noqa: ASYNC240 short
+    return f"http://{listen}"
+
+
+async def test_a_server_starts_without_redis_and_stops_on_sigterm(tmp_path: Path) -> None:
+    """It is alive meanwhile, and the exit code is 0."""
+    log = tmp_path / "log"
+    with served(log, "--redis", f"unix://{tmp_path}/none.sock", "--redis-patience", "0") as process:
+        async with httpx.AsyncClient(base_url=await url_in(log)) as client:
+            alive = await client.get("/healthz")
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(30)
+    events = [json.loads(line)["event"] for line in log.read_text().splitlines()]
+
+    assert (200, "ok\n") == (alive.status_code, alive.text)
+    assert 0 == code
+    assert ["console.started", "console.stopped"] == [event for event in events if event != "console.redis"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--listen", "0.0.0.0:0"], "add --token-file FILE, or listen on 127.0.0.1"),
+        (["--listen", "fleet.example:80"], "add --token-file FILE"),
+        (["--listen", "8080"], "write it like 127.0.0.1:8080"),
+        (["--listen", "127.0.0.1:70000"], "write it like 127.0.0.1:8080"),
+        (["--token-file", "none"], "--token-file none: No such file"),
+        (["--redis", "http://a"], "not a Redis URL"),
+    ],
+)
+def test_bad_arguments_exit_with_2_and_the_remedy(arguments: list[str], message: str) -> None:
+    """No socket listens then."""
+    ended = fetchfleet("serve", *arguments)
+
+    assert (2, True) == (ended.returncode, message in ended.stderr), ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "message"),
+    [
+        ("short", 0o600, "at least 16 printable ASCII characters"),
+        ("with a space in the middle", 0o600, "no space"),
+        ("ä" * 20, 0o600, "printable ASCII"),
+        (TOKEN, 0o644, "chmod 600"),
+        (TOKEN, 0o622, "chmod 600"),
+    ],
+)
+def test_an_unusable_token_file_exits_with_2_and_the_remedy(
+    tmp_path: Path, text: str, mode: int, message: str
+) -> None:
+    """The error does not show the token."""
+    file = tmp_path / "token"
+    file.write_text(text)
+    file.chmod(mode)
+    ended = fetchfleet("serve", "--listen", "127.0.0.1:0", "--token-file", file)
+
+    assert (2, True) == (ended.returncode, message in ended.stderr), ended.stderr
+    assert text not in ended.stderr
+
+
+async def test_a_port_in_use_is_named(tmp_path: Path) -> None:
+    """The second server ends at once."""
+    log = tmp_path / "log"
+    with served(log, "--redis", f"unix://{tmp_path}/none.sock"):
+        listen = (await url_in(log)).removeprefix("http://")
+        ended = fetchfleet("serve", "--listen", listen)
+
+    assert (1, True) == (ended.returncode, "Address already in use" in ended.stderr)

@@ -1,0 +1,34 @@
+"""The ASGI app of `fetchfleet serve`: its routes behind the guard."""
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from fetchfleet.worker.console import forms, pages, problems
+from fetchfleet.worker.console.guard import Guard, is_for_programs
+from fetchfleet.worker.console.html import STATIC, problem_page
+from fetchfleet.worker.console.services import ConsoleServices
+
+
+async def healthz(_: Request) -> Response:
+    """Tell that the server runs, whether or not Redis answers."""
+    return PlainTextResponse("ok\n")
+
+
+def console_app(services: ConsoleServices) -> Starlette:
+    """Return the app."""
+    app = Starlette(
+        routes=[
+            Route("/healthz", healthz, methods=["GET"]),
+            Mount("/static", StaticFiles(directory=STATIC)),
+            *forms.ROUTES,
+            *pages.ROUTES,
+        ],
+        middleware=[Middleware(Guard, services=services)],
+        exception_handlers=problems.handlers(problem_page, is_for_programs),
+    )
+    app.state.services = services
+    return app
