@@ -319,6 +319,17 @@ field was added."""
 
 HANDED_TTL_MS = 60_000
 
+WATCHED = "ff:watched"
+"""string: exists while a console or terminal shows log lines; the workers then publish theirs to EVENTS.
+
+Expires WATCHED_TTL_MS after a watcher set it; each watcher sets it every WATCH_EVERY_MS."""
+
+WATCHED_TTL_MS = 10_000
+WATCH_EVERY_MS = 3_000
+
+EVENTS = "ff:events"
+"""Pub/Sub channel, not a key: log lines of the workers as JSON Lines, some in each message."""
+
 
 FIXED: dict[str, str] = {
     **dict.fromkeys((SERIAL, BACKLOG, POLICY_VERSION, CANCELS, RESETS), "counter"),

@@ -23,6 +23,7 @@ _PANELS = {
         "results": "batches",
         "explain": "hosts",
         "health": "status",
+        "events": "live.events",
     },
     "Control a fleet": {
         "cancel": "batches",

@@ -7,7 +7,7 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any, TextIO
@@ -168,6 +168,12 @@ class LogCounts:
 
 COUNTS = LogCounts()
 
+TAPS: list[Callable[[str, Sequence[Mapping[str, Any] | msgspec.Struct]], None]] = []
+"""Functions that receive the level and the fields of each line too, as when the lines of a fleet are watched.
+
+Empty most of the time. Lines of level debug, and lines below the level of the log, are not passed.
+"""
+
 
 class LineWriter:
     """Writes lines to a stream, in order. Lines of one iteration of the event loop are written together.
@@ -237,12 +243,17 @@ class JsonLines:
     def __call__(self, _: WrappedLogger, level: str, line: EventDict) -> str:
         """Return the line as JSON, with its level and timestamp."""
         COUNTS.events[line["event"]] += 1
-        return safe_json(self._encode({**line, "level": level, "timestamp": timestamp()})).decode()
+        line = {**line, "level": level, "timestamp": timestamp()}
+        for tap in TAPS:
+            tap(level, [line])
+        return safe_json(self._encode(line)).decode()
 
     def info(self, event: Event, lines: Sequence[msgspec.Struct]) -> None:
         """Write lines of an event of level info, if that level is logged."""
         if self._has_info:
             COUNTS.events[event] += len(lines)
+            for tap in TAPS:
+                tap("info", lines)
             self._writer.info(safe_json(self._encode_lines(lines)[:-1]).decode())
 
 
@@ -280,12 +291,14 @@ def configure(stream: TextIO = sys.stderr, *, pretty: bool | None = None, level:
     root.setLevel(logging.WARNING)
 
 
-def _to_be_shown(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
-    """Count a line and make its texts safe for a terminal.
+def _to_be_shown(_: WrappedLogger, level: str, line: EventDict) -> EventDict:
+    """Count a line, pass it to the taps, and make its texts safe for a terminal.
 
     Other values are rendered by repr, which is safe.
     """
     COUNTS.events[line["event"]] += 1
+    for tap in TAPS:
+        tap(level, [{**line, "timestamp": timestamp()}])
     return {name: shown(value) if isinstance(value, str) else value for name, value in line.items()}
 
 

@@ -27,7 +27,7 @@ class Grant(NamedTuple):
     commands: str
     """The commands, separated by spaces."""
     keys: tuple[str, ...] = ()
-    """Patterns of the keys to which the commands may be applied; empty for commands without keys."""
+    """Patterns of the keys or channels to which the commands may be applied; empty for commands of none."""
 
     @property
     def rule(self) -> str:
@@ -54,6 +54,11 @@ class Role(NamedTuple):
 
 CONNECTION = ("+@connection", "-@dangerous", "-client|tracking")
 """The commands that every client needs, from HELLO on. CLIENT TRACKING would reveal the names of all keys."""
+
+
+def channel(name: str) -> tuple[str, ...]:
+    """Return the pattern of a Pub/Sub channel, and of no other, whatever `acl-pubsub-default` is."""
+    return "resetchannels", f"&{name}"
 
 
 def both(*names: str) -> tuple[str, ...]:
@@ -162,6 +167,7 @@ WORKER = Role(
             f" xadd xlen xrange xtrim xpending xinfo|groups {_EARLIER} zrandmember",
             both(_OURS, _ARQS),
         ),
+        Grant("publish", channel(keys.EVENTS)),
     ),
 )
 OPERATOR = Role(
@@ -179,6 +185,8 @@ OPERATOR = Role(
         Grant("sadd srem", both(keys.INBOXES)),
         Grant("zadd", write(keys.later("*"))),
         Grant("xtrim", both(keys.results(ANY_BATCH))),
+        Grant("set", write(keys.WATCHED)),
+        Grant("subscribe", channel(keys.EVENTS)),
     ),
 )
 _NO_PUSHERS = {"default", PRODUCER.name, READER.name, WORKER.name, OPERATOR.name}

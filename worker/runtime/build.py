@@ -27,6 +27,7 @@ from fetchfleet.worker.lanes.robots_cache import RobotsCache
 from fetchfleet.worker.lanes.settler import Settler
 from fetchfleet.worker.lanes.store import LaneStore
 from fetchfleet.worker.observability.log import get_logger
+from fetchfleet.worker.redis_support.event_tap import EventTap
 from fetchfleet.worker.redis_support.foreign_members import ForeignMembers
 from fetchfleet.worker.redis_support.health import RedisErrorReporter, RedisHealth
 from fetchfleet.worker.redis_support.key_repair import KeyRepair, RepairingSubmitter
@@ -177,7 +178,8 @@ async def _wire(
     live_lanes = LiveLanes(lanes, services, live_policy, leases, disk_guard, wanted, log)
     acquirer = Acquirer(services, lanes, live_lanes.begin, live_lanes.accepts, random.sample, wanted)
     rebalancer = Rebalancer(lanes, log, timings.lanes.release_within_s)
-    signals = FleetSignals(lanes, acquirer, rebalancer, live_policy, live_lanes)
+    event_tap = EventTap(redis, settings.worker_id, health, log)
+    signals = FleetSignals(lanes, acquirer, rebalancer, live_policy, live_lanes, event_tap)
     drain = DrainSignal(redis, base.registration.instance, live_lanes, rebalancer, log)
     reporter = WorkerReporter(base.registration, lanes, settler, services.sink.disk, live_policy, disk_guard)
     heartbeat = _heartbeat(base, reporter, leases, signals, drain)
@@ -212,6 +214,7 @@ async def _wire(
             lag_every_s=timings.loop_lag_s,
         ),
         disk_guard=disk_guard,
+        event_tap=event_tap,
         inbox=inbox,
         arq_ingress=ArqIngress(redis, submitter, log),
         sweep=_sweep(base, acquirer, foreign),

@@ -11,6 +11,7 @@ from fetchfleet.jobs.redis_connection import is_text, number_of, text_of
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.observability.log import Event
 from fetchfleet.worker.redis_support import drains
+from fetchfleet.worker.redis_support.event_tap import EventTap
 from fetchfleet.worker.runtime.live_lanes import LiveLanes
 from fetchfleet.worker.runtime.live_policy import LivePolicy
 from fetchfleet.worker.scheduler.acquire import Acquirer
@@ -30,6 +31,8 @@ class Signals(NamedTuple):
     """None if no lane was ever reset."""
     handed: Mapping[bytes, bytes] = {}
     """The needs of lanes that were released for workers with other abilities, by lane."""
+    watched: bool = False
+    """True while a command or page watches the log lines of the fleet."""
 
 
 class FleetSignals:
@@ -42,18 +45,21 @@ class FleetSignals:
         rebalancer: Rebalancer,
         live_policy: LivePolicy,
         live_lanes: LiveLanes,
+        event_tap: EventTap,
     ) -> None:
         self._lanes = lanes
         self._acquirer = acquirer
         self._rebalancer = rebalancer
         self._live_policy = live_policy
         self._live_lanes = live_lanes
+        self._event_tap = event_tap
 
     async def apply(self, read: Signals) -> None:
         """Rebalance, then apply the new policy, cancellations and resets, and acquire handed lanes.
 
         A worker that must not start fetches does the upkeep of lanes that no worker acquires.
         """
+        self._event_tap.watch(watched=read.watched)
         self.apply_load(read.fleet)
         if read.policy_version != self._live_policy.version:
             await self._live_policy.update(read.policy_version)

@@ -227,6 +227,7 @@ class Heartbeat:
             pipe.zcount(keys.ATTENTION, "-inf", now_ms + self._busy_within_ms)
             pipe.zcount(keys.WORKERS, "-inf", now_ms + keys.WORKER_TTL_MS)
             pipe.hgetall(keys.HANDED)
+            pipe.exists(keys.WATCHED)
             (
                 *_,
                 is_published,
@@ -237,6 +238,7 @@ class Heartbeat:
                 busy,
                 workers,
                 handed,
+                watched,
             ) = await pipe.execute()
         self.sent_s, self._may_be_listed = mono_s(), bool(report.lacking)
         if not is_published and digest != NO_FILE:
@@ -245,7 +247,7 @@ class Heartbeat:
             )
         await self._drain.apply(drain, self._reporter.lane_count)
         load, version = FleetLoad(busy, workers), policy_version or b""
-        await self._signals.apply(Signals(load, version, cancels, resets, handed))
+        await self._signals.apply(Signals(load, version, cancels, resets, handed, bool(watched)))
         await self._fleet_check.run(now_ms, workers)
 
     async def end(self) -> None:

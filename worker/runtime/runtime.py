@@ -22,6 +22,7 @@ from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.observability import events
 from fetchfleet.worker.observability.log import Event
 from fetchfleet.worker.observability.repeats import Repeats
+from fetchfleet.worker.redis_support.event_tap import EventTap
 from fetchfleet.worker.redis_support.foreign_members import ForeignMembers
 from fetchfleet.worker.redis_support.health import RedisErrorReporter, RedisHealth
 from fetchfleet.worker.redis_support.startup import startup_permissions
@@ -70,6 +71,7 @@ class Runtime:
     heartbeat: Heartbeat
     stats: Stats
     disk_guard: DiskGuard
+    event_tap: EventTap
     inbox: InboxReader
     arq_ingress: ArqIngress
     sweep: Sweep
@@ -94,6 +96,7 @@ class Runtime:
                 self._start_loop("key_repair", self.services.key_repair.run, self._loops)
                 self._start_loop("disk_guard", self.disk_guard.run, self._loops)
                 self._start_loop("stats", self.stats.run, self._loops)
+                self._start_loop("event_tap", self.event_tap.run, self._loops)
                 await self.services.store.renew([])  # raises if Redis denies the scripts to this worker
                 await self._join()
         except BaseException:

@@ -47,10 +47,11 @@ COMMANDS = {
 }
 
 GROUPS, PROCESSES, OFFLINE = {"dead", "policy", "inbox"}, {"run", "worker"}, {"acl"}
+FOLLOWING = {"events", "serve"}
+"""The commands that run until they are interrupted."""
 NAMES = get_group(app).list_commands(cast("Any", None))
-COMMANDS |= {
-    name: (name, "a.example") for name in NAMES if name not in {*COMMANDS, *GROUPS, *PROCESSES, *OFFLINE}
-}
+OTHERS = {*GROUPS, *PROCESSES, *OFFLINE, *FOLLOWING}
+COMMANDS |= {name: (name, "a.example") for name in NAMES if name not in {*COMMANDS, *OTHERS}}
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +92,15 @@ def test_a_denied_command_names_a_user_that_may_run_it(guarded: GuardedRedis, co
         assert f"The user {needed} of ops/users.acl may ({user} may {ROLES[user]})" in text
         assert f"redis://{needed}:PASSWORD@" in text
         assert guarded.password(user) not in text
+
+
+@pytest.mark.parametrize("user", sorted(ROLES.keys() - {"operator"}))
+def test_the_events_of_a_fleet_are_for_its_operator(guarded: GuardedRedis, user: str) -> None:
+    """Log lines have URLs."""
+    output = output_as(guarded, user, "events")
+
+    assert re.match(rf"events: the Redis user {user} (may not run [a-z]+|is refused: )", output), output
+    assert "The user operator of ops/users.acl may" in output
 
 
 @pytest.mark.parametrize("command", ["status", "explain", "pause", "dead list", "policy set"])

@@ -32,7 +32,7 @@ PLACEHOLDERS = {"ID": ID, "OWN": OWN, "NAME": "pusher"}
 FOREIGN = ["secret", "ff", "arq", "ffx:lane:HOST"]
 KEYS = [
     *keys.FIXED,
-    keys.SWEPT,
+    *(keys.SWEPT, keys.WATCHED),
     *keys.kinds_of_lane(HOST),
     *(key for inbox in ("", "pusher", "OTHER") for key in keys.kinds_of_inbox(inbox)),
     *(key for batch in (ID, OWN) for key in keys.kinds_of_batch(batch)),
@@ -167,6 +167,21 @@ def test_a_user_may_run_few_commands_without_keys(
     of_connection |= {f"client|{name}" for name in OF_A_CLIENT}
 
     assert WITHOUT_KEYS[user] == may - of_connection
+
+
+def test_only_workers_publish_events_and_only_operators_read_them(admin: "redis.Redis") -> None:
+    """No user may use another channel, or a pattern of channels."""
+    calls = [[command, keys.EVENTS, "x"] for command in ("publish", "spublish")]
+    calls += [[command, keys.EVENTS] for command in ("subscribe", "ssubscribe", "psubscribe")]
+    calls += [["publish", "other", "x"], ["subscribe", "other"], ["psubscribe", "*"]]
+    may = {
+        (user, words[0], words[1])
+        for user in USERS
+        for words, is_allowed in zip(calls, allowed(admin, user, calls), strict=True)
+        if is_allowed
+    }
+
+    assert {("worker", "publish", keys.EVENTS), ("operator", "subscribe", keys.EVENTS)} == may
 
 
 @pytest.mark.parametrize("user", sorted({*USERS} - TRUSTED))

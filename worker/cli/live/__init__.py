@@ -1,0 +1,1 @@
+"""The commands that follow the whole fleet live: events, top."""
