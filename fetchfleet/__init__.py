@@ -10,7 +10,8 @@
 The names are defined in fetchfleet.jobs. Importing this package does not import the worker, arq or httpx.
 """
 
-from fetchfleet.jobs.client.batch import Batch, BatchSummary, Counts, Results, Submitted
+from fetchfleet.jobs.client.batch import Batch, Counts, Results, Submitted
+from fetchfleet.jobs.client.batch_list import BatchSummary
 from fetchfleet.jobs.client.dead_letters import DeadLetter, DeadLetterFilter, DeadLetters
 from fetchfleet.jobs.client.fleet import Fleet
 from fetchfleet.jobs.contract.field_checks import Fallback, IfExists, Method

@@ -207,6 +207,10 @@ def robots(origin: str) -> str:
     return f"ff:robots:{origin}"
 
 
+MAX_LANE_NAME_BYTES = 300
+"""The maximum length of a lane's name, in bytes. A host has at most 253."""
+
+
 def lane(name: str) -> str:
     """hash: the state of a lane. Times are in Unix ms.
 

@@ -58,19 +58,6 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
         return self.sealed and self.done >= self.total
 
 
-class BatchSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """One batch of a listing. Times are by Redis's clock."""
-
-    id: str
-    created_ms: int
-    """Unix ms of the first submit."""
-    cancel_ms: int | None
-    """Unix ms of the cancellation; None if the batch was not cancelled."""
-    counts: Counts
-    retried_as: list[str] = []
-    """IDs of the batches in which its failed fetches were submitted again."""
-
-
 class ReadPlaces:
     """The places of fetches whose results were read: a bitmap of the batch, in pages of 8 KiB."""
 
@@ -238,7 +225,7 @@ class Batch:
                 keys.batch(self.id),
                 list(Counts.__struct_fields__),
             )
-        counts = _counts(fields)
+        counts = counts_of(fields)
         if counts is None:
             raise self._unknown()
         return counts
@@ -297,7 +284,7 @@ class Batch:
         if total is None:
             raise self._unknown()
         parts = self._notify, self._call, self._cancel_by
-        return [Batch(self._redis, batch_id, *parts) for batch_id in _batch_ids(ids)]
+        return [Batch(self._redis, batch_id, *parts) for batch_id in batch_ids_of(ids)]
 
     async def _redis_call(
         self, function: Callable[P, Awaitable[T]], /, *args: P.args, **named: P.kwargs
@@ -347,42 +334,12 @@ class Submitted(Batch):
         return self._receipt.ids
 
 
-async def list_batches(redis: Redis, limit: int) -> list[BatchSummary]:
-    """Return the newest batches, newest first; those without a fetch are skipped."""
-    summaries: list[BatchSummary] = []
-    start = 0
-    while len(summaries) < limit:
-        ids = [
-            text_of(name) for name in await redis.zrange(keys.BATCHES, start, start + limit - 1, desc=True)
-        ]
-        if not ids:
-            break
-        start += len(ids)
-        async with redis.pipeline(transaction=False) as pipe:
-            for batch_id in ids:
-                fields = ["created_ms", "cancel_ms", "retried_as", *Counts.__struct_fields__]
-                pipe.hmget(keys.batch(batch_id), fields)
-            rows = await pipe.execute()
-        for batch_id, (created_ms, cancel_ms, retried_as, *count_fields) in zip(ids, rows, strict=True):
-            counts = _counts(count_fields)
-            if counts and counts.total:
-                summary = BatchSummary(
-                    id=batch_id,
-                    created_ms=number_of(created_ms) or 0,
-                    cancel_ms=number_of(cancel_ms),
-                    counts=counts,
-                    retried_as=_batch_ids(retried_as),
-                )
-                summaries.append(summary)
-    return summaries[:limit]
-
-
-def _batch_ids(text: bytes | None) -> list[str]:
+def batch_ids_of(text: bytes | None) -> list[str]:
     """Return the batch IDs of a space-separated list; other words are skipped."""
     return [word for word in text_of(text or b"").split() if is_batch_id(word)]
 
 
-def _counts(fields: list[bytes | None]) -> Counts | None:
+def counts_of(fields: list[bytes | None]) -> Counts | None:
     """Return the counts in the hash of a batch, 0 for invalid numbers; None if the batch does not exist."""
     if not any(text is not None for text in fields):
         return None

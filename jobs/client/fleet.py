@@ -7,7 +7,8 @@ from typing import Any, Literal, ParamSpec, Self, TypeVar
 
 from redis.exceptions import RedisError
 
-from fetchfleet.jobs.client.batch import Batch, BatchSummary, Submitted, list_batches
+from fetchfleet.jobs.client.batch import Batch, Submitted
+from fetchfleet.jobs.client.batch_list import BatchSummary, list_batches
 from fetchfleet.jobs.client.dead_letters import DeadLetters
 from fetchfleet.jobs.client.inbox import InboxClient
 from fetchfleet.jobs.client.submit import (

@@ -27,10 +27,14 @@ ADMIN_RULES = f"user {ADMIN} on >{ADMIN_PASSWORD} ~* &* +@all\n"
 MIN_VERSION = 7
 
 PRODUCER_SCRIPTS = {"submit", "undo", "seal", "cancel", "cancel_in_lane"}
-OPERATOR_SCRIPTS = PRODUCER_SCRIPTS | {
-    *("change_policy", "link_retry", "policy_tables", "reschedule_lane", "reset_lane")
-}
-WORKER_SCRIPTS = set(runner.scripts()) - (OPERATOR_SCRIPTS - {"submit", "undo", "seal", "policy_tables"})
+VIEW_SCRIPTS = {"lane_rows", "unread_results", "result_rate"}
+OPERATOR_SCRIPTS = (
+    PRODUCER_SCRIPTS
+    | VIEW_SCRIPTS
+    | {*("change_policy", "link_retry", "policy_tables", "reschedule_lane", "reset_lane")}
+)
+_BY_WORKERS_TOO = {"submit", "undo", "seal", "policy_tables", "lane_rows", "unread_results"}
+WORKER_SCRIPTS = set(runner.scripts()) - (OPERATOR_SCRIPTS - _BY_WORKERS_TOO)
 
 ScriptsByUser = defaultdict[str, set[str]]
 

@@ -7,7 +7,8 @@ import msgspec
 import typer
 from redis.asyncio import Redis
 
-from fetchfleet.jobs.client.batch import FROM_THE_START, Batch, BatchSummary, Counts
+from fetchfleet.jobs.client.batch import FROM_THE_START, Batch, Counts
+from fetchfleet.jobs.client.batch_list import BatchSummary
 from fetchfleet.jobs.client.dead_letters import DeadLetter, DeadLetterFilter
 from fetchfleet.jobs.client.fleet import Fleet
 from fetchfleet.jobs.contract.ids import is_batch_id
@@ -36,6 +37,7 @@ from fetchfleet.worker.cli.options.shared import (
 )
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.inspect.snapshot import worker_reports
+from fetchfleet.worker.inspect.views.batches import state_of_batch
 from fetchfleet.worker.local.progress import count
 from fetchfleet.worker.observability import redact
 
@@ -109,7 +111,7 @@ def batches(
     summaries, now_ms = query(redis, read, redis_patience)
     if as_json:
         for summary in summaries:
-            print_json({**msgspec.to_builtins(summary), "state": render.state_of(summary)})
+            print_json({**msgspec.to_builtins(summary), "state": state_of_batch(summary)})
     else:
         print_table(render.batches_of(summaries, now_ms))
 

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fetchfleet.jobs.client.batch import BatchSummary
+from fetchfleet.jobs.client.batch_list import BatchSummary
 from fetchfleet.jobs.client.dead_letters import DeadLetter
 from fetchfleet.jobs.contract.model import Result
 from fetchfleet.jobs.contract.safe_text import shown
@@ -15,6 +15,7 @@ from fetchfleet.worker.inspect.explain import FetchExplained, LaneExplained, loc
 from fetchfleet.worker.inspect.fleet_status import FleetStatus, WorkerStatus
 from fetchfleet.worker.inspect.policy_in_force import BUILT_IN, Origin, PolicyInForce, Source, encoded, short
 from fetchfleet.worker.inspect.snapshot import lack_text
+from fetchfleet.worker.inspect.views.batches import state_of_batch
 from fetchfleet.worker.lanes.reset import LaneReset
 from fetchfleet.worker.local.progress import SafeTable, count, size
 from fetchfleet.worker.observability import redact
@@ -123,20 +124,11 @@ def batches_of(batches: Iterable[BatchSummary], now_ms: int) -> Table:
         table.add_row(
             batch.id,
             age((now_ms - batch.created_ms) / 1000),
-            state_of(batch),
+            state_of_batch(batch),
             *(f"{n:,}" for n in (counts.done, counts.total, counts.failed, counts.cancelled)),
             size(counts.bytes),
         )
     return table
-
-
-def state_of(batch: BatchSummary) -> str:
-    """Return submitting, running, cancelling, ended or cancelled."""
-    if batch.cancel_ms is not None:
-        return "cancelled" if batch.counts.ended else "cancelling"
-    if batch.counts.ended:
-        return "ended"
-    return "running" if batch.counts.sealed else "submitting"
 
 
 def result_line(result: Result, *, reveal: bool = False) -> str:

@@ -19,6 +19,9 @@ from fetchfleet.worker.intake.arq_jobs import FETCH
 
 READ_BYTES = 16 << 20
 JOBS_LOOKED_AT = 10_000
+MAX_INBOXES = 10_000
+"""The maximum number of named inboxes. A larger set was not written by a fleet."""
+
 _INTERNAL_ID = re.compile(r"lane:.*:[0-9]+|sweep:[0-9]+", re.DOTALL)
 """The IDs of the fleet's internal jobs: lane notifications and cron jobs."""
 
@@ -85,18 +88,28 @@ def fetches_in_job(raw: bytes) -> CountedJob:
     return CountedJob(len(_list(argument)) if argument.startswith(b"[") else 1, max(0, job.et))
 
 
-async def messages_at_doors(redis: Redis) -> int:
-    """Return the number of inbox messages and arq jobs at the doors, for any host, without reading them."""
+class Waiting(NamedTuple):
+    """The number of messages and jobs that no worker has enqueued yet, for any host."""
+
+    inbox: int
+    """The inbox messages."""
+    arq: int
+    """The arq jobs."""
+
+
+async def waiting_at_doors(redis: Redis) -> Waiting:
+    """Count the inbox messages and the arq jobs, without reading them."""
     queued = await redis.zcard(keys.QUEUE)
     names = [text_of(member) for member in await redis.zrange(keys.QUEUE, 0, JOBS_LOOKED_AT - 1)]
     internal = sum(1 for name in names if _INTERNAL_ID.fullmatch(name))
     inbox = sum((await _lengths(redis, await _inbox_lists(redis))).values())
-    return int(inbox + max(len(names), queued) - internal)
+    return Waiting(inbox, max(len(names), queued) - internal)
 
 
 async def _inbox_lists(redis: Redis) -> list[str]:
     """Return the keys of all inboxes, each followed by that of its messages in progress."""
-    members = await redis.smembers(keys.INBOXES)  # type: ignore[misc]
+    few = await redis.scard(keys.INBOXES) <= MAX_INBOXES  # type: ignore[misc]
+    members = await redis.smembers(keys.INBOXES) if few else set[bytes]()  # type: ignore[misc]
     names = sorted(name for name in map(text_of, members) if is_inbox_name(name))
     return [key for name in ("", *names) for key in (keys.inbox(name), keys.taken(name))]
 

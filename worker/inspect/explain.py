@@ -17,12 +17,12 @@ from fetchfleet.worker.gate import gate
 from fetchfleet.worker.gate.gate import HostSignal, WaitReason
 from fetchfleet.worker.gate.saved_state import bounded
 from fetchfleet.worker.gate.state import GateState, from_json, reset, resettable
-from fetchfleet.worker.inspect.doors import messages_at_doors
+from fetchfleet.worker.inspect.doors import waiting_at_doors
 from fetchfleet.worker.inspect.snapshot import (
     LaneSnapshot,
     WorkerReport,
     lack_text,
-    lane_snapshot,
+    lane_snapshots,
     living,
     worker_reports,
 )
@@ -118,7 +118,7 @@ MAX_OWNER_BYTES = 300
 async def explain_lane(redis: Redis, policy: Policy, name: str) -> LaneExplained:
     """Return the state of a lane and why it waits."""
     now_ms = await redis_now_ms(redis)
-    snapshot = await lane_snapshot(redis, name, now_ms)
+    (snapshot,) = await lane_snapshots(redis, [name], now_ms)
     owner, lane_status, due, saved, reset_by, handed_to = await redis.hmget(  # type: ignore[misc]
         keys.lane(name), ["owner", "state", "due_ms", "gate", "reset", "needs"]
     )
@@ -148,7 +148,7 @@ async def explain_lane(redis: Redis, policy: Policy, name: str) -> LaneExplained
     if unserved_counts:
         unserved_text = sentence(unserved_counts)
         why = unserved_text if state == "retry" else f"{why}; {unserved_text}"
-    if state == "idle" and (messages := await messages_at_doors(redis)):
+    if state == "idle" and (messages := sum(await waiting_at_doors(redis))):
         why += f"; arq jobs and inbox messages that no worker has enqueued yet, for any host: {messages:,}"
     return LaneExplained(
         lane=name,

@@ -1,16 +1,13 @@
 """The state of a whole fleet: `fetchfleet status`."""
 
-from contextlib import suppress
-from itertools import chain
-
 import msgspec
 from redis.asyncio import Redis
 
-from fetchfleet.jobs import keys
-from fetchfleet.jobs.contract.entry import BadEntryError, parse_entry
-from fetchfleet.jobs.redis_connection import number_of
 from fetchfleet.worker.inspect.doors import Door, arq_door, inbox_door
+from fetchfleet.worker.inspect.overview import Overview, overview_of
 from fetchfleet.worker.inspect.snapshot import LaneSnapshot, WorkerReport, snapshot
+
+MAX_LANES_SHOWN = 500
 
 
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,7 +45,7 @@ class FleetStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     workers: list[WorkerStatus]
     lanes: list[LaneSnapshot]
-    """The lanes that are not idle, those with the most waiting fetches first, MAX_LANES at most."""
+    """The lanes that are not idle, those with the most waiting fetches first, MAX_LANES_SHOWN at most."""
     lanes_in_all: int
     """The number of lanes that are not idle."""
     backlog: int
@@ -64,6 +61,8 @@ class FleetStatus(msgspec.Struct, frozen=True, kw_only=True):
     inbox_door: Door
     arq_door: Door
     dead: int
+    overview: Overview
+    """The state in numbers."""
 
     @property
     def finished_per_s(self) -> float:
@@ -102,37 +101,23 @@ def worker_status(instance: str, report: WorkerReport, now_ms: int) -> WorkerSta
 async def fleet_status(redis: Redis) -> FleetStatus:
     """Read the state of the fleet, in a few round trips."""
     fleet = await snapshot(redis)
-    async with redis.pipeline(transaction=False) as pipe:
-        pipe.zcard(keys.ATTENTION)
-        pipe.get(keys.BACKLOG)
-        pipe.xlen(keys.DEAD)
-        for lane in fleet.lanes:
-            for queue in keys.waiting(lane.name):
-                pipe.lrange(queue, 0, 0)
-            pipe.zrange(keys.later(lane.name), 0, 0)
-        lanes_in_all, in_lanes, dead, *heads = await pipe.execute()
-    # Queues are in the order of submission, so the first of each is its oldest fetch.
-    submitted_ms: list[int] = []
-    for entry in chain.from_iterable(heads):
-        with suppress(BadEntryError):
-            submitted_ms.append(parse_entry(entry).submitted_ms)
+    overview = await overview_of(redis, fleet)
     inbox, arq = await inbox_door(redis), await arq_door(redis, fleet.now_ms)
-    in_lanes = max(0, number_of(in_lanes) or 0)
-    ages = [max(0, fleet.now_ms - at_ms) / 1000 for at_ms in submitted_ms]
-    ages += [arq.oldest_s] if arq.oldest_s is not None else []
+    ages = [age_s for age_s in (overview.oldest_s, arq.oldest_s) if age_s is not None]
     return FleetStatus(
         workers=[
             worker_status(instance, report, fleet.now_ms)
             for instance, report in sorted(fleet.workers.items())
         ],
-        lanes=fleet.lanes,
-        lanes_in_all=lanes_in_all,
-        backlog=in_lanes + inbox.fetches + arq.fetches,
+        lanes=fleet.lanes[:MAX_LANES_SHOWN],
+        lanes_in_all=fleet.lanes_in_all,
+        backlog=overview.backlog + inbox.fetches + arq.fetches,
         backlog_exact=inbox.exact and arq.exact,
-        oldest_s=round(max(ages), 3) if ages else None,
-        in_lanes=in_lanes,
+        oldest_s=max(ages) if ages else None,
+        in_lanes=overview.backlog,
         inbox=inbox.messages,
         inbox_door=inbox,
         arq_door=arq,
-        dead=dead,
+        dead=overview.dead,
+        overview=overview,
     )

@@ -1,22 +1,28 @@
 """The lanes and workers of a fleet, read from Redis."""
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 from redis.asyncio import Redis
 
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.redis_connection import number_of, redis_now_ms, text_of
+from fetchfleet.jobs.redis_connection import redis_now_ms, text_of
+from fetchfleet.jobs.scripts.views import ROWS_AT_ONCE, LaneRow, lane_rows, lane_rows_of
 from fetchfleet.worker.inspect.registration import Registration, is_or_wraps
 from fetchfleet.worker.lanes.totals import WorkerTotals
 from fetchfleet.worker.redis_support.drains import drained
 
-MAX_LANES = 500
+MAX_LANES = 5_000
+"""The maximum number of lanes to read. Those that need attention first are read."""
 
 MAX_WORKERS = 10_000
 """The maximum number of worker names to read. Another program may have written any number."""
 
-MAX_WHY_BYTES = 40
+REPORTS_AT_ONCE = 100
+"""The number of reports to read at once. That of a worker with thousands of lanes has 100s of KB."""
+
+MAX_WHY_CHARS = 40
 
 _LACKS = {
     "bytes": "free space on its disk",
@@ -39,6 +45,12 @@ class LaneSnapshot(msgspec.Struct, frozen=True):
     """The reason no fetch may start; empty if one may."""
     opens_in_s: float
     """The time until a fetch may start."""
+    owner: str = ""
+    """The instance of the worker that holds the lane; empty if none does."""
+    oldest_s: float | None = None
+    """The age of its oldest waiting fetch; None if unknown."""
+    full: bool = False
+    """True if its worker may start no fetch before one in flight ends."""
 
     @property
     def state(self) -> str:
@@ -56,6 +68,8 @@ class LaneReport(msgspec.Struct):
     """The reason no fetch may start."""
     until_ms: int | None = None
     """The time from which a fetch may start, Unix ms."""
+    full: bool | msgspec.UnsetType = msgspec.UNSET
+    """True if no fetch may start before one in flight ends; else unset, which is not in the report."""
 
 
 class WorkerReport(msgspec.Struct):
@@ -91,6 +105,8 @@ class Snapshot(NamedTuple):
     """The time of the snapshot, Unix ms by the clock of Redis."""
     lanes: list[LaneSnapshot]
     """The lanes that are not idle, those with the most waiting fetches first, MAX_LANES at most."""
+    lanes_in_all: int
+    """The number of lanes that are not idle."""
     workers: dict[str, WorkerReport]
     """The reports of the live workers, by instance."""
 
@@ -100,22 +116,26 @@ class Snapshot(NamedTuple):
         return sum(worker.received_bytes for worker in self.workers.values())
 
 
-async def snapshot(redis: Redis) -> Snapshot:
-    """Read the state of the fleet, in a few round trips."""
+async def snapshot(redis: Redis, max_lanes: int = MAX_LANES) -> Snapshot:
+    """Read the state of the fleet, ROWS_AT_ONCE lanes in a round trip."""
     now_ms = await redis_now_ms(redis)
-    names = [text_of(name) for name in await redis.zrange(keys.ATTENTION, 0, MAX_LANES - 1)]
+    first = await lane_rows(redis, 0)
     workers = await worker_reports(redis)
     at = {name: report for worker in workers.values() for name, report in worker.lanes.items()}
-    rows = await _rows(redis, names)
-    lanes = [_lane(name, row, at.get(name), now_ms) for name, row in zip(names, rows, strict=True)]
-    return Snapshot(now_ms, sorted(lanes, key=lambda lane: (-lane.waiting, lane.name)), workers)
+    # By name: a lane whose place changes meanwhile may be read twice.
+    rows = {row.name: row for row in first.rows}
+    for place in range(ROWS_AT_ONCE, min(max_lanes, first.lanes_in_all), ROWS_AT_ONCE):
+        rows |= {row.name: row for row in (await lane_rows(redis, place)).rows}
+    lanes = [_lane(row, at.get(row.name), now_ms) for row in rows.values()][:max_lanes]
+    lanes.sort(key=lambda lane: (-lane.waiting, lane.name))
+    return Snapshot(now_ms, lanes, first.lanes_in_all, workers)
 
 
-async def lane_snapshot(redis: Redis, name: str, now_ms: int) -> LaneSnapshot:
-    """Read the state of one lane, which may be idle."""
-    reports = (of.lanes[name] for of in (await worker_reports(redis)).values() if name in of.lanes)
-    (row,) = await _rows(redis, [name])
-    return _lane(name, row, next(reports, None), now_ms)
+async def lane_snapshots(redis: Redis, names: Sequence[str], now_ms: int) -> list[LaneSnapshot]:
+    """Read the states of lanes, which may be idle."""
+    workers = await worker_reports(redis)
+    at = {name: report for worker in workers.values() for name, report in worker.lanes.items()}
+    return [_lane(row, at.get(row.name), now_ms) for row in await lane_rows_of(redis, names)]
 
 
 async def living(redis: Redis, now_ms: int) -> list[str]:
@@ -132,30 +152,18 @@ async def is_alive(redis: Redis, name: str) -> bool:
     return any(is_or_wraps(worker, name) for worker in workers)
 
 
-async def _rows(redis: Redis, names: list[str]) -> list[list[Any]]:
-    """Return for each lane the fields of its hash, the lengths of its queues, and the number of claims."""
-    async with redis.pipeline(transaction=False) as pipe:
-        for name in names:
-            pipe.hmget(keys.lane(name), ["state", "due_ms", "shut_until_ms", "why"])
-            for waiting in keys.waiting(name):
-                pipe.llen(waiting)
-            pipe.zcard(keys.later(name))
-            pipe.hlen(keys.claimed(name))
-        replies = await pipe.execute()
-    width = len(keys.waiting("")) + 3
-    return [replies[i : i + width] for i in range(0, len(replies), width)]
-
-
 async def worker_reports(redis: Redis) -> dict[str, WorkerReport]:
     """Return the reports of the live workers, by instance. Drained and lacking workers are included."""
     with_heartbeat = await redis.zrange(keys.WORKERS, 0, MAX_WORKERS - 1)
     few_lacking = await redis.scard(keys.LACKING) <= MAX_WORKERS  # type: ignore[misc]
     lacking = await redis.smembers(keys.LACKING) if few_lacking else set[bytes]()  # type: ignore[misc]
     workers = sorted({*map(text_of, with_heartbeat), *map(text_of, lacking), *await drained(redis)})
-    if not workers:
-        return {}
-    texts = await redis.mget([keys.worker(worker) for worker in workers])
-    return {worker: _report(text) for worker, text in zip(workers, texts, strict=True) if text}
+    reports: dict[str, WorkerReport] = {}
+    for start in range(0, len(workers), REPORTS_AT_ONCE):
+        page = workers[start : start + REPORTS_AT_ONCE]
+        texts = await redis.mget([keys.worker(worker) for worker in page])
+        reports |= {worker: _report(text) for worker, text in zip(page, texts, strict=True) if text}
+    return reports
 
 
 def lack_text(lacking: str, error: str) -> str:
@@ -181,20 +189,24 @@ def _report(text: bytes) -> WorkerReport:
         return WorkerReport()
 
 
-def _lane(name: str, row: list[Any], report: LaneReport | None, now_ms: int) -> LaneSnapshot:
-    """Return the state of a lane from a row of `_rows` and the report of its holder."""
-    (state, due, shut_until, why), *queued, claimed = row
-    if state == b"held":
+def _lane(row: LaneRow, report: LaneReport | None, now_ms: int) -> LaneSnapshot:
+    """Return the state of a lane from its row and the report of its holder. Pure."""
+    oldest_s = None
+    if row.submitted_ms is not None and now_ms - keys.UNFINISHED_TTL_MS < row.submitted_ms:
+        oldest_s = max(0, now_ms - row.submitted_ms) / 1000
+    if row.state == "held":
         held = report or LaneReport()
-        opens_ms = held.until_ms or now_ms
-        waiting = sum(queued) + max(0, claimed - held.in_flight)
-        return LaneSnapshot(name, held.in_flight, waiting, held.why or "", _in_s(opens_ms, now_ms))
-    due_ms = number_of(due) or now_ms
-    closed_until_ms = number_of(shut_until) or 0
+        waiting = row.waiting + max(0, row.claimed - held.in_flight)
+        opens_in_s = _in_s(held.until_ms or now_ms, now_ms)
+        about = (row.owner, oldest_s, held.full is True)
+        return LaneSnapshot(row.name, held.in_flight, waiting, held.why or "", opens_in_s, *about)
+    due_ms = row.due_ms or now_ms
+    closed_until_ms = row.shut_until_ms or 0
     is_closed = closed_until_ms > now_ms
-    reason = text_of((why or b"")[:MAX_WHY_BYTES]) if is_closed else "retry" if due_ms > now_ms else ""
+    reason = row.why[:MAX_WHY_CHARS] if is_closed else "retry" if due_ms > now_ms else ""
     opens_ms = closed_until_ms if is_closed else due_ms
-    return LaneSnapshot(name, 0, sum(queued) + claimed, reason, _in_s(opens_ms, now_ms))
+    waiting = row.waiting + row.claimed
+    return LaneSnapshot(row.name, 0, waiting, reason, _in_s(opens_ms, now_ms), oldest_s=oldest_s)
 
 
 def _in_s(until_ms: int, now_ms: int) -> float:

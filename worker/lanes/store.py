@@ -28,9 +28,6 @@ from fetchfleet.worker.util.clock import mono_s
 PAGE_SIZE = 1000
 """Entries of a queue that one call of a removal scan checks, and cancelled batches that one call reads."""
 
-MAX_LANE_NAME_BYTES = 300
-"""A host name has at most 253 bytes."""
-
 CANCELLED_WITHIN_S = 1.0
 """Maximum time to read cancelled batches, of which another program may have written any number."""
 
@@ -346,7 +343,7 @@ async def due_lanes(
         until=until_ms,
         skip=skip,
         limit=limit,
-        max_bytes=MAX_LANE_NAME_BYTES,
+        max_bytes=keys.MAX_LANE_NAME_BYTES,
         newest_first=newest_first,
     )
 

@@ -26,6 +26,7 @@ from fetchfleet.worker.util.clock import mono_s
 LIVE_EVERY_S = 0.5
 LINE_EVERY_S = 5.0
 LANES_SHOWN = 16
+LANES_READ = 500
 WAITS_NAMED = 4
 LACKS_NAMED = 2
 HOSTS_NAMED = 3
@@ -171,7 +172,7 @@ class Progress:
         lanes, lacks, received_bytes = list[LaneSnapshot](), list[str](), counts.bytes
         if self._may_see_lanes:
             try:
-                fleet = await snapshot(self._redis)
+                fleet = await snapshot(self._redis, LANES_READ)
                 lanes, lacks, received_bytes = fleet.lanes, lacks_of(fleet.workers), fleet.received_bytes
             except NoPermissionError:  # the user of a producer may read its batch only (ops/users.acl)
                 self._may_see_lanes = False

@@ -12,6 +12,7 @@ from structlog.typing import FilteringBoundLogger
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.redis_connection import text_of
 from fetchfleet.jobs.scripts.lanes import busy_within_ms
+from fetchfleet.worker.gate.gate import SATURATED, Closed
 from fetchfleet.worker.inspect.peers import Peers
 from fetchfleet.worker.inspect.registration import Registration, doubles_of
 from fetchfleet.worker.inspect.snapshot import LaneReport, WorkerReport
@@ -84,11 +85,13 @@ class WorkerReporter:
         now_s = mono_s()
         lanes = {}
         for lane in self._lanes.values():
-            closed = lane.closed()
+            admission = lane.admission()
+            closed = admission if isinstance(admission, Closed) else None
             lanes[lane.name] = LaneReport(
                 in_flight=len(lane.in_flight),
                 why=closed.why.value if closed else None,
                 until_ms=closed.until_ms if closed else None,
+                full=True if admission is SATURATED else msgspec.UNSET,
             )
         finished, received_bytes = self._settler.finished, self._disk.received_bytes
         return WorkerReport(

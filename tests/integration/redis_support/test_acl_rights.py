@@ -86,7 +86,7 @@ ALWAYS = {"eval", "evalsha", "script|load", "exec", "unwatch"}
 METHODS = {"delete": "del", "memory_usage": "memory|usage", "scan_iter": "scan", "desc": "zrevrange"}
 FOR_OTHERS = {
     "producer": {"hincrby"},
-    "operator": {"ttl", "pttl", "xinfo|groups", "xinfo|stream", "hincrby"},
+    "operator": {"ttl", "pttl", "xinfo|stream", "hincrby"},
     "worker": {"blmove", "hincrby", "zrandmember"},
 }
 """Used by a person at redis-cli, or by earlier versions, which may run beside this one."""

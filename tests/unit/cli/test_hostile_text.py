@@ -15,7 +15,8 @@ import pytest
 from rich.console import RenderableType
 
 from fetchfleet import Fetch
-from fetchfleet.jobs.client.batch import BatchSummary, Counts
+from fetchfleet.jobs.client.batch import Counts
+from fetchfleet.jobs.client.batch_list import BatchSummary
 from fetchfleet.jobs.client.dead_letters import DeadLetter
 from fetchfleet.jobs.contract.model import Result
 from fetchfleet.jobs.contract.safe_text import UNSAFE

@@ -2,18 +2,23 @@
 
 import io
 
+import msgspec
 from msgspec.structs import replace
 from rich.console import Console
 
-from fetchfleet.jobs.client.batch import BatchSummary, Counts
+from fetchfleet.jobs.client.batch import Counts
+from fetchfleet.jobs.client.batch_list import BatchSummary
 from fetchfleet.worker.cli.render import batches_of, status_of, workers_of
 from fetchfleet.worker.inspect.doors import Door
 from fetchfleet.worker.inspect.fleet_status import FleetStatus, WorkerStatus, worker_status
+from fetchfleet.worker.inspect.overview import Overview
 from fetchfleet.worker.inspect.registration import registration_of
 from fetchfleet.worker.inspect.snapshot import LaneReport, WorkerReport
 from fetchfleet.worker.settings import Settings
 
 NOW_MS = 90 * 60 * 1000
+_EMPTY: dict[str, object] = {"lanes": {}, "unread": {}, "finished": {}}
+NOTHING = msgspec.convert({**dict.fromkeys(Overview.__struct_fields__, 0), **_EMPTY}, Overview)
 
 
 def status(name: str, engine: str = "httpx") -> WorkerStatus:
@@ -102,6 +107,7 @@ def status_text(*workers: WorkerStatus, backlog: int = 0) -> str:
         inbox_door=Door(),
         arq_door=Door(),
         dead=0,
+        overview=NOTHING,
     )
     Console(file=screen, width=80).print(status_of(fleet))
     return screen.getvalue()

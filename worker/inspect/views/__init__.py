@@ -1,0 +1,1 @@
+"""The lists and details that console, HTTP API and terminal show: hosts, batches, dead letters."""
