@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from importlib import import_module
+from types import ModuleType
 from typing import Annotated, Any
 
 import typer
@@ -54,30 +55,23 @@ def run(
     Redis and the workers run until the end. Repeat the command to continue an interrupted run.
     """
     from fetchfleet.worker.cli.common import console  # noqa: PLC0415
-    from fetchfleet.worker.local.run import Outputs, exit_code_of, read_failed, read_list  # noqa: PLC0415
-    from fetchfleet.worker.local.run import run as run_list  # noqa: PLC0415
-    from fetchfleet.worker.sink.files.directory import (  # noqa: PLC0415
-        PARTIAL_FILES,
-        REDIS_FOLDER,
-        WARC_FOLDER,
-        make_out,
-    )
 
     settings = worker_settings_from({**flags, "redis_patience_s": redis_patience})
     fields = parse_headers(header or [])
     if lines_to is not None and settings.sink == WARC:
         raise CommandError("--lines-to reads bodies from files; leave it out with --sink warc", BAD_USE)
-    from fetchfleet.worker.local.prestart import main  # noqa: PLC0415 it imports the worker
-
-    if settings.engine == HTTPX:  # import it once, for all workers that are forked
-        import_module("fetchfleet.worker.http.httpx_engine")
+    if workers > 1:  # import once, for all; one worker imports while this process starts Redis
+        import_worker(settings.engine)
     # Fork before the list is read, so that the workers have no copy of it.
-    with prestarted(workers, main) as processes:
-        outputs = Outputs(console, report, lines_to, skip_invalid, out=settings.out)
+    with prestarted(workers, lambda: import_worker(settings.engine).main()) as processes:
+        from fetchfleet.worker.local import run as local  # noqa: PLC0415 workers need none of it
+        from fetchfleet.worker.sink.files import directory  # noqa: PLC0415
+
+        outputs = local.Outputs(console, report, lines_to, skip_invalid, out=settings.out)
         if only_failed is not None:
-            fetches, skipped = read_failed(file, only_failed, outputs)
+            fetches, skipped = local.read_failed(file, only_failed, outputs)
         elif file is not None:
-            fetches, skipped = read_list(file, outputs)
+            fetches, skipped = local.read_list(file, outputs)
         else:
             raise CommandError(
                 "no list of fetches; give FILE, - for standard input, or --only-failed REPORT", BAD_USE
@@ -86,15 +80,21 @@ def run(
             raise typer.Exit
         fetches = with_headers(fetches, fields)
         outputs = outputs._replace(skipped=skipped)
-        make_out(
-            settings.out, [PARTIAL_FILES, REDIS_FOLDER, *([WARC_FOLDER] if settings.sink == WARC else [])]
-        )
+        warc = [directory.WARC_FOLDER] if settings.sink == WARC else []
+        directory.make_out(settings.out, [directory.PARTIAL_FILES, directory.REDIS_FOLDER, *warc])
         counts = run_until_signal(
-            run_list(fetches, settings, flags, processes, outputs, again=again),
+            local.run(fetches, settings, flags, processes, outputs, again=again),
             "interrupted; repeat the command to continue the run",
         )
         console.print(f"bodies are in {settings.out}", soft_wrap=True)
-        raise typer.Exit(exit_code_of(counts))
+        raise typer.Exit(local.exit_code_of(counts))
+
+
+def import_worker(engine: str) -> ModuleType:
+    """Import the modules of a worker with this engine, and return the one that has its `main`."""
+    if engine == HTTPX:
+        import_module("fetchfleet.worker.http.httpx_engine")
+    return import_module("fetchfleet.worker.local.prestart")
 
 
 @with_worker_options

@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
+from functools import cache
 from pathlib import Path
 from threading import Thread
 from typing import IO, Any, TypeVar
@@ -91,7 +92,7 @@ def run_until_signal(work: Coroutine[Any, Any, T], if_interrupted: str = "interr
 
     Raises CommandError for an expected error, or with the message `if_interrupted` after a signal.
     """
-    gc.set_threshold(gc_freeze.YOUNG_OBJECTS)
+    gc_freeze.freeze()  # the first collection would traverse all imported objects
     gc.enable()  # disabled by the command line for its imports
 
     async def main() -> T:
@@ -155,9 +156,15 @@ def set_process_name(name: str) -> None:
 
 
 def _prctl(option: int, value: int | bytes) -> None:
+    _libc().prctl(option, value)
+
+
+@cache
+def _libc() -> Any:
+    """Return the C library. Call it before a fork, so that the child need not import ctypes."""
     import ctypes  # noqa: PLC0415 it opens a file, so import it after open_standard_streams
 
-    ctypes.CDLL(None).prctl(option, value)
+    return ctypes.CDLL(None)
 
 
 class ForkedProcess:
@@ -203,6 +210,7 @@ def fork_worker(name: str, main: Callable[[], int]) -> ForkedProcess:
     Like a child of Popen, the worker has its own session, and no descriptor of this process except for its
     standard input, a pipe.
     """
+    _libc()
     gc.freeze()  # a garbage collection would write to the pages that both processes share
     stdin, pipe = os.pipe()
     pid = os.fork()

@@ -80,6 +80,21 @@ def named(pid: int) -> str:
         return ""
 
 
+def test_the_command_imports_the_worker_only_to_share_it_between_several() -> None:
+    """A single worker imports its modules itself, while the command starts Redis."""
+    module = "fetchfleet.worker.runtime.arq_worker"
+
+    assert [False, True] == [module in imports_of_run("--workers", number) for number in ("1", "2")]
+
+
+def imports_of_run(*arguments: str) -> set[str]:
+    """Return the modules that the process of `fetchfleet run` imports; it ends because it has no list."""
+    command = [sys.executable, "-X", "importtime", "-m", "fetchfleet.worker", "run", *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert 2 == ended.returncode
+    return {line.rpartition("|")[2].strip() for line in ended.stderr.splitlines()}
+
+
 def test_unused_prestarted_workers_end_with_the_block() -> None:
     """The workers get no order, as when a list has a bad line."""
     with prestarted(2) as processes:
