@@ -23,9 +23,12 @@ ATTENTION = "ff:attention"
 A lane is a member while it is not idle."""
 
 SWEPT = "ff:swept"
-"""string: Unix ms of the last sweep, so that one worker sweeps at a time. Expires after SWEPT_TTL_MS."""
+"""string: Unix ms of the last sweep, so that one worker sweeps at a time. Expires after TURN_TTL_MS."""
 
-SWEPT_TTL_MS = 60_000
+STATUS_LOGGED = "ff:status-logged"
+"""string: Unix ms of the last `fleet.status`, so that one worker logs it. Expires after TURN_TTL_MS."""
+
+TURN_TTL_MS = 60_000
 
 BACKLOG = "ff:backlog"
 """string, counter: fetches without a result, in all lanes."""

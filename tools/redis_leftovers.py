@@ -89,6 +89,7 @@ _KEYS: list[tuple[str, str, _MayLackTtl]] = [
     (keys.SERIAL, "string", _allowed),
     (keys.BACKLOG, "string", _allowed),
     (keys.SWEPT, "string", _forbidden),
+    (keys.STATUS_LOGGED, "string", _forbidden),
     (keys.WATCHED, "string", _forbidden),
     (keys.CANCELS, "string", _allowed),
     (keys.RESETS, "string", _allowed),

@@ -25,7 +25,16 @@ NAME = "\0"
 
 async def sweep_turn(redis: Redis, *, every_ms: int) -> bool:
     """Return whether this worker may sweep now: no worker did so within every_ms."""
-    return bool(await runner.run(redis, "sweep_turn", [keys.SWEPT], [every_ms, keys.SWEPT_TTL_MS]))
+    return await _turn(redis, keys.SWEPT, every_ms)
+
+
+async def status_turn(redis: Redis, *, every_ms: int) -> bool:
+    """Return whether this worker may log the state of the fleet now: no worker did so within every_ms."""
+    return await _turn(redis, keys.STATUS_LOGGED, every_ms)
+
+
+async def _turn(redis: Redis, key: str, every_ms: int) -> bool:
+    return bool(await runner.run(redis, "turn", [key], [every_ms, keys.TURN_TTL_MS]))
 
 
 class DueJobs(NamedTuple):

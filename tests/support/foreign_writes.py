@@ -153,6 +153,7 @@ strings = st.one_of(
     st.just("0" * 16).map(keys.policy_file),
     st.sampled_from(["z1", "lane:x:1", "cron:sweep:1"]).map(keys.arq_job),
     st.just(keys.SWEPT),
+    st.just(keys.STATUS_LOGGED),
 )
 streams = st.sampled_from([keys.DEAD, keys.ALL_RESULTS])
 lanes = st.one_of(hosts, st.binary(max_size=60).map(lambda name: name.decode("latin-1")))

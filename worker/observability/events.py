@@ -26,6 +26,11 @@ def stats(log: FilteringBoundLogger, **fields: Any) -> None:
     log.info(Event.WORKER_HEARTBEAT, **fields)
 
 
+def fleet_status(log: FilteringBoundLogger, **fields: Any) -> None:
+    """Log the state of the fleet; docs/operations.md defines the fields."""
+    log.info(Event.FLEET_STATUS, **fields)
+
+
 def worker_bug(loop: str, error: BaseException, left_out: int, log: FilteringBoundLogger) -> None:
     """Log a bug in one of the loops of the worker, with the end of its traceback."""
     log.error(

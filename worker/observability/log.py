@@ -100,6 +100,8 @@ class Event(StrEnum):
     """Live workers have different settings. Fetches that some of them cannot do wait for the others."""
     WORKER_HEARTBEAT = "worker.heartbeat"
     """Statistics of the worker, every ten seconds and at its end."""
+    FLEET_STATUS = "fleet.status"
+    """The state of the fleet in numbers, every ten seconds from one of its workers."""
     WORKER_DRAINING = "worker.draining"
     """An operator drains the worker. It releases its lanes and takes no messages or jobs: lanes."""
     WORKER_DRAINED = "worker.drained"

@@ -40,7 +40,7 @@ from fetchfleet.worker.runtime.live_lanes import LiveLanes
 from fetchfleet.worker.runtime.live_policy import LivePolicy
 from fetchfleet.worker.runtime.notifier import LaneNotifier
 from fetchfleet.worker.runtime.runtime import Runtime
-from fetchfleet.worker.runtime.stats import Stats
+from fetchfleet.worker.runtime.stats import FleetStatusLog, Stats
 from fetchfleet.worker.runtime.timings import WorkerTimings
 from fetchfleet.worker.scheduler.acquire import Acquirer
 from fetchfleet.worker.scheduler.leases import Leases
@@ -213,6 +213,7 @@ async def _wire(
             every_s=timings.stats_s,
             lag_every_s=timings.loop_lag_s,
         ),
+        fleet_status=FleetStatusLog(redis, health, log, every_s=timings.fleet_status_s),
         disk_guard=disk_guard,
         event_tap=event_tap,
         inbox=inbox,

@@ -30,7 +30,7 @@ from fetchfleet.worker.runtime.disk_guard import DiskGuard
 from fetchfleet.worker.runtime.fleet_signals import FleetSignals
 from fetchfleet.worker.runtime.heartbeat import Heartbeat
 from fetchfleet.worker.runtime.live_lanes import LiveLanes
-from fetchfleet.worker.runtime.stats import Stats
+from fetchfleet.worker.runtime.stats import FleetStatusLog, Stats
 from fetchfleet.worker.runtime.timings import WorkerTimings
 from fetchfleet.worker.scheduler.acquire import Acquirer
 from fetchfleet.worker.scheduler.leases import Leases
@@ -70,6 +70,7 @@ class Runtime:
     signals: FleetSignals
     heartbeat: Heartbeat
     stats: Stats
+    fleet_status: FleetStatusLog
     disk_guard: DiskGuard
     event_tap: EventTap
     inbox: InboxReader
@@ -106,6 +107,7 @@ class Runtime:
         self._start_loop("heartbeat", self.heartbeat.run, self._fleet_loops)
         self._start_loop("lanes", self.acquirer.run, self._fleet_loops)
         self._start_loop("sweep", self.sweep.run, self._fleet_loops)
+        self._start_loop("fleet_status", self.fleet_status.run, self._fleet_loops)
         self._start_loop("intake", self.inbox.run, self._fleet_loops)
         self._start_loop("partial_files", disk.sweep_partial_files, self._fleet_loops)
         self._start_loop("index", disk.sweep_index, self._fleet_loops)

@@ -1,4 +1,4 @@
-"""Logs statistics every ten seconds: lanes, connections, event-loop lag, memory, open files."""
+"""Logs statistics every ten seconds: those of this worker, and those of the fleet if it is its turn."""
 
 import asyncio
 import os
@@ -7,16 +7,27 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
 from structlog.typing import FilteringBoundLogger
 
+from fetchfleet.jobs.scripts.sweep import status_turn
 from fetchfleet.worker.http.connection_stats import ConnectionStats
+from fetchfleet.worker.inspect.overview import overview
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.lanes.services import QuarantineReason
 from fetchfleet.worker.lanes.settler import Settler
 from fetchfleet.worker.lanes.totals import WorkerTotals
 from fetchfleet.worker.observability import events
 from fetchfleet.worker.observability.percentiles import Recent, percentile
+from fetchfleet.worker.redis_support.health import RedisHealth
 from fetchfleet.worker.util.clock import mono_s
+
+LOGGED = (
+    *("workers", "draining", "lacking", "lanes", "lanes_read", "lanes_in_all", "runnable"),
+    *("waiting", "in_flight", "oldest_s", "inbox", "arq", "dead", "unread", "finished"),
+)
+"""The fields of an overview in the log."""
 
 _PAGE_BYTES = resource.getpagesize()
 
@@ -90,6 +101,38 @@ class Stats:
             **msgspec.structs.asdict(self._totals()),
         )
         self._logged_s, self._logged, self._logged_quarantined = now_s, counts, quarantined
+
+
+class FleetStatusLog:
+    """Logs the state of the fleet. One for each worker process; `run` is its task.
+
+    In each interval one worker of the fleet does so.
+    """
+
+    def __init__(
+        self, redis: Redis, health: RedisHealth, log: FilteringBoundLogger, *, every_s: float
+    ) -> None:
+        self._redis = redis
+        self._health = health
+        self._log = log
+        self._every_s = every_s
+
+    async def run(self) -> None:
+        """Log a line whenever it is this worker's turn, until cancelled."""
+        # Shorter than the interval, so that a single worker logs in each.
+        every_ms = int(self._every_s * 900)
+        while True:
+            await asyncio.sleep(self._every_s)
+            try:
+                if await status_turn(self._redis, every_ms=every_ms):
+                    await self.once()
+            except (RedisError, OSError) as error:
+                self._health.report(error)
+
+    async def once(self) -> None:
+        """Read the state of the fleet, and log it."""
+        fleet = await overview(self._redis)
+        events.fleet_status(self._log, **{name: getattr(fleet, name) for name in LOGGED})
 
 
 def rss_bytes() -> int:

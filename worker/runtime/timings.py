@@ -17,6 +17,8 @@ class WorkerTimings:
     """The interval between checks for other workers with the same name or different settings."""
     stats_s: float = 10.0
     """The interval between lines of statistics."""
+    fleet_status_s: float = 10.0
+    """The interval between lines about the state of the fleet."""
     loop_lag_s: float = 0.1
     """The interval between measurements of the event-loop lag."""
     disk_check_s: float = 1.0

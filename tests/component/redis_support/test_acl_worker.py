@@ -170,6 +170,7 @@ async def ends_a_lost_fetch(producer: Fleet, admin: Redis, worker: OneWorker) ->
     await admin.zrem(keys.ATTENTION, "lost.invalid")
     await ask(admin, "HSET", keys.batch(batch.id), "last_deadline_ms", 1, "taken_ms", 1)
     await worker.runtime.housekeeping.run()
+    await worker.runtime.fleet_status.once()
     assert [Reason.DEADLINE] == [result.reason for result in await results_of(batch)]
 
 
@@ -215,6 +216,7 @@ async def test_all_work_of_a_worker_is_permitted_to_its_redis_user(
     await quarantines_a_foreign_value(admin, worker, ran)
     await ends_a_lost_fetch(producer, admin, worker)
     await worker.runtime.housekeeping.run()
+    await worker.runtime.fleet_status.once()
     assert 2 == await admin.xlen(keys.ALL_RESULTS)
     await worker.stop()
     await admin.delete(keys.INBOX, keys.TAKEN, keys.INTAKE)  # messages for newer workers stay

@@ -32,7 +32,7 @@ PLACEHOLDERS = {"ID": ID, "OWN": OWN, "NAME": "pusher"}
 FOREIGN = ["secret", "ff", "arq", "ffx:lane:HOST"]
 KEYS = [
     *keys.FIXED,
-    *(keys.SWEPT, keys.WATCHED),
+    *(keys.SWEPT, keys.STATUS_LOGGED, keys.WATCHED),
     *keys.kinds_of_lane(HOST),
     *(key for inbox in ("", "pusher", "OTHER") for key in keys.kinds_of_inbox(inbox)),
     *(key for batch in (ID, OWN) for key in keys.kinds_of_batch(batch)),

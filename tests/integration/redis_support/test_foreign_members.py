@@ -341,4 +341,4 @@ async def test_the_turn_to_sweep_is_given_with_any_value_in_its_place(
         await redis.set(keys.SWEPT, found)
     assert [True, False] == [await sweep_turn(redis, every_ms=60_000) for _ in range(2)]
     assert await sweep_turn(redis, every_ms=0)
-    assert 0 < await redis.pttl(keys.SWEPT) <= keys.SWEPT_TTL_MS
+    assert 0 < await redis.pttl(keys.SWEPT) <= keys.TURN_TTL_MS
