@@ -135,12 +135,19 @@ class DeadLetters:
         newest = await self._call(self._redis.xrevrange, keys.DEAD, count=1)
         start, end = "-", newest[0][0] if newest else "-"
         while rows := await self._call(self._redis.xrange, keys.DEAD, start, end, READ_COUNT):
-            letters = [_decode_letter(position.decode(), fields) for position, fields in rows]
+            letters = [decode_letter(position.decode(), fields) for position, fields in rows]
             yield [letter for letter in letters if which.matches(letter)]
             start = f"({letters[-1].position}"
 
 
-def _decode_letter(position: str, fields: dict[bytes, bytes]) -> DeadLetter:
+async def letter_at(redis: Redis, position: str) -> DeadLetter | None:
+    """Return the letter at a position; None if there is none."""
+    rows = await redis.xrange(keys.DEAD, position, position, 1)
+    return decode_letter(rows[0][0].decode(), rows[0][1]) if rows else None
+
+
+def decode_letter(position: str, fields: dict[bytes, bytes]) -> DeadLetter:
+    """Return the letter of a stream record. Invalid UTF-8 is replaced, and missing fields are empty."""
     text = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in fields.items()}
     try:
         fetch = parse_entry(fields.get(b"element", b"")).fetch

@@ -18,6 +18,7 @@ RESERVED_INBOX_NAMES = frozenset({"taken", "newer"})
 _INBOX_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 _INBOX_PREFIX_CHARS = 8
 _BATCH_ID = re.compile(r"[0-9a-f]{16}")
+_POSITION = re.compile(r"([0-9]{1,20})(?:-([0-9]{1,20}))?", re.ASCII)
 _FETCH_ID = re.compile(r"[0-9a-f]{16}-[0-9a-f]{8}")
 
 
@@ -53,6 +54,12 @@ def inbox_prefix_of(batch_id: str) -> str:
 def is_fetch_id(text: str) -> bool:
     """Return whether the text is a well-formed fetch ID."""
     return _FETCH_ID.fullmatch(text) is not None
+
+
+def is_position(text: str) -> bool:
+    """Return whether the text is the ID of a stream record, such as 1700000000000-0."""
+    match = _POSITION.fullmatch(text)
+    return match is not None and max(int(match[1]), int(match[2] or 0)) < 1 << 64
 
 
 def fetch_id(batch_id: str, place: int) -> str:

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from fetchfleet.jobs.client.batch import FROM_THE_START, Batch, Counts
 from fetchfleet.jobs.client.batch_list import BatchSummary
-from fetchfleet.jobs.client.dead_letters import DeadLetter, DeadLetterFilter
+from fetchfleet.jobs.client.dead_letters import DeadLetter, DeadLetterFilter, letter_at
 from fetchfleet.jobs.client.fleet import Fleet
 from fetchfleet.jobs.contract.ids import is_batch_id
 from fetchfleet.jobs.contract.model import Outcome
@@ -242,10 +242,10 @@ def dead_show(
 ) -> None:
     """Show one dead letter with its fetch and its result."""
     check_position(position)
-    letters = _read_letters(redis, DeadLetterFilter(position=position), 1)
-    if not letters:
+    letter = query(redis, lambda _, client: letter_at(client, position))
+    if letter is None:
         raise CommandError(f"no dead letter is at {position}; list them with: fetchfleet dead list")
-    print_json(letters[0], pretty=not as_json, reveal=reveal)
+    print_json(letter, pretty=not as_json, reveal=reveal)
 
 
 @dead.command("retry", epilog="Example: fetchfleet dead retry --host api.example.com")

@@ -1,6 +1,5 @@
 """Redis access, and output to standard output and standard error, for all commands."""
 
-import re
 import shlex
 import sys
 from collections.abc import Callable, Coroutine, Iterator
@@ -14,6 +13,7 @@ from rich.console import RenderableType
 from rich.highlighter import JSONHighlighter
 
 from fetchfleet.jobs.client.fleet import Fleet, Via
+from fetchfleet.jobs.contract.ids import is_position
 from fetchfleet.jobs.contract.safe_text import shown, shown_json, shown_lines
 from fetchfleet.jobs.errors import RoleError
 from fetchfleet.jobs.redis_connection import connect
@@ -27,8 +27,6 @@ T = TypeVar("T")
 
 UNLIMITED_WIDTH = 200
 """The columns of a table that is not printed on a terminal."""
-
-_POSITION = re.compile(r"([0-9]{1,20})(?:-([0-9]{1,20}))?")
 
 console = StandardError()
 
@@ -127,6 +125,5 @@ def print_table(table: RenderableType) -> None:
 
 def check_position(position: str) -> None:
     """Raise CommandError if the text is not the position of a stream record."""
-    match = _POSITION.fullmatch(position)
-    if match is None or max(int(match[1]), int(match[2] or 0)) >= 1 << 64:
+    if not is_position(position):
         raise CommandError(f"{position} is not a position; write it like 1700000000000-0", BAD_USE)
