@@ -1,8 +1,5 @@
 """Generate the JSON Schema of the contract from the structs: types, and docstrings as descriptions."""
 
-import ast
-import inspect
-import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ from fetchfleet.jobs.contract.messages import (
     PushedBatch,
 )
 from fetchfleet.jobs.contract.model import Fetch, Outcome, Priority, Reason, Result, Timings
+from fetchfleet.worker.util.field_docs import described, field_docstrings
 
 FOLDER = Path(__file__).parents[1] / "jobs" / "schema"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -87,26 +85,10 @@ def _file(top: dict[str, Any], definitions: dict[str, Any]) -> str:
 
 
 def _described(of: Any, schema: dict[str, Any]) -> dict[str, Any]:
-    """Add descriptions: the first paragraph of the struct's docstring, and the docstring of each field."""
-    schema["description"] = " ".join(inspect.cleandoc(of.__doc__).partition("\n\n")[0].split())
-    texts = _field_docstrings(of)
-    for name, field in schema.get("properties", {}).items():
-        if name not in texts:
-            raise UndescribedError(f"{of.__name__}: {name} has no docstring below it")
-        field["description"] = texts[name]
-    return schema
-
-
-def _field_docstrings(of: type) -> dict[str, str]:
-    """Return the string literal that follows each field of a class, with its white space collapsed."""
-    texts: dict[str, str] = {}
-    (definition,) = ast.parse(inspect.getsource(of)).body
-    assert isinstance(definition, ast.ClassDef)
-    for statements in itertools.pairwise(definition.body):
-        match statements:
-            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                texts[name] = " ".join(text.split())
-    return texts
+    """Add descriptions. Raises UndescribedError for a field without a docstring."""
+    for name in schema.get("properties", {}).keys() - field_docstrings(of).keys():
+        raise UndescribedError(f"{of.__name__}: {name} has no docstring below it")
+    return described(of, schema)
 
 
 if __name__ == "__main__":

@@ -333,6 +333,11 @@ class Submitted(Batch):
         """The IDs of the fetches, in order; for a `key` that was taken, the ID of the earlier fetch."""
         return self._receipt.ids
 
+    @property
+    def receipt(self) -> Receipt:
+        """The receipt, for a caller that must not have all IDs in memory."""
+        return self._receipt
+
 
 def batch_ids_of(text: bytes | None) -> list[str]:
     """Return the batch IDs of a space-separated list; other words are skipped."""

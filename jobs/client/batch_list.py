@@ -40,12 +40,13 @@ class BatchListPage(NamedTuple):
 async def batch_page(redis: Redis, place: int, limit: int) -> BatchListPage:
     """Return the batches at up to `limit` places, newest first."""
     names = [text_of(name) for name in await redis.zrange(keys.BATCHES, place, place + limit - 1, desc=True)]
-    batches = await summaries_of(redis, [name for name in names if is_batch_id(name)])
+    summaries = await summaries_of(redis, [name for name in names if is_batch_id(name)])
+    batches = [summary for summary in summaries if summary.counts.total]
     return BatchListPage(batches, place + len(names) if len(names) == limit else None)
 
 
 async def summaries_of(redis: Redis, ids: Sequence[str]) -> list[BatchSummary]:
-    """Return the batches with these IDs, without those that do not exist or have no fetch."""
+    """Return the batches with these IDs, without those that do not exist."""
     async with redis.pipeline(transaction=False) as pipe:
         for batch_id in ids:
             fields = ["created_ms", "cancel_ms", "retried_as", *Counts.__struct_fields__]
@@ -54,7 +55,7 @@ async def summaries_of(redis: Redis, ids: Sequence[str]) -> list[BatchSummary]:
     summaries = []
     for batch_id, (created_ms, cancel_ms, retried_as, *count_fields) in zip(ids, rows, strict=True):
         counts = counts_of(count_fields)
-        if counts and counts.total:
+        if counts:
             summary = BatchSummary(
                 id=batch_id,
                 created_ms=number_of(created_ms) or 0,

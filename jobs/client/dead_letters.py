@@ -134,6 +134,8 @@ class DeadLetters:
         """Yield the letters present at the start, by page: a retried fetch may soon become a letter again."""
         newest = await self._call(self._redis.xrevrange, keys.DEAD, count=1)
         start, end = "-", newest[0][0] if newest else "-"
+        if which.position is not None:
+            start = end = which.position
         while rows := await self._call(self._redis.xrange, keys.DEAD, start, end, READ_COUNT):
             letters = [decode_letter(position.decode(), fields) for position, fields in rows]
             yield [letter for letter in letters if which.matches(letter)]

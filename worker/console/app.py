@@ -8,6 +8,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from fetchfleet.worker.console import forms, pages, problems
+from fetchfleet.worker.console.api import routes
 from fetchfleet.worker.console.guard import Guard, is_for_programs
 from fetchfleet.worker.console.html import STATIC, problem_page
 from fetchfleet.worker.console.services import ConsoleServices
@@ -26,6 +27,7 @@ def console_app(services: ConsoleServices) -> Starlette:
             Mount("/static", StaticFiles(directory=STATIC)),
             *forms.ROUTES,
             *pages.ROUTES,
+            *routes.ROUTES,
         ],
         middleware=[Middleware(Guard, services=services)],
         exception_handlers=problems.handlers(problem_page, is_for_programs),

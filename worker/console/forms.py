@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from fetchfleet.worker.console.bodies import media_type_of, read_body
 from fetchfleet.worker.console.guard import new_session, session_cookie
 from fetchfleet.worker.console.html import page
 from fetchfleet.worker.console.problems import ProblemError
@@ -44,14 +45,9 @@ def form_route(path: str, handler: FormHandler) -> Route:
 
 async def read_form(request: Request) -> Form:
     """Return the values of a form. Raises ProblemError if it is too large or malformed."""
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/x-www-form-urlencoded":
+    if media_type_of(request) != "application/x-www-form-urlencoded":
         raise ProblemError(415, "a form must be application/x-www-form-urlencoded")
-    body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > MAX_FORM_BYTES:
-            raise ProblemError(413, f"a form has at most {MAX_FORM_BYTES} bytes")
+    body = await read_body(request, MAX_FORM_BYTES)
     form: dict[str, list[str]] = {}
     try:
         fields = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS, errors="strict")

@@ -60,6 +60,20 @@ class ProblemError(Exception):
         self.reason = reason
 
 
+class PartlyEnqueuedError(ProblemError):
+    """A stream of fetches has an error, after some of its fetches were enqueued."""
+
+    def __init__(self, error: Exception, batch_id: str, enqueued: int) -> None:
+        of = problem_of(error)
+        detail = (
+            f"{of.detail}; the first {enqueued} fetches are enqueued as batch {batch_id}. Correct the rest"
+            " and repeat the request with its Idempotency-Key, or delete the batch"
+        )
+        super().__init__(of.status, detail, of.reason)
+        self.batch_id = batch_id
+        self.enqueued = enqueued
+
+
 _KINDS: tuple[tuple[type[Exception], int, str], ...] = (
     (InvalidFetchError, 422, MessageRefusal.INVALID),
     (NewerMessageError, 422, MessageRefusal.INVALID),
@@ -82,14 +96,13 @@ def problem_of(error: Exception) -> Problem:
     if isinstance(error, HTTPException):
         return problem(error.status_code, error.detail, reason="request")
     if isinstance(error, ProblemError):
-        return problem(error.status, str(error), reason=error.reason)
-    for kind, status, reason in _KINDS:
-        if isinstance(error, kind):
-            found = problem(status, redact.text(error), reason=reason)
-            if isinstance(error, FullError | FleetUnreachableError) and error.batch_id:
-                found.batch, found.enqueued = error.batch_id, error.enqueued
-            return found
-    raise TypeError(type(error).__name__)
+        found = problem(error.status, str(error), reason=error.reason)
+    else:
+        status, reason = next(of[1:] for of in _KINDS if isinstance(error, of[0]))
+        found = problem(status, redact.text(error), reason=reason)
+    if isinstance(error, FullError | FleetUnreachableError | PartlyEnqueuedError) and error.batch_id:
+        found.batch, found.enqueued = error.batch_id, error.enqueued
+    return found
 
 
 def problem(status: int, detail: str, *, reason: str) -> Problem:

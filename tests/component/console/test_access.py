@@ -19,13 +19,6 @@ CSP = (
 
 
 @pytest.fixture
-async def local(redis_url: str) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of a server without a token."""
-    async with console(redis_url) as client:
-        yield client
-
-
-@pytest.fixture
 async def client(redis_url: str) -> AsyncIterator[httpx.AsyncClient]:
     """A client, without the token, of a server with one."""
     async with console(redis_url, token=TOKEN) as client:

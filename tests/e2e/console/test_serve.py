@@ -40,16 +40,19 @@ async def url_in(log: Path) -> str:
 
 
 async def test_a_server_starts_without_redis_and_stops_on_sigterm(tmp_path: Path) -> None:
-    """It is alive meanwhile, and the exit code is 0."""
+    """A request meanwhile gets 503 with Retry-After, and the exit code is 0."""
     log = tmp_path / "log"
     with served(log, "--redis", f"unix://{tmp_path}/none.sock", "--redis-patience", "0") as process:
         async with httpx.AsyncClient(base_url=await url_in(log)) as client:
             alive = await client.get("/healthz")
+            refused = await client.get("/v1/batches")
         process.send_signal(signal.SIGTERM)
         code = process.wait(30)
     events = [json.loads(line)["event"] for line in log.read_text().splitlines()]
 
     assert (200, "ok\n") == (alive.status_code, alive.text)
+    assert 503 == refused.status_code
+    assert int(refused.headers["retry-after"]) > 0
     assert 0 == code
     assert ["console.started", "console.stopped"] == [event for event in events if event != "console.redis"]
 

@@ -1,0 +1,1 @@
+"""The HTTP API: its operations by subject, and the OpenAPI document that describes them."""

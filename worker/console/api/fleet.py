@@ -1,0 +1,33 @@
+"""The operations on the fleet as a whole: its numbers and its workers."""
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from fetchfleet.worker.console.api.operations import Operation, answer
+from fetchfleet.worker.console.services import services_of
+from fetchfleet.worker.inspect.fleet_status import WorkerStatus, fleet_status
+from fetchfleet.worker.inspect.overview import Overview, overview
+
+
+class WorkerList(msgspec.Struct, frozen=True, kw_only=True):
+    """The workers with a recent heartbeat."""
+
+    workers: list[WorkerStatus]
+    """The workers, by instance."""
+
+
+async def get_fleet(request: Request) -> Response:
+    """Show the fleet in numbers."""
+    return answer(await services_of(request).read(overview))
+
+
+async def get_workers(request: Request) -> Response:
+    """List the workers."""
+    return answer(WorkerList(workers=(await services_of(request).read(fleet_status)).workers))
+
+
+OPERATIONS = [
+    Operation("GET", "/v1/fleet", get_fleet, "Show the fleet in numbers.", Overview),
+    Operation("GET", "/v1/workers", get_workers, "List the workers.", WorkerList),
+]
