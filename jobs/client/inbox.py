@@ -9,7 +9,6 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -55,8 +54,7 @@ _ERRORS: dict[MessageRefusal, type[Exception]] = {
 }
 
 
-@dataclass(frozen=True)
-class PushedReceipt(Receipt):
+class PushedReceipt(Receipt, frozen=True):
     """The receipt of a batch that was pushed to an inbox."""
 
     sizes: tuple[int, ...] = ()

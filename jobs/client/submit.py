@@ -1,7 +1,6 @@
 """`Submitter`: enqueues batches, for producers, and for workers that read the inbox and arq jobs."""
 
 import asyncio
-import dataclasses
 import hashlib
 import itertools
 import secrets
@@ -16,9 +15,9 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeVar
 
+import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import OutOfMemoryError, RedisError
 
@@ -162,8 +161,7 @@ class Limits(NamedTuple):
 NO_LIMITS = Limits()
 
 
-@dataclass(frozen=True)
-class Receipt:
+class Receipt(msgspec.Struct, frozen=True):
     """The result of a submit."""
 
     batch_id: str
@@ -227,7 +225,7 @@ class Submitter:
         args = self._redis, self.notify, self._limits, self._call, batch_id
         submission = _Submission(*args, may_wait=False, chunks_sent=part - 1)
         await submission.send(chunk, last=last)
-        return dataclasses.replace(submission.receipt, first=first)
+        return msgspec.structs.replace(submission.receipt, first=first)
 
     async def submit(
         self,

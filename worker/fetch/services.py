@@ -1,7 +1,8 @@
 """The services of a worker process that its fetches use."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import field
 
 from fetchfleet.jobs.contract.model import Fetch
 from fetchfleet.jobs.contract.urls import lane_of_url
@@ -18,8 +19,7 @@ from fetchfleet.worker.sink.base import Sink
 from fetchfleet.worker.util.aio import Deadlines, Slots
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FetchServices(LaneServices):
+class FetchServices(LaneServices, frozen=True, kw_only=True, eq=False):
     """The services that all fetches of one worker process share."""
 
     user_agent: str

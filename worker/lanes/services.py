@@ -2,9 +2,9 @@
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
 from enum import StrEnum
 
+from msgspec import Struct, field
 from structlog.typing import FilteringBoundLogger
 
 from fetchfleet.jobs.notifications import LaneNotification
@@ -34,8 +34,7 @@ class QuarantineReason(StrEnum):
     """The fetch has its result already."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LaneServices:
+class LaneServices(Struct, frozen=True, kw_only=True, eq=False):
     """The services that all lanes of a worker process share."""
 
     worker_id: str

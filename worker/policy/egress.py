@@ -6,7 +6,6 @@ allowed except for IPV4_TABLE. IPv6 is refused except for 2000::/3 without IPV6_
 """
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import (
     IPv4Address,
@@ -17,6 +16,8 @@ from ipaddress import (
     ip_network,
 )
 from typing import NamedTuple, Self
+
+from msgspec import Struct
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -156,8 +157,7 @@ def remedy(refusal: Refusal) -> str:
     return _REMEDIES.get(refusal, "--allow-net would allow it")
 
 
-@dataclass(frozen=True, slots=True)
-class OwnRedis:
+class OwnRedis(Struct, frozen=True):
     """The addresses on which the Redis of the fleet listens."""
 
     port: int
@@ -179,8 +179,7 @@ class OwnRedis:
         return address in self.addresses or (self.on_this_machine and (is_local or is_own_address(address)))
 
 
-@dataclass(frozen=True, slots=True)
-class Egress:
+class Egress(Struct, frozen=True):
     """The egress rule of a worker: the tables, and the networks that flags allow or deny."""
 
     allowed: tuple[Network, ...] = ()

@@ -13,7 +13,6 @@ For each key, the most specific table that has it counts: that of the host, then
 the default. Pure.
 """
 
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 
@@ -131,6 +130,8 @@ def parse_policy(text: str, digest: str = "", default_keys: Table = NO_KEYS) -> 
 
     default_keys: override keys of the default table. digest: of the text and of default_keys.
     """
+    import tomllib  # noqa: PLC0415 needed for policy files only
+
     try:
         document = tomllib.loads(text)
     except RecursionError:

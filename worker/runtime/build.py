@@ -4,8 +4,8 @@ import asyncio
 import dataclasses
 import random
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
 
+from msgspec import Struct, field
 from redis.asyncio import Redis
 from structlog.typing import FilteringBoundLogger
 
@@ -54,8 +54,7 @@ from fetchfleet.worker.util.backoff import Spacing
 from fetchfleet.worker.util.clock import RedisClock
 
 
-@dataclass(frozen=True, slots=True)
-class _Base:
+class _Base(Struct, frozen=True, kw_only=True, eq=False):
     """Objects that most components of a worker need."""
 
     settings: Settings

@@ -8,9 +8,10 @@ import os
 import threading
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from dataclasses import dataclass
 from io import FileIO
 from typing import Any
+
+from msgspec import Struct
 
 from fetchfleet.jobs.contract.entry import PartialNote
 from fetchfleet.worker.errors import InTheWayError
@@ -21,8 +22,7 @@ from fetchfleet.worker.sink.files.out_folder import OutFolder
 from fetchfleet.worker.util.executors import HASHING, run_in, run_stoppable
 
 
-@dataclass(frozen=True, slots=True)
-class TakenFile:
+class TakenFile(Struct, frozen=True, eq=False):
     """A partial file after its takeover. See ResumePoint."""
 
     file: FileIO
