@@ -13,7 +13,7 @@ from fetchfleet.jobs.scripts.views import unread_results
 from fetchfleet.worker.gate.gate import WaitReason
 from fetchfleet.worker.inspect.doors import waiting_at_doors
 from fetchfleet.worker.inspect.snapshot import LaneSnapshot, Snapshot, WorkerReport, snapshot
-from fetchfleet.worker.lanes.totals import NO_REASON
+from fetchfleet.worker.observability.totals import NO_REASON
 
 BUSY, WAITING, RETRY = "busy", "waiting", "retry"
 LANE_STATES = (BUSY, WAITING, *(reason.value for reason in WaitReason), RETRY)

@@ -10,7 +10,7 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.redis_connection import redis_now_ms, text_of
 from fetchfleet.jobs.scripts.views import ROWS_AT_ONCE, LaneRow, lane_rows, lane_rows_of
 from fetchfleet.worker.inspect.registration import Registration, is_or_wraps
-from fetchfleet.worker.lanes.totals import WorkerTotals
+from fetchfleet.worker.observability.totals import WorkerTotals
 from fetchfleet.worker.redis_support.drains import drained
 
 MAX_LANES = 5_000

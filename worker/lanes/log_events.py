@@ -13,10 +13,10 @@ from fetchfleet.jobs.notifications import LaneNotification
 from fetchfleet.worker.gate.gate import Closed
 from fetchfleet.worker.gate.state import Breaker, GateState, resettable
 from fetchfleet.worker.lanes.lane import Lane
-from fetchfleet.worker.lanes.totals import FetchTotals
 from fetchfleet.worker.observability import redact
 from fetchfleet.worker.observability.log import Event, suppressed, timestamp, trace_fields, write_info
 from fetchfleet.worker.observability.repeats import Repeats
+from fetchfleet.worker.observability.totals import FetchTotals
 from fetchfleet.worker.util.clock import mono_s
 
 _BREAKER_EVENTS = {

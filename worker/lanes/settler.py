@@ -25,7 +25,7 @@ from fetchfleet.jobs.scripts import settlement as scripts
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.lanes.log_events import FinishedLine, write_finished
 from fetchfleet.worker.lanes.parameters import LaneParameters
-from fetchfleet.worker.lanes.totals import FetchTotals
+from fetchfleet.worker.observability.totals import FetchTotals
 from fetchfleet.worker.redis_support.key_repair import KeyRepair
 
 GATHER_S = 0.01

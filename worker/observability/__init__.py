@@ -1,1 +1,1 @@
-"""Log events, redaction, percentiles and rates for every room, and the health endpoint of a worker."""
+"""Log events, redaction, counters and rates for every room, and the health endpoint of a worker."""

@@ -18,10 +18,10 @@ from fetchfleet.worker.inspect.registration import Registration, doubles_of
 from fetchfleet.worker.inspect.snapshot import LaneReport, WorkerReport
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.lanes.settler import Settler
-from fetchfleet.worker.lanes.totals import WorkerTotals
 from fetchfleet.worker.observability import events, redact
 from fetchfleet.worker.observability.log import COUNTS
 from fetchfleet.worker.observability.percentiles import Rate
+from fetchfleet.worker.observability.totals import WorkerTotals
 from fetchfleet.worker.policy.published import NO_FILE, published
 from fetchfleet.worker.redis_support import drains
 from fetchfleet.worker.redis_support.health import RedisHealth

@@ -17,9 +17,9 @@ from fetchfleet.worker.inspect.overview import overview
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.lanes.services import QuarantineReason
 from fetchfleet.worker.lanes.settler import Settler
-from fetchfleet.worker.lanes.totals import WorkerTotals
 from fetchfleet.worker.observability import events
 from fetchfleet.worker.observability.percentiles import Recent, percentile
+from fetchfleet.worker.observability.totals import WorkerTotals
 from fetchfleet.worker.redis_support.health import RedisHealth
 from fetchfleet.worker.util.clock import mono_s
 

@@ -6,7 +6,7 @@ from redis.asyncio import Redis
 
 from fetchfleet.jobs.contract.model import Result
 from fetchfleet.worker.inspect.snapshot import worker_reports
-from fetchfleet.worker.lanes.totals import NO_REASON, WorkerTotals
+from fetchfleet.worker.observability.totals import NO_REASON, WorkerTotals
 from tests.component.conftest import Lines, Start
 from tests.support.waiting import wait_until
 from tools.origin import behaviours as o

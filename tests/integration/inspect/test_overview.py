@@ -11,7 +11,7 @@ from fetchfleet.jobs.scripts import views
 from fetchfleet.worker.inspect import snapshot as snapshots
 from fetchfleet.worker.inspect.overview import LANE_STATES, overview
 from fetchfleet.worker.inspect.snapshot import LaneReport
-from fetchfleet.worker.lanes.totals import WorkerTotals
+from fetchfleet.worker.observability.totals import WorkerTotals
 from tests.support.conflicting_keys import TYPES, plant_value
 from tests.support.fleet_reports import publish_report
 from tests.support.lanes import LaneHold, ask, entry, put

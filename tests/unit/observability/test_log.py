@@ -14,9 +14,9 @@ import structlog
 from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.model import Fetch, Outcome, Result, Timings
 from fetchfleet.worker.lanes.log_events import TakenLine, finished, write_finished
-from fetchfleet.worker.lanes.totals import FetchTotals
 from fetchfleet.worker.observability import log
 from fetchfleet.worker.observability.log import Event, LineWriter
+from fetchfleet.worker.observability.totals import FetchTotals
 
 FETCH_ID = "0123456789abcdef-00000001"
 TRACE = f"00-{'a' * 32}-{'b' * 16}-01"

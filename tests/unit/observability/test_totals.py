@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fetchfleet.jobs.contract.model import Outcome, Reason
-from fetchfleet.worker.lanes.totals import NO_REASON, FetchTotals, WorkerTotals
+from fetchfleet.worker.observability.totals import NO_REASON, FetchTotals, WorkerTotals
 
 reasons = st.none() | st.sampled_from(Reason)
 outcomes = st.sampled_from(Outcome)
