@@ -388,9 +388,9 @@ def test_the_operations_page_has_every_field_of_the_status() -> None:
 
 
 def test_only_liveness_restarts_a_worker() -> None:
-    """The image and the Kubernetes example probe with commands, and the example has readiness too."""
+    """The image and the Kubernetes manifest probe with commands, and the manifest has readiness too."""
     image = (ROOT / "ops" / "Dockerfile").read_text()
-    [manifest] = fenced(DOCS / "operations.md", "yaml")
+    manifest = (ROOT / "ops" / "kubernetes" / "worker.yaml").read_text()
     probes = dict(re.findall(r"(\w+Probe):\n\s+exec: {command: \[(.*?)\]}", manifest))
     printed = fetchfleet("health", "--help").stdout
 

@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -142,7 +143,7 @@ async def test_a_worker_is_upgraded_by_the_commands_of_the_page(
     """The loop ends once the new process is ready, and status lists it."""
     (upgrade,) = blocks_of("Stop and upgrade")
     workers: list[subprocess.Popen[bytes]] = []
-    name, restarted = f"worker-{os.getpid()}", machine.folder / "restarted"
+    name, restarted = f"{socket.gethostname()}-{os.getpid()}", machine.folder / "restarted"
     command = [sys.executable, "-m", "fetchfleet.worker"]
 
     def restart(number: int, _: object) -> None:  # the signal of systemctl, below

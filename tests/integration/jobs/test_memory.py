@@ -13,7 +13,7 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.entry import serialize_new_entry, with_deadline
 from fetchfleet.jobs.contract.model import encode
 
-SIZING = (Path(__file__).parents[3] / "docs" / "operations.md").read_text().partition("\n## Sizing\n")[2]
+SIZING = (Path(__file__).parents[3] / "docs" / "operations.md").read_text().partition("\n## Capacity\n")[2]
 COUNT = 5000
 LEEWAY = 1.1
 """Allocators round up, and versions of a server differ."""
