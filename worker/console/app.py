@@ -1,5 +1,6 @@
 """The ASGI app of `fetchfleet serve`: its routes behind the guard."""
 
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -11,7 +12,7 @@ from fetchfleet.worker.console import forms, pages, problems
 from fetchfleet.worker.console.api import routes
 from fetchfleet.worker.console.guard import Guard, is_for_programs
 from fetchfleet.worker.console.html import STATIC, problem_page
-from fetchfleet.worker.console.services import ConsoleServices
+from fetchfleet.worker.console.services import ConsoleServices, services_of
 
 
 async def healthz(_: Request) -> Response:
@@ -19,11 +20,17 @@ async def healthz(_: Request) -> Response:
     return PlainTextResponse("ok\n")
 
 
+async def metrics(request: Request) -> Response:
+    """Return the metrics of the fleet for Prometheus."""
+    return Response(await services_of(request).metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+
 def console_app(services: ConsoleServices) -> Starlette:
     """Return the app."""
     app = Starlette(
         routes=[
             Route("/healthz", healthz, methods=["GET"]),
+            Route("/metrics", metrics, methods=["GET"]),
             Mount("/static", StaticFiles(directory=STATIC)),
             *forms.ROUTES,
             *pages.ROUTES,

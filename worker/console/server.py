@@ -15,6 +15,7 @@ from fetchfleet.jobs.client.fleet import Fleet
 from fetchfleet.jobs.redis_connection import connect
 from fetchfleet.worker.console.access import Sessions, Token
 from fetchfleet.worker.console.app import console_app
+from fetchfleet.worker.console.metrics import FleetMetrics
 from fetchfleet.worker.console.services import ConsoleServices
 from fetchfleet.worker.observability.log import Event, get_logger
 from fetchfleet.worker.settings import Settings
@@ -100,6 +101,7 @@ async def connected(
             token=options.token,
             sessions=Sessions(secrets.token_bytes(32)),
             cookie=f"fetchfleet_{port}",
+            metrics=FleetMetrics(redis),
             read_only=options.read_only,
             is_https=options.is_https,
         )

@@ -11,6 +11,7 @@ from structlog.typing import FilteringBoundLogger
 
 from fetchfleet.jobs.client.fleet import Fleet
 from fetchfleet.worker.console.access import BrowserSession, LoginLimit, Sessions, Token
+from fetchfleet.worker.console.metrics import FleetMetrics
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -30,6 +31,8 @@ class ConsoleServices:
     sessions: Sessions
     cookie: str
     """The name of the session cookie."""
+    metrics: FleetMetrics
+    """The metrics of the fleet, for `/metrics`."""
     read_only: bool = False
     """Refuse every change."""
     is_https: bool = False
