@@ -122,6 +122,12 @@ class PartialNote(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 MAX_TRIED = 8
 """Maximum number of worker settings that may each end an attempt before the fetch ends."""
 
+MAX_RETRY_WAITS = 8
+"""Maximum number of waits for a retry that an entry remembers, the last ones."""
+
+Millisecond = Annotated[int, msgspec.Meta(ge=0, lt=10**15)]
+RetryWaits = Annotated[tuple[tuple[Millisecond, Millisecond], ...], msgspec.Meta(max_length=MAX_RETRY_WAITS)]
+
 TriedPlace = Annotated[str, msgspec.Meta(min_length=1, max_length=80, pattern=r"^[!-~]+$")]
 
 
@@ -143,6 +149,8 @@ class EntryData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     begun: bool = False  # start marker: the request may have been sent
     outlived: bool = False  # the worker lived for a while after the start marker
     part: PartialNote | None = None  # the partial file of the body
+    # Start and end (Unix ms by Redis's clock) of the last waits for a retry, for the log line of the fetch.
+    retry_waits: RetryWaits = ()
     retry_of: str | None = None  # ID of the failed fetch that was submitted again as this one
 
 
@@ -299,6 +307,7 @@ def parse_entry(serialized: bytes) -> Entry:
         begun=data.begun,
         outlived=data.outlived,
         part=data.part,
+        retry_waits=data.retry_waits,
         retry_of=data.retry_of,
     )
 

@@ -24,6 +24,7 @@ from fetchfleet.worker.fetch.rules.decide import (
     Retry,
     decide,
     may_repeat,
+    waiting,
 )
 from fetchfleet.worker.fetch.rules.outcome import (
     AttemptOutcome,
@@ -237,15 +238,18 @@ async def finish_fetch(
     note = None if isinstance(outcome, Stored) else note_of(outcome)
     if result.outcome is Outcome.FAILED:
         session.settle(settler.failed(result, note or ""))
-    lenient = trace is not None and trace.lenient
-    line = log_events.finished(lane.name, entry, result, note, lenient=lenient)
+    if attempt is None:
+        line = log_events.finished(lane, entry, result, note)
+    else:
+        line = log_events.finished(lane, entry, result, note, attempt.trace, attempt.hops)
     session.settle(settler.finished(result, line=line))
 
 
 def settle_retry(session: FetchSession, retry: Retry, outcome: AttemptOutcome = _UNATTEMPTED) -> None:
     """Settle the fetch as a retry: it waits in its lane for the next attempt."""
     status = None if isinstance(outcome, Interrupted | Redirected) else outcome.status
-    entry, wait_s, note, services = retry.entry, retry.wait_s, note_of(outcome), session.services
+    services, wait_s, note = session.services, retry.wait_s, note_of(outcome)
+    entry = waiting(retry.entry, session.lane.clock.now_ms(), wait_s) if wait_s > 0 else retry.entry
     about = (entry, wait_s, retry.reason, status, note)
     line = log_events.retry(session.lane.name, *about, services.settler.totals, services.log)
     session.settle(settler.retried(entry, wait_s, line))

@@ -9,10 +9,11 @@ import math
 from msgspec.structs import replace
 
 from fetchfleet.worker.gate.concurrency import HOLD_CAP_S, SAMPLE_ROUNDS
-from fetchfleet.worker.gate.gate import ANSWERS_KEPT
+from fetchfleet.worker.gate.gate import ANSWERS_KEPT, WaitReason
 from fetchfleet.worker.gate.quota import MAX_WINDOW_S
 from fetchfleet.worker.gate.robots_rules import MAX_CRAWL_DELAY_S
 from fetchfleet.worker.gate.state import Breaker, GateState, Limit, RecordedAttempt
+from fetchfleet.worker.gate.waits import MAX_PERIODS
 from fetchfleet.worker.policy.model import BOUNDS, LanePolicy
 from fetchfleet.worker.util.backoff import upward_jitter_s
 
@@ -29,6 +30,10 @@ MAX_RETRIES_AHEAD_MS = 3_600_000
 MAX_LATENCY_MS = 24 * 3600 * 1000.0
 MAX_SAMPLES = SAMPLE_ROUNDS * BOUNDS["concurrency"].maximum
 MAX_ANSWER_CHARS = 40
+MAX_CLOSED_S = 24 * 3600.0
+"""The maximum time for which a closed period may last from now on."""
+
+_REASONS = frozenset(WaitReason)
 
 
 def bounded(state: GateState, policy: LanePolicy, now_ms: int) -> GateState:
@@ -68,6 +73,11 @@ def bounded(state: GateState, policy: LanePolicy, now_ms: int) -> GateState:
         answers=tuple(
             RecordedAttempt(_clamped(answer.at_ms, now_ms), answer.outcome[:MAX_ANSWER_CHARS])
             for answer in state.answers[-ANSWERS_KEPT:]
+        ),
+        closed=tuple(
+            replace(period, until_ms=until(period.until_ms, MAX_CLOSED_S))
+            for period in state.closed[-MAX_PERIODS:]
+            if period.why in _REASONS and 0 <= period.from_ms <= min(now_ms, period.until_ms)
         ),
     )
 

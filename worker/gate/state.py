@@ -47,6 +47,16 @@ class RecordedAttempt(msgspec.Struct, frozen=True, array_like=True):
     """The status of the response, or the reason none was received."""
 
 
+class ClosedPeriod(msgspec.Struct, frozen=True, array_like=True):
+    """A period in which the lane was closed. Times are Unix ms."""
+
+    why: str
+    """The reason: a value of WaitReason."""
+    from_ms: int
+    until_ms: int
+    """In the future while the lane is closed."""
+
+
 class GateState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The state of a gate. Times are Unix ms by the clock of Redis; 0 means never or none."""
 
@@ -93,6 +103,8 @@ class GateState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Adaptive concurrency."""
     answers: tuple[RecordedAttempt, ...] = ()
     """The last few outcomes, oldest first."""
+    closed: tuple[ClosedPeriod, ...] = ()
+    """The last few closed periods, oldest first (worker/gate/waits.py)."""
 
 
 TRAFFIC_WINDOW_MS = 10_000
@@ -113,7 +125,7 @@ def reset(state: GateState) -> GateState:
     """Return the state after an operator's reset: the host counts as healthy.
 
     Breaker, cool-down, quota, learned concurrency and the wait for robots.txt end. The requests sent so far
-    still count for the rate limit and the retry budget. The recorded answers stay.
+    still count for the rate limit and the retry budget. The recorded answers and closed periods stay.
     """
     return GateState(
         paced_ms=state.paced_ms,
@@ -122,6 +134,7 @@ def reset(state: GateState) -> GateState:
         traffic_ms=state.traffic_ms,
         retry_ms=state.retry_ms,
         answers=state.answers,
+        closed=state.closed,
     )
 
 

@@ -39,9 +39,23 @@ UNUSABLE = ""
 
 
 class Trace:
-    """The timings of an attempt, in monotonic seconds. An exchange overwrites those that it sets."""
+    """The record of an attempt on the wire, with times in monotonic seconds.
 
-    __slots__ = ("connect_s", "entry", "head_s", "lenient", "opened", "started_s")
+    An exchange overwrites what it sets, so the values are those of the last one.
+    """
+
+    __slots__ = (
+        "connect_s",
+        "dns_s",
+        "entry",
+        "head_s",
+        "lenient",
+        "opened",
+        "peer",
+        "response",
+        "started_s",
+        "tls_s",
+    )
 
     def __init__(self, entry: Entry | None = None) -> None:
         self.entry = entry
@@ -50,10 +64,18 @@ class Trace:
         """The time when the attempt started."""
         self.connect_s = 0.0
         """The time that the last new connection took to open, including its TLS handshake."""
+        self.dns_s: float | None = None
+        """The part of it for the name resolution; None for an address."""
+        self.tls_s: float | None = None
+        """The part of it for the TLS handshake."""
         self.head_s: float | None = None
         """The time when the response headers were complete."""
         self.opened = False
         """True if the last exchange opened a connection, false if it reused one."""
+        self.peer: str | None = None
+        """`ADDRESS:PORT` of the host; None if the last exchange has no connection."""
+        self.response: Response | None = None
+        """The response of the last exchange."""
         self.lenient = False
         """True if only the lenient parser accepted the headers of a response."""
 
@@ -167,8 +189,10 @@ class Answer:
         self._by_name = response.by_name
         self.read = response.read
         """Returns the next piece of the body as it was sent, empty at its end."""
+        trace = request.trace
+        trace.response = response
         if response.lenient:
-            request.trace.lenient = True
+            trace.lenient = True
         if not MIN_STATUS <= self.status <= MAX_STATUS:
             self.close()
             raise BadAnswerError(f"{self.status} is not the status of a final response")

@@ -90,6 +90,7 @@ class Lane:
         self.grant = gate.grant(state, policy)
         """Fetches that may be in flight until gate or policy change. 0: the gate decides for each fetch."""
         self._gate = state
+        self.closed_periods = state.closed  # the last few, oldest first
         self._starts_ms: list[int] = []
         self._answers: deque[RecordedAttempt] = deque(maxlen=gate.ANSWERS_KEPT)
         """With _starts_ms, the starts and responses under the grant that `_gate` does not include yet."""
@@ -124,8 +125,7 @@ class Lane:
         """The rebalancer keeps the lane until this monotonic time, because no other worker acquired it."""
         self.for_upkeep = for_upkeep
         """Start no fetch: the lane is held only to end fetches that need no attempt."""
-        self.is_idle = False
-        """The lane's loop waits in `idle`."""
+        self.is_idle = False  # the lane's loop waits in `idle`
         self.expiry_check_ms = 0
         """The time of the next search for expired fetches, Unix ms by Redis's clock."""
         self._changed = asyncio.Event()
@@ -166,6 +166,7 @@ class Lane:
     @gate.setter
     def gate(self, state: GateState) -> None:
         self._gate = state
+        self.closed_periods = state.closed
         self.grant = gate.grant(state, self.policy)
 
     def admission(self, *, excluding: int = 0) -> Admission:

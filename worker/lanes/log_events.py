@@ -2,16 +2,19 @@
 
 import traceback
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 
 import msgspec
 from structlog.typing import FilteringBoundLogger
 
 from fetchfleet.jobs.contract import trace_context
 from fetchfleet.jobs.contract.entry import Entry
-from fetchfleet.jobs.contract.model import Outcome, Reason, Result
+from fetchfleet.jobs.contract.model import Outcome, Priority, Reason, Result
 from fetchfleet.jobs.notifications import LaneNotification
+from fetchfleet.worker.gate import waits
 from fetchfleet.worker.gate.gate import Closed
 from fetchfleet.worker.gate.state import Breaker, GateState, resettable
+from fetchfleet.worker.http.exchange import Trace
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.observability import redact
 from fetchfleet.worker.observability.log import Event, suppressed, timestamp, trace_fields, write_info
@@ -24,6 +27,12 @@ _BREAKER_EVENTS = {
     Breaker.HALF_OPEN: Event.LANE_BREAKER_HALF_OPEN,
     Breaker.CLOSED: Event.LANE_BREAKER_CLOSED,
 }
+
+
+UNTRACED = Trace()
+"""The trace of a fetch that ended without an attempt."""
+
+MAX_CONTENT_TYPE_BYTES = 100
 
 
 def gate_changed(lane: Lane, before: GateState, log: FilteringBoundLogger) -> None:
@@ -146,6 +155,25 @@ class FinishedLine(msgspec.Struct, kw_only=True):
     connect_ms: float | None
     ttfb_ms: float | None
     total_ms: float | None
+    protocol: str | None
+    """`HTTP/1.1`, `HTTP/1.0` or `HTTP/2`; None without a response."""
+    reused: bool | None
+    """False if the last request opened a connection; None if it had none."""
+    dns_ms: float | None
+    """The name resolution for the connection that was opened last; None if none was, or for an address."""
+    tls_ms: float | None
+    """The TLS handshake of that connection."""
+    peer: str | None
+    """`ADDRESS:PORT` of the host, for the last request."""
+    hops: int
+    """The number of redirects."""
+    content_type: str | None
+    """The Content-Type of the last response, shortened."""
+    path: str | None
+    """The path of the stored body, as in the result."""
+    priority: Priority
+    waited_ms: dict[str, float] | None
+    """The parts of queue_ms by cause (worker/gate/waits.py)."""
     lenient: bool | msgspec.UnsetType
     """True if the headers of a response needed lenient parsing, else omitted."""
     trace_id: str | msgspec.UnsetType
@@ -156,19 +184,31 @@ class FinishedLine(msgspec.Struct, kw_only=True):
 
 
 def finished(
-    lane_name: str, entry: Entry, result: Result, note: str | None, *, lenient: bool = False
+    lane: Lane,
+    entry: Entry,
+    result: Result,
+    note: str | None,
+    trace: Trace = UNTRACED,
+    hops: int | None = None,
 ) -> FinishedLine:
     """Return the log line of a finished fetch. Write it once Redis has the result.
 
-    lenient: the headers of a response needed lenient parsing.
+    trace: of the last attempt. hops: the number of redirects, if the attempt has followed some.
     """
-    timings, traceparent = result.timings, entry.fetch.traceparent
+    timings, fetch, traceparent = result.timings, entry.fetch, entry.fetch.traceparent
+    response, path, dns_s, tls_s = trace.response, result.path, trace.dns_s, trace.tls_s
+    content_type = None if response is None else response.by_name.get(b"content-type")
+    queue_ms = timings.queue_ms or 0.0
+    if lane.closed_periods or entry.retry_waits:
+        waited_ms = waits.waited_ms(queue_ms, entry.submitted_ms, lane.closed_periods, entry.retry_waits)
+    else:
+        waited_ms = {waits.QUEUE: queue_ms}
     return FinishedLine(
         worker=result.worker,
         id=result.id,
         batch=entry.batch_id,
-        lane=lane_name,
-        method=entry.fetch.method,
+        lane=lane.name,
+        method=fetch.method,
         url=redact.url(result.url),
         status=result.status,
         outcome=result.outcome,
@@ -183,9 +223,25 @@ def finished(
         connect_ms=timings.connect_ms,
         ttfb_ms=timings.ttfb_ms,
         total_ms=timings.total_ms,
-        lenient=lenient or msgspec.UNSET,
+        protocol=None if response is None else response.version,
+        reused=None if trace.peer is None else not trace.opened,
+        dns_ms=None if dns_s is None else round(dns_s * 1000, 1),
+        tls_ms=None if tls_s is None else round(tls_s * 1000, 1),
+        peer=trace.peer,
+        hops=entry.hops if hops is None else hops,
+        content_type=None if content_type is None else _shown_type(content_type),
+        path=path if path is None or fetch.dest is None else redact.text(path),
+        priority=fetch.priority,
+        waited_ms=waited_ms,
+        lenient=trace.lenient or msgspec.UNSET,
         trace_id=msgspec.UNSET if traceparent is None else trace_context.trace_id(traceparent),
     )
+
+
+@lru_cache(maxsize=256)
+def _shown_type(content_type: bytes) -> str:
+    """Return the value of a Content-Type for a log line. Cached, as most responses have one of a few."""
+    return redact.text(content_type[:MAX_CONTENT_TYPE_BYTES].decode("latin-1"))
 
 
 def write_finished(lines: Sequence[FinishedLine], totals: FetchTotals) -> None:

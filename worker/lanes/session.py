@@ -17,8 +17,8 @@ from fetchfleet.jobs.contract.entry import (
 )
 from fetchfleet.jobs.contract.urls import origin_of_url
 from fetchfleet.jobs.scripts.lanes import UNRECORDED, Claim, ClaimReply
-from fetchfleet.worker.gate import gate
-from fetchfleet.worker.gate.gate import Admit
+from fetchfleet.worker.gate import gate, waits
+from fetchfleet.worker.gate.gate import Admit, Closed
 from fetchfleet.worker.gate.state import GateState
 from fetchfleet.worker.lanes import invalid_claims, log_events
 from fetchfleet.worker.lanes.lane import Lane
@@ -109,6 +109,16 @@ class LaneSession(Generic[S_co]):
         if save:
             self.services.settler.save_gate(lane)
 
+    def note_closed(self, closed: Closed) -> None:
+        """Record that the lane is closed, for the log lines of the fetches that wait."""
+        self.change_gate(waits.closed(self.lane.gate, closed, self.lane.clock.now_ms()))
+
+    def note_open(self) -> None:
+        """Record that the lane is open again, if it has opened early."""
+        lane, now_ms = self.lane, self.lane.clock.now_ms()
+        if lane.closed_periods[-1].until_ms > now_ms and lane.closed() is None:
+            self.change_gate(waits.opened(lane.gate, now_ms))
+
     def count_start(self, *, save_rate: bool = False) -> None:
         """Count a request that is about to be sent, of a fetch or of a redirect.
 
@@ -169,6 +179,8 @@ class LaneSession(Generic[S_co]):
         """
         lane, services = self.lane, self.services
         closed = lane.closed()
+        if closed is not None:
+            self.note_closed(closed)
         state, elements = lane.gate_to_save(), [serialize_entry(entry) for entry in unfinished]
         due = await self.retry_until_lost(
             lambda: services.store.release(

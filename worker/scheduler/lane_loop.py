@@ -130,6 +130,8 @@ async def _step(session: FetchSession) -> Step:
     if lane.cancelled or lane.expiry_check_due:
         await _end_unattempted_fetches(session)
         return CONTINUE
+    if lane.closed_periods:
+        session.note_open()
     while True:
         if slots.take():
             granted = next_granted(session)
@@ -167,6 +169,7 @@ def _wait_for_others(session: FetchSession) -> Step:
 async def _wait_or_release(session: FetchSession, closed: Closed) -> Step:
     """Return the action while the gate is closed. Ends the lane's fetches if the host is dead."""
     lane = session.lane
+    session.note_closed(closed)
     if closed.why is WaitReason.BREAKER and await end_if_dead(session):
         return WAIT_FOR_CHANGE if lane.in_flight else RELEASE
     wait_s = (closed.until_ms - lane.clock.now_ms()) / 1000

@@ -31,6 +31,16 @@ async def end(*tasks: asyncio.Task[Any], again_s: float = CANCEL_AGAIN_S) -> Non
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
+def peer_of(transport: asyncio.BaseTransport) -> str | None:
+    """Return the other end of a connection as `ADDRESS:PORT`; None if it has closed the connection."""
+    with suppress(OSError):
+        peer = transport.get_extra_info("peername")
+        if peer:
+            address, port, *_ = peer
+            return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+    return None
+
+
 @asynccontextmanager
 async def cancelling(task: asyncio.Task[Any], wait_s: float) -> AsyncIterator[None]:
     """Cancel the task; enter the block when it has ended or after wait_s. Exit only when it has ended."""

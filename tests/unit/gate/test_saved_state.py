@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fetchfleet.worker.gate import concurrency, gate
-from fetchfleet.worker.gate.gate import HostSignal, Observation
+from fetchfleet.worker.gate.gate import HostSignal, Observation, WaitReason
 from fetchfleet.worker.gate.quota import Quota
 from fetchfleet.worker.gate.saved_state import bounded
 from fetchfleet.worker.gate.state import MAX_SAVED_BYTES, Breaker, GateState, Limit, from_json, to_json
@@ -55,6 +55,7 @@ SAVED = fields_of(
     nameless=st.booleans(),
     limit=fields_of(Limit),
     answers=st.lists(st.tuples(INTS, st.text(max_size=50)), max_size=7),
+    closed=st.lists(st.tuples(st.sampled_from([*WaitReason, "bored"]), INTS, INTS), max_size=12),
 )
 
 

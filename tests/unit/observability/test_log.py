@@ -13,10 +13,14 @@ import structlog
 
 from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.model import Fetch, Outcome, Result, Timings
+from fetchfleet.worker.gate.state import GateState
+from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.lanes.log_events import TakenLine, finished, write_finished
 from fetchfleet.worker.observability import log
 from fetchfleet.worker.observability.log import Event, LineWriter
 from fetchfleet.worker.observability.totals import FetchTotals
+from fetchfleet.worker.policy.model import LanePolicy
+from fetchfleet.worker.util.clock import RedisClock
 
 FETCH_ID = "0123456789abcdef-00000001"
 TRACE = f"00-{'a' * 32}-{'b' * 16}-01"
@@ -168,7 +172,8 @@ def test_the_line_of_a_fetch_is_the_same_on_both_paths(stream: io.StringIO, trac
         bytes=3,
         timings=Timings(total_ms=1.5),
     )
-    lines = [finished("a", entry, result, "a note \x7f"), finished("b", entry, result, None)]
+    lanes = [Lane(name, 1, LanePolicy(), GateState(), RedisClock()) for name in ("a", "b")]
+    lines = [finished(lanes[0], entry, result, "a note \x7f"), finished(lanes[1], entry, result, None)]
     write_finished(lines, FetchTotals())
     written = stream.getvalue()
     with structlog.testing.capture_logs() as captured:

@@ -6,7 +6,7 @@ all three.
 
 import msgspec
 
-from fetchfleet.jobs.contract.entry import Entry
+from fetchfleet.jobs.contract.entry import MAX_RETRY_WAITS, Entry
 from fetchfleet.jobs.contract.field_checks import IDEMPOTENT_METHODS
 from fetchfleet.jobs.contract.model import Outcome, Reason
 from fetchfleet.worker.fetch.rules.outcome import (
@@ -140,6 +140,12 @@ def expired(entry: Entry, now_ms: int, *, cooling: bool = False) -> Finish | Non
         return None
     throttled = cooling or entry.last is Reason.THROTTLED
     return Finish(outcome=Outcome.FAILED, reason=Reason.THROTTLED if throttled else Reason.DEADLINE)
+
+
+def waiting(entry: Entry, now_ms: int, wait_s: float) -> Entry:
+    """Return the entry with a note of its wait for the next attempt, for its log line."""
+    wait = (now_ms, now_ms + int(wait_s * 1000))
+    return msgspec.structs.replace(entry, retry_waits=(*entry.retry_waits, wait)[-MAX_RETRY_WAITS:])
 
 
 def _failed(

@@ -23,7 +23,7 @@ from fetchfleet.worker.http.net.tls_transport import read_after_reset
 from fetchfleet.worker.http.request_body import BLOCK_BYTES, FileBody, MemoryBody
 from fetchfleet.worker.http.wire import GetBuffer, Header
 from fetchfleet.worker.policy.model import Timeouts
-from fetchfleet.worker.util.aio import LoopBudget
+from fetchfleet.worker.util.aio import LoopBudget, peer_of
 from fetchfleet.worker.util.clock import mono_s
 
 MAX_UNREAD_BYTES = 256 * 1024
@@ -66,6 +66,7 @@ class Http1Connection(asyncio.BufferedProtocol):
         "_transport",
         "_waiter",
         "address",
+        "peer",
         "response_started",
         "socket_closed",
     )
@@ -92,6 +93,8 @@ class Http1Connection(asyncio.BufferedProtocol):
         """True if a byte of the response was received, so that the host had the request (RFC 9112 §9.3.1)."""
         self.address: str | None = None
         """The IP address of the host."""
+        self.peer: str | None = None
+        """`ADDRESS:PORT` of the host."""
         self.socket_closed = False
         self._request: Request | None = None
         """The request whose response headers are awaited."""
@@ -131,6 +134,7 @@ class Http1Connection(asyncio.BufferedProtocol):
         """
         assert self._reader is None
         self._request, self._timeouts, self._error = request, request.timeouts, None
+        request.trace.peer = self.peer
         self.response_started = False
         self._due_s = math.inf  # no longer idle
         if self._closed:
@@ -242,6 +246,7 @@ class Http1Connection(asyncio.BufferedProtocol):
         self._poll.register(self._descriptor, select.POLLIN)
         with contextlib.suppress(OSError):  # the host has closed the connection: the next read fails
             self.address = transport.get_extra_info("peername")[0]
+        self.peer = peer_of(transport)
         if self._closed:
             self._loop.call_soon(self._transport.abort)  # uvloop would leave the socket open if aborted now
 

@@ -23,7 +23,7 @@ from fetchfleet.worker.http.http2.headers import ResponseHead, request_fields
 from fetchfleet.worker.http.http2.stream import NoResponseError, RefusedError, Stream
 from fetchfleet.worker.http.request_body import FileBody, MemoryBody
 from fetchfleet.worker.http.wire import GetBuffer, Header
-from fetchfleet.worker.util.aio import LoopBudget
+from fetchfleet.worker.util.aio import LoopBudget, peer_of
 from fetchfleet.worker.util.clock import mono_s
 
 GOAWAY_TIMEOUT_S = 0.2
@@ -56,6 +56,7 @@ class Http2Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
         self._address: str | None = None
+        self._peer: str | None = None
         self._session = Session()
         self._sending: set[Stream] = set()
         self._writes_are_paused = False
@@ -89,6 +90,7 @@ class Http2Connection(asyncio.Protocol):
 
         The caller has checked `free_streams`. Raises RefusedError, NoResponseError or a FetchError.
         """
+        request.trace.peer = self._peer
         if self.closed:  # the host's first bytes closed it
             raise RefusedError("the host closed the connection")
         content = request.content
@@ -183,6 +185,7 @@ class Http2Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)  # uvloop has classes of its own
         peer = transport.get_extra_info("peername")
         self._address = peer[0] if peer else None
+        self._peer = peer_of(transport)
         self._flush()
         self._set_timer(self._idle_since_s + self._keepalive_s)
 

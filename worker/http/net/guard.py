@@ -80,8 +80,10 @@ class Dialler:
         self._network = network
         self._stats = stats
 
-    async def connect(self, protocol: asyncio.BaseProtocol, port: int, timeout_s: float) -> None:
+    async def connect(self, protocol: asyncio.BaseProtocol, port: int, timeout_s: float) -> float | None:
         """Connect the protocol to the host, within `timeout_s` with the name resolution.
+
+        Returns the time that the name resolution took, in seconds; None if the host is an address.
 
         Raises EgressRefusedError, UnresolvedError, ConnectError or ConnectTimeoutError.
         """
@@ -89,9 +91,12 @@ class Dialler:
         network, host = self._network, self.host
         await network.loop_budget.take()
         addresses: Sequence[str] = ()
+        resolving_s, dns_s = mono_s(), None
         try:
             async with asyncio.timeout(timeout_s):
                 addresses = await network.vetted_addresses(host, port, self.ports)
+                if addresses[0] != host:
+                    dns_s = mono_s() - resolving_s
                 await _connect(protocol, addresses, port)
         except TimeoutError:
             if not addresses:
@@ -103,6 +108,7 @@ class Dialler:
                 network.resolver.forget(host)
             raise
         self._stats.tcp_s.add(mono_s() - began_s)
+        return dns_s
 
 
 async def _connect(protocol: asyncio.BaseProtocol, addresses: Sequence[str], port: int) -> None:

@@ -21,6 +21,7 @@ from fetchfleet.worker.http.net.guard import Dialler, GuardedNetwork
 from fetchfleet.worker.http.net.tls_contexts import TlsContexts
 from fetchfleet.worker.http.net.tls_transport import TlsTransport
 from fetchfleet.worker.policy.model import LanePolicy
+from fetchfleet.worker.util import aio
 from fetchfleet.worker.util.clock import mono_s
 
 Origin = tuple[str, int]
@@ -69,7 +70,8 @@ class LanePool:
         if request.host != self.dialler.host:
             raise ForeignHostError(request.host, self.dialler.host)
         entered_s = mono_s()
-        request.trace.opened = False
+        trace = request.trace
+        trace.opened, trace.peer, trace.response = False, None, None
         if self._http2 and request.scheme == "https":
             shared = self._shared_by((request.scheme, request.port))
             if not shared.http1_only:
@@ -121,7 +123,7 @@ class LanePool:
             over_tcp = Http1Connection(
                 self.dialler.loop_budget, self._keepalive_s, self._on_idle, self._on_lost
             )
-            await self.dialler.connect(over_tcp, request.port, timeout_s)
+            request.trace.dns_s = await self.dialler.connect(over_tcp, request.port, timeout_s)
             self._stats.opened += 1
             self._open[over_tcp] = (request.scheme, request.port)
             if over_tcp.socket_closed:
@@ -141,12 +143,14 @@ class LanePool:
             return connection
 
         tls = TlsTransport(self._tls(changed is not None), request.host, protocol_of)
-        await self.dialler.connect(tls, request.port, timeout_s)
+        request.trace.dns_s = await self.dialler.connect(tls, request.port, timeout_s)
+        request.trace.peer = aio.peer_of(tls)
         self._stats.opened += 1
         try:
             connected_s = mono_s()
             await tls.handshake(timeout_s)
-            self._stats.tls_s.add(mono_s() - connected_s)
+            request.trace.tls_s = tls_s = mono_s() - connected_s
+            self._stats.tls_s.add(tls_s)
         except BaseException:
             for connection in connections:
                 self._on_lost(connection)
