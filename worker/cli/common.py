@@ -17,7 +17,7 @@ from fetchfleet.jobs.contract.ids import is_position
 from fetchfleet.jobs.contract.safe_text import shown, shown_json, shown_lines
 from fetchfleet.jobs.errors import RoleError
 from fetchfleet.jobs.redis_connection import connect
-from fetchfleet.worker.errors import BAD_USE, FAILED, CommandError
+from fetchfleet.worker.errors import BAD_USE, FAILED, INTERRUPTED, CommandError
 from fetchfleet.worker.local.process import run_until_signal, settings_from
 from fetchfleet.worker.local.progress import SafeConsole, StandardError
 from fetchfleet.worker.observability import redact
@@ -85,6 +85,16 @@ def printing() -> Iterator[None]:
         raise typer.Exit(FAILED) from None
     except OSError as error:
         raise CommandError(f"standard output: {error.strerror}") from None
+
+
+@contextmanager
+def until_interrupted() -> Iterator[None]:
+    """End the block without an error if it is interrupted, as with Ctrl-C."""
+    try:
+        yield
+    except CommandError as error:
+        if error.exit_code != INTERRUPTED:
+            raise
 
 
 def echo(text: str) -> None:

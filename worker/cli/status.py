@@ -3,8 +3,8 @@
 import asyncio
 import os
 import socket
-from collections.abc import Callable
-from typing import Annotated
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -13,10 +13,11 @@ from redis.asyncio import Redis
 from fetchfleet.jobs.client.fleet import Fleet
 from fetchfleet.jobs.redis_connection import redis_now_ms
 from fetchfleet.worker.cli import render
-from fetchfleet.worker.cli.common import echo, print_json, print_table, query
+from fetchfleet.worker.cli.common import echo, print_json, print_table, query, until_interrupted
+from fetchfleet.worker.cli.live.watch import Screen, show_at_intervals
 from fetchfleet.worker.cli.options.shared import Json, RedisPatience, RedisUrl
 from fetchfleet.worker.errors import BAD_USE, UNREACHABLE, CommandError
-from fetchfleet.worker.inspect.fleet_status import fleet_status
+from fetchfleet.worker.inspect.fleet_status import FleetStatus, fleet_status
 from fetchfleet.worker.inspect.snapshot import WorkerReport, instances_named, is_alive, worker_reports
 from fetchfleet.worker.local.progress import count
 from fetchfleet.worker.observability.process_health import ask_workers
@@ -25,6 +26,8 @@ from fetchfleet.worker.redis_support import drains
 ANSWER_TIMEOUT_S = 5.0
 RELEASE_TIMEOUT_S = 15.0
 POLL_S = 0.1
+WATCH_S, MIN_WATCH_S, MAX_WATCH_S = 2.0, 0.1, 3600.0
+"""The interval of `--watch`, in seconds: the default, and its bounds."""
 
 Worker = Annotated[
     str,
@@ -39,6 +42,18 @@ Live = Annotated[
 ]
 Ready = Annotated[
     bool, typer.Option("--ready", help="Check too that each local worker accepts work. Implies --live.")
+]
+
+Watch = Annotated[bool, typer.Option("--watch", help="Show it again and again, until interrupted.")]
+Every = Annotated[
+    float | None,
+    typer.Option(
+        "--every",
+        metavar="SECONDS",
+        min=MIN_WATCH_S,
+        max=MAX_WATCH_S,
+        help="The interval of --watch (default: 2). Implies --watch.",
+    ),
 ]
 
 
@@ -87,17 +102,40 @@ def status(
     redis: RedisUrl = None,
     as_json: Json = False,  # noqa: FBT002 a flag
     redis_patience: RedisPatience = None,
+    *,
+    watch: Watch = False,
+    every_s: Every = None,
 ) -> None:
     """Show the workers, lanes and backlog of a fleet."""
+    if watch or every_s is not None:
+        with until_interrupted():
+            query(redis, _watching(as_json=as_json, every_s=every_s or WATCH_S), redis_patience)
+        return
     current = query(redis, lambda _, client: fleet_status(client), redis_patience)
     if as_json:
-        rates = {
-            "finished_per_s": current.finished_per_s,
-            "received_bytes_per_s": current.received_bytes_per_s,
-        }
-        print_json({**msgspec.to_builtins(current), **rates})
+        _print_status(current)
     else:
         print_table(render.status_of(current))
+
+
+def _watching(*, as_json: bool, every_s: float) -> Callable[[Fleet, Redis], Coroutine[Any, Any, None]]:
+    """Return a question that shows the state at intervals and does not end."""
+    screen = Screen()
+
+    async def follow(fleet: Fleet, client: Redis) -> None:
+        await show_at_intervals(
+            lambda: fleet.call(fleet_status, client),
+            _print_status if as_json else lambda current: screen.show(render.status_of(current)),
+            every_s,
+        )
+
+    return follow
+
+
+def _print_status(current: FleetStatus) -> None:
+    """Print a state as JSON, on one line."""
+    rates = {"finished_per_s": current.finished_per_s, "received_bytes_per_s": current.received_bytes_per_s}
+    print_json({**msgspec.to_builtins(current), **rates})
 
 
 def drain(worker: Worker, redis: RedisUrl = None) -> None:

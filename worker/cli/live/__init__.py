@@ -1,1 +1,1 @@
-"""The commands that follow the whole fleet live: events, top."""
+"""The commands that follow the whole fleet live: events, top, and status with --watch."""

@@ -1,17 +1,16 @@
 """The command `events`: the log lines of all workers, live."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing
 from typing import Annotated
 
 import typer
 from redis.asyncio import Redis
 
 from fetchfleet.jobs.client.fleet import Fleet
-from fetchfleet.worker.cli.common import echo, printing, query
+from fetchfleet.worker.cli.common import echo, printing, query, until_interrupted
 from fetchfleet.worker.cli.options.shared import Json, RedisPatience, RedisUrl, parse_host_option
-from fetchfleet.worker.errors import BAD_USE, INTERRUPTED, CommandError
+from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.inspect import event_tail
 from fetchfleet.worker.inspect.event_tail import LEVELS, EventFilter, fields_of
 from fetchfleet.worker.local.progress import SafeConsole
@@ -22,16 +21,6 @@ from fetchfleet.worker.top.event_text import event_text
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
     app.command(epilog="Example: fetchfleet events --event 'lane.*' --level warning")(events)
-
-
-@contextmanager
-def until_interrupted() -> Iterator[None]:
-    """End the block without an error if it is interrupted, as with Ctrl-C."""
-    try:
-        yield
-    except CommandError as error:
-        if error.exit_code != INTERRUPTED:
-            raise
 
 
 def events(
