@@ -4,11 +4,14 @@ import asyncio
 import json
 import os
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from fetchfleet.jobs import keys
 from fetchfleet.worker.inspect.registration import name_of
@@ -24,6 +27,9 @@ DEMO_ENV = compose.ROOT / "ops" / "demo.env"
 # The demo's file with another subnet, as the demo may be running.
 TRIAL_ENV = DEMO_ENV.read_text().replace("172.31.251.0", "172.31.252.0")
 
+MONITORING = compose.ROOT / "ops" / "monitoring"
+
+needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
 needs_compose = pytest.mark.skipif(
     compose.command() is None, reason="neither docker compose nor docker-compose"
 )
@@ -33,6 +39,12 @@ def variables(text: str) -> dict[str, str]:
     """Return the variables of an env file."""
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     return dict(line.split("=", 1) for line in lines)
+
+
+def services_of(profile: str) -> set[str]:
+    """Return the services that only this profile starts. Compose 1 lists those of all profiles."""
+    services = yaml.safe_load(compose.FILE.read_text())["services"]
+    return {name for name, service in services.items() if profile in service.get("profiles", [])}
 
 
 def test_every_demo_host_has_an_alias_in_the_compose_file() -> None:
@@ -59,9 +71,57 @@ def test_compose_accepts_the_file_with_and_without_the_demo() -> None:
     assert 0 == project.run("config", "--quiet").returncode
     assert 0 == project.run(*demo, "config", "--quiet").returncode
     assert {"redis", "worker"} <= set(project.output("config", "--services").split())
-    assert {"redis", "worker", "demo-hosts", "producer"} == set(
+    assert {"redis", "worker", "demo-hosts", "producer"} <= set(
         project.output(*demo, "config", "--services").split()
     )
+    assert {"demo-hosts", "producer"} == services_of("demo")
+
+
+@needs_compose
+def test_the_profile_monitoring_adds_console_prometheus_and_grafana() -> None:
+    """Only their ports are published, on the loopback address; workers serve metrics within the network."""
+    project = Project("fetchfleet", DEMO_ENV)
+    services = yaml.safe_load(compose.FILE.read_text())["services"]
+    ports = {name: service["ports"] for name, service in services.items() if "ports" in service}
+
+    assert {"redis", "worker", "serve", "prometheus", "grafana"} <= set(
+        project.output("--profile", "monitoring", "config", "--services").split()
+    )
+    assert {"serve", "prometheus", "grafana"} == services_of("monitoring")
+    assert {"serve", "prometheus", "grafana"} == ports.keys()
+    assert all(port.startswith("127.0.0.1:") for published in ports.values() for port in published)
+    assert "0.0.0.0:9464" == services["worker"]["environment"]["FETCHFLEET_METRICS"]
+
+
+def test_prometheus_reads_the_ports_of_workers_and_console() -> None:
+    """Names and ports of its targets are those of the compose file."""
+    services = yaml.safe_load(compose.FILE.read_text())["services"]
+    config = yaml.safe_load((MONITORING / "prometheus.yml").read_text())
+    [workers, serve] = config["scrape_configs"]
+    [found] = workers["dns_sd_configs"]
+    [target] = serve["static_configs"][0]["targets"]
+
+    assert (["worker"], 9464) == (found["names"], found["port"])
+    assert f":{found['port']}" in services["worker"]["environment"]["FETCHFLEET_METRICS"]
+    assert "serve" in services
+    assert target.replace("serve", "0.0.0.0") in services["serve"]["command"]
+    assert serve["authorization"]["credentials_file"] in services["serve"]["command"]
+
+
+@needs_promtool
+def test_prometheus_accepts_its_configuration(tmp_path: Path) -> None:
+    """The token is that of the console."""
+    copy = tmp_path / "monitoring"
+    shutil.copytree(MONITORING, copy)
+    (tmp_path / "token").write_text("only-a-demo")
+    file = copy / "prometheus.yml"
+    file.write_text(file.read_text().replace("/run/secrets/console-token", str(tmp_path / "token")))
+    checked = subprocess.run(
+        ["promtool", "check", "config", str(file)], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert checked.returncode == 0, checked.stderr
+    assert str(tmp_path) in file.read_text()
 
 
 @needs_compose
