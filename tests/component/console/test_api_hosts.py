@@ -124,6 +124,28 @@ async def test_several_hosts_have_no_detail(local: httpx.AsyncClient) -> None:
         assert 422 == (await local.get(f"/v1/hosts/{name}")).status_code
 
 
+async def test_dead_letters_are_listed_without_secrets(
+    local: httpx.AsyncClient, fleet: Fleet, redis: Redis
+) -> None:
+    """Newest first, in pages, by host, batch or reason."""
+    await fail(fleet, redis, 3)
+    await fail(fleet, redis, 1, OTHER, "fedcba9876543210")
+    first = (await local.get("/v1/dead", params={"limit": 3})).json()
+    second = (await local.get("/v1/dead", params={"limit": 3, "before": first["next"]})).json()
+    by_host = (await local.get("/v1/dead", params={"host": OTHER, "reason": "http_status"})).json()
+    by_batch = (await local.get("/v1/dead", params={"batch": BATCH_ID})).json()
+
+    assert [OTHER, LANE, LANE, LANE] == [of["host"] for of in first["letters"] + second["letters"]]
+    assert [1, 3] == [len(page["letters"]) for page in (by_host, by_batch)]
+    newest = first["letters"][0]
+    shown = (await local.get(f"/v1/dead/{newest['position']}")).json()
+    unknown = [(await local.get(f"/v1/dead/{name}")).status_code for name in ("1-1", "x", "%00", "9" * 20)]
+
+    assert newest == shown["letter"]
+    assert [404] * 4 == unknown
+    assert "secret" not in str([shown, first, second, by_host, by_batch])
+
+
 async def test_dead_letters_are_retried(local: httpx.AsyncClient, fleet: Fleet, redis: Redis) -> None:
     """Those of a filter, or those at positions; others stay."""
     await fail(fleet, redis, 3)

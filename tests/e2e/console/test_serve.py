@@ -1,42 +1,21 @@
 """The command `serve` as a process: its start, its errors and its end."""
 
 import json
-import os
-import re
 import signal
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
 import pytest
+from redis.asyncio import Redis
 
-from tests.support.fork_server import COMMAND, Process
+from tests.support.console import served, url_in
+from tests.support.fork_server import Process
+from tests.support.lanes import backlog, paths, url, waiting
 from tests.support.waiting import wait_until
 from tests.support.workers import fetchfleet
 
 TOKEN = "a-token-of-enough-characters"
-
-
-@contextmanager
-def served(log: Path, *arguments: str, **environment: str) -> Iterator["Process"]:
-    """Run `fetchfleet serve` on a free port during the block; its log goes to the file."""
-    with log.open("wb") as output:
-        command = ("serve", "--listen", "127.0.0.1:0", *arguments)
-        streams = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output}
-        with Process(COMMAND, *command, env={**os.environ, **environment}, **streams) as process:
-            try:
-                yield process
-            finally:
-                process.kill()
-
-
-async def url_in(log: Path) -> str:
-    """Return the URL of the server, once its log has it."""
-    await wait_until(lambda: "console.started" in log.read_text(), "the start")
-    [listen] = re.findall(r'"listen":"([^"]+)"', log.read_text())  # noqa: ASYNC240 short
-    return f"http://{listen}"
 
 
 async def test_a_server_starts_without_redis_and_stops_on_sigterm(tmp_path: Path) -> None:
@@ -106,3 +85,36 @@ async def test_a_port_in_use_is_named(tmp_path: Path) -> None:
         ended = fetchfleet("serve", "--listen", listen)
 
     assert (1, True) == (ended.returncode, "Address already in use" in ended.stderr)
+
+
+async def test_a_server_killed_during_a_submit_leaves_no_fetch_twice_or_out(
+    redis_url: str, redis: Redis, tmp_path: Path
+) -> None:
+    """The repeat with the same Idempotency-Key adds the fetches that were missing, to the same batch."""
+    lines = [b'{"url":"%s"}\n' % url(f"/{place}").encode() for place in range(1200)]
+    fields = {"Content-Type": "application/x-ndjson", "Idempotency-Key": "import 7"}
+
+    async def body(process: Process) -> AsyncIterator[bytes]:
+        yield b"".join(lines[:700])
+        await wait_until(lambda: backlog(redis), "the first chunk")
+        process.kill()
+        process.wait(30)
+        yield b"".join(lines[700:])
+
+    with served(tmp_path / "first", "--redis", redis_url) as process:
+        async with httpx.AsyncClient(base_url=await url_in(tmp_path / "first")) as client:
+            with pytest.raises(httpx.TransportError):
+                await client.post("/v1/batches", content=body(process), headers=fields)
+    cut = await backlog(redis)
+    with served(tmp_path / "second", "--redis", redis_url):
+        async with httpx.AsyncClient(base_url=await url_in(tmp_path / "second")) as client:
+            responses = [
+                await client.post("/v1/batches", content=b"".join(lines), headers=fields) for _ in range(2)
+            ]
+            batch = (await client.get(responses[0].headers["location"])).json()["batch"]
+
+    assert 500 == cut
+    assert [202, 202] == [response.status_code for response in responses]
+    assert responses[0].content == responses[1].content
+    assert (1200, "running") == (batch["counts"]["total"], batch["state"])
+    assert [f"/{place}" for place in range(1200)] == paths(await waiting(redis))

@@ -7,10 +7,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from fetchfleet.jobs.client.dead_letters import ANY, DeadLetterFilter
+from fetchfleet.jobs.contract.ids import is_position
 from fetchfleet.worker.console.actions import DeadLetterChange, actions_of
 from fetchfleet.worker.console.api.batches import POSITION
-from fetchfleet.worker.console.api.operations import Operation, answer, body_of
+from fetchfleet.worker.console.api.operations import Operation, answer, body_of, query_of
 from fetchfleet.worker.console.problems import ProblemError
+from fetchfleet.worker.console.services import services_of
+from fetchfleet.worker.inspect.views.dead_letters import (
+    DeadLetterDetail,
+    DeadLetterPage,
+    dead_letter,
+    dead_letters,
+)
 from fetchfleet.worker.policy.names import host_named
 
 MAX_POSITIONS = 1000
@@ -70,6 +78,23 @@ class Purged(msgspec.Struct, frozen=True, kw_only=True):
     """The number of letters that were deleted."""
 
 
+async def get_dead(request: Request) -> Response:
+    """List dead letters, newest first."""
+    query = query_of(request, DeadQuery)
+    which = _filter(query.batch, query.host, query.reason)
+    page = await services_of(request).read(dead_letters, which, before=query.before, limit=query.limit)
+    return answer(page)
+
+
+async def get_letter(request: Request) -> Response:
+    """Show a dead letter."""
+    position = request.path_params["position"]
+    detail = await services_of(request).read(dead_letter, position) if is_position(position) else None
+    if detail is None:
+        raise ProblemError(404, f"position: no dead letter is at {position!r}", "unknown_letter")
+    return answer(detail)
+
+
 async def post_retry(request: Request) -> Response:
     """Enqueue the fetches of dead letters again."""
     selection = await body_of(request, DeadSelection)
@@ -87,6 +112,12 @@ def _filter(batch: str | None, host: str | None, reason: str | None) -> DeadLett
 
 
 OPERATIONS = [
+    Operation(
+        "GET", "/v1/dead", get_dead, "List dead letters, newest first.", DeadLetterPage, query=DeadQuery
+    ),
+    Operation(
+        "GET", "/v1/dead/{position}", get_letter, "Show a dead letter, with secrets masked.", DeadLetterDetail
+    ),
     Operation(
         "POST",
         "/v1/dead/retry",

@@ -30,6 +30,10 @@ _PATH_PARAMETERS = {
         "description": "A host, an address, a pattern (*.cdn.net), or `default` for all hosts.",
         "schema": {"type": "string", "minLength": 1, "maxLength": 255},
     },
+    "position": {
+        "description": "Position of a dead letter.",
+        "schema": {"type": "string", "pattern": "^[0-9]{1,19}-[0-9]{1,19}$"},
+    },
 }
 _PROBLEM = {"$ref": REF.format(name="Problem")}
 
