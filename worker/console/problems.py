@@ -26,6 +26,7 @@ from fetchfleet.jobs.errors import (
 )
 from fetchfleet.worker.observability import redact
 from fetchfleet.worker.policy.model import PolicyError
+from fetchfleet.worker.redis_support import permissions
 
 RETRY_AFTER_S = 5
 """The Retry-After of responses to requests that may succeed later."""
@@ -99,7 +100,9 @@ def problem_of(error: Exception) -> Problem:
         found = problem(error.status, str(error), reason=error.reason)
     else:
         status, reason = next(of[1:] for of in _KINDS if isinstance(error, of[0]))
-        found = problem(status, redact.text(error), reason=reason)
+        denial = permissions.denial_in(error)
+        detail = permissions.explained("serve", denial) if denial else redact.text(error)
+        found = problem(status, detail, reason=reason)
     if isinstance(error, FullError | FleetUnreachableError | PartlyEnqueuedError) and error.batch_id:
         found.batch, found.enqueued = error.batch_id, error.enqueued
     return found

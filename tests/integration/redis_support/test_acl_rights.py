@@ -76,7 +76,7 @@ CALLERS = {
     "producer": (PRODUCER_SCRIPTS, ("jobs/client",)),
     "operator": (
         OPERATOR_SCRIPTS,
-        ("jobs", "worker/inspect", "worker/cli", "worker/lanes", "worker/policy"),
+        ("jobs", "worker/inspect", "worker/cli", "worker/console", "worker/lanes", "worker/policy"),
     ),
     "worker": (WORKER_SCRIPTS, ("jobs", "worker")),
 }
