@@ -1,4 +1,4 @@
-"""The API as each Redis user: the operator may do everything, and others are told so."""
+"""The API as each Redis user: the operator may do everything, and an error names it to others."""
 
 from collections.abc import Iterator
 
@@ -51,7 +51,9 @@ async def test_the_operator_may_do_everything(guarded: GuardedRedis) -> None:
     assert set() == {refusal for refusal in guarded.refused() if refusal.user == "operator"}
 
 
-async def test_a_user_without_the_rights_is_told_which_user_has_them(guarded: GuardedRedis) -> None:
+async def test_a_user_without_the_rights_gets_the_name_of_the_user_that_has_them(
+    guarded: GuardedRedis,
+) -> None:
     """Each operation gets 503. The password is not shown."""
     found = await statuses(guarded, "reader")
 
