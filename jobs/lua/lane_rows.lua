@@ -4,9 +4,10 @@
 -- ARGV: first place of the page, last place, most bytes of a name, default time allowed for a fetch in s, most bytes of
 --       entries to read for their times; then the parts before and after its name of the keys lane, claimed, later,
 --       returned, high, normal and low; then the names, in place of the page
--- Returns the number of lanes that need attention, and a list with, for each lane, {name, state, due ms, shut until ms, why, owner, number waiting, number claimed, Unix ms of the
--- submit of the oldest waiting fetch or 0 if unknown}. A value of another program counts as none.
-local FIELD_CHARS, NAMES_FROM = 300, 20
+-- Returns the number of lanes that need attention, and for each of these lanes {name, state, due ms, shut until ms, why,
+-- owner, number waiting, number claimed, Unix ms of the submit of the oldest waiting fetch or 0 if unknown}. A value of
+-- another program counts as none.
+local FIELD_CHARS, NAMES_FROM, NORMAL = 300, 20, 6
 local names = {unpack(ARGV, NAMES_FROM)}
 if #names == 0 then names = redis.call('ZRANGE', KEYS[1], ARGV[1], ARGV[2]) end
 local default_s, left_bytes = tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -25,18 +26,30 @@ local function submitted_ms(entry)
   return at - math.floor(1000 * (tonumber(allowed_s) or default_s))
 end
 
+-- Returns the length of a queue, and the time of the submit of its first fetch. It is in the order of submission.
+local function queue(key)
+  local length = ask(0, 'LLEN', key)
+  if length == 0 or left_bytes <= 0 then return length, math.huge end
+  return length, submitted_ms(ask('', 'LINDEX', key, 0))
+end
+
 local function row(name)
   local keys = {}
   for i = 6, NAMES_FROM - 1, 2 do keys[#keys + 1] = ARGV[i] .. name .. ARGV[i + 1] end
   local lane = ask({}, 'HMGET', keys[1], 'state', 'due_ms', 'shut_until_ms', 'why', 'owner')
   for i = 1, 5 do lane[i] = string.sub(lane[i] or '', 1, FIELD_CHARS) end
-  local claimed, waiting, oldest = ask(0, 'HLEN', keys[2]), ask(0, 'ZCARD', keys[3]), math.huge
-  if waiting > 0 and left_bytes > 0 then oldest = submitted_ms(ask({}, 'ZRANGE', keys[3], 0, 0)[1] or '') end
-  for i = 4, 7 do
-    local length = ask(0, 'LLEN', keys[i])
-    -- A queue is in the order of submission, so that its first fetch is its oldest.
-    if length > 0 and left_bytes > 0 then oldest = math.min(oldest, submitted_ms(ask('', 'LINDEX', keys[i], 0))) end
-    waiting = waiting + length
+  local claimed = 0
+  local waiting, oldest = queue(keys[NORMAL])
+  -- Most lanes have fetches of normal priority only.
+  if redis.call('EXISTS', keys[2], keys[3], keys[4], keys[5], keys[7]) > 0 then
+    claimed = ask(0, 'HLEN', keys[2])
+    for _, key in ipairs({keys[4], keys[5], keys[7]}) do
+      local length, first = queue(key)
+      waiting, oldest = waiting + length, math.min(oldest, first)
+    end
+    local retries = ask(0, 'ZCARD', keys[3])
+    if retries > 0 and left_bytes > 0 then oldest = math.min(oldest, submitted_ms(ask({}, 'ZRANGE', keys[3], 0, 0)[1] or '')) end
+    waiting = waiting + retries
   end
   return {name, lane[1], lane[2], lane[3], lane[4], lane[5], waiting, claimed, oldest < math.huge and int(oldest) or '0'}
 end

@@ -11,7 +11,7 @@ from fetchfleet.jobs.redis_connection import number_of, text_of
 from fetchfleet.jobs.scripts import runner
 from fetchfleet.jobs.scripts.runner import Arg, Call
 
-ROWS_AT_ONCE = 200
+ROWS_AT_ONCE = 100
 """The number of lanes that one call describes, so that Redis can serve other clients in between."""
 
 ENTRY_BYTES = 4 << 20

@@ -119,16 +119,17 @@ class Snapshot(NamedTuple):
 async def snapshot(redis: Redis, max_lanes: int = MAX_LANES) -> Snapshot:
     """Read the state of the fleet, ROWS_AT_ONCE lanes in a round trip."""
     now_ms = await redis_now_ms(redis)
-    first = await lane_rows(redis, 0)
     workers = await worker_reports(redis)
     at = {name: report for worker in workers.values() for name, report in worker.lanes.items()}
     # By name: a lane whose place changes meanwhile may be read twice.
-    rows = {row.name: row for row in first.rows}
-    for place in range(ROWS_AT_ONCE, min(max_lanes, first.lanes_in_all), ROWS_AT_ONCE):
-        rows |= {row.name: row for row in (await lane_rows(redis, place)).rows}
-    lanes = [_lane(row, at.get(row.name), now_ms) for row in rows.values()][:max_lanes]
-    lanes.sort(key=lambda lane: (-lane.waiting, lane.name))
-    return Snapshot(now_ms, lanes, first.lanes_in_all, workers)
+    lanes: dict[str, LaneSnapshot] = {}
+    place, lanes_in_all = 0, 1
+    while place < min(max_lanes, lanes_in_all):
+        page = await lane_rows(redis, place)
+        lanes |= {row.name: _lane(row, at.get(row.name), now_ms) for row in page.rows}
+        place, lanes_in_all = place + ROWS_AT_ONCE, page.lanes_in_all
+    fullest_first = sorted(lanes.values(), key=lambda lane: (-lane.waiting, lane.name))
+    return Snapshot(now_ms, fullest_first[:max_lanes], lanes_in_all, workers)
 
 
 async def lane_snapshots(redis: Redis, names: Sequence[str], now_ms: int) -> list[LaneSnapshot]:
