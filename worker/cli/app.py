@@ -24,6 +24,7 @@ _PANELS = {
         "explain": "hosts",
         "health": "status",
         "events": "live.events",
+        "top": "live.top",
     },
     "Control a fleet": {
         "cancel": "batches",

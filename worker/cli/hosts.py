@@ -29,7 +29,7 @@ from fetchfleet.worker.inspect.snapshot import worker_reports
 from fetchfleet.worker.lanes import reset as resets
 from fetchfleet.worker.lanes.reset import LaneReset, lanes_of
 from fetchfleet.worker.local.process import settings_from
-from fetchfleet.worker.local.progress import count
+from fetchfleet.worker.local.progress import age, count
 from fetchfleet.worker.policy import overrides
 from fetchfleet.worker.policy.file import Policy
 from fetchfleet.worker.policy.model import PolicyError
@@ -123,7 +123,7 @@ def pause(
         echo(f"and {len(not_stopped) - NAMES_SHOWN} more exceptions; list them with: fetchfleet pause")
     if not known:
         hint = f"; did you mean {' or '.join(similar)}?" if similar else ""
-        echo(f"no fetch was sent to {name} in the last {render.age(keys.GATE_TTL_MS / 1000)}{hint}")
+        echo(f"no fetch was sent to {name} in the last {age(keys.GATE_TTL_MS / 1000)}{hint}")
 
 
 def resume(
@@ -180,8 +180,8 @@ def reset(
         if not lanes:
             _, similar = await _lookup(client, name)
             hint = f"; did you mean {' or '.join(similar)}?" if similar else ""
-            age = render.age(keys.GATE_TTL_MS / 1000)
-            raise CommandError(f"no fetch was sent to {name} in the last {age}{hint}")
+            recently = age(keys.GATE_TTL_MS / 1000)
+            raise CommandError(f"no fetch was sent to {name} in the last {recently}{hint}")
         lane_resets = await resets.reset(client, fleet.notify, lanes, by)
         workers = [*await worker_reports(client)]  # drained workers apply resets too
         await resets.await_applied(client, lane_resets, RESET_TIMEOUT_S if workers else 0, POLL_S)

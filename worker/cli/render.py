@@ -17,7 +17,7 @@ from fetchfleet.worker.inspect.policy_in_force import BUILT_IN, Origin, PolicyIn
 from fetchfleet.worker.inspect.snapshot import lack_text
 from fetchfleet.worker.inspect.views.batches import state_of_batch
 from fetchfleet.worker.lanes.reset import LaneReset
-from fetchfleet.worker.local.progress import SafeTable, count, size
+from fetchfleet.worker.local.progress import SafeTable, age, count, size
 from fetchfleet.worker.observability import redact
 from fetchfleet.worker.policy.pauses import Pauses
 from fetchfleet.worker.policy.published import NO_FILE
@@ -221,14 +221,6 @@ def pauses_of(pauses: Pauses) -> Table:
         for name, since_ms in sorted(names.items()):
             table.add_row(name, state, local_time(since_ms) if since_ms else "")
     return table
-
-
-def age(seconds: float) -> str:
-    """Format a duration in the largest unit of which it has two or more."""
-    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{max(0.0, seconds):.0f} s"
 
 
 def _table(*columns: str) -> Table:

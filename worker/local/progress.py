@@ -301,6 +301,14 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def age(seconds: float) -> str:
+    """Format a duration in the largest unit of which it has two or more."""
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"
+
+
 def size(number: float) -> str:
     """Format a number of bytes, with units in powers of 1000."""
     for unit in ("B", "kB", "MB", "GB"):

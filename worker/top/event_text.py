@@ -11,8 +11,12 @@ from fetchfleet.jobs.contract.safe_text import shown
 STYLES = {"warning": "yellow", "error": "bold red", "critical": "bold red"}
 """The style of each level that has one."""
 
-SHOWN_APART = frozenset({"event", "level", "timestamp", "worker"})
+SHOWN_APART = frozenset({"event", "level", "timestamp"})
 """The fields that are not shown as NAME=VALUE."""
+
+FIRST = ("lane", "outcome", "status", "reason", "why", "error", "wait_s", "url", "lines")
+"""The fields that are shown first, because a narrow screen cuts the end of a line."""
+LAST = ("note", "id", "batch", "worker")
 
 EVENT_CHARS, LEVEL_CHARS = 20, 7
 _TIME = slice(11, 23)
@@ -20,21 +24,21 @@ _TIME = slice(11, 23)
 
 
 def event_text(fields: Mapping[str, Any]) -> Text:
-    """Return a log line as one line: time (UTC), level, event, worker, and the other fields."""
+    """Return a log line as one line: time (UTC), level, event, and the other fields."""
     level = fields["level"]
-    style = STYLES.get(level, "")
     return Text.assemble(
         (shown(fields["timestamp"][_TIME]), "dim"),
-        (f" {level:{LEVEL_CHARS}} {shown(fields['event']):{EVENT_CHARS}}", style),
-        (f" {shown(fields.get('worker', ''))}", "dim"),
+        (f" {level:{LEVEL_CHARS}} {shown(fields['event']):{EVENT_CHARS}}", STYLES.get(level, "")),
         *_values(fields),
     )
 
 
 def _values(fields: Mapping[str, Any]) -> Iterator[str | tuple[str, str]]:
     """Yield the parts of the line with the other fields; those that are null are left out."""
-    for name, value in fields.items():
-        if name not in SHOWN_APART and value is not None:
+    others = fields.keys() - {*FIRST, *LAST, *SHOWN_APART}
+    for name in (*FIRST, *(name for name in fields if name in others), *LAST):
+        value = fields.get(name)
+        if value is not None:
             text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
             yield f" {shown(name)}=", "dim"
             yield shown(text)

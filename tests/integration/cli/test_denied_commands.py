@@ -47,7 +47,7 @@ COMMANDS = {
 }
 
 GROUPS, PROCESSES, OFFLINE = {"dead", "policy", "inbox"}, {"run", "worker"}, {"acl"}
-FOLLOWING = {"events", "serve"}
+FOLLOWING = {"events", "serve", "top"}
 """The commands that run until they are interrupted."""
 NAMES = get_group(app).list_commands(cast("Any", None))
 OTHERS = {*GROUPS, *PROCESSES, *OFFLINE, *FOLLOWING}

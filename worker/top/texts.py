@@ -1,0 +1,161 @@
+"""The texts of the display: the head, the problems, and the pages of a host and of a batch."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+
+from rich.text import Text
+
+from fetchfleet.jobs.contract.safe_text import shown
+from fetchfleet.worker.inspect.policy_in_force import encoded
+from fetchfleet.worker.inspect.snapshot import lack_text
+from fetchfleet.worker.inspect.views.batches import BatchDetail
+from fetchfleet.worker.inspect.views.hosts import HostDetail
+from fetchfleet.worker.local.progress import age, count, size
+from fetchfleet.worker.top.columns import STYLES, progress_bar, share_done
+from fetchfleet.worker.top.picture import Picture
+
+NAMES_SHOWN = 3
+MAX_LAG = 10_000
+"""The number of unread results from which a consumer group is named."""
+BAD, WARN, NOTE = "bold red", "yellow", "magenta"
+_LAST_SHOWN_MS = 253_370_764_800_000
+"""The beginning of the year 9999, Unix ms."""
+
+
+def clock(at_ms: int) -> str:
+    """Return the time of day in UTC."""
+    return datetime.fromtimestamp(max(0, min(at_ms, _LAST_SHOWN_MS)) / 1000, UTC).strftime("%H:%M:%S")
+
+
+def head(fleet: Picture) -> list[Text]:
+    """Return three lines: workers and rates, backlog, and hosts by state."""
+    of = fleet.overview
+    idle = [(of.draining, "drained"), (of.lacking, "without disk")]
+    apart = ", ".join(f"{number} {what}" for number, what in idle if number)
+    workers = f"{count(of.workers + of.draining + of.lacking, 'worker')}{f' ({apart})' if apart else ''}"
+    left = f" (about {age(of.backlog / of.finished_per_s)})" if of.backlog and of.finished_per_s else ""
+    oldest = f", oldest {age(of.oldest_s)}" if of.oldest_s is not None else ""
+    doors = [(of.inbox, "inbox message"), (of.arq, "arq job")]
+    states = Text.assemble(count(of.lanes_in_all, "host"))
+    for state, number in of.lanes.items():
+        if number:
+            states.append("   ").append(f"{number:,} {state}", STYLES.get(state, ""))
+    if of.lanes_read < of.lanes_in_all:
+        states.append(f"   ({of.lanes_read:,} of them read)", "dim")
+    return [
+        Text.assemble(
+            (workers, "bold"),
+            f"   {of.finished_per_s:,.1f} fetches/s   {size(of.received_bytes_per_s)}/s",
+            f"   {of.in_flight:,} in flight",
+        ),
+        Text.assemble(
+            (f"{count(of.backlog, 'fetch', 'fetches')} to do", "bold"),
+            f"{left}{oldest}   ",
+            *(f"{count(number, what)}   " for number, what in doors if number),
+            (count(of.dead, "dead letter"), "" if of.dead else "dim"),
+        ),
+        states,
+    ]
+
+
+def problems(fleet: Picture) -> Iterator[Text]:
+    """Yield a line for each problem, the worst first."""
+    of = fleet.overview
+    lacking = [worker for worker in fleet.workers if worker.lacking]
+    if not fleet.workers:
+        yield Text("no worker is running; start one: fetchfleet worker", BAD if of.backlog else WARN)
+    elif not of.workers:
+        yield Text("no worker may start a fetch", BAD)
+    for worker in lacking[:NAMES_SHOWN]:
+        yield Text(shown(f"{worker.id} lacks {lack_text(worker.lacking, worker.lacking_error)}"), BAD)
+    for state, style, what in (
+        ("breaker", BAD, "failing, breaker open"),
+        ("cooling", WARN, "asked to back off"),
+        ("robots", WARN, "without its robots.txt"),
+        ("paused", NOTE, "paused"),
+    ):
+        if names := [host.host for host in fleet.hosts if host.state == state]:
+            yield Text(f"{count(len(names), 'host')} {what}: {some(names)}", style)
+    for group, unread in sorted(of.unread.items()):
+        if unread >= MAX_LAG:
+            yield Text(f"{count(unread, 'result')} unread by {shown(group)}", WARN)
+
+
+def worst(found: Sequence[Text], height: int) -> list[Text]:
+    """Return the problems that fit, the worst first, and the number of the others."""
+    if len(found) <= height:
+        return [*found] or [Text("no problems", "dim")]
+    return [*found[: height - 1], Text(f"and {count(len(found) - height + 1, 'other problem')}")]
+
+
+def some(names: Iterable[str]) -> str:
+    """Return the first names, and the number of the others."""
+    first = [*map(shown, names)]
+    more = f" and {len(first) - NAMES_SHOWN:,} more" if len(first) > NAMES_SHOWN else ""
+    return ", ".join(first[:NAMES_SHOWN]) + more
+
+
+def host_page(of: HostDetail) -> Iterator[Text]:
+    """Yield the page of a host: state, last responses, and the limits that are not the defaults."""
+    lane = of.lane
+    until = f" until {clock(lane.until_ms)}" if lane.until_ms is not None else ""
+    yield Text.assemble((shown(lane.state), STYLES.get(lane.state, "bold")), f"{until}: {shown(lane.why)}")
+    yield Text(f"{lane.waiting:,} waiting, {lane.in_flight} of {lane.concurrency} in flight")
+    if lane.owner:
+        yield Text(f"held by {shown(lane.owner)}")
+    for unserved in lane.unserved:
+        yield Text(f"{count(unserved.fetches, 'fetch', 'fetches')} need {some(unserved.needs)}", WARN)
+    if not of.known:
+        yield Text("no fetch was sent to it recently", "dim")
+    yield _title("last responses")
+    for answer in reversed(lane.answers):
+        yield Text(f"  {clock(answer.at_ms)}  {shown(answer.what)}")
+    if not lane.answers:
+        yield Text("  none", "dim")
+    yield _title("limits")
+    for limit in sorted(of.limits, key=lambda limit: limit.source == "default"):
+        table = f", {limit.table}" if limit.table else ""
+        style = "dim" if limit.source == "default" else ""
+        yield Text(shown(f"  {limit.key} = {encoded(limit.value)}  ({limit.source}{table})"), style)
+    for note in of.notes:
+        yield Text(shown(note), "dim")
+
+
+def batch_page(of: BatchDetail) -> Iterator[Text]:
+    """Yield the page of a batch: progress, counts, failures by reason, and the hosts it waits for."""
+    row, counts = of.batch, of.batch.counts
+    rate = f"   {row.rate_per_s:,.1f} results/s" if row.rate_per_s is not None else ""
+    left = f"   about {age(row.eta_s)} left" if row.eta_s is not None else ""
+    yield Text.assemble(
+        (row.state, STYLES.get(row.state, "bold")), f"   {progress_bar(share_done(row))}{rate}{left}"
+    )
+    yield Text(f"{row.done:,} of {count(counts.total, 'fetch', 'fetches')} done, {size(counts.bytes)}")
+    yield Text(
+        f"{counts.stored:,} stored, {counts.unchanged:,} unchanged, {counts.failed:,} failed,"
+        f" {counts.cancelled:,} cancelled"
+    )
+    yield Text(f"submitted {age((of.now_ms - row.created_ms) / 1000)} ago, to {count(of.lanes, 'host')}")
+    for other in row.retried_as:
+        yield Text(f"its failed fetches were retried as {other}")
+    yield _title("failures by reason")
+    yield from _counts(of.failures)
+    if not of.failures_exact:
+        yield Text(f"  of the newest {count(of.results_read, 'result')} only", "dim")
+    if of.hosts:
+        yield _title("hosts with work")
+        for host in of.hosts:
+            waiting = f"{host.waiting:,} waiting, {host.in_flight:,} in flight"
+            yield Text.assemble(
+                f"  {shown(host.host)}  ", (shown(host.state), STYLES.get(host.state, "")), f"  {waiting}"
+            )
+
+
+def _counts(counts: Mapping[str, int]) -> Iterator[Text]:
+    for reason, number in counts.items():
+        yield Text(f"  {number:>8,}  {shown(reason) or 'none'}")
+    if not counts:
+        yield Text("  none", "dim")
+
+
+def _title(text: str) -> Text:
+    return Text(f"\n{text}", "bold")
