@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from fetchfleet.worker.console.access import Token
+from fetchfleet.worker.console.access.credentials import Token
 from fetchfleet.worker.console.app import console_app
 from fetchfleet.worker.console.server import ServeOptions, connected
 from fetchfleet.worker.observability.log import get_logger

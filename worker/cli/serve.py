@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from fetchfleet.worker.cli.options.shared import FLEET, RedisPatience, RedisUrl
-from fetchfleet.worker.console.access import Token, TokenError, check_token_mode, is_loopback
+from fetchfleet.worker.console.access.credentials import Token, TokenError, check_token_mode, is_loopback
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.local.process import run_until_signal, settings_from
 

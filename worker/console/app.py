@@ -9,8 +9,8 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from fetchfleet.worker.console import forms, pages, problems
+from fetchfleet.worker.console.access.guard import Guard, is_for_programs
 from fetchfleet.worker.console.api import routes
-from fetchfleet.worker.console.guard import Guard, is_for_programs
 from fetchfleet.worker.console.html import STATIC, problem_page
 from fetchfleet.worker.console.services import ConsoleServices, services_of
 

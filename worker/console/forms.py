@@ -10,8 +10,8 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from fetchfleet.worker.console.access.guard import new_session, session_cookie
 from fetchfleet.worker.console.bodies import media_type_of, read_body
-from fetchfleet.worker.console.guard import new_session, session_cookie
 from fetchfleet.worker.console.html import page
 from fetchfleet.worker.console.problems import ProblemError
 from fetchfleet.worker.console.services import caller_of, services_of

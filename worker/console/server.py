@@ -13,7 +13,7 @@ from structlog.typing import FilteringBoundLogger
 
 from fetchfleet.jobs.client.fleet import Fleet
 from fetchfleet.jobs.redis_connection import connect
-from fetchfleet.worker.console.access import Sessions, Token
+from fetchfleet.worker.console.access.credentials import Sessions, Token
 from fetchfleet.worker.console.app import console_app
 from fetchfleet.worker.console.metrics import FleetMetrics
 from fetchfleet.worker.console.services import ConsoleServices

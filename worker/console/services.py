@@ -10,7 +10,7 @@ from starlette.requests import HTTPConnection
 from structlog.typing import FilteringBoundLogger
 
 from fetchfleet.jobs.client.fleet import Fleet
-from fetchfleet.worker.console.access import BrowserSession, LoginLimit, Sessions, Token
+from fetchfleet.worker.console.access.credentials import BrowserSession, LoginLimit, Sessions, Token
 from fetchfleet.worker.console.metrics import FleetMetrics
 
 P = ParamSpec("P")

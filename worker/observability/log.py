@@ -145,7 +145,7 @@ class Event(StrEnum):
     CONSOLE_DENIED = "console.denied"
     """The console refused a request: why, peer, method, path."""
     CONSOLE_REDIS = "console.redis"
-    """Redis does not answer the console, or answers it again: message."""
+    """Redis does not answer the console, or answers it again, or a response was cut off: message."""
     CONSOLE_BUG = "console.bug"
     """A bug ended a request of the console: error, trace, path."""
     LIBRARY = "library"

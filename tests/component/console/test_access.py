@@ -9,7 +9,7 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from fetchfleet.worker.console.access import SESSION_S
+from fetchfleet.worker.console.access.credentials import SESSION_S
 from tests.support.console import BEARER, TOKEN, console
 
 CSP = (
@@ -175,7 +175,7 @@ async def test_forged_and_expired_cookies_are_no_session(
         assert 303 == response.status_code, forged
     assert 200 == (await client.get("/", headers={"Cookie": f"{name}={cookie}"})).status_code
     now_s = access_now()
-    monkeypatch.setattr("fetchfleet.worker.console.guard.mono_s", lambda: now_s + SESSION_S + 1)
+    monkeypatch.setattr("fetchfleet.worker.console.access.guard.mono_s", lambda: now_s + SESSION_S + 1)
     assert 303 == (await client.get("/", headers={"Cookie": f"{name}={cookie}"})).status_code
 
 

@@ -7,8 +7,10 @@ from typing import Any
 import httpx
 import pytest
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
-from fetchfleet import Fleet
+from fetchfleet import Fleet, FleetUnreachableError
+from fetchfleet.jobs.client.batch import Results
 from tests.support.console import BEARER, TOKEN, console
 from tests.support.lanes import BATCH_ID, LaneHold, ask, stored, url
 from tests.support.own_redis import own_redis
@@ -202,3 +204,26 @@ async def test_a_value_of_another_type_gets_503(local: httpx.AsyncClient, redis:
 
     assert {503} == {response.status_code for response in responses}
     assert all(f"ff:batch:{BATCH_ID}" in response.json()["detail"] for response in responses)
+
+
+async def test_a_response_that_redis_cuts_off_is_incomplete_and_no_bug(
+    local: httpx.AsyncClient, fleet: Fleet, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection ends without the end of the body, and the log has the cause."""
+    await submit(fleet, 1)
+    await finish(redis, 1)
+    page, pages = Results.page, []
+
+    async def fail_later(results: Results) -> Any:
+        pages.append(results)
+        if len(pages) > 1:
+            raise FleetUnreachableError("Redis has not answered for 5 s")
+        return await page(results)
+
+    monkeypatch.setattr(Results, "page", fail_later)
+    with capture_logs() as captured, pytest.raises(RuntimeError):
+        await local.get(RESULTS)
+
+    assert [("console.redis", "Redis has not answered for 5 s")] == [
+        (line["event"], line["message"]) for line in captured
+    ]

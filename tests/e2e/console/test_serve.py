@@ -1,8 +1,11 @@
 """The command `serve` as a process: its start, its errors and its end."""
 
+import asyncio
 import json
+import re
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -16,6 +19,14 @@ from tests.support.waiting import wait_until
 from tests.support.workers import fetchfleet
 
 TOKEN = "a-token-of-enough-characters"
+
+
+@pytest.fixture(scope="module")
+def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a server without Redis."""
+    folder = tmp_path_factory.mktemp("serving")
+    with served(folder / "log", "--redis", f"unix://{folder}/none.sock"):
+        yield asyncio.run(url_in(folder / "log"))
 
 
 async def test_a_server_starts_without_redis_and_stops_on_sigterm(tmp_path: Path) -> None:
@@ -118,3 +129,51 @@ async def test_a_server_killed_during_a_submit_leaves_no_fetch_twice_or_out(
     assert responses[0].content == responses[1].content
     assert (1200, "running") == (batch["counts"]["total"], batch["state"])
     assert [f"/{place}" for place in range(1200)] == paths(await waiting(redis))
+
+
+async def test_a_proxy_on_this_machine_names_the_client_and_https(tmp_path: Path) -> None:
+    """The session cookie is Secure then, and the log has the address of the client."""
+    (tmp_path / "token").write_text(f"{TOKEN}\n")
+    (tmp_path / "token").chmod(0o600)
+    log, forwarded = tmp_path / "log", {"X-Forwarded-Proto": "https", "X-Forwarded-For": "203.0.113.9"}
+    with served(log, "--redis", f"unix://{tmp_path}/none.sock", "--token-file", str(tmp_path / "token")):
+        async with httpx.AsyncClient(base_url=await url_in(log)) as client:
+            plain = await client.post("/login", data={"token": TOKEN})
+            proxied = await client.post("/login", data={"token": TOKEN}, headers=forwarded)
+        actions = [json.loads(line) for line in log.read_text().splitlines() if "console.action" in line]
+
+    assert [False, True] == [of.headers["set-cookie"].endswith("; Secure") for of in (plain, proxied)]
+    assert ["127.0.0.1", "203.0.113.9"] == [line["peer"] for line in actions]
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"\x16\x03\x01\x02\x00\x01",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 200_000 + b"\r\n\r\n",
+        b"POST /v1/batches HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
+        b"POST /v1/batches HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nHost: localhost\r\n\r\n",
+        b"GET /" + b"%00" * 10_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET //evil.example/%2e%2e/ HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /static/%2e%2e/pages.py HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    ],
+)
+async def test_hostile_requests_get_an_error_or_the_end_of_the_connection(
+    serving: str, request_: bytes
+) -> None:
+    """The server goes on."""
+    reader, writer = await asyncio.open_connection(*serving.removeprefix("http://").split(":"))
+    writer.write(request_)
+    response = b""
+    async with asyncio.timeout(10):
+        with suppress(OSError):  # the server may close the connection before it has read all
+            writer.write_eof()
+            response = await reader.read()
+    writer.close()
+    async with httpx.AsyncClient(base_url=serving) as client:
+        alive = await client.get("/healthz")
+
+    assert re.match(rb"HTTP/1.1 4\d\d |\Z", response), response[:200]
+    assert 200 == alive.status_code

@@ -5,12 +5,19 @@ import traceback
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import quote
 
+from redis.exceptions import RedisError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fetchfleet.worker.console.access import BrowserSession, hostname_of, is_loopback, is_same_origin
+from fetchfleet.jobs.errors import JobsError
+from fetchfleet.worker.console.access.credentials import (
+    BrowserSession,
+    hostname_of,
+    is_loopback,
+    is_same_origin,
+)
 from fetchfleet.worker.console.html import problem_page
 from fetchfleet.worker.console.problems import problem, response_of
 from fetchfleet.worker.console.services import Caller, ConsoleServices
@@ -85,7 +92,11 @@ class Guard:
             scope.setdefault("state", {})["caller"] = request.caller
             await self._app(scope, receive, send_with_fields)
         except Exception as error:
-            self._log_bug(error, request)
+            # Starlette wraps an expected error that comes after the head of the response.
+            if isinstance(error.__cause__, JobsError | RedisError):
+                self._services.log.warning(Event.CONSOLE_REDIS, message=redact.text(error.__cause__))
+            else:
+                self._log_bug(error, request)
             if not started:
                 bug = problem(500, "a bug; see the log of the server", reason="bug")
                 await response_of(bug)(scope, receive, send_with_fields)
