@@ -5,11 +5,15 @@ from typing import NamedTuple
 
 import msgspec
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.batch import Counts, batch_ids_of, counts_of
 from fetchfleet.jobs.contract.ids import is_batch_id
 from fetchfleet.jobs.redis_connection import number_of, text_of
+
+MAX_TIME_MS = 253_370_764_800_000
+"""The beginning of the year 9999, Unix ms. Another program may have written any time."""
 
 PAGE = 500
 """The number of batches to read at once."""
@@ -51,20 +55,31 @@ async def summaries_of(redis: Redis, ids: Sequence[str]) -> list[BatchSummary]:
         for batch_id in ids:
             fields = ["created_ms", "cancel_ms", "retried_as", *Counts.__struct_fields__]
             pipe.hmget(keys.batch(batch_id), fields)
-        rows = await pipe.execute()
+        rows = await pipe.execute(raise_on_error=False)
     summaries = []
-    for batch_id, (created_ms, cancel_ms, retried_as, *count_fields) in zip(ids, rows, strict=True):
+    for batch_id, row in zip(ids, rows, strict=True):
+        if isinstance(row, ResponseError) and "WRONGTYPE" in str(row):
+            continue  # written by another program
+        if isinstance(row, Exception):
+            raise row
+        created_ms, cancel_ms, retried_as, *count_fields = row
         counts = counts_of(count_fields)
         if counts:
             summary = BatchSummary(
                 id=batch_id,
-                created_ms=number_of(created_ms) or 0,
-                cancel_ms=number_of(cancel_ms),
+                created_ms=_time(created_ms) or 0,
+                cancel_ms=_time(cancel_ms),
                 counts=counts,
                 retried_as=batch_ids_of(retried_as),
             )
             summaries.append(summary)
     return summaries
+
+
+def _time(text: bytes | None) -> int | None:
+    """Return a time in Unix ms, MAX_TIME_MS at most; None if it is not a number."""
+    at_ms = number_of(text)
+    return None if at_ms is None else max(0, min(at_ms, MAX_TIME_MS))
 
 
 async def list_batches(redis: Redis, limit: int) -> list[BatchSummary]:

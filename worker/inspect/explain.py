@@ -126,7 +126,7 @@ async def explain_lane(redis: Redis, policy: Policy, name: str) -> LaneExplained
     gate_state = bounded(from_json(saved or b""), lane_policy, now_ms)
     if reset_by:  # the next owner applies it
         gate_state = reset(gate_state)
-    due_ms = number_of(due) or 0
+    due_ms = min(number_of(due) or 0, now_ms + keys.LONGEST_WAIT_MS)
     retry_ms = due_ms if lane_status == b"scheduled" and due_ms > now_ms else None
     state, until_ms, why = lane_state(
         snapshot,

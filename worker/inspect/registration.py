@@ -10,6 +10,7 @@ import secrets
 import socket
 import sys
 from collections.abc import Iterable, Iterator
+from typing import Annotated
 
 import msgspec
 
@@ -44,7 +45,7 @@ class Registration(msgspec.Struct, frozen=True, kw_only=True):
     """A digest of the machine and the path of its in folder; empty without one."""
     egress: str = ""
     """A digest of allow_net and deny_net."""
-    started_ms: int = 0
+    started_ms: Annotated[int, msgspec.Meta(ge=0, lt=10**15)] = 0
     """The time of its start, Unix ms by the clock of Redis."""
 
     def log_fields(self) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """The lanes and workers of a fleet, read from Redis."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 from redis.asyncio import Redis
@@ -60,13 +60,18 @@ class LaneSnapshot(msgspec.Struct, frozen=True):
         return "busy" if self.in_flight else "waiting"
 
 
+Number = Annotated[int, msgspec.Meta(ge=0, lt=10**15)]
+Rate = Annotated[float, msgspec.Meta(ge=0, lt=1e15)]
+"""A number and a rate in a report. Redis is not trusted: other values make the report invalid."""
+
+
 class LaneReport(msgspec.Struct):
     """The report of a worker on a lane that it holds."""
 
-    in_flight: int = 0
+    in_flight: Number = 0
     why: str | None = None
     """The reason no fetch may start."""
-    until_ms: int | None = None
+    until_ms: Number | None = None
     """The time from which a fetch may start, Unix ms."""
     full: bool | msgspec.UnsetType = msgspec.UNSET
     """True if no fetch may start before one in flight ends; else unset, which is not in the report."""
@@ -88,12 +93,12 @@ class WorkerReport(msgspec.Struct):
     """The reason it refuses those tables; empty if it uses them."""
     lanes: dict[str, LaneReport] = {}
     """The lanes that it holds, by name."""
-    finished: int = 0
+    finished: Number = 0
     """The fetches finished since its start."""
-    finished_per_s: float = 0.0
-    received_bytes: int = 0
+    finished_per_s: Rate = 0.0
+    received_bytes: Annotated[int, msgspec.Meta(ge=0, lt=10**18)] = 0
     """The bytes of bodies received since its start."""
-    received_bytes_per_s: float = 0.0
+    received_bytes_per_s: Rate = 0.0
     totals: WorkerTotals = WorkerTotals()
     """Its counters since its start. Older versions publish none."""
 
@@ -211,4 +216,4 @@ def _lane(row: LaneRow, report: LaneReport | None, now_ms: int) -> LaneSnapshot:
 
 
 def _in_s(until_ms: int, now_ms: int) -> float:
-    return max(0, until_ms - now_ms) / 1000
+    return max(0, min(until_ms - now_ms, keys.LONGEST_WAIT_MS)) / 1000

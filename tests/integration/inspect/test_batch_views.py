@@ -1,16 +1,20 @@
 """The list of batches, and one batch in detail."""
 
+from pathlib import Path
+
 import msgspec
 import pytest
 from redis.asyncio import Redis
 
 from fetchfleet import Fleet, Outcome, Reason
 from fetchfleet.jobs import keys
+from fetchfleet.jobs.client.batch_list import MAX_TIME_MS
 from fetchfleet.jobs.redis_connection import redis_now_ms
 from fetchfleet.worker.inspect.views import batches as batch_views
 from fetchfleet.worker.inspect.views.batches import batch_detail, batches
 from fetchfleet.worker.policy import overrides
 from fetchfleet.worker.settings import NO_POLICY
+from tests.support.conflicting_keys import TYPES, plant_value
 from tests.support.lanes import LaneHold, ask, ended, stored
 
 
@@ -95,3 +99,24 @@ async def test_a_batch_that_redis_does_not_have_has_no_detail(redis: Redis) -> N
     """Nor does text that is not a batch ID."""
     assert [None, None] == [await batch_detail(redis, name) for name in ("0123456789abcdef", "ff:policy\n*")]
     assert msgspec.to_builtins(await batches(redis))["batches"] == []
+
+
+@pytest.mark.parametrize("kind", TYPES)
+async def test_values_of_another_program_hide_no_batch(
+    redis: Redis, fleet: Fleet, tmp_path: Path, kind: str
+) -> None:
+    """A key of another type counts as empty, and times are dates."""
+    whole, odd = [(await fleet.submit([f"http://a.example/{i}"])).id for i in range(2)]
+    for key in (keys.results(whole), keys.batch_lanes(whole)):
+        await plant_value(redis, key, kind, tmp_path / "loaded")
+    await ask(redis, "HSET", keys.batch(whole), "created_ms", "9" * 18)
+    await redis.delete(keys.batch(odd))
+    await plant_value(redis, keys.batch(odd), "list" if kind == "hash" else kind, tmp_path / "loaded")
+    page = await batches(redis)
+    detail = await batch_detail(redis, whole)
+
+    assert [whole] == [row.id for row in page.batches]
+    assert MAX_TIME_MS == page.batches[0].created_ms
+    assert detail is not None
+    assert {} == detail.failures
+    await redis.flushdb()

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.batch import Counts
@@ -18,6 +19,7 @@ from fetchfleet.jobs.redis_connection import redis_now_ms, text_of
 from fetchfleet.jobs.scripts.views import NewestResults, recent_results
 from fetchfleet.worker.inspect.policy_in_force import policy_in_force
 from fetchfleet.worker.inspect.views.hosts import HostRow, hosts_named
+from fetchfleet.worker.redis_support.key_repair import is_key_conflict
 from fetchfleet.worker.settings import NO_POLICY
 
 MAX_PAGE = 500
@@ -181,11 +183,7 @@ async def batch_detail(redis: Redis, batch_id: str) -> BatchDetail | None:
         return None
     summary = found[0]
     newest = (await _newest_results(redis, found)).get(batch_id)
-    lanes = await redis.scard(keys.batch_lanes(batch_id))  # type: ignore[misc]
-    names: list[str] = []
-    if lanes <= MAX_LANES:
-        members = await redis.smembers(keys.batch_lanes(batch_id))  # type: ignore[misc]
-        names = [text_of(name) for name in members if len(name) <= keys.MAX_LANE_NAME_BYTES]
+    lanes, names = await _lanes_of(redis, batch_id)
     is_open = newest is not None
     working = await hosts_named(redis, names) if is_open else []
     bound_per_s = await _bound_per_s(redis, working) if is_open and len(names) == lanes else None
@@ -199,6 +197,19 @@ async def batch_detail(redis: Redis, batch_id: str) -> BatchDetail | None:
         hosts=working[:HOSTS_SHOWN],
         now_ms=await redis_now_ms(redis),
     )
+
+
+async def _lanes_of(redis: Redis, batch_id: str) -> tuple[int, list[str]]:
+    """Return the number of lanes of a batch, and their names unless they are more than MAX_LANES."""
+    key = keys.batch_lanes(batch_id)
+    try:
+        lanes = await redis.scard(key)  # type: ignore[misc]
+        members = await redis.smembers(key) if lanes <= MAX_LANES else set[bytes]()  # type: ignore[misc]
+    except ResponseError as error:
+        if not is_key_conflict(error):
+            raise
+        return 0, []
+    return lanes, [text_of(name) for name in members if len(name) <= keys.MAX_LANE_NAME_BYTES]
 
 
 async def _bound_per_s(redis: Redis, hosts: list[HostRow]) -> float | None:
@@ -235,7 +246,12 @@ async def _failures(redis: Redis, batch_id: str, failed: int) -> _Failures:
     counts: Counter[str] = Counter()
     read, end = 0, "+"
     while counts.total() < failed and read < MAX_RESULTS_READ:
-        rows = await redis.xrevrange(keys.results(batch_id), end, "-", READ_AT_ONCE)
+        try:
+            rows = await redis.xrevrange(keys.results(batch_id), end, "-", READ_AT_ONCE)
+        except ResponseError as error:
+            if not is_key_conflict(error):
+                raise
+            break
         for _, fields in rows:
             with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 result = _outline(fields.get(b"r", b""))

@@ -8,6 +8,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from fetchfleet.jobs import keys
+from fetchfleet.jobs.client.batch_list import MAX_TIME_MS
 from fetchfleet.jobs.client.dead_letters import ANY, DeadLetter, DeadLetterFilter, decode_letter, letter_at
 from fetchfleet.jobs.contract.ids import is_position
 from fetchfleet.worker.observability import redact
@@ -95,7 +96,7 @@ def letter_row(letter: DeadLetter) -> DeadLetterRow:
     """Return a letter without its fetch, with secrets masked. Pure."""
     return DeadLetterRow(
         position=letter.position,
-        at_ms=int(letter.position.partition("-")[0]),
+        at_ms=min(int(letter.position.partition("-")[0]), MAX_TIME_MS),
         door=letter.door[:MAX_NAME_CHARS],
         reason=letter.reason[:MAX_NAME_CHARS],
         note=redact.text(letter.note),
