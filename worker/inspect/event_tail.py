@@ -3,6 +3,7 @@
 Another program may publish to the channel too. Only lines that a worker could have written are passed on.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
 from fnmatch import fnmatchcase
@@ -96,6 +97,7 @@ class _EventTail:
                 await self._redis.set(keys.WATCHED, 1, px=keys.WATCHED_TTL_MS)
                 self._renewal_s = mono_s() + keys.WATCH_EVERY_MS / 1000
             message = await self._pubsub.get_message(timeout=WAIT_S)
+            await asyncio.sleep(0)  # a message that was received before is returned without a pause
         except BaseException:
             await self.aclose()
             raise

@@ -198,7 +198,7 @@ class TopApp(App[None]):
     def _show_head(self) -> None:
         """Show the head: it has the time of the picture, and since when Redis does not answer."""
         main, fleet = self.screen_stack[0], self._picture
-        title = Text("fetchfleet", "bold")
+        title = Text.assemble(("fetchfleet", "bold"))
         if self._trouble:
             since = f"for {mono_s() - self._trouble_s:.0f} s"
             title.append(f"   Redis does not answer {since}: {self._trouble}", "bold red")

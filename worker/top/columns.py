@@ -127,9 +127,9 @@ HOSTS = ItemTable(
     (
         ItemColumn("host", 0, lambda of: of.host),
         ItemColumn("state", 8, lambda of: of.state),
-        ItemColumn("opens in", 8, lambda of: of.until_ms or 0, _until),
         ItemColumn("in flight", 9, lambda of: of.in_flight, _count),
         ItemColumn("waiting", 10, lambda of: of.waiting, _count),
+        ItemColumn("opens in", 8, lambda of: of.until_ms or 0, _until),
         ItemColumn("worker", 20, lambda of: of.worker or "", from_width=95),
         ItemColumn("why", 48, lambda of: of.why, from_width=140),
     ),
@@ -174,7 +174,7 @@ BATCHES = ItemTable(
 )
 TABLES = {table.name: table for table in (HOSTS, WORKERS, BATCHES)}
 
-FIRST_SORTS = {"hosts": Sort(4), "workers": Sort(0), "batches": Sort(6)}
+FIRST_SORTS = {"hosts": Sort(3), "workers": Sort(0), "batches": Sort(6)}
 """The order of each table at the start: most waiting fetches, names, and the newest first."""
 
 

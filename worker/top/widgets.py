@@ -132,7 +132,7 @@ class Tail(Widget):
     def __init__(self, wanted: EventFilter) -> None:
         super().__init__()
         self._wanted = wanted
-        self._lines: deque[Text] = deque(maxlen=EVENTS_KEPT)
+        self._lines: deque[Mapping[str, Any]] = deque(maxlen=EVENTS_KEPT)
         self._is_changed = False
         self.note = ""
         """The text that is shown without lines."""
@@ -144,7 +144,7 @@ class Tail(Widget):
     def add(self, fields: Mapping[str, Any]) -> None:
         """Add a line if it is wanted."""
         if self._wanted.admits(fields):
-            self._lines.append(event_text(fields))
+            self._lines.append(fields)
             self._is_changed = True
 
     def _draw(self) -> None:
@@ -155,9 +155,7 @@ class Tail(Widget):
     def render(self) -> Text:
         """Return the newest lines that fit, the newest last."""
         width, height = self.size
-        lines = []
-        for line in [*self._lines][-height:] if height > 0 else []:
-            cut = line.copy()
-            cut.truncate(width, overflow="ellipsis")
-            lines.append(cut)
+        lines = [event_text(fields) for fields in [*self._lines][-height:]] if height > 0 else []
+        for line in lines:
+            line.truncate(width, overflow="ellipsis")
         return Text("\n", no_wrap=True).join(lines) if lines else Text(self.note, "dim")

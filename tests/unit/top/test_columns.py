@@ -134,7 +134,7 @@ def test_the_key_of_sorting_goes_through_the_visible_columns() -> None:
         sort = next_sort(HOSTS, sort, 80)
         columns.append(HOSTS.columns[sort.column].title)
 
-    assert ["state", "opens in", "in flight", "waiting", "host", "state"] == columns
+    assert ["state", "in flight", "waiting", "opens in", "host", "state"] == columns
 
 
 @given(st.integers(0, 50), st.integers(0, 49), st.integers(0, 60), st.integers(0, 20))
