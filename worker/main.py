@@ -5,6 +5,7 @@ Run it with `arq fetchfleet.worker.main.WorkerSettings`.
 
 import asyncio
 import os
+import sys
 from contextlib import AsyncExitStack
 from typing import Any, ClassVar
 
@@ -12,12 +13,19 @@ import uvloop
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.redis_connection import connection_pool
+from fetchfleet.worker.errors import CommandError
 from fetchfleet.worker.intake.arq_jobs import write_result
 from fetchfleet.worker.intake.arq_queue import vetted_queue
 from fetchfleet.worker.local.process import open_standard_streams
 from fetchfleet.worker.observability import log
-from fetchfleet.worker.observability.process_health import ProcessHealth
-from fetchfleet.worker.runtime.arq_worker import CRON_JOBS, FUNCTIONS, JOBS_AT_ONCE, read_job, start
+from fetchfleet.worker.runtime.arq_worker import (
+    CRON_JOBS,
+    FUNCTIONS,
+    JOBS_AT_ONCE,
+    monitoring,
+    read_job,
+    start,
+)
 from fetchfleet.worker.runtime.timings import WorkerTimings
 from fetchfleet.worker.settings import load_settings
 from fetchfleet.worker.util import gc_freeze
@@ -27,21 +35,25 @@ settings = load_settings({}, os.environ)
 
 
 async def startup(ctx: dict[str, Any]) -> None:
-    """Start the runtime and the health server of a process."""
+    """Start the runtime of a process, and serve its health and metrics."""
     log.configure(level=settings.log_level)
-    health = ProcessHealth(settings.worker_id)
-    ctx["health"] = AsyncExitStack()
-    await ctx["health"].enter_async_context(health.serve(os.environ))
+    ctx["monitoring"] = AsyncExitStack()
+    try:
+        on_started = await ctx["monitoring"].enter_async_context(monitoring(settings, os.environ))
+    except CommandError as error:
+        print(error, file=sys.stderr)  # noqa: T201 as the command of fetchfleet does
+        raise SystemExit(error.exit_code) from None
     ctx["runtime"] = runtime = await start(settings)
-    health.not_ready = runtime.not_ready
+    on_started(runtime)
     WorkerSettings.redis_pool.on_foreign = runtime.foreign.report
     gc_freeze.freeze()
 
 
 async def shutdown(ctx: dict[str, Any]) -> None:
     """Stop the runtime, which returns its fetches and releases its lanes."""
-    async with ctx["health"]:
-        await ctx["runtime"].stop()
+    async with ctx["monitoring"]:
+        if "runtime" in ctx:  # else the startup has failed
+            await ctx["runtime"].stop()
 
 
 class WorkerSettings:

@@ -19,6 +19,7 @@ from fetchfleet.worker.policy.file import NO_KEYS, Policy, parse_policy
 from fetchfleet.worker.policy.model import PolicyError, PolicyFault
 from fetchfleet.worker.policy.names import DEFAULT
 from fetchfleet.worker.policy.published import digest_of_bytes
+from fetchfleet.worker.util.listen import host_and_port
 
 HTTPX, DIRECT = "httpx", "direct"
 ENGINES = (HTTPX, DIRECT)
@@ -93,6 +94,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """One of VIAS: how commands reach the fleet."""
     log_level: str = "info"
     """One of LOG_LEVELS; debug adds one line for each exchange."""
+    metrics: str = ""
+    """HOST:PORT at which a worker serves its metrics; if empty, it serves none. Not used by `run`."""
+    metrics_hosts: int = 0
+    """The number of lanes, the busiest ones, with metrics of their own."""
     worker_id: str = ""
     """The name of the worker in results, logs and status."""
     alone: bool = False
@@ -102,6 +107,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def egress(self) -> Egress:
         """The egress rule of allow_net and deny_net."""
         return Egress.parse(self.allow_net, self.deny_net)
+
+    @property
+    def metrics_address(self) -> tuple[str, int] | None:
+        """Host and port of `metrics`. Raises ValueError."""
+        return host_and_port(self.metrics, "--metrics") if self.metrics else None
 
     def __repr__(self) -> str:
         return f"<Settings {redacted_url(self.redis_url)} out={self.out} id={self.worker_id}>"
@@ -136,6 +146,7 @@ _NUMBERS = {
     "results_length": _Number(int, 0, 10_000_000, " (none)"),
     "min_free_bytes": _Number(int, 0, 1 << 60),
     "redis_patience_s": _Number(float, 0, 7 * 86_400),
+    "metrics_hosts": _Number(int, 0, 1000, " (none)"),
     "warc_max_bytes": _Number(int, 1 << 16, 1 << 60),
     "warc_max_age_s": _Number(float, 1, 30 * 86_400),
 }
@@ -229,6 +240,7 @@ def _faults(settings: Settings) -> Iterator[str]:
         lambda: parse_nameservers(settings.nameservers),
         lambda: connection_pool(settings.redis_url),
         lambda: inbox_of(settings.redis_url) if settings.via == "inbox" else None,
+        lambda: settings.metrics_address,
     )
     for check in checks:
         try:

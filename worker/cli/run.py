@@ -29,6 +29,17 @@ RUN_EXAMPLE = "Example: fetchfleet run urls.txt --out bodies --report results.js
 WORKER_EXAMPLE = "Example: fetchfleet worker --redis redis://localhost:6379 --out /srv/bodies"
 Workers = Annotated[int, typer.Option(metavar="N", min=1, max=64, help="Number of worker processes.")]
 
+Metrics = Annotated[
+    str | None,
+    typer.Option(metavar="HOST:PORT", help="Serve metrics for Prometheus (env: FETCHFLEET_METRICS)."),
+]
+MetricsHosts = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", help="Lanes with metrics of their own, the busiest (env: FETCHFLEET_METRICS_HOSTS)."
+    ),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
@@ -98,7 +109,13 @@ def import_worker(engine: str) -> ModuleType:
 
 
 @with_worker_options
-def worker(redis: RedisUrl = None, *, flags: Mapping[str, Any]) -> None:
+def worker(
+    redis: RedisUrl = None,
+    *,
+    metrics: Metrics = None,
+    metrics_hosts: MetricsHosts = None,
+    flags: Mapping[str, Any],
+) -> None:
     """Run one worker of a fleet.
 
     On SIGTERM it returns its unfinished fetches to the fleet and exits.
@@ -106,6 +123,8 @@ def worker(redis: RedisUrl = None, *, flags: Mapping[str, Any]) -> None:
     from fetchfleet.worker.observability import log  # noqa: PLC0415 not needed by `run`
     from fetchfleet.worker.runtime.arq_worker import run_monitored_worker  # noqa: PLC0415
 
-    settings = worker_settings_from({**flags, "redis_url": redis})
+    settings = worker_settings_from(
+        {**flags, "redis_url": redis, "metrics": metrics, "metrics_hosts": metrics_hosts}
+    )
     log.configure(level=settings.log_level)
     run_until_signal(run_monitored_worker(settings))

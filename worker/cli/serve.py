@@ -1,7 +1,6 @@
 """The command `serve`: the console and the HTTP API of a fleet."""
 
 import os
-import re
 import socket
 from pathlib import Path
 from typing import Annotated
@@ -12,15 +11,12 @@ from fetchfleet.worker.cli.options.shared import FLEET, RedisPatience, RedisUrl
 from fetchfleet.worker.console.access.credentials import Token, TokenError, check_token_mode, is_loopback
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.local.process import run_until_signal, settings_from
+from fetchfleet.worker.util.listen import host_and_port, listening_socket
 
 EXAMPLE = "Example: fetchfleet serve --listen 127.0.0.1:8080"
 DEFAULT_PATIENCE_S = 5.0
 MAX_MAX_BACKLOG = 1 << 53
-BACKLOG = 128
-"""The connections that the kernel accepts before the server does."""
 MAX_FILE_BYTES = 8192
-
-_LISTEN = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._-]+)):(?P<port>[0-9]{1,5})")
 
 Listen = Annotated[str, typer.Option(metavar="HOST:PORT", help="Address to listen on.")]
 TokenFile = Annotated[
@@ -106,20 +102,15 @@ def _read(file: Path) -> tuple[str, int]:
 
 def _parse_listen(listen: str) -> tuple[str, int]:
     """Return host and port of HOST:PORT. Raises CommandError."""
-    match = _LISTEN.fullmatch(listen)
-    if match is None or not int(match["port"]) < 1 << 16:
-        raise CommandError(f"--listen {listen}: write it like 127.0.0.1:8080 or [::1]:8080", BAD_USE)
-    return match["v6"] or match["host"], int(match["port"])
+    try:
+        return host_and_port(listen, "--listen")
+    except ValueError as error:
+        raise CommandError(str(error), BAD_USE) from None
 
 
 def _listening(listen: str, host: str, port: int) -> socket.socket:
     """Return a listening socket. Raises CommandError."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family, kind, protocol)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen(BACKLOG)
+        return listening_socket(host, port)
     except OSError as error:
         raise CommandError(f"--listen {listen}: {error.strerror}") from None
-    return listening

@@ -117,6 +117,7 @@ class Settler:
         for_all: bool = True,
         key_repair: KeyRepair | None = None,
         on_had_ended: Callable[[Lane, str], None] = lambda _, __: None,
+        totals: FetchTotals | None = None,
         gather_more_s: float = GATHER_MORE_S,
         max_waiting: int = LaneParameters().max_settlements,
     ) -> None:
@@ -140,7 +141,7 @@ class Settler:
         """Number of completed calls of `_write`."""
         self.count = 0
         """Number of settlements that Redis does not have yet."""
-        self.totals = FetchTotals()
+        self.totals = totals or FetchTotals()
         """The counters of the worker's fetches."""
 
     @property

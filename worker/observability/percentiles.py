@@ -1,8 +1,10 @@
-"""Percentiles of recent measurements, and rates of growing counts. Pure."""
+"""Percentiles of recent measurements, histograms of all, and rates of growing counts. Pure."""
 
 import math
+from bisect import bisect_left
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 MAX_SAMPLES = 4096
 """The maximum number of measurements to keep, which bounds memory. The oldest are dropped."""
@@ -32,6 +34,27 @@ def percentile(ordered: Sequence[float], share: float) -> float | None:
     if not ordered:
         return None
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+class Histogram:
+    """The number of measurements up to each bound, since the start. bounds: ascending."""
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        """The number of measurements between two bounds; those above the last bound are the last number."""
+        self.sum = 0.0
+
+    def add(self, value: float) -> None:
+        """Count a measurement."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+    def cumulative(self) -> Iterator[tuple[float, int]]:
+        """Yield each bound, the last one infinite, with the number of measurements up to it."""
+        return zip((*self.bounds, math.inf), accumulate(self.counts), strict=True)
 
 
 class Rate:

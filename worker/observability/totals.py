@@ -1,11 +1,13 @@
 """The counters of a worker since its start: in memory, and as they are published in Redis. Pure."""
 
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from typing import Annotated
 
 import msgspec
 
 from fetchfleet.jobs.contract.model import Outcome, Reason
+from fetchfleet.worker.observability.percentiles import Histogram
 
 NO_REASON = "none"
 """The key of fetches and retries without a reason, such as stored bodies."""
@@ -38,15 +40,47 @@ class WorkerTotals(msgspec.Struct, frozen=True, kw_only=True):
     """The log lines that the output did not accept."""
 
 
-class FetchTotals:
-    """The counters of the fetches of a worker process. Its lanes and its settler increment them."""
+WAITS_MS = (10, 50, 100, 500, 1e3, 5e3, 10e3, 30e3, 60e3, 300e3, 900e3, 3600e3, 14_400e3, 86_400e3)
+CONNECTS_MS = (1, 5, 10, 25, 50, 100, 250, 500, 1e3, 2.5e3, 5e3, 10e3)
+FIRST_BYTES_MS = (5, 10, 25, 50, 100, 250, 500, 1e3, 2.5e3, 5e3, 10e3, 30e3, 60e3)
+BODIES_BYTES = (1e3, 10e3, 100e3, 1e6, 10e6, 100e6, 1e9, 10e9)
+"""The bounds of the histograms. docs/metrics.md lists them."""
 
-    def __init__(self) -> None:
+MAX_LANES = 10_000
+"""The maximum number of lanes with a counter of their own."""
+
+
+class FetchTotals:
+    """The counters and histograms of the fetches of a worker process. Its lanes and its settler fill them.
+
+    by_lane: count the finished fetches of each lane too.
+    """
+
+    def __init__(self, *, by_lane: bool = False) -> None:
         self.finished: Counter[tuple[Outcome, Reason | None]] = Counter()
         """The results that Redis has, by outcome and reason."""
         self.retries: Counter[Reason | None] = Counter()
         self.throttles = 0
         self.interruptions = 0
+        self.total_ms = Histogram(WAITS_MS)
+        self.queue_ms = Histogram(WAITS_MS)
+        self.connect_ms = Histogram(CONNECTS_MS)
+        """Only of attempts that opened a connection."""
+        self.first_byte_ms = Histogram(FIRST_BYTES_MS)
+        self.body_bytes = Histogram(BODIES_BYTES)
+        self.by_lane: Counter[str] | None = Counter() if by_lane else None
+        """The results by lane; None if they are not counted."""
+
+    def busiest(self, count: int, in_flight: Mapping[str, int]) -> list[str]:
+        """Return the lanes with the most results and fetches in flight. in_flight: by lane."""
+        busy = Counter(in_flight)
+        busy.update(self.by_lane or {})
+        return [lane for lane, _ in busy.most_common(count)]
+
+    def bound_lanes(self) -> None:
+        """Forget the lanes with the fewest results if there are too many lanes."""
+        if self.by_lane is not None and len(self.by_lane) > MAX_LANES:
+            self.by_lane = Counter(dict(self.by_lane.most_common(MAX_LANES // 2)))
 
     def published(self, *, received_bytes: int, log_lines_dropped: int) -> WorkerTotals:
         """Return the counters for a report. The arguments are counted elsewhere."""

@@ -9,6 +9,8 @@ import logging
 import os
 import signal
 import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
 from arq import Retry, cron, func
@@ -24,6 +26,7 @@ from fetchfleet.jobs.scripts.lanes import Early, Enough
 from fetchfleet.worker.intake import arq_jobs
 from fetchfleet.worker.intake.arq_jobs import FETCH, REFUSED, write_result
 from fetchfleet.worker.intake.arq_queue import vetted_queue
+from fetchfleet.worker.observability.metrics_server import MetricsServer
 from fetchfleet.worker.observability.process_health import ProcessHealth
 from fetchfleet.worker.runtime.build import build
 from fetchfleet.worker.runtime.runtime import Runtime
@@ -144,17 +147,34 @@ read_job = functools.partial(arq_jobs.read_job, KNOWN)
 
 
 async def run_monitored_worker(settings: Settings) -> None:
-    """Run one worker as run_worker does, and serve its health (worker/observability/process_health.py)."""
-    health = ProcessHealth(settings.worker_id)
-    async with health.serve(os.environ):
-        await run_worker(settings, health)
+    """Run one worker as run_worker does, and serve its health and metrics. Raises CommandError too."""
+    async with monitoring(settings, os.environ) as on_started:
+        await run_worker(settings, on_started)
 
 
-async def run_worker(settings: Settings, health: ProcessHealth | None = None) -> None:
+@asynccontextmanager
+async def monitoring(
+    settings: Settings, environment: Mapping[str, str]
+) -> AsyncIterator[Callable[[Runtime], None]]:
+    """Serve the health of a worker within the block, and its metrics if the settings have an address.
+
+    Yields a function to call with the started runtime. Raises CommandError if metrics cannot be served.
+    """
+    health, metrics = ProcessHealth(settings.worker_id), MetricsServer()
+
+    def on_started(runtime: Runtime) -> None:
+        health.not_ready, metrics.read = runtime.not_ready, runtime.reading
+
+    address = settings.metrics_address
+    serving = metrics.serve(*address) if address is not None else nullcontext()
+    async with health.serve(environment), serving:
+        yield on_started
+
+
+async def run_worker(settings: Settings, on_started: Callable[[Runtime], None] = lambda _: None) -> None:
     """Run one worker until SIGTERM or SIGINT. Once started, it survives outages of Redis.
 
-    health: the endpoint that reports why the worker is not ready. Raises the errors of `build` and
-    Runtime.start.
+    Raises the errors of `build` and Runtime.start.
     """
     signalled = aio.stop_signal()
     starting = asyncio.create_task(start(settings), name="start")
@@ -164,8 +184,7 @@ async def run_worker(settings: Settings, health: ProcessHealth | None = None) ->
         if starting.cancelled() or starting.exception():
             return
     runtime = starting.result()
-    if health is not None:
-        health.not_ready = runtime.not_ready
+    on_started(runtime)
     gc_freeze.freeze()
     work = asyncio.create_task(serve_arq_jobs(runtime), name="arq")
     await aio.wait_for_either(work, signalled)

@@ -27,6 +27,7 @@ from fetchfleet.worker.lanes.robots_cache import RobotsCache
 from fetchfleet.worker.lanes.settler import Settler
 from fetchfleet.worker.lanes.store import LaneStore
 from fetchfleet.worker.observability.log import get_logger
+from fetchfleet.worker.observability.totals import FetchTotals
 from fetchfleet.worker.redis_support.event_tap import EventTap
 from fetchfleet.worker.redis_support.foreign_members import ForeignMembers
 from fetchfleet.worker.redis_support.health import RedisErrorReporter, RedisHealth
@@ -141,6 +142,7 @@ async def _open_services(base: _Base, opened: AsyncExitStack) -> tuple[FetchServ
             for_all=settings.results_length > 0,
             key_repair=base.key_repair,
             on_had_ended=on_had_ended,
+            totals=FetchTotals(by_lane=settings.metrics_hosts > 0),
             max_waiting=base.timings.lanes.max_settlements,
         ),
         key_repair=base.key_repair,

@@ -37,6 +37,8 @@ class DiskGuard:
         """The missing resource: bytes, files, writing or folder. None if bodies can be stored."""
         self.error: str | None = None
         """The error of failed writes, if that is the cause of the shortage."""
+        self.free_bytes: int | None = None
+        """The free space at the last check; None if it is unknown."""
         self._repeats = Repeats()
         self._logged = False
         """True if the shortage was logged, so that its end must be logged too."""
@@ -53,6 +55,7 @@ class DiskGuard:
             space = await self._disk.space()
         except OSError:
             return
+        self.free_bytes = space.free_bytes
         if space.reopened:
             events.disk_reopened(space.reopened, self._log)
         before = self.shortage

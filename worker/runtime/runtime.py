@@ -20,7 +20,8 @@ from fetchfleet.worker.intake.arq_jobs import ArqIngress
 from fetchfleet.worker.intake.inbox import InboxReader
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.observability import events
-from fetchfleet.worker.observability.log import Event
+from fetchfleet.worker.observability.log import COUNTS, Event
+from fetchfleet.worker.observability.reading import LaneReading, WorkerReading
 from fetchfleet.worker.observability.repeats import Repeats
 from fetchfleet.worker.redis_support.event_tap import EventTap
 from fetchfleet.worker.redis_support.foreign_members import ForeignMembers
@@ -153,6 +154,33 @@ class Runtime:
             yield "does not renew its leases"
         if mono_s() - self.heartbeat.sent_s > keys.WORKER_TTL_MS / 1000:
             yield "has no answer from Redis"
+
+    def reading(self) -> WorkerReading:
+        """Return the current state for the metrics of this worker."""
+        traffic, totals, lanes = self.stats.traffic, self.services.settler.totals, self.lanes.values()
+        in_flight = {lane.name: len(lane.in_flight) for lane in lanes}
+        finished: Mapping[str, int] = totals.by_lane or {}
+        busiest = totals.busiest(self.settings.metrics_hosts, in_flight)
+        return WorkerReading(
+            about={"worker": self.registration.name, **self.registration.log_fields()},
+            totals=totals,
+            lag_s=self.stats.lags_s,
+            received_bytes=self.services.sink.disk.received_bytes,
+            opened=traffic.opened,
+            reused=traffic.reused,
+            closed=traffic.closed,
+            lanes=len(lanes),
+            in_flight=sum(in_flight.values()),
+            settling=self.services.settler.count,
+            unverified_tls=sum(not lane.policy.verify for lane in lanes),
+            log_events=COUNTS.events,
+            log_lines_dropped=COUNTS.dropped,
+            free_bytes=self.disk_guard.free_bytes,
+            disk_refuses=self.disk_guard.shortage is not None,
+            heartbeat_age_s=mono_s() - self.heartbeat.sent_s,
+            ready=not any(self.not_ready()),
+            busiest=[LaneReading(name, in_flight.get(name, 0), finished.get(name, 0)) for name in busiest],
+        )
 
     async def take_lane(
         self, name: str, generation: int, *, beyond_share: bool = False

@@ -18,7 +18,7 @@ from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.lanes.services import QuarantineReason
 from fetchfleet.worker.lanes.settler import Settler
 from fetchfleet.worker.observability import events
-from fetchfleet.worker.observability.percentiles import Recent, percentile
+from fetchfleet.worker.observability.percentiles import Histogram, Recent, percentile
 from fetchfleet.worker.observability.totals import WorkerTotals
 from fetchfleet.worker.redis_support.health import RedisHealth
 from fetchfleet.worker.util.clock import mono_s
@@ -28,6 +28,9 @@ LOGGED = (
     *("waiting", "in_flight", "oldest_s", "inbox", "arq", "dead", "unread", "finished"),
 )
 """The fields of an overview in the log."""
+
+LAGS_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+"""The bounds of the histogram of the event-loop lag. docs/metrics.md lists them."""
 
 _PAGE_BYTES = resource.getpagesize()
 
@@ -50,6 +53,8 @@ class Stats:
         self.traffic = traffic
         self.lag_s = Recent()
         """Samples of the event-loop lag since the last line: how much too late a sleep ended."""
+        self.lags_s = Histogram(LAGS_S)
+        """The event-loop lag since the start."""
         self._lanes = lanes
         self._settler = settler
         self._quarantined = quarantined
@@ -67,7 +72,9 @@ class Stats:
             asked_s = mono_s()
             await asyncio.sleep(self._lag_every_s)
             now_s = mono_s()
-            self.lag_s.add(max(0.0, now_s - asked_s - self._lag_every_s))
+            lag_s = max(0.0, now_s - asked_s - self._lag_every_s)
+            self.lag_s.add(lag_s)
+            self.lags_s.add(lag_s)
             if now_s - self._logged_s >= self._every_s:
                 self.log_line()
 

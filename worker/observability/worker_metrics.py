@@ -1,0 +1,133 @@
+"""The metrics of a worker for Prometheus: their names, and their values from a reading."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from fetchfleet.worker.observability.percentiles import Histogram
+from fetchfleet.worker.observability.reading import WorkerReading
+from fetchfleet.worker.observability.totals import FetchTotals
+
+
+class WorkerCollector(Collector):
+    """Reads the worker at each scrape. read: returns its current state."""
+
+    def __init__(self, read: Callable[[], WorkerReading]) -> None:
+        self._read = read
+
+    def describe(self) -> Iterable[Metric]:
+        """Describe nothing in advance."""
+        return []
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the metrics of the worker."""
+        return families_of(self._read())
+
+
+def registry_of(read: Callable[[], WorkerReading]) -> CollectorRegistry:
+    """Return the registry of a worker, with the metrics of its process."""
+    registry = CollectorRegistry()
+    registry.register(WorkerCollector(read))
+    ProcessCollector(registry=registry)
+    return registry
+
+
+def families_of(reading: WorkerReading) -> Iterator[Metric]:
+    """Yield the metrics of a worker. Pure."""
+    yield InfoMetricFamily(
+        "fetchfleet_worker", "The worker, its version and its settings.", dict(reading.about)
+    )
+    yield from _fetches(reading.totals)
+    yield _counter("received_bytes", "Bytes of bodies received.", reading.received_bytes)
+    yield _counter("connections_opened", "Connections to hosts that were opened.", reading.opened)
+    yield _counter("connections_reused", "Requests that used an open connection.", reading.reused)
+    yield _counter("connections_closed", "Connections to hosts that were closed.", reading.closed)
+    yield _gauge("connections_open", "Open connections to hosts.", reading.opened - reading.closed)
+    yield _gauge("lanes_held", "Lanes that the worker holds.", reading.lanes)
+    yield _gauge("fetches_in_flight", "Fetches in flight.", reading.in_flight)
+    yield _gauge("fetches_settling", "Settlements that wait for Redis.", reading.settling)
+    yield _gauge("lanes_unverified_tls", "Lanes held without certificate checks.", reading.unverified_tls)
+    yield _histogram("event_loop_lag_seconds", "Delay of the event loop.", reading.lag_s)
+    lines = [((event,), count) for event, count in sorted(reading.log_events.items())]
+    yield _counters("log_events", "Log lines by event, those left out by sampling too.", ("event",), lines)
+    yield _counter("log_lines_dropped", "Log lines that the output refused.", reading.log_lines_dropped)
+    if reading.free_bytes is not None:
+        yield _gauge("disk_free_bytes", "Free space of the out folder.", reading.free_bytes)
+    yield _gauge(
+        "disk_refuses", "1 if no fetch starts because bodies cannot be stored.", reading.disk_refuses
+    )
+    yield _gauge("heartbeat_age_seconds", "Time since Redis accepted a heartbeat.", reading.heartbeat_age_s)
+    yield _gauge("ready", "1 if the worker takes work now.", reading.ready)
+    if reading.busiest:
+        in_flight = GaugeMetricFamily(
+            "fetchfleet_lane_in_flight", "Fetches in flight of the busiest lanes.", labels=("lane",)
+        )
+        for lane in reading.busiest:
+            in_flight.add_metric((lane.name,), lane.in_flight)
+        yield in_flight
+        finished = [((lane.name,), lane.finished) for lane in reading.busiest]
+        yield _counters("lane_finished", "Fetches finished of the busiest lanes.", ("lane",), finished)
+
+
+def _fetches(totals: FetchTotals) -> Iterator[Metric]:
+    """Yield the counters and histograms of fetches."""
+    finished = [
+        ((outcome.value, _label(reason)), count) for (outcome, reason), count in totals.finished.items()
+    ]
+    yield _counters("fetches_finished", "Fetches with a result in Redis.", ("outcome", "reason"), finished)
+    retries = [((_label(reason),), count) for reason, count in totals.retries.items()]
+    yield _counters("fetch_retries", "Attempts that another one follows.", ("reason",), retries)
+    yield _counter("fetch_throttles", "Responses that asked to back off.", totals.throttles)
+    yield _counter("fetch_interruptions", "Attempts that were cut off.", totals.interruptions)
+    ms = 1000.0
+    yield _histogram("fetch_duration_seconds", "From submit to the end.", totals.total_ms, ms)
+    yield _histogram("fetch_queue_seconds", "From submit to the last attempt.", totals.queue_ms, ms)
+    yield _histogram(
+        "fetch_connect_seconds",
+        "TCP and TLS of the last attempt, if it opened a connection.",
+        totals.connect_ms,
+        ms,
+    )
+    yield _histogram(
+        "fetch_first_byte_seconds",
+        "From the start of the last attempt to its response.",
+        totals.first_byte_ms,
+        ms,
+    )
+    yield _histogram("body_size_bytes", "Sizes of stored bodies.", totals.body_bytes)
+
+
+def _label(reason: str | None) -> str:
+    return "" if reason is None else str(reason)
+
+
+def _counter(name: str, documentation: str, value: float) -> Metric:
+    return CounterMetricFamily(f"fetchfleet_{name}", documentation, value=value)
+
+
+def _counters(
+    name: str, documentation: str, labels: Sequence[str], values: Iterable[tuple[Sequence[str], int]]
+) -> Metric:
+    family = CounterMetricFamily(f"fetchfleet_{name}", documentation, labels=labels)
+    for label_values, value in values:
+        family.add_metric(label_values, value)
+    return family
+
+
+def _gauge(name: str, documentation: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"fetchfleet_{name}", documentation, value=float(value))
+
+
+def _histogram(name: str, documentation: str, histogram: Histogram, units: float = 1.0) -> Metric:
+    """Return a histogram in base units. units: the number of the histogram's units in a base unit."""
+    *bounds, (_, total) = histogram.cumulative()
+    buckets = [*((str(bound / units), count) for bound, count in bounds), ("+Inf", total)]
+    return HistogramMetricFamily(f"fetchfleet_{name}", documentation, buckets, histogram.sum / units)
