@@ -259,10 +259,11 @@ def test_importing_the_public_api_imports_no_runtime() -> None:
 
 
 def test_a_worker_imports_only_the_http_libraries_that_it_needs() -> None:
-    """The direct engine needs no httpx, and h2 waits for the first host that selects HTTP/2."""
+    """The direct engine needs no httpx, h2 waits for the first host with HTTP/2, and spans are off."""
     program = (
         "import sys; from importlib import import_module;"
-        "loaded = lambda name: import_module(name) and sorted({'httpx', 'h2'} & {*sys.modules});"
+        "slow = {'httpx', 'h2', 'opentelemetry'};"
+        "loaded = lambda name: import_module(name) and sorted(slow & {*sys.modules});"
         "print(loaded('fetchfleet.worker.local.prestart'), loaded('fetchfleet.worker.http.httpx_engine'))"
     )
     printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -5,6 +5,7 @@ import re
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from importlib.util import find_spec
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +29,8 @@ REMOVED = {"reqwest": "was removed: direct replaces it and needs no extra; use -
 FILES, WARC = "files", "warc"
 SINKS = (FILES, WARC)
 LOG_LEVELS = ("debug", "info")
+OFF, TRACED, ALL = "off", "traced", "all"
+OTELS = (OFF, TRACED, ALL)
 VIAS = ("lanes", "inbox")
 POLICY_KEYS = "policy_keys"
 """The flag with keys of the policy's default table and their values."""
@@ -98,6 +101,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """HOST:PORT at which a worker serves its metrics; if empty, it serves none. Not used by `run`."""
     metrics_hosts: int = 0
     """The number of lanes, the busiest ones, with metrics of their own."""
+    otel: str = OFF
+    """One of OTELS: which fetches have an OpenTelemetry span, those with a traceparent or all."""
     worker_id: str = ""
     """The name of the worker in results, logs and status."""
     alone: bool = False
@@ -215,14 +220,20 @@ def _with_option(fault: PolicyFault, path: str | None, option_keys: Mapping[str,
     return f"--policy {path}: {fault.message}" if path else f"--set: {fault.message}"
 
 
-def _faults(settings: Settings) -> Iterator[str]:
-    """Yield the error message of each invalid setting."""
+def _unknown_choices(settings: Settings) -> Iterator[str]:
+    """Yield the error message of each setting that is not one of its choices."""
     for name, choices in {"engine": ENGINES, "sink": SINKS, "via": VIAS}.items():
         value = getattr(settings, name)
         if value not in choices:
             yield f"--{name} {value}: {REMOVED.get(value) or 'choose ' + ' or '.join(choices)}"
-    if settings.log_level not in LOG_LEVELS:
-        yield f"FETCHFLEET_LOG_LEVEL: must be {' or '.join(LOG_LEVELS)}, got {settings.log_level!r}"
+    for name, words in {"log_level": LOG_LEVELS, "otel": OTELS}.items():
+        if (value := getattr(settings, name)) not in words:
+            yield f"{ENVIRONMENT[name]}: must be {' or '.join(words)}, got {value!r}"
+
+
+def _faults(settings: Settings) -> Iterator[str]:
+    """Yield the error message of each invalid setting."""
+    yield from _unknown_choices(settings)
     for name, (_, least, most, least_means) in _NUMBERS.items():
         value = getattr(settings, name)
         if not least <= value <= most:
@@ -239,6 +250,7 @@ def _faults(settings: Settings) -> Iterator[str]:
         lambda: settings.egress,
         lambda: parse_nameservers(settings.nameservers),
         lambda: connection_pool(settings.redis_url),
+        lambda: _check_extra(settings.otel),
         lambda: inbox_of(settings.redis_url) if settings.via == "inbox" else None,
         lambda: settings.metrics_address,
     )
@@ -247,6 +259,12 @@ def _faults(settings: Settings) -> Iterator[str]:
             check()
         except ValueError as error:
             yield str(error)
+
+
+def _check_extra(otel: str) -> None:
+    """Raise ValueError if spans are enabled, and their extra is not installed."""
+    if otel != OFF and find_spec("opentelemetry") is None:
+        raise ValueError("FETCHFLEET_OTEL: needs an extra; install it with: pip install 'fetchfleet[otel]'")
 
 
 _NAMESERVER = re.compile(

@@ -28,6 +28,7 @@ ROWS: list[tuple[str, str, Any, str, Any, Any]] = [
     ("warc_max_bytes", "FETCHFLEET_WARC_MAX_BYTES", 65536, "65537", 65536, 65537),
     ("warc_max_age_s", "FETCHFLEET_WARC_MAX_AGE_S", 1, "2.5", 1.0, 2.5),
     ("log_level", "FETCHFLEET_LOG_LEVEL", "debug", "debug", "debug", "debug"),
+    ("otel", "FETCHFLEET_OTEL", "all", "traced", "all", "traced"),
     ("worker_id", "FETCHFLEET_WORKER_ID", "f", "e", "f", "e"),
 ]
 
@@ -72,6 +73,7 @@ FAULTS: list[tuple[dict[str, Any], dict[str, str], str]] = [
     ({}, {"FETCHFLEET_WARC_MAX_AGE_S": "0.9"}, "FETCHFLEET_WARC_MAX_AGE_S"),
     ({}, {"FETCHFLEET_WARC_MAX_AGE_S": "nan"}, "FETCHFLEET_WARC_MAX_AGE_S"),
     ({}, {"FETCHFLEET_LOG_LEVEL": "DEBUG"}, "FETCHFLEET_LOG_LEVEL: must be debug or info, got 'DEBUG'"),
+    ({}, {"FETCHFLEET_OTEL": "on"}, "FETCHFLEET_OTEL: must be off or traced or all, got 'on'"),
     ({"user_agent": "a\r\nb"}, {}, "FETCHFLEET_USER_AGENT"),
     ({"user_agent": "é"}, {}, "FETCHFLEET_USER_AGENT"),
 ]
@@ -209,3 +211,11 @@ def test_an_in_folder_that_cannot_be_read_is_refused(tmp_path: Path, monkeypatch
 
     with pytest.raises(SettingsError, match=f"--in {tmp_path}: Permission denied"):
         load_settings({"in_folder": tmp_path}, {})
+
+
+def test_spans_need_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error has the command that installs it."""
+    monkeypatch.setattr("fetchfleet.worker.settings.find_spec", lambda _: None)
+
+    assert [] == [fault for fault in faults_of({"sink": "tape"}, {}) if "otel" in fault]
+    assert "pip install 'fetchfleet[otel]'" in faults_of({}, {"FETCHFLEET_OTEL": "all"})[0]

@@ -4,6 +4,7 @@ This module handles a plain GET completely. A cheap check leads to each special 
 """
 
 import asyncio
+from functools import partial
 
 import msgspec
 
@@ -242,7 +243,10 @@ async def finish_fetch(
         line = log_events.finished(lane, entry, result, note)
     else:
         line = log_events.finished(lane, entry, result, note, attempt.trace, attempt.hops)
-    session.settle(settler.finished(result, line=line))
+    if services.record_span is None:
+        session.settle(settler.finished(result, line=line))
+    else:
+        session.settle(settler.finished(result, partial(services.record_span, entry, line), line))
 
 
 def settle_retry(session: FetchSession, retry: Retry, outcome: AttemptOutcome = _UNATTEMPTED) -> None:

@@ -4,12 +4,14 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from msgspec import field
 
+from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.model import Fetch
 from fetchfleet.jobs.contract.urls import lane_of_url
 from fetchfleet.worker.body.pipeline import DecoderBudget
 from fetchfleet.worker.fetch.isolation import Isolation
 from fetchfleet.worker.fetch.rules.abilities import Abilities
 from fetchfleet.worker.http.base import Engine, Pools
+from fetchfleet.worker.lanes.log_events import FinishedLine
 from fetchfleet.worker.lanes.robots_cache import RobotsCache
 from fetchfleet.worker.lanes.services import LaneServices
 from fetchfleet.worker.lanes.session import LaneSession
@@ -37,6 +39,8 @@ class FetchServices(LaneServices, frozen=True, kw_only=True, eq=False):
     """The abilities of this worker."""
     others: Callable[[], Awaitable[Sequence[Abilities]]] | None
     """Returns the abilities of the other live workers. None: all workers have the same settings."""
+    record_span: Callable[[Entry, FinishedLine], None] | None = None
+    """Makes the span of a fetch with its log line (worker/fetch/spans.py). None: no spans are made."""
     isolation: Isolation = field(default_factory=Isolation)
     """Separates the start of a fetch that may be crashing its workers from other starts."""
     deadlines: Deadlines = field(default_factory=Deadlines)

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import random
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 from msgspec import Struct, field
@@ -10,6 +11,7 @@ from redis.asyncio import Redis
 from structlog.typing import FilteringBoundLogger
 
 from fetchfleet.jobs.client.submit import Limits
+from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.notify import arq_client
 from fetchfleet.jobs.redis_connection import connect, redis_now_ms
 from fetchfleet.jobs.scripts.lanes import ENDED
@@ -23,6 +25,7 @@ from fetchfleet.worker.intake.arq_jobs import ArqIngress
 from fetchfleet.worker.intake.inbox import InboxReader
 from fetchfleet.worker.lanes.invalid_claims import log_quarantine, not_recorded
 from fetchfleet.worker.lanes.lane import Lane
+from fetchfleet.worker.lanes.log_events import FinishedLine
 from fetchfleet.worker.lanes.robots_cache import RobotsCache
 from fetchfleet.worker.lanes.settler import Settler
 from fetchfleet.worker.lanes.store import LaneStore
@@ -47,7 +50,7 @@ from fetchfleet.worker.scheduler.acquire import Acquirer
 from fetchfleet.worker.scheduler.leases import Leases
 from fetchfleet.worker.scheduler.rebalancer import Rebalancer
 from fetchfleet.worker.scheduler.sweep import Housekeeping, LaneReclaimer, Sweep
-from fetchfleet.worker.settings import Settings
+from fetchfleet.worker.settings import ALL, OFF, Settings
 from fetchfleet.worker.sink.factory import sink_of
 from fetchfleet.worker.sink.files.directory import unusable_out
 from fetchfleet.worker.util.aio import Slots
@@ -159,10 +162,23 @@ async def _open_services(base: _Base, opened: AsyncExitStack) -> tuple[FetchServ
         log=log,
         parameters=base.timings.lanes,
         abilities=abilities_of(base.registration),
+        record_span=_record_span(base, opened),
         others=None if settings.alone else base.peers.abilities,
         returns=Spacing(base.timings.lanes.newer_return_s, base.timings.lanes.return_every_s),
     )
     return services, live_policy
+
+
+def _record_span(base: _Base, opened: AsyncExitStack) -> Callable[[Entry, FinishedLine], None] | None:
+    """Return the function that makes spans of fetches; None if FETCHFLEET_OTEL is off."""
+    if base.settings.otel == OFF:
+        return None
+    from fetchfleet.worker.fetch.spans import FetchSpans  # noqa: PLC0415 it needs an extra
+
+    about = base.registration
+    spans = FetchSpans(about.name, about.version, roots=base.settings.otel == ALL)
+    opened.push_async_callback(spans.aclose)
+    return spans.record
 
 
 async def _wire(

@@ -12,7 +12,7 @@ from fetchfleet.jobs.contract.entry import Hop, parse_entry, serialize_new_entry
 from fetchfleet.jobs.contract.messages import read_arguments, read_message
 from fetchfleet.jobs.contract.model import Fetch, encode
 from fetchfleet.jobs.errors import InvalidFetchError
-from fetchfleet.worker.fetch.rules.trace_context import span_id, with_context
+from fetchfleet.worker.fetch.rules.trace_context import random_span_id, span_id_of, with_context
 from fetchfleet.worker.observability.log import trace_fields as fields
 
 URL = "http://a.example/"
@@ -134,17 +134,25 @@ SPAN = re.compile(r"(?!0{16})[0-9a-f]{16}")
 @given(chance, chance)
 def test_a_span_id_is_never_zero(high: float, low: float) -> None:
     """Zero means no span."""
-    assert SPAN.fullmatch(span_id(high, low))
+    assert SPAN.fullmatch(random_span_id(high, low))
+
+
+@given(st.text())
+def test_the_span_id_of_a_fetch_is_always_the_same(fetch_id: str) -> None:
+    """Each attempt and each worker has it."""
+    assert SPAN.fullmatch(span_id_of(fetch_id))
+    assert span_id_of(fetch_id) == span_id_of(fetch_id)
 
 
 @given(st.sampled_from(GOOD), chance, chance)
 def test_the_trace_continues_under_a_new_span(traceparent: str, high: float, low: float) -> None:
     """The same trace with the known flags, in version 00."""
-    sent = dict(with_context(Hop("GET", URL), Fetch(url=URL, traceparent=traceparent), ID, high, low).headers)
+    span_id = random_span_id(high, low)
+    sent = dict(with_context(Hop("GET", URL), Fetch(url=URL, traceparent=traceparent), ID, span_id).headers)
     Fetch(url=URL, traceparent=sent["traceparent"])
     version, trace, parent, flags = sent["traceparent"].split("-")
 
-    assert ("00", traceparent[3:35], span_id(high, low)) == (version, trace, parent)
+    assert ("00", traceparent[3:35], span_id) == (version, trace, parent)
     assert int(traceparent[53:55], 16) & 3 == int(flags, 16)
     assert {"X-Request-ID", "traceparent"} == sent.keys()
 
@@ -163,7 +171,7 @@ def test_a_header_of_the_caller_wins(headers: dict[str, str], added: set[str]) -
     fetch = Fetch(url=URL, headers=headers, traceparent=GIVEN, tracestate="a=1")
     request = Hop("GET", URL, tuple(headers.items()))
 
-    sent = with_context(request, fetch, ID, 0.5, 0.5)
+    sent = with_context(request, fetch, ID, "5" * 16)
 
     assert request.headers == sent.headers[: len(headers)]
     assert added == {name for name, _ in sent.headers[len(headers) :]}
@@ -173,6 +181,6 @@ def test_without_a_trace_only_the_id_is_sent() -> None:
     """Log lines have no field for a missing trace."""
     fetch = Fetch(url=URL)
 
-    assert (("X-Request-ID", ID),) == with_context(Hop("GET", URL), fetch, ID, 0, 0).headers
+    assert (("X-Request-ID", ID),) == with_context(Hop("GET", URL), fetch, ID, "5" * 16).headers
     assert {} == fields(fetch)
     assert {"trace_id": TRACE} == fields(Fetch(url=URL, traceparent=GIVEN))

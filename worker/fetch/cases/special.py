@@ -63,9 +63,14 @@ class SpecialCases:
         if self._index_entry is not None and (resume is None or resume.partial_file is None):
             request = conditional(request, self._index_entry)  # else If-Range detects a newer version
         if lane.policy.context:
-            chance = self._services.chance
-            request = trace_context.with_context(request, fetch, self._entry.id, chance(), chance())
+            request = trace_context.with_context(request, fetch, self._entry.id, self._span_id())
         return request
+
+    def _span_id(self) -> str:
+        """Return the span ID that the host receives: that of the fetch, or a random one without spans."""
+        if self._services.record_span is not None:
+            return trace_context.span_id_of(self._entry.id)
+        return trace_context.random_span_id(self._services.chance(), self._services.chance())
 
     async def must_restart(self, answer: Answer) -> bool:
         """Return whether to repeat the request without a range, as the response does not fit the one sent."""
