@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
+from typer.main import get_command
 
 import fetchfleet as public
 from fetchfleet import Fetch, Fleet, Outcome, Reason, Result, Timings
 from fetchfleet.jobs.contract.model import decode_fetch, decode_result
+from fetchfleet.worker.cli.app import app
 from fetchfleet.worker.inspect.fleet_status import FleetStatus
 from fetchfleet.worker.observability.log import Event
 from fetchfleet.worker.policy.file import parse_policy
@@ -324,6 +326,33 @@ def test_the_configuration_page_has_every_variable() -> None:
     text = (DOCS / "configuration.md").read_text()
 
     assert [] == [variable for variable in ENVIRONMENT.values() if f"`{variable}`" not in text]
+
+
+def commands_of(page: Path) -> Iterator[list[str]]:
+    """Return the words of each fetchfleet command in code of the page, up to an operator of the shell."""
+    blocks = "\n".join(_FENCED.findall(page.read_text()))
+    for code in (*_CODE.findall(_FENCED.sub("", page.read_text())), *blocks.splitlines()):
+        if match := re.match(r"\s*(?:\S+/)?fetchfleet ([a-z-][^|&<>#;)]*)", code):
+            yield match[1].split()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_command_that_a_page_shows_exists(page: Path) -> None:
+    """Commands, subcommands and options are those of the command line."""
+    unknown = []
+    for words in commands_of(page):
+        command: Any = get_command(app)
+        options = {"--help"}
+        for word in words:
+            is_option = word.startswith("-") and len(word) > 1
+            if not is_option and hasattr(command, "list_commands"):
+                command = command.get_command(None, word)
+            options |= {option for parameter in getattr(command, "params", ()) for option in parameter.opts}
+            if command is None or (is_option and word.partition("=")[0] not in options):
+                unknown.append(words)
+                break
+
+    assert [] == unknown
 
 
 @pytest.mark.parametrize("command", ["run", "submit", "worker"])
