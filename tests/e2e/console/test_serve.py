@@ -156,7 +156,7 @@ async def test_a_proxy_on_this_machine_names_the_client_and_https(tmp_path: Path
         b"GET / HTTP/1.1\r\nHost: a\r\nHost: localhost\r\n\r\n",
         b"GET /" + b"%00" * 10_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"GET //evil.example/%2e%2e/ HTTP/1.1\r\nHost: localhost\r\n\r\n",
-        b"GET /static/%2e%2e/pages.py HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /static/%2e%2e/console.css HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n\r\n",
     ],
 )
