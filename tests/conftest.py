@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from fetchfleet import Fleet
 from fetchfleet.jobs.redis_connection import connect
 from fetchfleet.worker.observability import log
-from tests.support import containers, fork_server, leaks, session_redis
+from tests.support import containers, fork_server, leaks, log_lines, session_redis
 from tests.support.redis import flush, nothing_stranded
 from tests.support.waiting import wait_until
 
@@ -87,13 +87,33 @@ async def fleet(redis_url: str) -> AsyncIterator[Fleet]:
         yield client
 
 
+@pytest.fixture(autouse=True)
+def registered_log_lines(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test with a log line that does not fit the registry of events.
+
+    Checks the lines of the test process, and the log files of workers below `tmp_path`.
+    """
+    folder = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else None
+    with log_lines.capture_logs():
+        yield
+    if folder is not None:
+        log_lines.assert_logs_registered(folder)
+
+
 @pytest.fixture
-def stream() -> Iterator[io.StringIO]:
-    """The log output of the test, configured as in a worker."""
+def stream(any_stream: io.StringIO) -> Iterator[io.StringIO]:
+    """The log output of the test, configured as in a worker. Its lines must fit the registry of events."""
+    yield any_stream
+    log_lines.assert_registered(any_stream.getvalue().splitlines())
+
+
+@pytest.fixture
+def any_stream() -> Iterator[io.StringIO]:
+    """The log output of the test, configured as in a worker. Its lines may have any event and fields."""
     before, root = structlog.get_config(), logging.getLogger()
     handlers, level = root.handlers, root.level
     written = io.StringIO()
-    log.configure(written)
+    log.configure(written, worker="one")
     yield written
     structlog.configure(**before)
     root.handlers = handlers

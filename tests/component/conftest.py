@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
 from fetchfleet.worker.lanes.parameters import LaneParameters
 from fetchfleet.worker.runtime.timings import WorkerTimings
 from fetchfleet.worker.settings import ENGINES
 from tests.support import engine_skips
+from tests.support.log_lines import capture_logs
 from tests.support.nameserver import Nameserver, nameserver
 from tools.one_worker import OneWorker
 from tools.origin import behaviours as o

@@ -25,131 +25,70 @@ from fetchfleet.worker.util.clock import mono_s
 
 
 class Event(StrEnum):
-    """The closed list of events. docs/operations.md lists their fields.
+    """The closed list of events. worker/observability/registry has their levels, fields and meanings.
 
     A condition that lasts is logged at once, then once a minute (worker/observability/repeats.py).
     """
 
     FETCH_FINISHED = "fetch.finished"
-    """The result of a fetch is in Redis. Exactly one line for each fetch."""
     FETCH_RETRY = "fetch.retry"
-    """An attempt has ended and the fetch waits for the next: wait_s, reason."""
     FETCH_LOST = "fetch.lost"
-    """Fetches whose entries were lost or damaged in Redis ended after their deadlines: batch, fetches."""
     FETCH_EXCHANGE = "fetch.exchange"
-    """A response was received: status, version, ms, whether the connection was reused. Level debug."""
     FETCH_BUG = "fetch.bug"
-    """A bug. The fetch continues as after a failed attempt."""
     LANE_TAKEN = "lane.taken"
-    """The worker acquired a lane: token, orphans (claims of a dead owner)."""
     LANE_UNVERIFIED_TLS = "lane.unverified_tls"
-    """The policy of the acquired lane has `verify = false`, so no certificate of the host is verified."""
     LANE_COOLING = "lane.cooling"
-    """The host asked the client to back off: until_ms (Unix), wait_s, incidents."""
     LANE_BREAKER_OPEN = "lane.breaker_open"
-    """The breaker opened: failures, until_ms (Unix)."""
     LANE_BREAKER_HALF_OPEN = "lane.breaker_half_open"
-    """A probe may start."""
     LANE_BREAKER_CLOSED = "lane.breaker_closed"
-    """The host recovered."""
     LANE_RESET = "lane.reset"
-    """An operator reset the lane: reset (the parts of the gate state that were cleared), by."""
     LANE_RELEASED = "lane.released"
-    """The lane was released: more (whether fetches wait), why, due_in_ms."""
     LANE_YIELDED = "lane.yielded"
-    """The worker releases the lane to another worker, because it holds more than its share."""
     LANE_LAPSED = "lane.lapsed"
-    """The lease ended by the clock of the worker, because Redis did not answer. The work was stopped."""
     LANE_LOST = "lane.lost"
-    """Another worker holds the lane. The work was stopped."""
     LANE_INVALID = "lane.invalid"
-    """An element of the lane is not a fetch. It became a dead letter: why, error."""
     LANE_NEWER = "lane.newer"
-    """A fetch in the lane was written for newer workers and is left to them: id, error."""
     LANE_UNSERVED = "lane.unserved"
-    """No live worker can do a fetch of the lane, so it waits: id, needs."""
     LANE_RESCUED = "lane.rescued"
-    """The sweep reclaimed a lane whose owner died or whose notification was lost: owner."""
     LANE_DEAD = "lane.dead"
-    """The host has been down for too long. Its waiting fetches failed: fetches, down_since_ms (Unix)."""
     LANE_ROBOTS = "lane.robots"
-    """robots.txt of an origin was requested: status, or reason and note."""
     LANE_CANCELLED = "lane.cancelled"
-    """The fetches of cancelled batches in the lane have their results: batches, fetches."""
     INTAKE_TAKEN = "intake.taken"
-    """Inbox messages were enqueued: batch, messages, refused."""
     INTAKE_REFUSED = "intake.refused"
-    """A message or an arq job is invalid. It became a dead letter: door (inbox or arq), error."""
     INTAKE_NEWER = "intake.newer"
-    """Messages or arq jobs of an unsupported version wait for a newer worker: door, error."""
     INTAKE_FULL = "intake.full"
-    """The inbox waits, because the backlog limit is reached or Redis is out of memory: error."""
     RESULTS_LAGGING = "results.lagging"
-    """Results that a consumer group has not read will soon be trimmed: groups, results, most."""
     RESULTS_TRIMMED = "results.trimmed"
-    """Results that a consumer group has not acknowledged are trimmed: groups, results, most."""
     POLICY_CHANGED = "policy.changed"
-    """Policy tables set at run time are in force: tables."""
     POLICY_REFUSED = "policy.refused"
-    """The tables in Redis do not fit the policy file of this worker; the previous ones stay: error."""
     WORKER_STARTED = "worker.started"
-    """The worker is ready: instance, version, python, engine, sink, policy (digest), out, loop."""
     WORKER_NAME_TAKEN = "worker.name_taken"
-    """Other live workers have the name of this worker (FETCHFLEET_WORKER_ID): instance, others."""
     WORKERS_DIFFER = "workers.differ"
-    """Live workers have different settings. Fetches that some of them cannot do wait for the others."""
     WORKER_HEARTBEAT = "worker.heartbeat"
-    """Statistics of the worker, every ten seconds and at its end."""
     FLEET_STATUS = "fleet.status"
-    """The state of the fleet in numbers, every ten seconds from one of its workers."""
     WORKER_DRAINING = "worker.draining"
-    """An operator drains the worker. It releases its lanes and takes no messages or jobs: lanes."""
     WORKER_DRAINED = "worker.drained"
-    """The drained worker has released its last lane."""
     WORKER_UNDRAINED = "worker.undrained"
-    """An operator ended the drain. The worker acquires lanes again."""
     WORKER_STOPPING = "worker.stopping"
-    """Shutdown begins: lanes."""
     WORKER_STOPPED = "worker.stopped"
-    """Shutdown is complete."""
     WORKER_BUG = "worker.bug"
-    """A bug ended a loop of the worker. The loop is restarted: loop, error, trace."""
     REDIS_TROUBLE = "redis.trouble"
-    """A call to Redis failed. The worker keeps its lanes and tries again: error."""
     REDIS_BACK = "redis.back"
-    """No call to Redis has failed for some seconds: lasted_s, failed (the number of failed calls)."""
     REDIS_REFUSAL = "redis.refusal"
-    """Redis rejects the credentials or denies a command. The worker keeps trying: error."""
     REDIS_LOADING = "redis.loading"
-    """Redis is loading its data. The worker starts afterwards."""
     REDIS_FOREIGN = "redis.foreign"
-    """Another program wrote to a key of the fleet. The value became a dead letter: key, found."""
     DISK_FULL = "disk.full"
-    """No space for bodies. The worker starts no fetch: wanting (bytes, files, or writing if the disk is
-    read-only or refuses data), free_bytes, free_files, error."""
     DISK_REFUSED = "disk.refused"
-    """Bodies cannot be stored although the disk has space: the worker lacks descriptors, memory or
-    permissions, the disk does not answer, or the out folder was moved. Effect and fields as for disk.full."""
     DISK_REOPENED = "disk.reopened"
-    """The out folder was moved, removed or replaced. Bodies go to the folder that has its path now: out."""
     DISK_OK = "disk.ok"
-    """Bodies can be stored again: free_bytes, free_files."""
     DISK_IN_THE_WAY = "disk.in_the_way"
-    """A link, folder or file in the out folder blocks the path of a body: id, lane, error."""
     CONSOLE_STARTED = "console.started"
-    """The server of the console listens: listen, token (whether one is required), read_only."""
     CONSOLE_STOPPED = "console.stopped"
-    """The server of the console has stopped."""
     CONSOLE_ACTION = "console.action"
-    """A caller of the console or the HTTP API changed something: action, target, by, peer, result."""
     CONSOLE_DENIED = "console.denied"
-    """The console refused a request: why, peer, method, path."""
     CONSOLE_REDIS = "console.redis"
-    """Redis does not answer the console, or answers it again, or a response was cut off: message."""
     CONSOLE_BUG = "console.bug"
-    """A bug ended a request of the console: error, trace, path."""
     LIBRARY = "library"
-    """A warning of a library: library, message."""
 
 
 COMMON_FIELDS = frozenset({"event", "level", "timestamp", "worker"})
@@ -270,11 +209,13 @@ def _up_to_the_second(second: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
 
 
-def configure(stream: TextIO = sys.stderr, *, pretty: bool | None = None, level: str = "info") -> None:
+def configure(
+    stream: TextIO = sys.stderr, *, pretty: bool | None = None, level: str = "info", worker: str = ""
+) -> None:
     """Configure structlog and logging to write to the stream from this level on.
 
     Warnings of libraries are included. pretty: format for reading instead of JSON; None: if the stream is a
-    terminal.
+    terminal. worker: its name, for the warnings of libraries.
     """
     writer, min_level = LineWriter(stream), logging.getLevelNamesMapping()[level.upper()]
     processors: list[Processor] = [JsonLines(writer, min_level)]
@@ -289,7 +230,7 @@ def configure(stream: TextIO = sys.stderr, *, pretty: bool | None = None, level:
         cache_logger_on_first_use=False,
     )
     root = logging.getLogger()
-    root.handlers = [_LibraryHandler()]
+    root.handlers = [_LibraryHandler(worker)]
     root.setLevel(logging.WARNING)
 
 
@@ -329,14 +270,15 @@ def get_logger(**fields: Any) -> FilteringBoundLogger:
 class _LibraryHandler(logging.Handler):
     """Logs warnings of libraries as one event. Their INFO lines contain URLs with secrets and are dropped."""
 
-    def __init__(self) -> None:
+    def __init__(self, worker: str) -> None:
         super().__init__()
+        self._worker = worker
         self._repeats = Repeats()
 
     def emit(self, record: logging.LogRecord) -> None:
         left_out = self._repeats.admit((record.name, str(record.msg).partition("\n")[0]), mono_s())
         if left_out is not None:
-            log = get_logger(library=record.name)
+            log = get_logger(worker=self._worker, library=record.name)
             log.warning(Event.LIBRARY, message=redact.text(record.getMessage()), **suppressed(left_out))
 
 

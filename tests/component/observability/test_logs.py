@@ -207,10 +207,12 @@ async def test_at_info_level_no_event_hooks_are_installed(
 
 
 @pytest.mark.parametrize(("level", "written"), [("info", ["two"]), ("debug", ["one", "two"])])
-def test_lines_below_the_level_are_not_written(stream: io.StringIO, level: str, written: list[str]) -> None:
+def test_lines_below_the_level_are_not_written(
+    any_stream: io.StringIO, level: str, written: list[str]
+) -> None:
     """Debug lines are written only at debug level."""
-    log.configure(stream, level=level)
+    log.configure(any_stream, level=level)
     log.get_logger().debug("one")
     log.get_logger().info("two")
 
-    assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == written
+    assert [json.loads(line)["event"] for line in any_stream.getvalue().splitlines()] == written

@@ -9,7 +9,6 @@ import pytest
 from arq import Retry
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from structlog.testing import capture_logs
 
 from fetchfleet import BatchExistsError, Fleet, InvalidFetchError
 from fetchfleet.jobs import keys
@@ -21,6 +20,7 @@ from fetchfleet.worker.observability.log import get_logger
 from fetchfleet.worker.runtime import arq_worker
 from fetchfleet.worker.runtime.timings import WorkerTimings
 from tests.support.lanes import BATCH_ID, ask, paths, url, waiting
+from tests.support.log_lines import capture_logs
 
 RUN = "job-1 2026-01-01"
 

@@ -9,7 +9,6 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from structlog.testing import capture_logs
 
 from fetchfleet import Fleet
 from fetchfleet.jobs import keys
@@ -29,6 +28,7 @@ from fetchfleet.worker.redis_support.key_repair import KeyRepair
 from fetchfleet.worker.util import aio
 from tests.support.inbox import as_taken, take_messages
 from tests.support.lanes import BATCH_ID, LANE, LaneHold, ask, paths, url, waiting
+from tests.support.log_lines import capture_logs
 from tests.support.waiting import wait_until
 
 OTHER_LANE = "b.example"

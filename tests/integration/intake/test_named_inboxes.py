@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 import pytest
 from redis.asyncio import Redis
-from structlog.testing import capture_logs
 
 from fetchfleet import Fetch, Fleet
 from fetchfleet.jobs import keys
@@ -24,6 +23,7 @@ from fetchfleet.worker.redis_support.health import RedisErrorReporter
 from fetchfleet.worker.util import aio
 from tests.support.inbox import as_taken, take_messages
 from tests.support.lanes import BATCH_ID, LaneHold, ask, paths, url, waiting
+from tests.support.log_lines import capture_logs
 from tests.support.waiting import wait_until
 
 BOB, ALICE = "bob", "alice-2"

@@ -8,7 +8,6 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from structlog.testing import capture_logs
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.submit import Submitter
@@ -19,6 +18,7 @@ from fetchfleet.worker.observability.log import get_logger
 from fetchfleet.worker.redis_support.health import RedisErrorReporter
 from tests.support.inbox import as_taken, take_messages
 from tests.support.lanes import ask, paths, url, waiting
+from tests.support.log_lines import capture_logs
 
 Open = Callable[..., InboxReader]
 OLD, NEW = 1, 2

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
-from structlog.testing import capture_logs
 
 from fetchfleet import Batch, Fleet, Result
 from fetchfleet.jobs import keys
@@ -15,6 +14,7 @@ from fetchfleet.worker.observability.log import get_logger
 from fetchfleet.worker.redis_support.foreign_members import ForeignMembers
 from fetchfleet.worker.scheduler.sweep import Housekeeping
 from tests.support.lanes import LaneHold, ask, now_ms, results, stored, url
+from tests.support.log_lines import capture_logs
 
 GROUP = "billing"
 DAY_MS = keys.RESULTS_TTL_MS

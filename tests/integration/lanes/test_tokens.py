@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
-from structlog.testing import capture_logs
 
 from fetchfleet import Fleet
 from fetchfleet.jobs import keys
 from fetchfleet.worker.observability.log import get_logger
 from fetchfleet.worker.redis_support.key_repair import KeyRepair
 from tests.support.lanes import LANE, LEASE_MS, LaneHold, ask, backlog, fields, now_ms, stored, url
+from tests.support.log_lines import capture_logs
 
 LIMIT = 2**53
 YEAR_US = 366 * 24 * 3600 * 10**6

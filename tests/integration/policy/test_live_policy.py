@@ -3,7 +3,6 @@
 from typing import cast
 
 from redis.asyncio import Redis
-from structlog.testing import capture_logs
 
 from fetchfleet import Fleet
 from fetchfleet.jobs import keys
@@ -13,6 +12,7 @@ from fetchfleet.worker.policy import overrides
 from fetchfleet.worker.policy.file import Policy, parse_policy
 from fetchfleet.worker.redis_support.health import RedisHealth
 from fetchfleet.worker.runtime.live_policy import LivePolicy
+from tests.support.log_lines import capture_logs
 
 UNUSED = cast("Pools", None), cast("RedisHealth", None)
 

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
-from structlog.testing import capture_logs
 
 from fetchfleet import Fleet
 from fetchfleet.jobs import keys
@@ -33,6 +32,7 @@ from tests.support.lanes import (
     state,
     url,
 )
+from tests.support.log_lines import capture_logs
 
 MANY = 12_000
 OTHER = "b.example"

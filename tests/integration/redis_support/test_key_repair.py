@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
-from structlog.testing import capture_logs
 
 from fetchfleet import Fleet, JobsError, KeyTypeConflictError
 from fetchfleet.jobs import keys
@@ -30,6 +29,7 @@ from tests.support.lanes import (
     state,
     url,
 )
+from tests.support.log_lines import capture_logs
 
 EVERY = {**keys.FIXED, **keys.kinds_of_lane(LANE), **keys.kinds_of_batch(BATCH_ID)}
 NO_COUNTS = ["abc", "", "1.5", "007", "1" * 30, "-"]

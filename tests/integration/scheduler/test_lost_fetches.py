@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
-from structlog.testing import capture_logs
 
 from fetchfleet import Batch, Fetch, Fleet, Outcome, Reason
 from fetchfleet.jobs import keys
@@ -13,6 +12,7 @@ from fetchfleet.worker.observability.log import get_logger
 from fetchfleet.worker.redis_support import lost_fetches
 from fetchfleet.worker.redis_support.lost_fetches import LostFetches
 from tests.support.lanes import LANE, LaneHold, ask, backlog, now_ms, results, stored, url
+from tests.support.log_lines import capture_logs
 
 Lines = list[Any]
 

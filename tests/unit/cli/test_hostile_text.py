@@ -182,13 +182,13 @@ def test_no_json_of_a_command_has_an_unsafe_character(
 @pytest.mark.parametrize("pretty", [False, True])
 def test_no_log_line_has_an_unsafe_character(
     pretty: bool,  # noqa: FBT001 a parameter of the test
-    stream: io.StringIO,
+    any_stream: io.StringIO,
 ) -> None:
     """As JSON it has the value that was logged."""
     text = HOSTILE.replace("\ud800", "")
-    log.configure(stream, pretty=pretty)
+    log.configure(any_stream, pretty=pretty)
     log.get_logger(lane=text).info("x", url=text, many=[text], nested={text: text})
-    line = stream.getvalue()
+    line = any_stream.getvalue()
 
     assert line.count("\n") == 1
     colours = r"\x1b\[[0-9;]*m" if pretty else "(?!)"

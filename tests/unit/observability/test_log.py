@@ -9,7 +9,6 @@ import sys
 from datetime import UTC, datetime
 
 import pytest
-import structlog
 
 from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.model import Fetch, Outcome, Result, Timings
@@ -21,6 +20,7 @@ from fetchfleet.worker.observability.log import Event, LineWriter
 from fetchfleet.worker.observability.totals import FetchTotals
 from fetchfleet.worker.policy.model import LanePolicy
 from fetchfleet.worker.util.clock import RedisClock
+from tests.support.log_lines import capture_logs
 
 FETCH_ID = "0123456789abcdef-00000001"
 TRACE = f"00-{'a' * 32}-{'b' * 16}-01"
@@ -114,7 +114,7 @@ def test_lines_are_counted_by_event(stream: io.StringIO, *, pretty: bool) -> Non
     before = log.COUNTS.events.copy()
     lines = [TakenLine(worker="one", lane="a", token=token, orphans=0) for token in range(3)]
     log.write_info(Event.LANE_TAKEN, lines)
-    log.get_logger().warning(Event.LANE_LOST, lane="a")
+    log.get_logger(worker="one").warning(Event.LANE_LOST, lane="a")
     log.get_logger().debug(Event.FETCH_EXCHANGE)
 
     assert log.COUNTS.events - before == {"lane.taken": 3, "lane.lost": 1}
@@ -176,7 +176,7 @@ def test_the_line_of_a_fetch_is_the_same_on_both_paths(stream: io.StringIO, trac
     lines = [finished(lanes[0], entry, result, "a note \x7f"), finished(lanes[1], entry, result, None)]
     write_finished(lines, FetchTotals())
     written = stream.getvalue()
-    with structlog.testing.capture_logs() as captured:
+    with capture_logs() as captured:
         write_finished(lines, FetchTotals())
 
     line, second = (json.loads(text) for text in written.splitlines())

@@ -11,11 +11,11 @@ from redis.exceptions import (
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
-from structlog.testing import capture_logs
 
 from fetchfleet.worker.observability.log import get_logger
 from fetchfleet.worker.observability.repeats import EVERY_S, RECOVERY_S
 from fetchfleet.worker.redis_support.health import RedisErrorReporter, concerns_all
+from tests.support.log_lines import capture_logs
 
 
 def wrapped(error: Exception) -> Exception:
