@@ -20,6 +20,9 @@ from fetchfleet.jobs.contract.model import decode_fetch, decode_result
 from fetchfleet.worker.cli.app import app
 from fetchfleet.worker.inspect.fleet_status import FleetStatus
 from fetchfleet.worker.observability.log import Event
+from fetchfleet.worker.observability.registry.event_fields import COMMON
+from fetchfleet.worker.observability.registry.event_schemas import EVENTS
+from fetchfleet.worker.observability.registry.event_schemas import fields_of as registered_fields
 from fetchfleet.worker.policy.file import parse_policy
 from fetchfleet.worker.policy.model import LanePolicy
 from fetchfleet.worker.settings import ENVIRONMENT
@@ -366,11 +369,39 @@ def test_every_flag_that_a_page_names_is_known_to_the_command(command: str) -> N
     assert set() == {flag for flag in flags if flag not in printed}
 
 
-def test_the_operations_page_has_every_log_event() -> None:
-    """A row for each event, with its level and meaning."""
-    text = (DOCS / "operations.md").read_text()
+def test_the_page_of_the_log_has_each_event_with_its_level_and_fields() -> None:
+    """They are those of the registry. `trace_id`, which any line of a fetch may have, is not repeated."""
+    text = (DOCS / "logs.md").read_text().partition("\n## Events\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `([a-z_.]+)` \| (\w+) \| .* \| (.*) ?\|$", text, re.MULTILINE)
+    found = {event: (level, re.findall(r"`(\w+)`", fields)) for event, level, fields in rows}
+    fields = {
+        event: [] if event is Event.WORKER_HEARTBEAT else [*registered_fields(event)] for event in EVENTS
+    }
+    left_out = {*COMMON, "trace_id"}
 
-    assert [] == [event.value for event in Event if f"\n| `{event.value}` |" not in text]
+    assert EVENTS.keys() == set(Event)
+    assert found == {
+        event.value: (EVENTS[event].level, [name for name in fields[event] if name not in left_out])
+        for event in Event
+    }
+
+
+def test_the_page_of_the_log_explains_each_field() -> None:
+    """A field of the heartbeat has its row in the section on heartbeats, any other one in that on fields."""
+    text = (DOCS / "logs.md").read_text()
+    section, heartbeat = text.partition("\n## Fields\n")[2].split("\n## ")
+    others = {
+        name for event in Event if event is not Event.WORKER_HEARTBEAT for name in registered_fields(event)
+    }
+
+    assert rows_of(section) == sorted(others - {*COMMON})
+    assert set(rows_of(heartbeat)) == registered_fields(Event.WORKER_HEARTBEAT).keys() - {*COMMON}
+
+
+def rows_of(section: str) -> list[str]:
+    """Return the names in the first column of tables."""
+    cells = re.findall(r"^\| (`.*?`) \|", section, re.MULTILINE)
+    return [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
 
 
 def logged() -> Iterator[tuple[str, str]]:
@@ -385,18 +416,12 @@ def logged() -> Iterator[tuple[str, str]]:
                     yield from ((Event[name].value, given.arg) for given in node.keywords if given.arg)
 
 
-def test_the_operations_page_has_every_logged_field() -> None:
-    """Each field is in the row of its event, or of the event to which the row refers."""
-    text = (DOCS / "operations.md").read_text()
+def test_the_registry_has_every_logged_field() -> None:
+    """Each event has the fields that calls of the log give it."""
     found = list(logged())
-    rows = {event: re.findall(rf"^\| `{re.escape(event)}` \|.*", text, re.MULTILINE) for event, _ in found}
 
     assert len(found) >= 80
-    assert [] == [
-        (event, field)
-        for event, field in found
-        if f"`{field}`" not in "".join(rows[event]) and "the same" not in "".join(rows[event])
-    ]
+    assert [] == [(event, field) for event, field in found if field not in registered_fields(Event(event))]
 
 
 def fields_of(struct: Any) -> set[str]:

@@ -1,4 +1,4 @@
-"""Generate the JSON Schema of the contract from the structs: types, and docstrings as descriptions."""
+"""Generate JSON Schema: of the contract, from its structs and their docstrings, and of the log events."""
 
 import json
 from pathlib import Path
@@ -14,9 +14,11 @@ from fetchfleet.jobs.contract.messages import (
     PushedBatch,
 )
 from fetchfleet.jobs.contract.model import Fetch, Outcome, Priority, Reason, Result, Timings
+from fetchfleet.worker.observability.registry.event_schemas import EVENTS, LINES
 from fetchfleet.worker.util.field_docs import described, field_docstrings
 
 FOLDER = Path(__file__).parents[1] / "jobs" / "schema"
+EVENTS_FILE = Path(__file__).parents[1] / "docs" / "events.json"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 TYPES = (
     *(Fetch, Envelope, Result, Timings, Priority, Outcome, Reason),
@@ -29,10 +31,11 @@ class UndescribedError(Exception):
 
 
 def write() -> None:
-    """Write every file of the folder."""
+    """Write every file of the folder, and the file of the log events."""
     FOLDER.mkdir(exist_ok=True)
     for name, text in files().items():
         (FOLDER / name).write_text(text)
+    EVENTS_FILE.write_text(events())
 
 
 def files() -> dict[str, str]:
@@ -60,6 +63,21 @@ def files() -> dict[str, str]:
         "receipt.json": _file({"$ref": "#/$defs/InboxReceipt"}, _definitions(InboxReceipt, MessageRefusal)),
         "result.json": _file({"$ref": "#/$defs/Result"}, _definitions(Result, Timings, Outcome, Reason)),
     }
+
+
+def events() -> str:
+    """Return the schema of a log line, from the registry of events."""
+    _, found = msgspec.json.schema_components([*LINES.values()], ref_template="#/$defs/{name}")
+    enumerations = {of.__name__: _described(of, found.pop(of.__name__)) for of in (Outcome, Priority, Reason)}
+    for event, (_, means, *_) in EVENTS.items():
+        found[event]["description"] = means
+        found[event]["properties"]["event"]["description"] = "name of the event"
+    top = {
+        "title": "Log line",
+        "description": "A line of the log of a worker or a server. Later versions may add events and fields.",
+        "oneOf": [{"$ref": f"#/$defs/{event}"} for event in EVENTS],
+    }
+    return _file(top, {**{event.value: found[event] for event in EVENTS}, **enumerations})
 
 
 def _definitions(*types: Any) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Checks of log lines: each must fit the registry of events (worker/observability/registry)."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,9 @@ def assert_registered(lines: Iterable[str | bytes]) -> None:
     assert not wrong, "log lines that do not fit worker/observability/registry:\n" + "\n".join(wrong[:10])
 
 
-def assert_all_registered(captured: Iterable[dict[str, Any]]) -> None:
+def assert_all_registered(captured: Iterable[MutableMapping[str, Any]]) -> None:
     """Check captured lines. They have no timestamp, and a logger of a test may have no worker."""
-    lines = [{"timestamp": "", "worker": "", **line} for line in captured]
+    lines: list[dict[str, Any]] = [{"timestamp": "", "worker": "", **line} for line in captured]
     for line in lines:
         line["level"] = line.pop("log_level")
     assert_registered(map(_ENCODER.encode, lines))

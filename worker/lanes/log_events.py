@@ -1,4 +1,4 @@
-"""The log lines of lanes and fetches. docs/operations.md describes their fields."""
+"""The log lines of lanes and fetches. docs/logs.md describes their fields."""
 
 import traceback
 from bisect import bisect_left

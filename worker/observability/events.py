@@ -22,12 +22,12 @@ def exchange(entry: Entry | None, log: FilteringBoundLogger, **fields: Any) -> N
 
 
 def stats(log: FilteringBoundLogger, **fields: Any) -> None:
-    """Log the statistics of a worker; docs/operations.md defines the fields."""
+    """Log the statistics of a worker; docs/logs.md defines the fields."""
     log.info(Event.WORKER_HEARTBEAT, **fields)
 
 
 def fleet_status(log: FilteringBoundLogger, **fields: Any) -> None:
-    """Log the state of the fleet; docs/operations.md defines the fields."""
+    """Log the state of the fleet; docs/logs.md defines the fields."""
     log.info(Event.FLEET_STATUS, **fields)
 
 

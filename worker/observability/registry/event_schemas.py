@@ -178,6 +178,21 @@ EVENTS = {
             "interruptions": Field(int, "attempts since the start that were cut off"),
         },
     ),
+    Event.FLEET_STATUS: EventSchema(
+        "info",
+        "the fleet in numbers, every ten seconds from one of its workers",
+        "workers draining lacking lanes lanes_read lanes_in_all runnable waiting in_flight oldest_s inbox arq dead"
+        " unread finished",
+        own={
+            "workers": Field(int, "live workers that acquire lanes"),
+            "lanes": Field(dict[str, int], "lanes by state"),
+            "inbox": Field(int, "inbox messages that no worker has enqueued yet"),
+            "finished": Field(
+                dict[str, dict[str, int]],
+                "results of the live workers since their start, by outcome and reason",
+            ),
+        },
+    ),
     Event.WORKER_DRAINING: EventSchema(
         "info", "an operator drains the worker; it releases its lanes", "lanes"
     ),
