@@ -181,8 +181,8 @@ EVENTS = {
     Event.FLEET_STATUS: EventSchema(
         "info",
         "the fleet in numbers, every ten seconds from one of its workers",
-        "workers draining lacking lanes lanes_read lanes_in_all runnable waiting in_flight oldest_s inbox arq dead"
-        " unread finished",
+        "workers draining lacking lanes lanes_read lanes_in_all runnable waiting in_flight oldest_s inbox"
+        " arq dead unread finished",
         own={
             "workers": Field(int, "live workers that acquire lanes"),
             "lanes": Field(dict[str, int], "lanes by state"),
