@@ -389,7 +389,7 @@ def test_the_page_of_the_log_has_each_event_with_its_level_and_fields() -> None:
 def test_the_page_of_the_log_explains_each_field() -> None:
     """A field of the heartbeat has its row in the section on heartbeats, any other one in that on fields."""
     text = (DOCS / "logs.md").read_text()
-    section, heartbeat = text.partition("\n## Fields\n")[2].split("\n## ")
+    section, _, heartbeat = text.partition("\n## Fields\n")[2].split("\n## ")
     others = {
         name for event in Event if event is not Event.WORKER_HEARTBEAT for name in registered_fields(event)
     }

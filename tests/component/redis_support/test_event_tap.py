@@ -40,16 +40,16 @@ class Health:
 
 
 @pytest.fixture
-def lines(stream: io.StringIO) -> list[Any]:
+def lines(any_stream: io.StringIO) -> list[Any]:
     """Return no captured lines: the log of these tests is JSON, as in a worker."""
-    assert not stream.getvalue()
+    assert not any_stream.getvalue()
     return []
 
 
 @pytest.fixture
-async def tap(redis: Redis, stream: io.StringIO) -> AsyncIterator[EventTap]:
+async def tap(redis: Redis, any_stream: io.StringIO) -> AsyncIterator[EventTap]:
     """A running tap that publishes at once."""
-    assert not stream.getvalue()
+    assert not any_stream.getvalue()
     tap = EventTap(redis, "web-1", Health(), log.get_logger(), every_s=0.0)  # type: ignore[arg-type]
     task = asyncio.create_task(tap.run())
     yield tap
@@ -74,7 +74,7 @@ async def published(redis: Redis) -> int:
 
 
 async def test_a_watcher_sees_the_lines_of_a_worker(
-    worker: OneWorker, redis: Redis, origin: Origin, stream: io.StringIO
+    worker: OneWorker, redis: Redis, origin: Origin, any_stream: io.StringIO
 ) -> None:
     """They are those of its log. When the key of the watcher has expired, the worker stops publishing."""
     watching = asyncio.create_task(lines_until(redis, "fetch.finished"))
@@ -82,7 +82,7 @@ async def test_a_watcher_sees_the_lines_of_a_worker(
     await worker.run([origin.url("/a")])
     seen = await watching
 
-    logged = [json.loads(line) for line in stream.getvalue().splitlines()]
+    logged = [json.loads(line) for line in any_stream.getvalue().splitlines()]
     assert ["lane.taken", "fetch.finished"] == [line["event"] for line in seen if line.get("lane") == HOST]
     assert all(line in logged for line in seen)
 
@@ -148,7 +148,7 @@ async def test_redis_errors_of_the_tap_are_those_of_the_worker(
 
 @pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")
 async def test_a_user_of_an_earlier_version_is_logged_once_and_delays_nothing(
-    stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+    any_stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It does not count as a failure of Redis, which would delay the sweep."""
     monkeypatch.setattr(event_tap, "DENIED_PAUSE_S", 3600.0)
@@ -161,10 +161,10 @@ async def test_a_user_of_an_earlier_version_is_logged_once_and_delays_nothing(
             tap.watch(watched=True)
             for _ in range(2):
                 log.get_logger().info(log.Event.LANE_COOLING)
-            await wait_until(lambda: "redis.refusal" in stream.getvalue(), "the denial")
+            await wait_until(lambda: "redis.refusal" in any_stream.getvalue(), "the denial")
             for _ in range(2):
                 log.get_logger().info(log.Event.LANE_COOLING)
             await aio.end(task)
 
     assert [] == health.errors
-    assert 1 == stream.getvalue().count("redis.refusal")
+    assert 1 == any_stream.getvalue().count("redis.refusal")

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 from typing import Any
 
 import msgspec
@@ -12,7 +13,6 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from fetchfleet.worker.lanes.log_events import FinishedLine, ReleasedLine, TakenLine
-from fetchfleet.worker.observability import log
 from fetchfleet.worker.observability.log import Event
 from fetchfleet.worker.observability.registry.event_fields import COMMON, FIELDS
 from fetchfleet.worker.observability.registry.event_schemas import EVENTS, LINE_DECODER, LINES, fields_of
@@ -130,6 +130,6 @@ def test_a_captured_line_that_does_not_fit_fails_the_test() -> None:
 
 def test_a_warning_of_a_library_has_the_name_of_the_worker(stream: io.StringIO) -> None:
     """It is a line as any other."""
-    log.logging.getLogger("arq").warning("slow")
+    logging.getLogger("arq").warning("slow")
 
     assert json.loads(stream.getvalue())["worker"] == "one"

@@ -5,7 +5,7 @@ A field has one meaning in all events, unless an event states its own.
 
 from typing import Any, Literal, NamedTuple
 
-from fetchfleet.jobs.contract.model import Outcome, Reason
+from fetchfleet.jobs.contract.model import Outcome, Priority, Reason
 
 
 class Field(NamedTuple):
@@ -35,8 +35,12 @@ FIELDS = {
     "connect_ms": Field(
         float | None, "TCP and TLS of the last attempt; 0 if its connection was reused, null if none was made"
     ),
+    "content_type": Field(str | None, "Content-Type of the last response, shortened; null without one"),
     "count": Field(int, "number of invalid members"),
     "dead": Field(int, "dead letters"),
+    "dns_ms": Field(
+        float | None, "name resolution for the connection that the last attempt opened; null without one"
+    ),
     "door": Field(Literal["inbox", "arq"], "way in of the message"),
     "down_since_ms": Field(int, "time since when the host is down, Unix time in ms"),
     "draining": Field(int, "live workers that are drained"),
@@ -56,6 +60,7 @@ FIELDS = {
     "groups": Field(list[str], "names of the consumer groups"),
     "handed_back": Field(int, "claims returned to the lane"),
     "held": Field(int, "lanes that the worker holds, including this one"),
+    "hops": Field(int, "redirects followed"),
     "id": Field(str, "ID of the fetch"),
     "in_flight": Field(int, "fetches in flight"),
     "inbox": Field(str, "name of the inbox, if it is a named one"),
@@ -95,11 +100,13 @@ FIELDS = {
     "out": Field(str, "out folder"),
     "outcome": Field(Outcome, "outcome of the fetch"),
     "owner": Field(str | None, "instance of the previous owner; null if the lane had none"),
-    "path": Field(str, "path of the request, without secrets"),
-    "peer": Field(str, "address of the caller"),
+    "path": Field(str | None, "path of the stored body; null without one"),
+    "peer": Field(str | None, "address and port of the host, for the last request; null without one"),
     "policy": Field(str, "digest of the policy file, or `defaults`"),
     "pool_wait_p50_ms": Field(float | None, "median time until a request is sent or a connection dialled"),
     "pool_wait_p99_ms": Field(float | None, "99th percentile of that time"),
+    "priority": Field(Priority, "priority of the fetch"),
+    "protocol": Field(str | None, "version of HTTP of the last response; null without one"),
     "python": Field(str, "version of Python"),
     "quarantined": Field(dict[str, int], "elements of lanes quarantined in the interval, by reason"),
     "queue_ms": Field(float | None, "time from submit to the start of the last attempt; null without one"),
@@ -111,7 +118,7 @@ FIELDS = {
     "result": Field(str, "what the action did"),
     "results": Field(int, "number of results"),
     "retries": Field(dict[str, int], "attempts since the start that another one follows, by reason"),
-    "reused": Field(bool, "true if the request used an open connection"),
+    "reused": Field(bool | None, "true if the last request used an open connection; null without one"),
     "rss_bytes": Field(int, "resident memory of the process"),
     "runnable": Field(int, "lanes with a waiting fetch that could start now if a worker had a free slot"),
     "settings": Field(dict[str, dict[str, list[str]]], "workers by setting and value"),
@@ -125,6 +132,9 @@ FIELDS = {
     "tcp_p50_ms": Field(float | None, "median time to connect, including name resolution"),
     "tcp_p99_ms": Field(float | None, "99th percentile of the time to connect"),
     "throttles": Field(int, "responses that asked the client to back off, which are not charged"),
+    "tls_ms": Field(
+        float | None, "TLS handshake of the connection that the last attempt opened; null without one"
+    ),
     "tls_p50_ms": Field(float | None, "median time of TLS handshakes"),
     "tls_p99_ms": Field(float | None, "99th percentile of the time of TLS handshakes"),
     "token": Field(int, "fencing token"),
@@ -140,6 +150,7 @@ FIELDS = {
     "url": Field(str, "URL, without secrets"),
     "version": Field(str, "version of fetchfleet"),
     "wait_s": Field(float, "time to wait"),
+    "waited_ms": Field(dict[str, float] | None, "parts of queue_ms, by cause"),
     "waiting": Field(int, "fetches that wait in lanes"),
     "wanted": Field(str, "type that the key must have"),
     "wanting": Field(Literal["bytes", "files", "writing", "folder"], "missing resource"),

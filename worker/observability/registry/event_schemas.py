@@ -22,6 +22,8 @@ class EventSchema(NamedTuple):
     """The fields whose type or meaning differs from FIELDS in this event."""
 
 
+_PEER = Field(str, "address of the caller")
+_REQUEST_PATH = Field(str, "path of the request, without secrets")
 _MAYBE_ERROR = {"error": Field(str | None, "error of the refused writes; null if none was refused")}
 
 EVENTS = {
@@ -29,7 +31,8 @@ EVENTS = {
         "info",
         "a fetch has its result; exactly one line for each fetch",
         "id batch lane method url status outcome reason note bytes stale attempts throttles interruptions"
-        " queue_ms connect_ms ttfb_ms total_ms",
+        " queue_ms connect_ms ttfb_ms total_ms protocol reused dns_ms tls_ms peer hops content_type path"
+        " priority waited_ms",
         "lenient trace_id",
     ),
     Event.FETCH_RETRY: EventSchema(
@@ -43,7 +46,11 @@ EVENTS = {
         "a request was answered, redirects and robots.txt included",
         "lane method url status version reused ms",
         "id trace_id",
-        {"version": Field(str, "version of HTTP"), "status": Field(int, "status code of the response")},
+        {
+            "version": Field(str, "version of HTTP"),
+            "status": Field(int, "status code of the response"),
+            "reused": Field(bool, "true if the request used an open connection"),
+        },
     ),
     Event.FETCH_LOST: EventSchema(
         "warning",
@@ -263,14 +270,14 @@ EVENTS = {
         "a caller of the console or the HTTP API changed something",
         "action by peer",
         "target result",
-        {"by": Field(str, "`token`, `local` or the name of a session")},
+        {"by": Field(str, "`token`, `local` or the name of a session"), "peer": _PEER},
     ),
     Event.CONSOLE_DENIED: EventSchema(
         "warning",
         "the server of the console refused a request",
         "why peer method path",
         "suppressed",
-        {"why": Field(str, "reason of the refusal")},
+        {"why": Field(str, "reason of the refusal"), "peer": _PEER, "path": _REQUEST_PATH},
     ),
     Event.CONSOLE_REDIS: EventSchema(
         "warning",
@@ -278,7 +285,9 @@ EVENTS = {
         "message",
         own={"message": Field(str, "what happened, and what follows")},
     ),
-    Event.CONSOLE_BUG: EventSchema("error", "a bug ended a request to the console", "error trace path"),
+    Event.CONSOLE_BUG: EventSchema(
+        "error", "a bug ended a request to the console", "error trace path", own={"path": _REQUEST_PATH}
+    ),
     Event.LIBRARY: EventSchema("warning", "a warning of a library", "library message", "suppressed"),
 }
 
