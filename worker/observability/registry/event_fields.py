@@ -154,6 +154,6 @@ FIELDS = {
     "waiting": Field(int, "fetches that wait in lanes"),
     "wanted": Field(str, "type that the key must have"),
     "wanting": Field(Literal["bytes", "files", "writing", "folder"], "missing resource"),
-    "why": Field(str | None, "reason why the gate is closed; null if it is open"),
+    "why": Field(str | None, "reason the gate is closed; null if it is open"),
     "workers": Field(int, "live workers"),
 }
