@@ -118,6 +118,19 @@ async def test_following_ends_when_the_time_is_over(
     assert [0, 1, 1] == [len(results_in(response)) for response in (none, some, enough)]
 
 
+async def test_following_ends_when_the_server_stops(
+    local: httpx.AsyncClient, fleet: Fleet, redis: Redis
+) -> None:
+    """The body is complete, and a reader continues with the next server."""
+    await submit(fleet, 2)
+    await finish(redis, 1)
+    services = local._transport.app.state.services  # type: ignore[attr-defined]
+    asyncio.get_running_loop().call_later(0.05, services.stopping.set)
+    response = await local.get(RESULTS, params={"wait": "60"})
+
+    assert 1 == len(results_in(response))
+
+
 async def test_damaged_results_are_skipped(local: httpx.AsyncClient, fleet: Fleet, redis: Redis) -> None:
     """Redis is not trusted: a record that is not a result of the batch is left out."""
     await submit(fleet, 2)

@@ -8,7 +8,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from fetchfleet.jobs.client.batch import FROM_THE_START, Counts, Results
+from fetchfleet.jobs.client.batch import FROM_THE_START, Counts, ReadResult, Results
 from fetchfleet.jobs.contract.model import Result
 from fetchfleet.jobs.errors import UnknownBatchError
 from fetchfleet.worker.console.actions import actions_of
@@ -17,6 +17,7 @@ from fetchfleet.worker.console.problems import ProblemError
 from fetchfleet.worker.console.services import services_of
 from fetchfleet.worker.inspect.views.batches import BatchDetail, BatchPage, batch_detail, batches
 from fetchfleet.worker.observability import redact
+from fetchfleet.worker.util import aio
 
 MAX_OFFSET = 1_000_000
 MAX_WAIT_S = 300.0
@@ -89,24 +90,32 @@ async def get_results(request: Request) -> Response:
     batch = services.fleet.batch(batch_id_of(request))
     await batch.counts()  # raises UnknownBatchError before the response begins
     results = batch.results(after=query.after, follow=query.wait > 0)
-    return StreamingResponse(_lines(results, query), 200, media_type=NDJSON)
+    return StreamingResponse(_lines(results, query, services.stopping), 200, media_type=NDJSON)
 
 
-async def _lines(results: Results, query: ResultsQuery) -> AsyncIterator[bytes]:
-    """Yield pages of results as lines, until the limit, the end, or no more time to wait."""
-    loop = asyncio.get_running_loop()
-    ends_s = loop.time() + query.wait
+async def _lines(results: Results, query: ResultsQuery, stopping: asyncio.Event) -> AsyncIterator[bytes]:
+    """Yield pages of results as lines, until the limit, the end of the batch or time, or the server stops."""
+    ends_s = asyncio.get_running_loop().time() + query.wait if query.wait else None
     left = query.limit
-    while left > 0:
-        try:
-            async with asyncio.timeout_at(ends_s if query.wait else None):
-                page = (await results.page())[:left]
-        except TimeoutError:
-            return
-        if not page:
-            return
+    while left > 0 and (page := (await _page(results, ends_s, stopping))[:left]):
         left -= len(page)
         yield b"".join(_line(of.position, of.text, query) for of in page)
+
+
+async def _page(results: Results, ends_s: float | None, stopping: asyncio.Event) -> list[ReadResult]:
+    """Return the next page; an empty one at the end, after ends_s (of the loop), or if the server stops."""
+    reading = asyncio.create_task(results.page(), name="results")
+    try:
+        async with asyncio.timeout_at(ends_s):
+            await aio.wait_for_either(reading, stopping)
+    except TimeoutError:
+        pass
+    else:
+        if reading.done():
+            return reading.result()
+    finally:
+        await aio.end(reading)
+    return []
 
 
 def _line(position: str, text: bytes, query: ResultsQuery) -> bytes:
