@@ -75,6 +75,9 @@ class PartlyEnqueuedError(ProblemError):
         self.enqueued = enqueued
 
 
+_RENAMED = {413: "Content Too Large", 422: "Unprocessable Content"}
+"""The phrases of RFC 9110 that Python before 3.13 does not have."""
+
 _KINDS: tuple[tuple[type[Exception], int, str], ...] = (
     (InvalidFetchError, 422, MessageRefusal.INVALID),
     (NewerMessageError, 422, MessageRefusal.INVALID),
@@ -110,7 +113,9 @@ def problem_of(error: Exception) -> Problem:
 
 def problem(status: int, detail: str, *, reason: str) -> Problem:
     """Return a problem."""
-    return Problem(title=HTTPStatus(status).phrase, status=status, detail=detail, reason=reason)
+    return Problem(
+        title=_RENAMED.get(status) or HTTPStatus(status).phrase, status=status, detail=detail, reason=reason
+    )
 
 
 def response_of(of: Problem, headers: Mapping[str, str] | None = None) -> Response:

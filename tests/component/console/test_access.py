@@ -91,6 +91,8 @@ async def test_requests_without_the_token_get_401_or_the_login(client: httpx.Asy
             refused.headers["www-authenticate"],
             refused.headers["content-type"],
         )
+    for path in ("/healthzz", "/login/x", "/static", "/loginx"):  # not public by their beginnings
+        assert 303 == (await client.get(path)).status_code, path
     page = await client.get("/hosts")
     changed = await client.post("/hosts")
 

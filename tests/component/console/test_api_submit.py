@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -344,3 +346,12 @@ async def test_a_submit_is_logged_with_the_caller(local: httpx.AsyncClient) -> N
             "result": "1 fetches",
         }
     ] == captured
+
+
+async def test_the_problem_of_the_docs_is_the_response(local: httpx.AsyncClient) -> None:
+    """Word by word."""
+    page = (Path(__file__).parents[3] / "docs" / "http_api.md").read_text()
+    [example] = re.findall(r'^({"title".*})$', page, re.MULTILINE)
+    response = await post(local, {"fetches": [url("/0"), "ftp://a.example/"]})
+
+    assert json.loads(example) == response.json()

@@ -38,8 +38,10 @@ SECURITY_FIELDS = {
 
 API_PATHS = ("/v1/", "/openapi.json", "/metrics")
 """Prefixes of paths for programs. They answer with problem+json, and never redirect to the login."""
-PUBLIC_PATHS = ("/healthz", "/login", "/static/")
-"""Prefixes of paths that need no token."""
+PUBLIC_PATHS = ("/healthz", "/login")
+"""The paths that need no token, besides static files."""
+STATIC_PATHS = "/static/"
+"""The prefix of the paths of static files."""
 SESSION_PATHS = ("/login", "/logout")
 """The paths that change only the session of the browser, which `--read-only` permits."""
 TRACE_LINES = 3
@@ -107,7 +109,7 @@ class Guard:
         """Return the response to a request that is not served; None if it is."""
         try:
             request.check_host()
-            if request.caller is None and not request.path.startswith(PUBLIC_PATHS):
+            if request.caller is None and not request.is_public:
                 request.check_can_log_in()
                 return RedirectResponse(f"/login?next={quote(request.shown_path)}", 303)
             request.check_change()
@@ -143,7 +145,9 @@ class Guard:
 
     def _add_fields(self, request: "_Incoming", headers: MutableHeaders) -> None:
         headers.update(SECURITY_FIELDS)
-        headers.setdefault("Cache-Control", "no-cache" if request.path.startswith("/static/") else "no-store")
+        headers.setdefault(
+            "Cache-Control", "no-cache" if request.path.startswith(STATIC_PATHS) else "no-store"
+        )
         if request.new_session is not None:
             headers.append("Set-Cookie", session_cookie(self._services, request.scope, request.new_session))
 
@@ -158,6 +162,7 @@ class _Incoming:
         self.method: str = scope["method"]
         self.peer = scope["client"][0] if scope.get("client") else "-"
         self.is_for_programs = is_for_programs(self.path)
+        self.is_public = self.path in PUBLIC_PATHS or self.path.startswith(STATIC_PATHS)
         self.new_session: BrowserSession | None = None
         """A session that begins with this request."""
         self._services = services
@@ -173,7 +178,7 @@ class _Incoming:
         services = self._services
         session = session_of(self.headers.get("cookie", ""), services)
         if services.token is None:
-            if session is None and not self.is_for_programs and not self.path.startswith(PUBLIC_PATHS):
+            if session is None and not self.is_for_programs and not self.is_public:
                 session = self.new_session = new_session(services)
             return Caller("local", self.peer, session)
         scheme, _, credentials = self.headers.get("authorization", "").partition(" ")
