@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from functools import cache
 from ipaddress import collapse_addresses, ip_network
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ Manifest = dict[str, Any]
 needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
 
 
+@cache
 def manifests() -> list[Manifest]:
     """Return the manifests of the folder, without those of kustomize and KEDA."""
     texts = [file.read_text() for file in sorted(FOLDER.glob("*.yaml"))]
