@@ -7,10 +7,10 @@ from typing import Any
 
 import httpx
 import pytest
-from structlog.testing import capture_logs
 
 from fetchfleet.worker.console.access.credentials import SESSION_S
 from tests.support.console import BEARER, TOKEN, console
+from tests.support.log_lines import capture_logs
 
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"

@@ -7,12 +7,12 @@ from typing import Any
 import httpx
 import pytest
 from redis.asyncio import Redis
-from structlog.testing import capture_logs
 
 from fetchfleet import Fleet, FleetUnreachableError
 from fetchfleet.jobs.client.batch import Results
 from tests.support.console import BEARER, TOKEN, console
 from tests.support.lanes import BATCH_ID, LaneHold, ask, stored, url
+from tests.support.log_lines import capture_logs
 from tests.support.own_redis import own_redis
 from tests.support.waiting import wait_until
 

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import httpx
 import pytest
 from redis.asyncio import Redis
-from structlog.testing import capture_logs
 
 from fetchfleet import DeadLetterFilter, Fleet, Outcome, Reason, Result
 from fetchfleet.jobs.contract.entry import parse_entry
 from fetchfleet.worker.lanes import settler
 from tests.support.console import BEARER, TOKEN, console
 from tests.support.lanes import BATCH_ID, LANE, LaneHold, everything, url
+from tests.support.log_lines import capture_logs
 
 OTHER = "b.example"
 HOST = f"/v1/hosts/{LANE}"

@@ -10,7 +10,6 @@ from typing import Any
 import httpx
 import pytest
 from redis.asyncio import Redis
-from structlog.testing import capture_logs
 
 from fetchfleet import Fetch, Fleet
 from fetchfleet.jobs.client import submit as submit_module
@@ -19,6 +18,7 @@ from fetchfleet.jobs.contract.model import MAX_FETCH_BYTES
 from fetchfleet.worker.console import bodies
 from tests.support.console import console
 from tests.support.lanes import BATCH_ID, LANE, backlog, everything, paths, url, waiting
+from tests.support.log_lines import capture_logs
 
 NDJSON = {"Content-Type": "application/x-ndjson"}
 JSON = {"Content-Type": "application/json"}

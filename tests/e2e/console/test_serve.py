@@ -25,13 +25,13 @@ TOKEN = "a-token-of-enough-characters"
 def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a server without Redis."""
     folder = tmp_path_factory.mktemp("serving")
-    with served(folder / "log", "--redis", f"unix://{folder}/none.sock"):
-        yield asyncio.run(url_in(folder / "log"))
+    with served(folder / "serve.log", "--redis", f"unix://{folder}/none.sock"):
+        yield asyncio.run(url_in(folder / "serve.log"))
 
 
 async def test_a_server_starts_without_redis_and_stops_on_sigterm(tmp_path: Path) -> None:
     """A request meanwhile gets 503 with Retry-After, and the exit code is 0."""
-    log = tmp_path / "log"
+    log = tmp_path / "serve.log"
     with served(log, "--redis", f"unix://{tmp_path}/none.sock", "--redis-patience", "0") as process:
         async with httpx.AsyncClient(base_url=await url_in(log)) as client:
             alive = await client.get("/healthz")
@@ -90,7 +90,7 @@ def test_an_unusable_token_file_exits_with_2_and_the_remedy(
 
 async def test_a_port_in_use_is_named(tmp_path: Path) -> None:
     """The second server ends at once."""
-    log = tmp_path / "log"
+    log = tmp_path / "serve.log"
     with served(log, "--redis", f"unix://{tmp_path}/none.sock"):
         listen = (await url_in(log)).removeprefix("http://")
         ended = fetchfleet("serve", "--listen", listen)
@@ -112,13 +112,13 @@ async def test_a_server_killed_during_a_submit_leaves_no_fetch_twice_or_out(
         process.wait(30)
         yield b"".join(lines[700:])
 
-    with served(tmp_path / "first", "--redis", redis_url) as process:
-        async with httpx.AsyncClient(base_url=await url_in(tmp_path / "first")) as client:
+    with served(tmp_path / "first.log", "--redis", redis_url) as process:
+        async with httpx.AsyncClient(base_url=await url_in(tmp_path / "first.log")) as client:
             with pytest.raises(httpx.TransportError):
                 await client.post("/v1/batches", content=body(process), headers=fields)
     cut = await backlog(redis)
-    with served(tmp_path / "second", "--redis", redis_url):
-        async with httpx.AsyncClient(base_url=await url_in(tmp_path / "second")) as client:
+    with served(tmp_path / "second.log", "--redis", redis_url):
+        async with httpx.AsyncClient(base_url=await url_in(tmp_path / "second.log")) as client:
             responses = [
                 await client.post("/v1/batches", content=b"".join(lines), headers=fields) for _ in range(2)
             ]
@@ -135,12 +135,13 @@ async def test_a_proxy_on_this_machine_names_the_client_and_https(tmp_path: Path
     """The session cookie is Secure then, and the log has the address of the client."""
     (tmp_path / "token").write_text(f"{TOKEN}\n")
     (tmp_path / "token").chmod(0o600)
-    log, forwarded = tmp_path / "log", {"X-Forwarded-Proto": "https", "X-Forwarded-For": "203.0.113.9"}
+    log, forwarded = tmp_path / "serve.log", {"X-Forwarded-Proto": "https", "X-Forwarded-For": "203.0.113.9"}
     with served(log, "--redis", f"unix://{tmp_path}/none.sock", "--token-file", str(tmp_path / "token")):
         async with httpx.AsyncClient(base_url=await url_in(log)) as client:
             plain = await client.post("/login", data={"token": TOKEN})
             proxied = await client.post("/login", data={"token": TOKEN}, headers=forwarded)
-        actions = [json.loads(line) for line in log.read_text().splitlines() if "console.action" in line]
+        await wait_until(lambda: log.read_text().count("console.action") == 2, "the log")
+    actions = [json.loads(line) for line in log.read_text().splitlines() if "console.action" in line]
 
     assert [False, True] == [of.headers["set-cookie"].endswith("; Secure") for of in (plain, proxied)]
     assert ["127.0.0.1", "203.0.113.9"] == [line["peer"] for line in actions]
