@@ -8,10 +8,11 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from fetchfleet.worker.console import forms, pages, problems
+from fetchfleet.worker.console import forms, problems
 from fetchfleet.worker.console.access.guard import Guard, is_for_programs
 from fetchfleet.worker.console.api import routes
 from fetchfleet.worker.console.html import STATIC, problem_page
+from fetchfleet.worker.console.pages.routes import ROUTES as PAGES
 from fetchfleet.worker.console.services import ConsoleServices, services_of
 
 
@@ -33,7 +34,7 @@ def console_app(services: ConsoleServices) -> Starlette:
             Route("/metrics", metrics, methods=["GET"]),
             Mount("/static", StaticFiles(directory=STATIC)),
             *forms.ROUTES,
-            *pages.ROUTES,
+            *PAGES,
             *routes.ROUTES,
         ],
         middleware=[Middleware(Guard, services=services)],

@@ -12,6 +12,7 @@ from structlog.typing import FilteringBoundLogger
 from fetchfleet.jobs.client.fleet import Fleet
 from fetchfleet.worker.console.access.credentials import BrowserSession, LoginLimit, Sessions, Token
 from fetchfleet.worker.console.metrics import FleetMetrics
+from fetchfleet.worker.console.pages.state import PagesState
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -38,6 +39,7 @@ class ConsoleServices:
     is_https: bool = False
     """Browsers reach the server by https, through a proxy: cookies are Secure."""
     logins: LoginLimit = field(default_factory=LoginLimit)
+    pages: PagesState = field(default_factory=PagesState)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the server stops, which ends live streams."""
 

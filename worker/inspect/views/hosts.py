@@ -16,7 +16,7 @@ from fetchfleet.worker.inspect.explain import LaneExplained, explain_lane
 from fetchfleet.worker.inspect.overview import BUSY, LANE_STATES, RETRY, WAITING, state_of_lane
 from fetchfleet.worker.inspect.policy_in_force import PolicyInForce, policy_in_force
 from fetchfleet.worker.inspect.registration import name_of
-from fetchfleet.worker.inspect.snapshot import LaneSnapshot, lane_snapshots, snapshot
+from fetchfleet.worker.inspect.snapshot import LaneSnapshot, Snapshot, lane_snapshots, snapshot
 from fetchfleet.worker.policy.file import Policy
 from fetchfleet.worker.settings import NO_POLICY
 
@@ -138,12 +138,12 @@ class HostDetail(msgspec.Struct, frozen=True, kw_only=True):
 
 async def hosts(redis: Redis, query: HostQuery = EVERY_HOST) -> HostPage:
     """Read the hosts with fetches that have no result. At most MAX_LANES of them are read."""
-    fleet = await snapshot(redis)
-    names = {
-        instance: report.registration.name if report.registration else name_of(instance)
-        for instance, report in fleet.workers.items()
-    }
-    rows = [host_row(lane, fleet.now_ms, names) for lane in fleet.lanes]
+    return host_page(await snapshot(redis), query)
+
+
+def host_page(fleet: Snapshot, query: HostQuery) -> HostPage:
+    """Return the selected hosts of a fleet. Pure."""
+    rows = host_rows(fleet)
     selected = selected_hosts(rows, query)
     states = Counter(row.state for row in rows)
     return HostPage(
@@ -154,6 +154,15 @@ async def hosts(redis: Redis, query: HostQuery = EVERY_HOST) -> HostPage:
         lanes_in_all=fleet.lanes_in_all,
         now_ms=fleet.now_ms,
     )
+
+
+def host_rows(fleet: Snapshot) -> list[HostRow]:
+    """Return the hosts of a fleet. Pure."""
+    names = {
+        instance: report.registration.name if report.registration else name_of(instance)
+        for instance, report in fleet.workers.items()
+    }
+    return [host_row(lane, fleet.now_ms, names) for lane in fleet.lanes]
 
 
 async def hosts_named(redis: Redis, names: Sequence[str]) -> list[HostRow]:

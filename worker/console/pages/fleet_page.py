@@ -1,0 +1,50 @@
+"""The front page: the state of the fleet, and what is wrong with it."""
+
+from starlette.requests import Request
+
+from fetchfleet.worker.console.pages.fleet_problems import FleetFigures, fleet_problems
+from fetchfleet.worker.console.pages.formats import by_number
+from fetchfleet.worker.console.pages.history import Sample
+from fetchfleet.worker.console.pages.live import Context, live_route
+from fetchfleet.worker.console.services import ConsoleServices, services_of
+from fetchfleet.worker.inspect.fleet_status import worker_status
+from fetchfleet.worker.inspect.overview import overview_of
+from fetchfleet.worker.inspect.snapshot import Snapshot, snapshot
+from fetchfleet.worker.inspect.views.batches import batches
+from fetchfleet.worker.inspect.views.hosts import EVERY_HOST, host_rows, selected_hosts
+
+HOSTS_SHOWN, BATCHES_SHOWN, REASONS_SHOWN = 10, 5, 12
+
+
+async def shared_snapshot(services: ConsoleServices) -> Snapshot:
+    """Return the state of the fleet, which all viewers share."""
+    return await services.pages.snapshot(lambda: services.read(snapshot))
+
+
+async def read_fleet(request: Request) -> Context:
+    """Read the front page."""
+    services = services_of(request)
+    fleet = await shared_snapshot(services)
+    overview = await services.read(overview_of, fleet)
+    workers = [worker_status(name, report, fleet.now_ms) for name, report in sorted(fleet.workers.items())]
+    hosts = selected_hosts(host_rows(fleet), EVERY_HOST)
+    history = services.pages.history
+    history.add(
+        Sample(fleet.now_ms, overview.finished_per_s, overview.received_bytes_per_s, overview.backlog)
+    )
+    failures = overview.finished.get("failed", {})
+    return {
+        "section": "fleet",
+        "now_ms": fleet.now_ms,
+        "overview": overview,
+        "workers": workers,
+        "hosts": hosts[:HOSTS_SHOWN],
+        "batches": (await services.read(batches, limit=BATCHES_SHOWN)).batches,
+        "failures": by_number(failures)[:REASONS_SHOWN],
+        "failed": sum(failures.values()),
+        "history": history.lines(fleet.now_ms),
+        "problems": fleet_problems(FleetFigures(overview, workers, hosts)),
+    }
+
+
+ROUTES = [live_route("/", "fleet.html", read_fleet)]
