@@ -52,15 +52,15 @@ class _Server(uvicorn.Server):
 async def serve(settings: Settings, options: ServeOptions, listening: socket.socket) -> None:
     """Serve until SIGTERM or SIGINT. listening: a listening socket."""
     signalled = aio.stop_signal()
-    async with running(settings, options, listening):
-        await signalled.wait()
+    async with running(settings, options, listening) as serving:
+        await aio.wait_for_either(serving, signalled)
 
 
 @asynccontextmanager
 async def running(
     settings: Settings, options: ServeOptions, listening: socket.socket
-) -> AsyncIterator[ConsoleServices]:
-    """Serve within the block."""
+) -> AsyncIterator[asyncio.Task[None]]:
+    """Serve within the block. Yields the task of the server, which ends with the block or by a bug."""
     log = get_logger(worker=settings.worker_id)
     address, port = listening.getsockname()[:2]
     async with connected(settings, options, log, port) as services:
@@ -74,7 +74,7 @@ async def running(
             read_only=options.read_only,
         )
         try:
-            yield services
+            yield serving
         finally:
             services.stopping.set()
             server.should_exit = True

@@ -188,6 +188,16 @@ def access_now() -> float:
     return mono_s()
 
 
+async def test_cookies_of_other_servers_do_not_hide_the_session(client: httpx.AsyncClient) -> None:
+    """Browsers send the cookies of all ports of a machine, and not all are well-formed."""
+    await log_in(client)
+    [(name, cookie)] = client.cookies.items()
+    client.cookies.clear()
+    header = f'theme={{"a":"b", c}}; x; =; {name}={cookie}; other="'
+
+    assert 200 == (await client.get("/", headers={"Cookie": header})).status_code
+
+
 async def test_a_logout_ends_the_session_everywhere(client: httpx.AsyncClient) -> None:
     """A copy of the cookie is worthless afterwards."""
     await log_in(client)

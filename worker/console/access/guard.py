@@ -2,12 +2,11 @@
 
 import secrets
 import traceback
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import quote
 
 from redis.exceptions import RedisError
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
+from starlette.requests import Request, cookie_parser
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -224,12 +223,9 @@ def new_session(services: ConsoleServices) -> BrowserSession:
 
 def session_of(cookie: str, services: ConsoleServices) -> BrowserSession | None:
     """Return the session in a Cookie header; None if there is no valid one."""
-    try:
-        values = SimpleCookie(cookie)
-    except CookieError:
-        return None
-    morsel = values.get(services.cookie)
-    return None if morsel is None else services.sessions.session_of(morsel.value, mono_s())
+    # Lenient, as browsers are: other servers of this machine set cookies for all its ports.
+    value = cookie_parser(cookie).get(services.cookie)
+    return None if value is None else services.sessions.session_of(value, mono_s())
 
 
 def session_cookie(services: ConsoleServices, scope: Scope, session: BrowserSession | None) -> str:
