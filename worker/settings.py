@@ -29,6 +29,8 @@ REMOVED = {"reqwest": "was removed: direct replaces it and needs no extra; use -
 FILES, WARC = "files", "warc"
 SINKS = (FILES, WARC)
 LOG_LEVELS = ("debug", "info")
+NATIVE = "native"
+LOG_SCHEMAS = (NATIVE, "otel", "ecs")
 OFF, TRACED, ALL = "off", "traced", "all"
 OTELS = (OFF, TRACED, ALL)
 VIAS = ("lanes", "inbox")
@@ -50,6 +52,9 @@ class SettingsError(ValueError):
 
 NO_POLICY = Policy()
 """The policy without a policy file: the built-in defaults for every host."""
+
+
+_LIMITS = ("max_in_flight", "lease_s", "grace_s", "max_backlog", "results_length", "min_free_bytes")
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,6 +102,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """One of VIAS: how commands reach the fleet."""
     log_level: str = "info"
     """One of LOG_LEVELS; debug adds one line for each exchange."""
+    log_schema: str = NATIVE
+    """One of LOG_SCHEMAS: the names of the fields of log lines."""
+    log_finished: str = "all"
+    """The finished fetches with a log line: `all`, `failed`, or `1/N` (the failed and one of N others)."""
     metrics: str = ""
     """HOST:PORT at which a worker serves its metrics; if empty, it serves none. Not used by `run`."""
     metrics_hosts: int = 0
@@ -117,6 +126,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def metrics_address(self) -> tuple[str, int] | None:
         """Host and port of `metrics`. Raises ValueError."""
         return host_and_port(self.metrics, "--metrics") if self.metrics else None
+
+    @property
+    def log_one_of(self) -> int:
+        """N of `log_finished`: one of N fetches without a failure is logged; 0: none. Raises ValueError."""
+        words = {"all": 1, "failed": 0}
+        if self.log_finished in words:
+            return words[self.log_finished]
+        match = re.fullmatch(r"1/([1-9][0-9]{0,8})", self.log_finished)
+        if match is None:
+            raise ValueError(
+                f"FETCHFLEET_LOG_FINISHED: must be all, failed, or 1/N as in 1/100, got {self.log_finished!r}"
+            )
+        return int(match[1])
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limits that `worker.started` names."""
+        return {name: getattr(self, name) for name in _LIMITS}
 
     def __repr__(self) -> str:
         return f"<Settings {redacted_url(self.redis_url)} out={self.out} id={self.worker_id}>"
@@ -226,7 +253,7 @@ def _unknown_choices(settings: Settings) -> Iterator[str]:
         value = getattr(settings, name)
         if value not in choices:
             yield f"--{name} {value}: {REMOVED.get(value) or 'choose ' + ' or '.join(choices)}"
-    for name, words in {"log_level": LOG_LEVELS, "otel": OTELS}.items():
+    for name, words in {"log_level": LOG_LEVELS, "log_schema": LOG_SCHEMAS, "otel": OTELS}.items():
         if (value := getattr(settings, name)) not in words:
             yield f"{ENVIRONMENT[name]}: must be {' or '.join(words)}, got {value!r}"
 
@@ -249,6 +276,7 @@ def _faults(settings: Settings) -> Iterator[str]:
     checks = (
         lambda: settings.egress,
         lambda: parse_nameservers(settings.nameservers),
+        lambda: settings.log_one_of,
         lambda: connection_pool(settings.redis_url),
         lambda: _check_extra(settings.otel),
         lambda: inbox_of(settings.redis_url) if settings.via == "inbox" else None,

@@ -28,6 +28,8 @@ ROWS: list[tuple[str, str, Any, str, Any, Any]] = [
     ("warc_max_bytes", "FETCHFLEET_WARC_MAX_BYTES", 65536, "65537", 65536, 65537),
     ("warc_max_age_s", "FETCHFLEET_WARC_MAX_AGE_S", 1, "2.5", 1.0, 2.5),
     ("log_level", "FETCHFLEET_LOG_LEVEL", "debug", "debug", "debug", "debug"),
+    ("log_schema", "FETCHFLEET_LOG_SCHEMA", "otel", "ecs", "otel", "ecs"),
+    ("log_finished", "FETCHFLEET_LOG_FINISHED", "failed", "1/100", "failed", "1/100"),
     ("otel", "FETCHFLEET_OTEL", "all", "traced", "all", "traced"),
     ("worker_id", "FETCHFLEET_WORKER_ID", "f", "e", "f", "e"),
 ]
@@ -73,6 +75,19 @@ FAULTS: list[tuple[dict[str, Any], dict[str, str], str]] = [
     ({}, {"FETCHFLEET_WARC_MAX_AGE_S": "0.9"}, "FETCHFLEET_WARC_MAX_AGE_S"),
     ({}, {"FETCHFLEET_WARC_MAX_AGE_S": "nan"}, "FETCHFLEET_WARC_MAX_AGE_S"),
     ({}, {"FETCHFLEET_LOG_LEVEL": "DEBUG"}, "FETCHFLEET_LOG_LEVEL: must be debug or info, got 'DEBUG'"),
+    (
+        {},
+        {"FETCHFLEET_LOG_SCHEMA": "OTel"},
+        "FETCHFLEET_LOG_SCHEMA: must be native or otel or ecs, got 'OTel'",
+    ),
+    *(
+        (
+            {},
+            {"FETCHFLEET_LOG_FINISHED": value},
+            f"FETCHFLEET_LOG_FINISHED: must be all, failed, or 1/N as in 1/100, got {value!r}",
+        )
+        for value in ("none", "1/0", "2/3", "1/-1", "1/1000000000", "1/٣")
+    ),
     ({}, {"FETCHFLEET_OTEL": "on"}, "FETCHFLEET_OTEL: must be off or traced or all, got 'on'"),
     ({"user_agent": "a\r\nb"}, {}, "FETCHFLEET_USER_AGENT"),
     ({"user_agent": "é"}, {}, "FETCHFLEET_USER_AGENT"),

@@ -4,6 +4,7 @@ import traceback
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
+from zlib import crc32
 
 import msgspec
 from structlog.typing import FilteringBoundLogger
@@ -18,7 +19,7 @@ from fetchfleet.worker.gate.state import Breaker, GateState, resettable
 from fetchfleet.worker.http.exchange import Trace
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.observability import redact
-from fetchfleet.worker.observability.log import Event, suppressed, timestamp, trace_fields, write_info
+from fetchfleet.worker.observability.log import COUNTS, Event, suppressed, timestamp, trace_fields, write_info
 from fetchfleet.worker.observability.repeats import Repeats
 from fetchfleet.worker.observability.totals import FetchTotals
 from fetchfleet.worker.util.clock import mono_s
@@ -245,8 +246,11 @@ def _shown_type(content_type: bytes) -> str:
     return redact.text(content_type[:MAX_CONTENT_TYPE_BYTES].decode("latin-1"))
 
 
-def write_finished(lines: Sequence[FinishedLine], totals: FetchTotals) -> None:
-    """Write the log lines of finished fetches with the current time, and count the fetches."""
+def write_finished(lines: Sequence[FinishedLine], totals: FetchTotals, one_of: int = 1) -> None:
+    """Write the log lines of finished fetches with the current time, and count the fetches.
+
+    one_of: write all lines if 1, else a sample.
+    """
     now, finished, by_lane = timestamp(), totals.finished, totals.by_lane
     total, queue, first_byte, body = totals.total_ms, totals.queue_ms, totals.first_byte_ms, totals.body_bytes
     for line in lines:
@@ -271,7 +275,25 @@ def write_finished(lines: Sequence[FinishedLine], totals: FetchTotals) -> None:
             by_lane[line.lane] += 1
     if by_lane is not None:
         totals.bound_lanes()
+    if one_of != 1:
+        kept = sampled(lines, one_of)
+        COUNTS.events[Event.FETCH_FINISHED] += len(lines) - len(kept)
+        lines = kept
     write_info(Event.FETCH_FINISHED, lines)
+
+
+def sampled(lines: Sequence[FinishedLine], one_of: int) -> list[FinishedLine]:
+    """Return the lines of failed and cancelled fetches, and one of so many others, or none of them if 0.
+
+    The ID of the fetch decides, so that all workers choose the same fetches.
+    """
+    return [
+        line
+        for line in lines
+        if line.reason is not None
+        or line.outcome is Outcome.CANCELLED
+        or (one_of and crc32(line.id.encode()) % one_of == 0)
+    ]
 
 
 def retry(

@@ -106,7 +106,7 @@ class Settler:
     """Writes the settlements of a worker process. `run` is its task.
 
     for_all: also write results to the stream of all batches. on_had_ended: called with the lane and the ID of
-    a fetch that got no result, because it had ended before.
+    a fetch that got no result, because it had ended before. log_one_of: see write_finished.
     """
 
     def __init__(
@@ -118,6 +118,7 @@ class Settler:
         key_repair: KeyRepair | None = None,
         on_had_ended: Callable[[Lane, str], None] = lambda _, __: None,
         totals: FetchTotals | None = None,
+        log_one_of: int = 1,
         gather_more_s: float = GATHER_MORE_S,
         max_waiting: int = LaneParameters().max_settlements,
     ) -> None:
@@ -126,6 +127,7 @@ class Settler:
         self._key_repair = key_repair
         self._on_had_ended = on_had_ended
         self._on_redis_error = on_redis_error
+        self._log_one_of = log_one_of
         self._gather_more_s = gather_more_s
         self._max_waiting = max_waiting
         self._waiting: dict[Lane, list[Settlement]] = {}
@@ -314,5 +316,5 @@ class Settler:
                 self.totals.finished[item.unlogged] += 1
             item.done()
         if lines:
-            write_finished(lines, self.totals)
+            write_finished(lines, self.totals, self._log_one_of)
         lane.notify()

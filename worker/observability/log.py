@@ -191,7 +191,7 @@ class JsonLines:
 
     def info(self, event: Event, lines: Sequence[msgspec.Struct]) -> None:
         """Write lines of an event of level info, if that level is logged."""
-        if self._has_info:
+        if self._has_info and lines:
             COUNTS.events[event] += len(lines)
             for tap in TAPS:
                 tap("info", lines)

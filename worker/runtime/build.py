@@ -146,6 +146,7 @@ async def _open_services(base: _Base, opened: AsyncExitStack) -> tuple[FetchServ
             key_repair=base.key_repair,
             on_had_ended=on_had_ended,
             totals=FetchTotals(by_lane=settings.metrics_hosts > 0),
+            log_one_of=settings.log_one_of,
             max_waiting=base.timings.lanes.max_settlements,
         ),
         key_repair=base.key_repair,

@@ -113,8 +113,8 @@ class Runtime:
         self._start_loop("partial_files", disk.sweep_partial_files, self._fleet_loops)
         self._start_loop("index", disk.sweep_index, self._fleet_loops)
         loop = type(asyncio.get_running_loop()).__module__
-        about = self.registration.log_fields()
-        self.log.info(Event.WORKER_STARTED, **about, out=str(self.settings.out), loop=loop)
+        about, limits = self.registration.log_fields(), self.settings.limits
+        self.log.info(Event.WORKER_STARTED, **about, out=str(self.settings.out), loop=loop, limits=limits)
 
     async def _join(self) -> None:
         """Join the fleet, again after the repair of a key with a conflicting value."""

@@ -104,6 +104,33 @@ async def test_a_worker_logs_its_start_and_stop(worker: OneWorker, lines: Lines)
     assert [line["event"] for line in lines[-3:]] == ["worker.stopping", "worker.heartbeat", "worker.stopped"]
 
 
+async def test_the_line_of_a_start_names_the_limits(start: Start, lines: Lines) -> None:
+    """They are the values of the settings in force."""
+    await start(max_in_flight=7, lease_s=3.0)
+
+    [started] = of_event(lines, "worker.started")
+    assert started["limits"] == {
+        "max_in_flight": 7,
+        "lease_s": 3.0,
+        "grace_s": 10.0,
+        "max_backlog": 0,
+        "results_length": 100_000,
+        "min_free_bytes": 64 << 20,
+    }
+
+
+async def test_a_worker_may_log_failed_fetches_only(origin: Origin, start: Start, lines: Lines) -> None:
+    """Its counters include the others."""
+    worker = await start(log_finished="failed")
+    origin.behaviour = behaviours.by_path({"/404": behaviours.NOT_FOUND, "/": behaviours.OK})
+    results = await worker.results(origin.url(path) for path in ("/ok", "/404", "/other"))
+    await worker.stop()
+
+    [finished], [heartbeat] = (of_event(lines, event) for event in ("fetch.finished", "worker.heartbeat"))
+    assert finished["id"] == results[1].id
+    assert heartbeat["finished"] == {"stored": {"none": 2}, "failed": {"http_status": 1}}
+
+
 @pytest.mark.parametrize(
     "behaviour",
     [

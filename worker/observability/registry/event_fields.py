@@ -79,6 +79,7 @@ FIELDS = {
     "lasted_s": Field(float, "time from the first failed call to the first success after the last one"),
     "lenient": Field(bool, "true if the headers of a response needed lenient parsing"),
     "library": Field(str, "name of the library's logger"),
+    "limits": Field(dict[str, float], "limits of the worker, by the names of their settings"),
     "listen": Field(str, "address and port of the server"),
     "log_lines_dropped": Field(int, "log lines since the start that the output did not accept"),
     "loop": Field(str, "name of the loop"),

@@ -164,7 +164,7 @@ EVENTS = {
     Event.WORKER_STARTED: EventSchema(
         "info",
         "the worker is ready",
-        "instance version python engine sink policy out loop",
+        "instance version python engine sink policy out loop limits",
         own={"loop": Field(str, "implementation of the event loop")},
     ),
     Event.WORKER_NAME_TAKEN: EventSchema(
