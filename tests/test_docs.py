@@ -20,6 +20,7 @@ from fetchfleet.jobs.contract.model import decode_fetch, decode_result
 from fetchfleet.worker.cli.app import app
 from fetchfleet.worker.inspect.fleet_status import FleetStatus
 from fetchfleet.worker.observability.log import Event
+from fetchfleet.worker.observability.log_schemas import CONSTANTS, EVENT_NAMES, NAMES, renaming
 from fetchfleet.worker.observability.registry.event_fields import COMMON
 from fetchfleet.worker.observability.registry.event_schemas import EVENTS
 from fetchfleet.worker.observability.registry.event_schemas import fields_of as registered_fields
@@ -389,13 +390,38 @@ def test_the_page_of_the_log_has_each_event_with_its_level_and_fields() -> None:
 def test_the_page_of_the_log_explains_each_field() -> None:
     """A field of the heartbeat has its row in the section on heartbeats, any other one in that on fields."""
     text = (DOCS / "logs.md").read_text()
-    section, _, heartbeat = text.partition("\n## Fields\n")[2].split("\n## ")
+    section, *_, heartbeat = text.partition("\n## Fields\n")[2].split("\n## ")
     others = {
         name for event in Event if event is not Event.WORKER_HEARTBEAT for name in registered_fields(event)
     }
 
     assert rows_of(section) == sorted(others - {*COMMON})
     assert set(rows_of(heartbeat)) == registered_fields(Event.WORKER_HEARTBEAT).keys() - {*COMMON}
+
+
+def test_the_page_of_the_log_has_the_names_of_other_schemas() -> None:
+    """Each row has the names that the table of the code has for a field, or for a field of an event."""
+    text = (DOCS / "logs.md").read_text().partition("\n## Field names of OpenTelemetry and ECS\n")[2]
+    rows = re.findall(
+        r"^\| `(\w+)`(?: of `([a-z_.]+)`)? \| (.*) \| (.*) \|$", text.partition("\n## ")[0], re.MULTILINE
+    )
+    found = {(event, field): names for field, event, *names in rows}
+    samples = {"ms": 1.0, "outcome": "stored", "peer": "a:1", "total_ms": 1.0}
+
+    def shown(schema: str, event: str, field: str) -> str:
+        renamed, of_event = (
+            renaming(schema)(line)
+            for line in ({"event": event, field: samples.get(field, "x")}, {"event": event})
+        )
+        names = renamed if field == "event" else renamed.keys() - of_event.keys()
+        return ", ".join(f"`{name}`" for name in sorted(names) if name not in CONSTANTS[schema])
+
+    keys = [("", field) for field in NAMES] + [
+        (event, field) for event, own in EVENT_NAMES.items() for field in own
+    ]
+    assert found == {
+        (event, field): [shown(schema, event, field) for schema in ("otel", "ecs")] for event, field in keys
+    }
 
 
 def rows_of(section: str) -> list[str]:

@@ -36,7 +36,7 @@ settings = load_settings({}, os.environ)
 
 async def startup(ctx: dict[str, Any]) -> None:
     """Start the runtime of a process, and serve its health and metrics."""
-    log.configure(level=settings.log_level, worker=settings.worker_id)
+    log.configure(level=settings.log_level, schema=settings.log_schema, worker=settings.worker_id)
     ctx["monitoring"] = AsyncExitStack()
     try:
         on_started = await ctx["monitoring"].enter_async_context(monitoring(settings, os.environ))

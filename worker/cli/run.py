@@ -126,5 +126,5 @@ def worker(
     settings = worker_settings_from(
         {**flags, "redis_url": redis, "metrics": metrics, "metrics_hosts": metrics_hosts}
     )
-    log.configure(level=settings.log_level, worker=settings.worker_id)
+    log.configure(level=settings.log_level, schema=settings.log_schema, worker=settings.worker_id)
     run_until_signal(run_monitored_worker(settings))

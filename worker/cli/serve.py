@@ -86,7 +86,7 @@ def serve(
             BAD_USE,
         )
     listening = _listening(listen, host, port)
-    log.configure(level=settings.log_level, worker=settings.worker_id)
+    log.configure(level=settings.log_level, schema=settings.log_schema, worker=settings.worker_id)
     run_until_signal(serve_app(settings, ServeOptions(token, read_only, https), listening))
 
 

@@ -38,7 +38,7 @@ def main() -> int:
     os.close(log_file)
     try:
         settings = worker_settings_from(config["settings"])
-        log.configure(level=settings.log_level, worker=settings.worker_id)
+        log.configure(level=settings.log_level, schema=settings.log_schema, worker=settings.worker_id)
         run_until_signal(run_worker(settings))
     except CommandError as error:
         print(shown_lines(str(error)), file=sys.stderr)  # noqa: T201 standard error is the log

@@ -97,6 +97,10 @@ ADDED_FIELDS = COMMON_FIELDS - {"worker"}
 """The common fields that the processors add to a line."""
 
 
+NATIVE = "native"
+"""The log schema whose names are those of the registry."""
+
+
 class LogCounts:
     """The log lines of this process since its start."""
 
@@ -173,13 +177,25 @@ def _write(stream: TextIO, lines: list[str]) -> None:
 
 
 class JsonLines:
-    """Encodes lines as JSON: a processor of structlog, and a faster path for lines that are structs."""
+    """Encodes lines as JSON: a processor of structlog, and a faster path for lines that are structs.
 
-    def __init__(self, writer: LineWriter, level: int) -> None:
+    rename: returns the fields of a line with the names of another log schema.
+    """
+
+    def __init__(
+        self,
+        writer: LineWriter,
+        level: int,
+        rename: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None,
+    ) -> None:
         self._writer = writer
         self._has_info = level <= logging.INFO
         encoder = msgspec.json.Encoder(enc_hook=str)
-        self._encode, self._encode_lines = encoder.encode, encoder.encode_lines
+        self._encode: Callable[[Any], bytes] = encoder.encode
+        self._encode_lines: Callable[[Any], bytes] = encoder.encode_lines
+        if rename is not None:
+            self._encode = lambda line: encoder.encode(rename(line))
+            self._encode_lines = lambda lines: encoder.encode_lines(rename(_fields(line)) for line in lines)
 
     def __call__(self, _: WrappedLogger, level: str, line: EventDict) -> str:
         """Return the line as JSON, with its level and timestamp."""
@@ -210,15 +226,25 @@ def _up_to_the_second(second: int) -> str:
 
 
 def configure(
-    stream: TextIO = sys.stderr, *, pretty: bool | None = None, level: str = "info", worker: str = ""
+    stream: TextIO = sys.stderr,
+    *,
+    pretty: bool | None = None,
+    level: str = "info",
+    schema: str = NATIVE,
+    worker: str = "",
 ) -> None:
     """Configure structlog and logging to write to the stream from this level on.
 
     Warnings of libraries are included. pretty: format for reading instead of JSON; None: if the stream is a
-    terminal. worker: its name, for the warnings of libraries.
+    terminal. schema: of the names of fields in JSON. worker: its name, for the warnings of libraries.
     """
     writer, min_level = LineWriter(stream), logging.getLevelNamesMapping()[level.upper()]
-    processors: list[Processor] = [JsonLines(writer, min_level)]
+    rename = None
+    if schema != NATIVE:
+        from fetchfleet.worker.observability import log_schemas  # noqa: PLC0415 few workers need it
+
+        rename = log_schemas.renaming(schema)
+    processors: list[Processor] = [JsonLines(writer, min_level, rename)]
     if stream.isatty() if pretty is None else pretty:
         timestamps = structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False)
         renderer: Processor = structlog.dev.ConsoleRenderer(pad_event_to=20)
@@ -256,9 +282,13 @@ def write_info(event: Event, lines: Sequence[msgspec.Struct]) -> None:
         return
     log = get_logger()
     for line in lines:
-        values = msgspec.structs.asdict(line).items()
-        fields = {name: value for name, value in values if value is not msgspec.UNSET}
-        log.info(event, **{name: value for name, value in fields.items() if name not in ADDED_FIELDS})
+        log.info(event, **{name: value for name, value in _fields(line).items() if name not in ADDED_FIELDS})
+
+
+def _fields(line: msgspec.Struct) -> dict[str, Any]:
+    """Return the fields of a line that are set."""
+    fields = msgspec.structs.asdict(line)
+    return {name: value for name, value in fields.items() if value is not msgspec.UNSET}
 
 
 def get_logger(**fields: Any) -> FilteringBoundLogger:

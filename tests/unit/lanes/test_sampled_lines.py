@@ -39,7 +39,7 @@ def ids(lines: Iterable[FinishedLine]) -> list[str]:
 
 @pytest.mark.parametrize("one_of", [0, 1, 7, 10**9 - 1])
 def test_a_fetch_with_a_reason_and_a_cancelled_one_are_always_kept(one_of: int) -> None:
-    """A stale body has the reason for which the new one failed."""
+    """A stale body has the reason of the failure that it hides."""
     lines = [
         line_of(0, Outcome.FAILED, Reason.CONNECT),
         line_of(1, Outcome.STORED, Reason.CONNECT),
@@ -55,7 +55,7 @@ def test_no_other_line_is_kept_if_only_failures_are_logged() -> None:
 
 @pytest.mark.parametrize("one_of", [2, 3, 10, 16, 100, 256, 1000])
 def test_a_sample_has_about_one_of_n_lines(one_of: int) -> None:
-    """The IDs of a batch differ in a few digits only, and their hashes are spread evenly all the same."""
+    """The IDs of a batch differ in a few digits only, but their hashes are spread evenly."""
     count = 20_000
     expected = count / one_of
     assert abs(len(sampled(stored(count), one_of)) - expected) <= 4 * expected**0.5
@@ -83,7 +83,7 @@ def test_lines_that_are_left_out_are_counted(stream: io.StringIO, one_of: int) -
 
 
 def test_a_sample_without_lines_writes_nothing(stream: io.StringIO) -> None:
-    """There is no empty line."""
+    """An empty line would not be JSON."""
     write_finished(stored(5), FetchTotals(), 0)
 
     assert stream.getvalue() == ""
