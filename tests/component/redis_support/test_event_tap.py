@@ -104,12 +104,15 @@ async def test_nothing_is_published_without_a_watcher(
     assert before == await published(redis)
 
 
-@pytest.mark.parametrize("pretty", [False, True])
+@pytest.mark.parametrize("form", [{}, {"pretty": True}, {"schema": "otel"}, {"schema": "ecs"}], ids=str)
 async def test_lines_have_their_native_form_whatever_the_log_looks_like(
-    redis: Redis, tap: EventTap, *, pretty: bool
+    redis: Redis, tap: EventTap, form: dict[str, Any]
 ) -> None:
-    """As JSON or formatted for reading. Lines of level debug are not published."""
-    log.configure(io.StringIO(), pretty=pretty, level="debug")
+    """The log has native names, those of another schema, or is formatted for reading.
+
+    Lines of level debug are not published.
+    """
+    log.configure(io.StringIO(), level="debug", **form)
     watching = asyncio.create_task(lines_until(redis, "lane.cooling"))
     await wait_until(partial(redis.exists, keys.WATCHED), "the watcher")
     tap.watch(watched=True)
