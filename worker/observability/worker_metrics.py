@@ -12,9 +12,15 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from fetchfleet.jobs.contract.model import Outcome, Reason
+from fetchfleet.worker.observability.log import Event
 from fetchfleet.worker.observability.percentiles import Histogram
 from fetchfleet.worker.observability.reading import WorkerReading
 from fetchfleet.worker.observability.totals import FetchTotals
+
+NO_FAILURES: dict[tuple[Outcome, Reason | None], int] = {(Outcome.FAILED, reason): 0 for reason in Reason}
+NO_LINES = {event.value: 0 for event in Event}
+"""Counters that start at 0. A first failure in a new series would be no increase for Prometheus."""
 
 
 class WorkerCollector(Collector):
@@ -56,7 +62,8 @@ def families_of(reading: WorkerReading) -> Iterator[Metric]:
     yield _gauge("fetches_settling", "Settlements that wait for Redis.", reading.settling)
     yield _gauge("lanes_unverified_tls", "Lanes held without certificate checks.", reading.unverified_tls)
     yield _histogram("event_loop_lag_seconds", "Delay of the event loop.", reading.lag_s)
-    lines = [((event,), count) for event, count in sorted(reading.log_events.items())]
+    log_events = {**NO_LINES, **reading.log_events}
+    lines = [((event,), count) for event, count in sorted(log_events.items())]
     yield _counters("log_events", "Log lines by event, those left out by sampling too.", ("event",), lines)
     yield _counter("log_lines_dropped", "Log lines that the output refused.", reading.log_lines_dropped)
     if reading.free_bytes is not None:
@@ -79,9 +86,8 @@ def families_of(reading: WorkerReading) -> Iterator[Metric]:
 
 def _fetches(totals: FetchTotals) -> Iterator[Metric]:
     """Yield the counters and histograms of fetches."""
-    finished = [
-        ((outcome.value, _label(reason)), count) for (outcome, reason), count in totals.finished.items()
-    ]
+    counts = {**NO_FAILURES, **totals.finished}
+    finished = [((outcome.value, _label(reason)), count) for (outcome, reason), count in counts.items()]
     yield _counters("fetches_finished", "Fetches with a result in Redis.", ("outcome", "reason"), finished)
     retries = [((_label(reason),), count) for reason, count in totals.retries.items()]
     yield _counters("fetch_retries", "Attempts that another one follows.", ("reason",), retries)

@@ -47,7 +47,7 @@ async def test_the_metrics_of_a_worker_equal_the_results(
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
-    finished = {key[1:]: value for key, value in found.items() if key[0] == "fetches_finished_total"}
+    finished = Counter({key[1:]: value for key, value in found.items() if key[0] == "fetches_finished_total"})
     assert finished == Counter((result.outcome, result.reason or "") for result in results)
     assert found["fetch_retries_total", "http_status"] == 1
     assert found["log_events_total", "fetch.finished"] == len(lines) == len(results)

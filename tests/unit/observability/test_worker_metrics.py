@@ -11,6 +11,7 @@ from prometheus_client.samples import Sample
 
 from fetchfleet.jobs.contract.model import Outcome, Reason
 from fetchfleet.worker.observability import totals
+from fetchfleet.worker.observability.log import Event
 from fetchfleet.worker.observability.percentiles import Histogram
 from fetchfleet.worker.observability.reading import LaneReading, WorkerReading
 from fetchfleet.worker.observability.totals import FetchTotals
@@ -122,6 +123,17 @@ def test_the_values_are_those_of_the_reading() -> None:
     )
     assert [found[name,] for name in names] == [3, 5, 6, 4, 1, 2, 7, 8, 1, 10, 11, 1, 0.5, 0]
     assert (found["lane_in_flight", "a.example"], found["lane_finished_total", "a.example"]) == (1, 2)
+
+
+def test_counters_of_failures_and_log_lines_start_at_0() -> None:
+    """Prometheus sees the first failure as an increase, not as the start of a series."""
+    found = values(reading(FetchTotals()))
+
+    assert {("failed", reason.value): 0.0 for reason in Reason} == {
+        key[1:]: value for key, value in found.items() if key[0] == "fetches_finished_total"
+    }
+    assert {event.value for event in Event} == {key[1] for key in found if key[0] == "log_events_total"}
+    assert 0 == found["log_events_total", "worker.bug"]
 
 
 @given(st.lists(st.floats(0, 2e9, allow_nan=False)))
