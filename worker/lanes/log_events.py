@@ -252,7 +252,8 @@ def write_finished(lines: Sequence[FinishedLine], totals: FetchTotals, one_of: i
     one_of: write all lines if 1, else a sample.
     """
     now, finished, by_lane = timestamp(), totals.finished, totals.by_lane
-    total, queue, first_byte, body = totals.total_ms, totals.queue_ms, totals.first_byte_ms, totals.body_bytes
+    total, queue, connect = totals.total_ms, totals.queue_ms, totals.connect_ms
+    first_byte, body = totals.first_byte_ms, totals.body_bytes
     for line in lines:
         line.timestamp = now
         finished[line.outcome, line.reason] += 1
@@ -269,8 +270,9 @@ def write_finished(lines: Sequence[FinishedLine], totals: FetchTotals, one_of: i
         if line.outcome is Outcome.STORED and (value := line.bytes) is not None:
             body.counts[bisect_left(body.bounds, value)] += 1
             body.sum += value
-        if line.connect_ms:
-            totals.connect_ms.add(line.connect_ms)
+        if value := line.connect_ms:  # 0.0 on a reused connection
+            connect.counts[bisect_left(connect.bounds, value)] += 1
+            connect.sum += value
         if by_lane is not None:
             by_lane[line.lane] += 1
     if by_lane is not None:
