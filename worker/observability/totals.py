@@ -40,10 +40,10 @@ class WorkerTotals(msgspec.Struct, frozen=True, kw_only=True):
     """The log lines that the output did not accept."""
 
 
-WAITS_MS = (10, 50, 100, 500, 1e3, 5e3, 10e3, 30e3, 60e3, 300e3, 900e3, 3600e3, 14_400e3, 86_400e3)
-CONNECTS_MS = (1, 5, 10, 25, 50, 100, 250, 500, 1e3, 2.5e3, 5e3, 10e3)
-FIRST_BYTES_MS = (5, 10, 25, 50, 100, 250, 500, 1e3, 2.5e3, 5e3, 10e3, 30e3, 60e3)
-BODIES_BYTES = (1e3, 10e3, 100e3, 1e6, 10e6, 100e6, 1e9, 10e9)
+WAITS_MS = (10.0, 50.0, 100.0, 500.0, 1e3, 5e3, 10e3, 30e3, 60e3, 300e3, 900e3, 3600e3, 14_400e3, 86_400e3)
+CONNECTS_MS = (1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1e3, 2.5e3, 5e3, 10e3)
+FIRST_BYTES_MS = (5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1e3, 2.5e3, 5e3, 10e3, 30e3, 60e3)
+BODIES_BYTES = tuple(10**power for power in range(3, 11))
 """The bounds of the histograms. docs/metrics.md lists them."""
 
 MAX_LANES = 10_000
