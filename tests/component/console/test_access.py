@@ -254,7 +254,7 @@ async def test_every_response_has_the_security_fields(client: httpx.AsyncClient,
 
     assert CSP == response.headers["content-security-policy"]
     assert "nosniff" == response.headers["x-content-type-options"]
-    assert "no-referrer" == response.headers["referrer-policy"]
+    assert "same-origin" == response.headers["referrer-policy"]
     assert ("no-cache" if "static" in path else "no-store") == response.headers["cache-control"]
     assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son\w+=", response.text)
 

@@ -283,8 +283,8 @@ async def test_hostile_values_in_redis_are_shown_as_text(
     await fleet.submit([url("/0")])
     await redis.zadd(keys.ATTENTION, {HOSTILE: 1})
     await redis.hset(keys.lane(HOSTILE), mapping={"state": "scheduled", "due_ms": 1})  # type: ignore[misc]
-    letter = {"door": HOSTILE, "reason": HOSTILE, "note": HOSTILE, "lane": HOSTILE, "id": HOSTILE}
-    position = (await redis.xadd(keys.DEAD, {**letter, "element": HOSTILE})).decode()
+    letter: Any = dict.fromkeys(("door", "reason", "note", "lane", "id", "element"), HOSTILE)
+    position = (await redis.xadd(keys.DEAD, letter)).decode()
     pages = [await local.get(path) for path in ("/", "/hosts", "/dead", f"/dead/{position}", "/dead/purge")]
 
     for page in pages:
