@@ -48,9 +48,10 @@ def live_route(path: str, template: str, read: ReadContext) -> Route:
 
 async def live_page(request: Request, template: str, read: ReadContext) -> Response:
     """Return a page, or the stream of its updates, as the request accepts."""
+    first = await bounded(read(request))  # a page that does not exist has no stream
     if EVENT_STREAM in request.headers.get("accept", ""):
-        return event_stream(request, updates(request, template, read))
-    return page(request, template, is_live=True, **await bounded(read(request)))
+        return event_stream(request, updates(request, template, read, first))
+    return page(request, template, is_live=True, **first)
 
 
 def page_route(path: str, template: str, read: ReadContext) -> Route:
@@ -91,13 +92,21 @@ def event_stream(request: Request, events: AsyncIterator[bytes]) -> Response:
     return StreamingResponse(counted(), media_type=EVENT_STREAM)
 
 
-async def updates(request: Request, template: str, read: ReadContext) -> AsyncIterator[bytes]:
-    """Yield the fragments of a page that change."""
+async def updates(
+    request: Request, template: str, read: ReadContext, context: Context
+) -> AsyncIterator[bytes]:
+    """Yield the fragments of a page that change. context: the values of its template at first."""
     stopping = services_of(request).stopping
     ends_s = mono_s() + STREAM_S
     sent: dict[str, str] = {}
     trouble = ""
     while not stopping.is_set() and mono_s() < ends_s:
+        for element, html in fragments(request, template, context).items():
+            if sent.get(element) != html:
+                sent[element] = html
+                yield event("fragment", {"id": element, "html": html})
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stopping.wait(), EVERY_S)
         try:
             context = await bounded(read(request))
         except (ProblemError, JobsError, RedisError, OSError) as error:
@@ -109,12 +118,6 @@ async def updates(request: Request, template: str, read: ReadContext) -> AsyncIt
             if trouble:
                 trouble = ""
                 yield event("ready")
-            for element, html in fragments(request, template, context).items():
-                if sent.get(element) != html:
-                    sent[element] = html
-                    yield event("fragment", {"id": element, "html": html})
-        with suppress(TimeoutError):
-            await asyncio.wait_for(stopping.wait(), EVERY_S)
 
 
 def event(name: str, data: object = None) -> bytes:
