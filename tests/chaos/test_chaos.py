@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.log_lines import assert_logs_registered
 from tools.chaos.history import Acknowledged, Attempted, FetchEnd, History
 from tools.chaos.schedule import Kind
 
@@ -37,6 +38,7 @@ def test_i01_no_acknowledged_fetch_is_lost() -> None:
 
     folder = Path(run.stdout.rpartition("the history and logs are in ")[2].splitlines()[0])
     record = History(folder).read()
+    assert_logs_registered(folder)
     shutil.rmtree(folder)
     assert set(Kind) == {fault.kind for fault in record.faults}, output
     assert len(record.ended) >= MIN_FETCHES, output

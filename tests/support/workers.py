@@ -10,6 +10,7 @@ from typing import Any
 
 from fetchfleet.worker.local.process import WORKER_ID, WorkerProcess, configured
 from tests.support.fork_server import COMMAND, WORKER, Process
+from tests.support.log_lines import assert_registered
 
 LOOPBACK = "127.0.0.0/8"
 QUICK_POLICY = """\
@@ -77,4 +78,5 @@ def fetchfleet(
             output, errors = command.communicate(stdin, timeout=90)
         finally:
             command.kill()
+    assert_registered(line for line in errors.splitlines() if line.startswith("{"))
     return subprocess.CompletedProcess(command.args, command.returncode, output, errors)
