@@ -1,5 +1,6 @@
 """Forms of the pages: every POST has the form token of its session. Login and logout are two of them."""
 
+import asyncio
 import math
 import re
 from collections.abc import Awaitable, Callable, Mapping
@@ -10,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from fetchfleet.worker.console.access.guard import new_session, session_cookie
+from fetchfleet.worker.console.access.guard import new_session, peer_of, session_cookie
 from fetchfleet.worker.console.bodies import media_type_of, read_body
 from fetchfleet.worker.console.html import page
 from fetchfleet.worker.console.problems import ProblemError
@@ -21,6 +22,8 @@ from fetchfleet.worker.util.clock import mono_s
 TOKEN_FIELD = "form_token"  # noqa: S105 the name of a field
 MAX_FORM_BYTES = 1 << 18
 MAX_FIELDS = 2000
+FORM_TIMEOUT_S = 30.0
+"""The time in which a form must arrive. A login needs no token, so it must not hold a connection for long."""
 
 _OWN_PATH = re.compile(r"/(?![/\\])[\x21-\x5b\x5d-\x7e]*")
 
@@ -47,7 +50,11 @@ async def read_form(request: Request) -> Form:
     """Return the values of a form. Raises ProblemError if it is too large or malformed."""
     if media_type_of(request) != "application/x-www-form-urlencoded":
         raise ProblemError(415, "a form must be application/x-www-form-urlencoded")
-    body = await read_body(request, MAX_FORM_BYTES)
+    try:
+        async with asyncio.timeout(FORM_TIMEOUT_S):
+            body = await read_body(request, MAX_FORM_BYTES)
+    except TimeoutError:
+        raise ProblemError(408, f"the form was not complete within {FORM_TIMEOUT_S:g} s") from None
     form: dict[str, list[str]] = {}
     try:
         fields = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS, errors="strict")
@@ -75,7 +82,7 @@ async def login(request: Request) -> Response:
     """Begin a session for a browser that sends the token."""
     services, form = services_of(request), await read_form(request)
     then = own_path(form.get("next", ["/"])[0])
-    peer = request.client.host if request.client else "-"
+    peer = peer_of(request.scope)
     wait_s = services.logins.wait_s(peer, mono_s())
     if wait_s > 0:
         error = f"too many failed logins; try again in {math.ceil(wait_s)} s"

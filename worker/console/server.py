@@ -15,6 +15,7 @@ from fetchfleet.jobs.client.fleet import Fleet
 from fetchfleet.jobs.redis_connection import connect
 from fetchfleet.worker.console.access.credentials import Sessions, Token
 from fetchfleet.worker.console.app import console_app
+from fetchfleet.worker.console.connections import Connection
 from fetchfleet.worker.console.metrics import FleetMetrics
 from fetchfleet.worker.console.services import ConsoleServices
 from fetchfleet.worker.observability.log import Event, get_logger
@@ -110,7 +111,7 @@ async def connected(
 def _config(app: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http="h11",
+        http=Connection,
         ws="none",
         lifespan="off",
         log_config=None,

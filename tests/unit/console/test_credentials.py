@@ -15,6 +15,7 @@ from fetchfleet.worker.console.access.credentials import (
     Sessions,
     Token,
     TokenError,
+    address_of,
     check_token_mode,
     hostname_of,
     is_loopback,
@@ -117,6 +118,36 @@ def test_an_address_has_few_failed_logins_in_any_minute(attempts: list[tuple[str
     for times in failed.values():
         for place in range(len(times) - MAX_FAILED_LOGINS):
             assert times[place + MAX_FAILED_LOGINS] - times[place] >= FAILED_LOGINS_S - 0.001
+
+
+def test_a_client_cannot_avoid_the_limit_by_more_addresses_of_its_ipv6_network() -> None:
+    """A network of 64 bits counts as one client; an IPv4 address counts alike in both notations."""
+    limit = LoginLimit()
+    for number in range(MAX_FAILED_LOGINS):
+        limit.failed(f"2001:db8:0:1::{number}", 0)
+        limit.failed(f"::ffff:192.0.2.{1 + number % 2}" if number % 2 else "192.0.2.1", 0)
+        limit.failed("192.0.2.2", 0)
+
+    assert limit.wait_s("2001:db8:0:1:ffff::1", 1) > 0
+    assert limit.wait_s("2001:db8:0:2::1", 1) == 0
+    assert limit.wait_s("::ffff:192.0.2.2", 1) > 0
+    assert limit.wait_s("192.0.2.1", 1) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("2001:DB8::0", "2001:db8::"),
+        ("fe80::1%<script>", "fe80::1"),
+        ("<script>", "-"),
+        ("x" * 60_000, "-"),
+        ("", "-"),
+    ],
+)
+def test_only_an_ip_address_is_an_address(text: str, address: str) -> None:
+    """A proxy may pass on any X-Forwarded-For, which would be kept in memory and in the log."""
+    assert address == address_of(text)
 
 
 @pytest.mark.parametrize(

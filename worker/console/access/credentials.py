@@ -7,7 +7,7 @@ import hashlib
 import hmac
 import re
 import stat
-from ipaddress import ip_address
+from ipaddress import IPv6Address, IPv6Network, ip_address
 from typing import NamedTuple
 
 MIN_TOKEN_CHARS = 16
@@ -18,9 +18,12 @@ SESSION_ID_CHARS = 32
 MAX_FAILED_LOGINS = 5
 """The maximum number of failed logins of an address in FAILED_LOGINS_S."""
 FAILED_LOGINS_S = 60.0
+IPV6_NETWORK_BITS = 64
+"""The prefix of the network in which one client may choose its IPv6 address (RFC 4291, section 2.5.4)."""
 MAX_ADDRESSES = 10_000
 """The maximum number of addresses whose failed logins are counted. Beyond it the oldest is dropped."""
 MAX_ENDED_SESSIONS = 10_000
+UNKNOWN_ADDRESS = "-"
 
 _TOKEN = re.compile(r"[!-~]+")
 _SESSION = re.compile(r"([0-9a-f]{32})\.([0-9]{1,12})\.([0-9a-f]{64})")
@@ -114,22 +117,32 @@ class Sessions:
 
 
 class LoginLimit:
-    """Limits the failed logins of each address."""
+    """Limits the failed logins of each address; of each network for IPv6."""
 
     def __init__(self) -> None:
         self._failed: dict[str, list[float]] = {}
 
     def wait_s(self, address: str, now_s: float) -> float:
         """Return the time until the address may log in again; 0 if it may now."""
-        recent = [at_s for at_s in self._failed.get(address, ()) if now_s - at_s < FAILED_LOGINS_S]
+        failed = self._failed.get(_client_of(address), ())
+        recent = [at_s for at_s in failed if now_s - at_s < FAILED_LOGINS_S]
         return recent[0] + FAILED_LOGINS_S - now_s if len(recent) >= MAX_FAILED_LOGINS else 0.0
 
     def failed(self, address: str, now_s: float) -> None:
         """Count a failed login."""
-        earlier = self._failed.pop(address, [])
+        client = _client_of(address)
+        earlier = self._failed.pop(client, [])
         if len(self._failed) >= MAX_ADDRESSES:
             del self._failed[next(iter(self._failed))]
-        self._failed[address] = [*earlier[1 - MAX_FAILED_LOGINS :], now_s]
+        self._failed[client] = [*earlier[1 - MAX_FAILED_LOGINS :], now_s]
+
+
+def address_of(text: str) -> str:
+    """Return an IP address without its zone; `-` for another text, which a proxy may have passed on."""
+    try:
+        return str(ip_address(text.partition("%")[0]))
+    except ValueError:
+        return UNKNOWN_ADDRESS
 
 
 def is_loopback(host: str) -> bool:
@@ -153,6 +166,17 @@ def is_same_origin(origin: str, host: str) -> bool:
     """
     scheme, _, authority = origin.partition("://")
     return scheme in {"http", "https"} and authority.lower() == host.lower()
+
+
+def _client_of(address: str) -> str:
+    """Return the address or network that counts as one client."""
+    try:
+        ip = ip_address(address)
+    except ValueError:
+        return address
+    if not isinstance(ip, IPv6Address):
+        return str(ip)
+    return str(ip.ipv4_mapped or IPv6Network((ip, IPV6_NETWORK_BITS), strict=False))
 
 
 def _digest(text: str) -> bytes:

@@ -12,7 +12,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fetchfleet.jobs.errors import JobsError
 from fetchfleet.worker.console.access.credentials import (
+    UNKNOWN_ADDRESS,
     BrowserSession,
+    address_of,
     hostname_of,
     is_loopback,
     is_same_origin,
@@ -159,7 +161,7 @@ class _Incoming:
         self.headers = Headers(scope=scope)
         self.path: str = scope["path"]
         self.method: str = scope["method"]
-        self.peer = scope["client"][0] if scope.get("client") else "-"
+        self.peer = peer_of(scope)
         self.is_for_programs = is_for_programs(self.path)
         self.is_public = self.path in PUBLIC_PATHS or self.path.startswith(STATIC_PATHS)
         self.new_session: BrowserSession | None = None
@@ -214,6 +216,11 @@ class _Incoming:
             raise DeniedRequestError(403, "the server runs with --read-only; nothing can be changed")
         if self.is_for_programs and self.caller and self._services.token and self.caller.session:
             raise DeniedRequestError(401, "a change by the API needs the token: Authorization: Bearer TOKEN")
+
+
+def peer_of(scope: Scope) -> str:
+    """Return the address of the client: that of X-Forwarded-For, if a proxy on this machine sends it."""
+    return address_of(scope["client"][0]) if scope.get("client") else UNKNOWN_ADDRESS
 
 
 def new_session(services: ConsoleServices) -> BrowserSession:
