@@ -70,6 +70,16 @@ INCIDENTS = [
     Incident(
         "FetchfleetPoison", {f'{FINISHED}{{outcome="failed",reason="poison"}}': "0x19 1x60"}, 19, 21, 40
     ),
+    Incident(
+        "FetchfleetPoison",
+        {
+            f'{FINISHED}{{outcome="failed",reason="poison"}}': "_x20 1x90",
+            "process_start_time_seconds": "_x20 1170x90",
+        },
+        19,
+        21,
+        40,
+    ),
     once("fetch.bug", "FetchfleetBug"),
     once("worker.bug", "FetchfleetBug"),
     Incident("FetchfleetUnverifiedTls", {"fetchfleet_lanes_unverified_tls": "0x9 2x9 0x60"}, 9, 11, 25),
