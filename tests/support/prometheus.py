@@ -59,12 +59,16 @@ class Prometheus:
         """Return the alerts that fire now."""
         return {found["alertname"] for found in await self.query('ALERTS{alertstate="firing"}')}
 
+    async def fired(self) -> set[str]:
+        """Return the alerts that have fired since the start."""
+        found = await self.query('max_over_time(ALERTS{alertstate="firing"}[10m])')
+        return {labels["alertname"] for labels in found}
+
     async def fires(self, *alerts: str) -> None:
         """Wait until each of the alerts has fired at some time since the start."""
 
         async def missing() -> set[str]:
-            fired = await self.query('max_over_time(ALERTS{alertstate="firing"}[10m])')
-            return set(alerts) - {found["alertname"] for found in fired}
+            return set(alerts) - await self.fired()
 
         try:
             await wait_until(lambda: _is_empty(missing()), "alerts", FIRES_S, 0.2)

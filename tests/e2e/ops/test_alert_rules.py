@@ -2,8 +2,7 @@
 
 import json
 import re
-import shutil
-import subprocess
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,17 +11,20 @@ import pytest
 import yaml
 
 from tests.support import compose
-from tests.support.monitoring import DASHBOARDS, METRICS, RULES, metrics_in, unknown_values_in
+from tests.support.monitoring import (
+    ALERTS,
+    DASHBOARDS,
+    METRICS,
+    RULES,
+    metrics_in,
+    needs_promtool,
+    panel_queries,
+    promtool,
+    syntax_errors,
+    unknown_values_in,
+)
 
 RUNBOOK = compose.ROOT / "docs" / "runbook.md"
-ALERTS: dict[str, dict[str, Any]] = {
-    rule["alert"]: rule
-    for group in yaml.safe_load((RULES / "alerts.yml").read_text())["groups"]
-    for rule in group["rules"]
-}
-
-needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
-
 HEALTHY = {"fetchfleet_fleet_up": "1x120"}
 FINISHED = "fetchfleet_fetches_finished_total"
 EVENTS = "fetchfleet_log_events_total"
@@ -152,13 +154,7 @@ def complaints(folder: Path, cases: list[dict[str, Any]]) -> str:
     rules = [str(path) for path in sorted(RULES.glob("*.yml"))]
     file = folder / "test.yml"
     file.write_text(json.dumps({"rule_files": rules, "evaluation_interval": "1m", "tests": cases}))
-    ended = promtool("test", "rules", str(file))
-    return "" if ended.returncode == 0 else ended.stdout + ended.stderr
-
-
-def promtool(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Run promtool."""
-    return subprocess.run(["promtool", *arguments], capture_output=True, text=True, timeout=60, check=False)
+    return promtool("test", "rules", file)
 
 
 @needs_promtool
@@ -200,14 +196,12 @@ def test_every_alert_has_its_entry_in_the_runbook() -> None:
 
 
 def queries() -> Iterator[tuple[str, str]]:
-    """Yield each PromQL query of the rules and dashboards, with its place."""
+    """Yield each PromQL query of the rules and of the dashboard, with its place."""
     for path in sorted(RULES.glob("*.yml")):
         for group in yaml.safe_load(path.read_text())["groups"]:
             for rule in group["rules"]:
                 yield rule.get("alert") or rule["record"], rule["expr"]
-    for panel in json.loads((DASHBOARDS / "fetchfleet.json").read_text())["panels"]:
-        for target in panel.get("targets", ()):
-            yield panel["title"], target["expr"].replace("$__rate_interval", "5m").replace("$instance", ".*")
+    yield from panel_queries("fetchfleet.json")
 
 
 def test_every_metric_and_label_value_of_a_query_exists() -> None:
@@ -222,11 +216,27 @@ def test_every_metric_and_label_value_of_a_query_exists() -> None:
 
 
 @needs_promtool
-def test_prometheus_parses_every_query_of_the_dashboard(tmp_path: Path) -> None:
-    """As the expressions of rules."""
-    rules = [{"record": f"query_{number}", "expr": query} for number, (_, query) in enumerate(queries())]
-    file = tmp_path / "rules.yml"
-    file.write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": rules}]}))
-    checked = promtool("check", "rules", str(file))
+def test_prometheus_parses_every_query(tmp_path: Path) -> None:
+    """Those of the dashboard too."""
+    assert not (found := syntax_errors(tmp_path, (query for _, query in queries()))), found
 
-    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+@pytest.mark.parametrize("file", sorted(DASHBOARDS.glob("*.json")), ids=lambda file: file.stem)
+def test_the_panels_of_a_dashboard_do_not_overlap(file: Path) -> None:
+    """Each has an ID and a title of its own, and the data source that the viewer selects."""
+    dashboard = json.loads(file.read_text())
+    panels = dashboard["panels"]
+    [source] = [of["query"] for of in dashboard["templating"]["list"] if of["type"] == "datasource"]
+    cells = Counter(
+        (x, y)
+        for at in (panel["gridPos"] for panel in panels)
+        for x in range(at["x"], at["x"] + at["w"])
+        for y in range(at["y"], at["y"] + at["h"])
+    )
+
+    assert {1} == set(cells.values())
+    assert max(x for x, _ in cells) < 24
+    assert len(panels) == len({panel["id"] for panel in panels}) == len({panel["title"] for panel in panels})
+    for panel in panels:
+        for of in (panel, *panel.get("targets", ())):
+            assert panel["type"] == "row" or of["datasource"] == {"type": source, "uid": "${datasource}"}

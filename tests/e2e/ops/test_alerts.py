@@ -14,6 +14,8 @@ from redis.asyncio import Redis
 from fetchfleet import Fleet
 from fetchfleet.jobs import keys
 from tests.support.console import served
+from tests.support.logql import selections
+from tests.support.monitoring import LOG_ALERTS
 from tests.support.named_workers import NamedWorkers, named_workers, worker_of
 from tests.support.own_redis import OwnRedis, own_redis
 from tests.support.prometheus import SKIP_REASON, Prometheus, free_ports, prometheus
@@ -100,8 +102,8 @@ async def break_worker(trial: Trial) -> None:
     away.rename(out)
 
 
-async def test_alerts_fire_when_a_fleet_breaks_and_clear_when_it_heals(trial: Trial) -> None:
-    """Each alert but those of bugs and of lasting trouble of Redis. At the end none fires."""
+async def test_alerts_fire_when_a_fleet_breaks_and_clear_when_it_heals(trial: Trial, tmp_path: Path) -> None:
+    """The log has the lines for the alerts of the log as well. At the end no alert fires."""
     may_end = asyncio.Event()
 
     async def kill(x: Exchange) -> None:
@@ -133,3 +135,10 @@ async def test_alerts_fire_when_a_fleet_breaks_and_clear_when_it_heals(trial: Tr
         await trial.fires_while(trial.start, "FetchfleetPoison")
         may_end.set()
         await trial.watch.clears()
+
+    fired = LOG_ALERTS.keys() & await trial.watch.fired()
+    lines = [line for log in (tmp_path / "fleet").glob("*.log") for line in log.read_text().splitlines()]
+    for alert in fired:
+        for of in selections(LOG_ALERTS[alert]["expr"]):
+            assert of.number or any(map(of.selects, lines)), (alert, of)
+    assert fired > {"FetchfleetPoison", "FetchfleetRedisRefuses", "FetchfleetDiskRefuses"}
