@@ -18,7 +18,8 @@ from tests.support import compose
 
 MONITORING = compose.ROOT / "ops" / "monitoring"
 RULES = MONITORING / "rules"
-DASHBOARDS = MONITORING / "dashboards"
+DASHBOARD = MONITORING / "dashboards" / "fetchfleet.json"
+LOKI = MONITORING / "loki"
 
 needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
 
@@ -60,7 +61,7 @@ def alerts_in(file: Path) -> dict[str, dict[str, Any]]:
 
 
 ALERTS = alerts_in(RULES / "alerts.yml")
-LOG_ALERTS = alerts_in(MONITORING / "loki" / "alerts.yml")
+LOG_ALERTS = alerts_in(LOKI / "alerts.yml")
 
 _METRIC = re.compile(r"\b(?:fetchfleet_\w+|process_\w+|[a-z]+:\w+:\w+)")
 _MATCHER = re.compile(r'(\w+)\s*(?:=~|!=|!~|=)\s*"([^"]*)"')
@@ -81,9 +82,9 @@ def unknown_values_in(query: str) -> set[tuple[str, str]]:
     }
 
 
-def panel_queries(dashboard: str) -> Iterator[tuple[str, str]]:
+def panel_queries(dashboard: Path) -> Iterator[tuple[str, str]]:
     """Yield the queries of a dashboard, each with the title of its panel and with its variables replaced."""
-    for panel in json.loads((DASHBOARDS / dashboard).read_text())["panels"]:
+    for panel in json.loads(dashboard.read_text())["panels"]:
         for target in panel.get("targets", ()):
             query = target["expr"].replace("$__rate_interval", "5m").replace("$__auto", "5m")
             yield panel["title"], query.replace("$instance", ".*")

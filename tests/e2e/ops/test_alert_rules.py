@@ -13,7 +13,8 @@ import yaml
 from tests.support import compose
 from tests.support.monitoring import (
     ALERTS,
-    DASHBOARDS,
+    DASHBOARD,
+    LOKI,
     METRICS,
     RULES,
     metrics_in,
@@ -201,7 +202,7 @@ def queries() -> Iterator[tuple[str, str]]:
         for group in yaml.safe_load(path.read_text())["groups"]:
             for rule in group["rules"]:
                 yield rule.get("alert") or rule["record"], rule["expr"]
-    yield from panel_queries("fetchfleet.json")
+    yield from panel_queries(DASHBOARD)
 
 
 def test_every_metric_and_label_value_of_a_query_exists() -> None:
@@ -221,7 +222,7 @@ def test_prometheus_parses_every_query(tmp_path: Path) -> None:
     assert not (found := syntax_errors(tmp_path, (query for _, query in queries()))), found
 
 
-@pytest.mark.parametrize("file", sorted(DASHBOARDS.glob("*.json")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", [DASHBOARD, LOKI / "dashboard.json"], ids=lambda file: file.stem)
 def test_the_panels_of_a_dashboard_do_not_overlap(file: Path) -> None:
     """Each has an ID and a title of its own, and the data source that the viewer selects."""
     dashboard = json.loads(file.read_text())

@@ -24,7 +24,10 @@ from tests.support.workers import QUICK_POLICY
 from tools.origin.behaviours import by_path, held, status
 from tools.origin.server import Exchange, Origin
 
-pytestmark = pytest.mark.skipif(SKIP_REASON is not None, reason=SKIP_REASON or "")
+pytestmark = [
+    pytest.mark.skipif(SKIP_REASON is not None, reason=SKIP_REASON or ""),
+    pytest.mark.timeout(400),
+]
 
 HOST, UNVERIFIED, DEADLY = "127.0.0.159", "127.0.0.160", "127.0.0.161"
 POLICY = f'{QUICK_POLICY}\n[host."{UNVERIFIED}"]\nverify = false\n'

@@ -7,6 +7,7 @@ from tests.support.logql import STREAM, as_promql, selections
 from tests.support.monitoring import (
     ALERTS,
     LOG_ALERTS,
+    LOKI,
     SCHEMAS,
     needs_promtool,
     panel_queries,
@@ -21,7 +22,7 @@ def queries() -> Iterator[tuple[str, str]]:
     """Yield each LogQL query of the alerts and of the dashboard, with its place."""
     for name, rule in LOG_ALERTS.items():
         yield name, rule["expr"]
-    yield from panel_queries("fetchfleet-logs.json")
+    yield from panel_queries(LOKI / "dashboard.json")
 
 
 def test_every_event_and_field_of_a_query_exists() -> None:
