@@ -61,7 +61,7 @@ def status_of(status: FleetStatus) -> RenderableType:
     if status.lanes:
         lanes = _table("lane", "in flight", "waiting", "state", "opens in")
         for lane in status.lanes[:LANES_SHOWN]:
-            opens = age(lane.opens_in_s) if lane.opens_in_s else ""
+            opens = "" if lane.known_wait_s is None else age(lane.known_wait_s)
             lanes.add_row(lane.name, str(lane.in_flight), f"{lane.waiting:,}", lane.state, opens)
         if status.lanes_in_all > LANES_SHOWN:
             lanes.add_row(f"and {status.lanes_in_all - LANES_SHOWN:,} more", "", "", "", "")
@@ -184,9 +184,11 @@ def policy_lines(in_force: PolicyInForce, lane: str) -> Iterator[str]:
         if source != BUILT_IN
     ]
     rest = "; the rest are defaults" if values else "every value is the default"
-    file = f"file {short(in_force.digest)}" if in_force.digest != NO_FILE else "no file"
     by = {Origin.WORKERS: "of the workers", Origin.GIVEN: "given by --policy", Origin.ASSUMED: "assumed"}
-    yield f"policy: {file}, {by[in_force.origin]}; {', '.join(values)}{rest}"
+    file = f"file {short(in_force.digest)}, {by[in_force.origin]}"
+    if in_force.digest == NO_FILE:
+        file = "no file, assumed" if in_force.origin is Origin.ASSUMED else "the workers have no file"
+    yield f"policy: {file}; {', '.join(values)}{rest}"
     yield from in_force.notes(lane)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fetchfleet.worker.cli.options.shared import FLEET, RedisPatience, RedisUrl
+from fetchfleet.worker.cli.options.shared import FLEET, RedisUrl
 from fetchfleet.worker.console.access.credentials import Token, TokenError, check_token_mode, is_loopback
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.local.process import run_until_signal, settings_from
@@ -21,7 +21,10 @@ MAX_FILE_BYTES = 8192
 Listen = Annotated[str, typer.Option(metavar="HOST:PORT", help="Address to listen on.")]
 TokenFile = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="File with the token that every request must have."),
+    typer.Option(
+        metavar="FILE",
+        help="File with the token that every request needs. Other users must not be able to read it.",
+    ),
 ]
 ReadOnly = Annotated[bool, typer.Option("--read-only", help="Refuse every change.")]
 Https = Annotated[
@@ -34,6 +37,17 @@ MaxBacklog = Annotated[
         min=0,
         max=MAX_MAX_BACKLOG,
         help="Enqueue only while the fleet has fewer than N unfinished fetches (default: 0, no limit).",
+        rich_help_panel=FLEET,
+    ),
+]
+ServePatience = Annotated[
+    float | None,
+    typer.Option(
+        "--redis-patience",
+        metavar="SECONDS",
+        min=0,
+        help="Time to wait while Redis does not answer, before a request gets 503 (default: 5, env:"
+        " FETCHFLEET_REDIS_PATIENCE_S).",
         rich_help_panel=FLEET,
     ),
 ]
@@ -52,7 +66,7 @@ def serve(
     read_only: ReadOnly = False,
     https: Https = False,
     max_backlog: MaxBacklog = None,
-    redis_patience: RedisPatience = None,
+    redis_patience: ServePatience = None,
 ) -> None:
     """Serve the console and the HTTP API of a fleet.
 

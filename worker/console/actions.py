@@ -11,7 +11,7 @@ from fetchfleet.jobs.client.batch import Counts, Submitted
 from fetchfleet.jobs.client.dead_letters import DeadLetterFilter, Retried
 from fetchfleet.jobs.contract.model import Fetch
 from fetchfleet.worker.console.services import Caller, ConsoleServices, caller_of, services_of
-from fetchfleet.worker.inspect.policy_in_force import policy_in_force
+from fetchfleet.worker.inspect.policy_in_force import encoded, policy_in_force
 from fetchfleet.worker.inspect.snapshot import worker_reports
 from fetchfleet.worker.lanes import reset as resets
 from fetchfleet.worker.lanes.reset import LaneReset, lanes_of
@@ -94,7 +94,7 @@ class Actions:
             "policy",
             name,
             lambda redis: overrides.change(redis, self._fleet.notify, name, values),
-            f"keys {', '.join(values)}",
+            _changed_keys(values),
         )
 
     async def reset(self, host: str) -> list[LaneReset]:
@@ -190,6 +190,12 @@ def _sum(done: Iterable[Retried]) -> DeadLetterChange:
         batches=[batch for of in done for batch in of.batches],
         left=sum(of.left for of in done),
     )
+
+
+def _changed_keys(values: Mapping[str, Any | None]) -> str:
+    """Return a change of policy keys in words, for the log."""
+    words = (f"{key} unset" if value is None else f"{key}={encoded(value)}" for key, value in values.items())
+    return redact.text(", ".join(words))
 
 
 def _target(selections: list[DeadLetterFilter]) -> str:

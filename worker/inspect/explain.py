@@ -193,7 +193,8 @@ def lane_state(
         return NO_WORKER, None, "no worker is running; start one: fetchfleet worker"
     # The lane may wait by the policy file of the workers, which this command may not know.
     if retry_ms is not None and snapshot.why in set(WaitReason):
-        until_ms = now_ms + int(snapshot.opens_in_s * 1000)
+        wait_s = snapshot.known_wait_s
+        until_ms = None if wait_s is None else now_ms + int(wait_s * 1000)
         return snapshot.why, until_ms, why_closed(WaitReason(snapshot.why), state, policy)
     if retry_ms is not None:
         return "retry", retry_ms, "only retries wait, and none is due yet"

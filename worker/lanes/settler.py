@@ -67,7 +67,9 @@ def finished(
 
 
 def failed(result: Result, note: str) -> Settlement:
-    """Copy the fetch to the dead letters. Add `finished` after it."""
+    """Copy the fetch to the dead letters, with its status if there is no note. Add `finished` after it."""
+    if not note and result.status is not None:
+        note = f"status {result.status}"
     return buried(result.id, result.reason or Reason.INTERNAL, note, _nothing)
 
 

@@ -234,7 +234,7 @@ def wait_text(lane: LaneSnapshot) -> str:
     """Return the reason a lane waits, and the time until it opens; empty if it does not wait."""
     if not lane.why:
         return ""
-    return f"{lane.why}, {lane.opens_in_s:.1f} s" if lane.opens_in_s else lane.why
+    return lane.why if lane.known_wait_s is None else f"{lane.why}, {lane.known_wait_s:.1f} s"
 
 
 def progress_line(progress: BatchProgress) -> str:

@@ -208,6 +208,7 @@ async def test_every_change_is_logged_with_the_caller(redis_url: str, fleet: Fle
             await client.post(f"{HOST}/pause", headers=BEARER)
             await client.post(f"{HOST}/resume", headers=BEARER)
             await client.put(f"{HOST}/policy", json={"rate_per_s": -1}, headers=BEARER)
+            await client.put(f"{HOST}/policy", json={"concurrency": 2, "rate_per_s": None}, headers=BEARER)
             await client.post(f"{HOST}/reset", headers=BEARER)
             await client.post("/v1/dead/retry", json={"host": LANE}, headers=BEARER)
             await client.post("/v1/dead/purge", json={"all": True}, headers=BEARER)
@@ -221,6 +222,7 @@ async def test_every_change_is_logged_with_the_caller(redis_url: str, fleet: Fle
             ("pause", LANE, "done"),
             ("resume", LANE, "done"),
             ("policy", LANE, "failed: "),
+            ("policy", LANE, "concurrency=2, rate_per_s unset"),
             ("reset", LANE, "1 hosts"),
             ("dead.retry", f"host {LANE}", "2 fetches, 0 left"),
             ("dead.purge", "all", "0 letters"),

@@ -10,7 +10,7 @@ from tools.origin.server import Origin
 async def test_retried_dead_letters_are_stored_once_their_host_has_recovered(
     origin: Origin, start: Start
 ) -> None:
-    """Each letter has the reason of the failure. A successful retry leaves no letter behind."""
+    """Each letter has the reason, and the status or the error. A successful retry leaves no letter behind."""
     worker = await start(policy={"attempts": 2})
     origin.behaviour = o.by_path(
         {"/gone": o.NOT_FOUND, "/server-error": o.status(500), "/large": o.ok(b"x" * 100)}
@@ -24,6 +24,7 @@ async def test_retried_dead_letters_are_stored_once_their_host_has_recovered(
 
     assert {of.id: of.reason for of in failed} == {of: letter.reason for of, letter in found.items()}
     assert fetches == [found[of.id].fetch for of in failed]
+    assert ["status 404", "status 500"] == [found[of.id].note for of in failed[:2]]
     assert "10" in found[failed[2].id].note
 
     origin.behaviour = o.ok(b"recovered")

@@ -12,7 +12,7 @@ from fetchfleet.worker.inspect.registration import registration_of
 from fetchfleet.worker.inspect.snapshot import WorkerReport
 from fetchfleet.worker.policy.file import Policy, parse_policy
 from fetchfleet.worker.policy.published import published
-from fetchfleet.worker.settings import Settings
+from fetchfleet.worker.settings import NO_POLICY, Settings
 from tests.support.commands import Commands
 
 FILE = parse_policy('[default]\nconcurrency = 2\n[host."b.example"]\npaused = true\n', "0123456789abcdef")
@@ -36,7 +36,10 @@ async def set_up(redis_url: str, workers: dict[str, Policy]) -> None:
             report = msgspec.json.encode(WorkerReport(registration=registration))
             await redis.zadd(keys.WORKERS, {registration.instance: now_ms})
             await redis.set(keys.worker(registration.instance), report, px=keys.WORKER_TTL_MS)
-            await redis.set(keys.policy_file(policy.digest), published(policy), px=keys.POLICY_FILE_TTL_MS)
+            if policy.digest:
+                await redis.set(
+                    keys.policy_file(policy.digest), published(policy), px=keys.POLICY_FILE_TTL_MS
+                )
 
 
 def test_explain_and_policy_show_use_the_workers_policy_and_name_its_sources(commands: Commands) -> None:
@@ -58,6 +61,15 @@ def test_explain_and_policy_show_use_the_workers_policy_and_name_its_sources(com
     assert "policy: file 01234567, of the workers; concurrency 2 (file, default)" in text
     assert "attempts 2 (override, a.example); the rest are defaults" in text
     assert ["concurrency", "2", "file,", "default"] == table.splitlines()[1].split()
+
+
+def test_explain_says_that_the_workers_have_no_policy_file(redis_url: str) -> None:
+    """Every value is then a default."""
+    asyncio.run(set_up(redis_url, {"worker-1": NO_POLICY}))
+
+    assert "policy: the workers have no file; every value is the default" in Commands(redis_url).run(
+        "explain", "a.example"
+    )
 
 
 def test_a_pause_of_the_workers_file_is_seen_and_lifted(commands: Commands) -> None:

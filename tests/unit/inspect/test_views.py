@@ -2,6 +2,7 @@
 
 import math
 
+import msgspec
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -66,6 +67,15 @@ def test_every_lane_has_a_known_state_and_is_runnable_only_if_open(lane: LaneSna
     assert state in LANE_STATES
     assert is_runnable(lane) == (not lane.why and not lane.full and lane.waiting > 0)
     assert not is_runnable(lane) or state in {"busy", "waiting"}
+
+
+def test_a_paused_host_has_no_time_at_which_it_opens() -> None:
+    """Its worker looks at it again by a time, but only an operator resumes it."""
+    waits = LaneSnapshot(name="a.example", in_flight=0, waiting=1, why="cooling", opens_in_s=5.0)
+    paused = msgspec.structs.replace(waits, why="paused")
+
+    assert NOW_MS + 5000 == host_row(waits, NOW_MS, {}).until_ms
+    assert host_row(paused, NOW_MS, {}).until_ms is None
 
 
 @given(rows=ROWS, query=QUERIES)

@@ -35,7 +35,10 @@ def events(
         ),
     ] = None,
     level: Annotated[
-        str, typer.Option(metavar="LEVEL", help="Print lines of this level or above: info, warning or error.")
+        str,
+        typer.Option(
+            metavar="LEVEL", help="Print lines of this level or above: info, warning, error or critical."
+        ),
     ] = "info",
     as_json: Json = False,  # noqa: FBT002 a flag
     redis_patience: RedisPatience = None,

@@ -55,7 +55,7 @@ def check_token_mode(mode: int) -> None:
     """Raise TokenError if other users may read or write a file of this mode (st_mode)."""
     if mode & (stat.S_IRWXO | stat.S_IWGRP):
         raise TokenError(
-            f"other users may use the token (mode {stat.S_IMODE(mode):03o}); change that with: chmod 600"
+            f"other users can read or change it (mode {stat.S_IMODE(mode):03o}); set mode 600 with chmod"
         )
 
 

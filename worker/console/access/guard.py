@@ -191,7 +191,7 @@ class _Incoming:
     def check_can_log_in(self) -> None:
         """Refuse a request without a token that is not one of a browser for a page."""
         if self.is_for_programs or self.method not in SAFE_METHODS:
-            raise DeniedRequestError(401, "give the token: Authorization: Bearer TOKEN")
+            raise DeniedRequestError(401, "no token, or a wrong one; send it as: Authorization: Bearer TOKEN")
 
     def check_host(self) -> None:
         """Without a token, refuse names that are not of this machine: a DNS rebinding attack uses one."""

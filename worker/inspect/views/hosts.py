@@ -73,7 +73,7 @@ class HostRow(msgspec.Struct, frozen=True, kw_only=True):
     why: str
     """The reason of the state, in words."""
     until_ms: int | None
-    """The time at which a fetch may start, Unix ms; None if one may start now."""
+    """The time at which a fetch may start, Unix ms; None if one may start now, or if the host is paused."""
     in_flight: int
     waiting: int
     worker: str | None
@@ -175,12 +175,12 @@ async def hosts_named(redis: Redis, names: Sequence[str]) -> list[HostRow]:
 
 def host_row(lane: LaneSnapshot, now_ms: int, workers: Mapping[str, str]) -> HostRow:
     """Return the row of a lane. workers: the names of the live workers, by instance. Pure."""
-    state = state_of_lane(lane)
+    state, wait_s = state_of_lane(lane), lane.known_wait_s
     return HostRow(
         host=lane.name,
         state=state,
         why=WHY[state],
-        until_ms=now_ms + int(lane.opens_in_s * 1000) if lane.opens_in_s else None,
+        until_ms=now_ms + int(wait_s * 1000) if wait_s is not None else None,
         in_flight=lane.in_flight,
         waiting=lane.waiting,
         worker=workers.get(lane.owner, name_of(lane.owner)) if lane.owner else None,
