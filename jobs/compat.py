@@ -1,8 +1,9 @@
 """The parts of redis-py that this project uses or overrides beyond its documented interface.
 
 The pool drops connections to a Redis that refuses writes: after a failover, connections to the former primary
-stay open while the same address leads to the new one. Replies of a server that can never be used become
-UnsupportedRedisError. tests/unit/jobs/test_compat.py fails if a redis-py release changes one of these parts.
+stay open while the same address leads to the new one. Concurrent calls connect concurrently. Replies of a
+server that can never be used become UnsupportedRedisError. tests/unit/jobs/test_compat.py fails if a redis-py
+release changes one of these parts.
 """
 
 import asyncio
@@ -178,10 +179,24 @@ CONNECTIONS: dict[type[AbstractConnection], type[AbstractConnection]] = {
 
 
 class FailoverPool(ConnectionPool):
-    """A connection pool that drops connections to a Redis that refuses writes."""
+    """A connection pool that drops connections to a Redis that refuses writes, and connects concurrently."""
 
     def __init__(self, connection_class: type[AbstractConnection] = Connection, **options: Any) -> None:
         super().__init__(connection_class=CONNECTIONS[connection_class], **options)
+
+    async def get_connection(self, *_: Any, **__: Any) -> AbstractConnection:
+        """Return a connected connection.
+
+        That of redis-py connects under a lock. A frozen Redis would delay each concurrent call by the
+        timeouts of all calls before it.
+        """
+        connection: AbstractConnection = self.get_available_connection()  # type: ignore[no-untyped-call]
+        try:
+            await self.ensure_connection(connection)
+        except BaseException:
+            await self.release(connection)
+            raise
+        return connection
 
     async def release(self, connection: AbstractConnection) -> None:
         """Release a connection; if its Redis refuses writes, disconnect it and all idle ones."""

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import pytest
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from fetchfleet import Fleet, FleetUnreachableError, Results
 from fetchfleet.jobs import keys, patience, redis_connection
@@ -69,6 +69,7 @@ async def _busy(server: OwnRedis, admin: Redis) -> AsyncFault:
     await admin.config_set("lua-time-limit", 1)
     async with connect(server.url) as other:
         script = asyncio.create_task(ask(other, "EVAL", "while true do end", 0))
+        await wait_until(lambda: is_busy(admin), "the script")
         yield
         await admin.script_kill()
         with suppress(RedisError):
@@ -158,6 +159,15 @@ async def all_of(server: OwnRedis, fleet: Fleet, fault: Fault, warnings: list[st
 async def rest_of(reader: Results) -> list[str]:
     """Read to the end."""
     return [result.url async for result in reader]
+
+
+async def is_busy(client: Redis) -> bool:
+    """Return whether Redis refuses commands because a script runs."""
+    try:
+        await client.ping()
+    except ResponseError as error:
+        return str(error).startswith("BUSY")
+    return False
 
 
 async def reconnected(client: Redis) -> bool:

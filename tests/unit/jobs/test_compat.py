@@ -72,6 +72,31 @@ async def test_a_release_disconnects_idle_connections_after_a_refused_write(
     assert [idle, refused] == dropped
 
 
+async def test_calls_at_the_same_time_connect_at_the_same_time() -> None:
+    """A call on a frozen Redis waits for its own timeout only, not for those of all calls before it."""
+    accepted: list[asyncio.StreamWriter] = []
+    all_accepted = asyncio.Event()
+
+    async def accept(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        accepted.append(writer)
+        if len(accepted) == 3:
+            all_accepted.set()
+
+    server = await asyncio.start_server(accept, "127.0.0.1")
+    async with server, asyncio.TaskGroup() as group:
+        port = server.sockets[0].getsockname()[1]
+        pool = FailoverPool.from_url(f"redis://127.0.0.1:{port}")  # waits for a reply to CLIENT SETINFO
+        calls = [group.create_task(pool.get_connection("GET")) for _ in range(3)]
+        async with asyncio.timeout(30):
+            await all_accepted.wait()
+        for call in calls:
+            call.cancel()
+        for end in accepted:
+            end.close()
+
+    assert not pool._in_use_connections
+
+
 def test_hiredis_packs_commands_as_redis_py_does() -> None:
     """The same bytes, and a list of pieces as AbstractConnection.send_packed_command takes them."""
     command: list[Any] = ["EVALSHA", "0" * 40, 1, "key", b"\x00\xff", 3, "é"]
