@@ -42,6 +42,8 @@ _SCHEMAS = json.loads((compose.ROOT / "docs" / "events.json").read_text())["$def
 SCHEMAS: dict[str, dict[str, Any]] = {event.value: _SCHEMAS[event.value] for event in Event}
 """The schemas of the lines of the log, by event."""
 
+_JOBS = yaml.safe_load((MONITORING / "prometheus.yml").read_text())["scrape_configs"]
+
 LABEL_VALUES: dict[str, set[str]] = {
     "event": {event.value for event in Event},
     "outcome": {outcome.value for outcome in Outcome},
@@ -49,6 +51,7 @@ LABEL_VALUES: dict[str, set[str]] = {
     "state": {"live", "draining", "lacking", *LANE_STATES},
     "place": {"lanes", "inbox", "arq"},
     "alertstate": {"firing", "pending"},
+    "job": {"fetchfleet", *(job["job_name"] for job in _JOBS)},
     "level": {"debug", "info", "warning", "error"},
 }
 """The values of labels and fields that queries select by."""
