@@ -259,6 +259,21 @@ async def test_dead_letters_are_changed_after_a_confirmation_with_their_number(
     assert left == await redis.xlen(keys.DEAD)
 
 
+async def test_every_dead_letter_is_changed_only_by_a_form_that_says_so(
+    local: httpx.AsyncClient, fleet: Fleet, redis: Redis
+) -> None:
+    """A form that has lost its filter changes nothing."""
+    await fail(fleet, redis, 2)
+    refused = await press(local, "/dead/purge", "/dead/purge")
+    left = await redis.xlen(keys.DEAD)
+    asked = await local.get("/dead/purge")
+    done = await press(local, "/dead/purge", "/dead/purge", all="yes")
+
+    assert (422, 2) == (refused.status_code, left)
+    assert 'name="all" value="yes"' in asked.text
+    assert "2 dead letters deleted." == notice(done)
+
+
 async def test_one_dead_letter_is_shown_without_secrets_and_retried(
     local: httpx.AsyncClient, fleet: Fleet, redis: Redis
 ) -> None:

@@ -26,6 +26,8 @@ from fetchfleet.worker.policy.names import host_named
 PAGE_ROWS = 100
 MAX_TEXT_CHARS = 300
 REASONS_SHOWN = 12
+EVERY = "all"
+"""The field of a form that selects every letter. Without it a form must have a filter."""
 VERBS = {"retry": "Retry", "purge": "Delete"}
 
 
@@ -107,7 +109,7 @@ async def ask(request: Request) -> Context:
         "texts": texts,
         "parts": by_number(found.reasons)[:REASONS_SHOWN],
         "action": f"/dead/{action}",
-        "fields": list(fields.items()),
+        "fields": list(fields.items()) or [(EVERY, "yes")],
         "button": f"{VERBS[action]} {about}" if number else "",
         "is_danger": action == "purge",
         "back": f"/dead?{urlencode(fields)}",
@@ -115,16 +117,24 @@ async def ask(request: Request) -> Context:
     }
 
 
+def _selected(form: Form) -> DeadLetterFilter:
+    """Return the selection of a form. Raises ProblemError if it has none."""
+    which = letter_filter({name: values[0] for name, values in form.items()})
+    if not any(which) and EVERY not in form:
+        raise ProblemError(422, "select dead letters by batch, host or reason, or all")
+    return which
+
+
 async def retry(request: Request, form: Form) -> Response:
     """Retry the letters that a form selects."""
-    which = letter_filter({name: values[0] for name, values in form.items()})
+    which = _selected(form)
     retried = await actions_of(request).retry_dead([which])
     return redirect_with(request, "/dead", Notice("done", retried_text(retried)))
 
 
 async def purge(request: Request, form: Form) -> Response:
     """Delete the letters that a form selects."""
-    which = letter_filter({name: values[0] for name, values in form.items()})
+    which = _selected(form)
     purged = await actions_of(request).purge_dead([which])
     return redirect_with(request, "/dead", Notice("done", f"{_letters(purged)} deleted."))
 
