@@ -12,13 +12,14 @@ from playwright.async_api import Page, expect
 
 from fetchfleet import Fleet
 from tests.support.browser import (
+    Browsing,
     browsing,
     needs_chromium,
     overflow_of,
     shift_of,
     violations_of,
 )
-from tests.support.console import served, url_in
+from tests.support.console import TOKEN, served, url_in
 from tests.support.origins import serve_origins
 from tests.support.waiting import wait_until
 from tests.support.workers import workers
@@ -60,13 +61,16 @@ async def incident(
 ) -> AsyncIterator[Incident]:
     """Yield a fleet with a worker and a console. The breaker of the failing host is open."""
     hosts = {"good": (GOOD, latency(latency_s)), "bad": (BAD, status(503))}
-    log = folder / "console.log"
+    log, token_file = folder / "console.log", folder / "token"
+    token_file.touch(0o600)
+    token_file.write_text(TOKEN)
+    arguments = ("--redis", redis_url, "--token-file", str(token_file))
 
     async def has_failed() -> bool:
         return len([letter async for letter in fleet.dead.iter()]) >= FAILURES
 
     async with serve_origins(hosts) as origins:
-        with workers(1, redis_url, folder / "fleet", POLICY), served(log, "--redis", redis_url):
+        with workers(1, redis_url, folder / "fleet", POLICY), served(log, *arguments):
             urls = [origins[name].url(f"/{place}") for place in range(30) for name in ("good", "bad")]
             batch = await fleet.submit(urls)
             await wait_until(has_failed, "the failures")
@@ -96,7 +100,7 @@ async def test_an_operator_handles_an_incident(
         incident(fleet, redis_url, tmp_path) as of,
         browsing(of.url, scripts=scripts) as session,
     ):
-        tab = await session.tab()
+        tab = await _logged_in(session)
         await shows(tab, f"{BAD} fails: its circuit breaker is open", scripts=scripts)
         await tab.get_by_role("link", name=re.compile(f"Host.*{re.escape(BAD)} fails")).click()
         await expect(tab.get_by_role("heading", level=1)).to_have_text(BAD)
@@ -128,6 +132,15 @@ async def test_an_operator_handles_an_incident(
         assert 0 == await fleet.dead.purge()
 
 
+async def _logged_in(session: Browsing) -> Page:
+    """Return a tab with the front page, after the login."""
+    tab = await session.tab()
+    await tab.get_by_label("Token").fill(TOKEN)
+    await tab.get_by_role("button", name="Log in").click()
+    await expect(tab.get_by_role("heading", name="Problems")).to_be_visible()
+    return tab
+
+
 async def _retry_dead_letters(tab: Page, failed: int) -> str:
     """Retry the dead letters of the failing host; return the ID of their batch."""
     await tab.get_by_role("link", name="Dead letters").first.click()
@@ -152,6 +165,7 @@ async def test_pages_update_in_place_fit_small_windows_and_obey_their_policy(
         letter = await anext(fleet.dead.iter())
         others = ["/hosts/default", f"{batch}/results", f"{batch}/cancel", "/dead", "/dead/retry"]
         async with browsing(of.url, width=400) as session:
+            await (await _logged_in(session)).close()
             tabs = [await session.tab(path) for path in live]
             await asyncio.gather(*(_updated(tab) for tab in tabs))
             for tab, path in zip(tabs, live, strict=True):
