@@ -38,8 +38,8 @@ from fetchfleet.worker.cli.options.shared import (
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.inspect.snapshot import worker_reports
 from fetchfleet.worker.inspect.views.batches import state_of_batch
-from fetchfleet.worker.local.progress import count
 from fetchfleet.worker.observability import redact
+from fetchfleet.worker.util.quantities import count
 
 COMPLETION_TIMEOUT_S = 2.0
 CANCEL_TIMEOUT_S = 10.0

@@ -29,13 +29,13 @@ from fetchfleet.worker.inspect.snapshot import worker_reports
 from fetchfleet.worker.lanes import reset as resets
 from fetchfleet.worker.lanes.reset import LaneReset, lanes_of
 from fetchfleet.worker.local.process import settings_from
-from fetchfleet.worker.local.progress import age, count
 from fetchfleet.worker.policy import overrides
 from fetchfleet.worker.policy.file import Policy
 from fetchfleet.worker.policy.model import PolicyError
 from fetchfleet.worker.policy.names import DEFAULT, EVERY_HOST_BELOW, in_shell
 from fetchfleet.worker.policy.overrides import Edited
 from fetchfleet.worker.policy.pauses import Pauses, pauses_of
+from fetchfleet.worker.util.quantities import age, count
 
 NAMES_SHOWN = 20
 RESET_TIMEOUT_S = 5.0

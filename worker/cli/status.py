@@ -19,9 +19,9 @@ from fetchfleet.worker.cli.options.shared import Json, RedisPatience, RedisUrl
 from fetchfleet.worker.errors import BAD_USE, UNREACHABLE, CommandError
 from fetchfleet.worker.inspect.fleet_status import FleetStatus, fleet_status
 from fetchfleet.worker.inspect.snapshot import WorkerReport, instances_named, is_alive, worker_reports
-from fetchfleet.worker.local.progress import count
 from fetchfleet.worker.observability.process_health import ask_workers
 from fetchfleet.worker.redis_support import drains
+from fetchfleet.worker.util.quantities import count
 
 ANSWER_TIMEOUT_S = 5.0
 RELEASE_TIMEOUT_S = 15.0

@@ -25,9 +25,9 @@ from fetchfleet.worker.cli.options.shared import (
 )
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.local.process import run_until_signal, settings_from
-from fetchfleet.worker.local.progress import count
 from fetchfleet.worker.local.run import BacklogLimit, Outputs, exit_code_of, read_list
 from fetchfleet.worker.local.run import submit as submit_list
+from fetchfleet.worker.util.quantities import count
 
 
 class WhenFullChoice(StrEnum):

@@ -15,9 +15,9 @@ from fetchfleet.worker.cli.common import console, echo, echo_lines, print_json, 
 from fetchfleet.worker.cli.options.shared import Json, RedisUrl
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.intake.inbox import MAX_INBOXES
-from fetchfleet.worker.local.progress import count
 from fetchfleet.worker.redis_support import acl as users
 from fetchfleet.worker.redis_support.acl import Credentials, Role
+from fetchfleet.worker.util.quantities import count
 
 Passwords = Annotated[
     Path | None,

@@ -9,7 +9,7 @@ from rich.text import Text
 from fetchfleet.jobs.contract.safe_text import shown
 from fetchfleet.worker.inspect.fleet_status import WorkerStatus
 from fetchfleet.worker.inspect.views.batches import BatchRow
-from fetchfleet.worker.local.progress import age, size
+from fetchfleet.worker.util.quantities import age, size
 
 MIN_WIDTH = 16
 """The minimum width of the column that takes the rest of a line."""

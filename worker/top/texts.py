@@ -1,23 +1,20 @@
 """The texts of the display: the head, the problems, and the pages of a host and of a batch."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 from rich.text import Text
 
 from fetchfleet.jobs.contract.safe_text import shown
 from fetchfleet.worker.inspect.policy_in_force import encoded
-from fetchfleet.worker.inspect.snapshot import lack_text
+from fetchfleet.worker.inspect.problems import FleetFigures, Severity, fleet_problems
 from fetchfleet.worker.inspect.views.batches import BatchDetail
 from fetchfleet.worker.inspect.views.hosts import HostDetail
-from fetchfleet.worker.local.progress import age, count, size
 from fetchfleet.worker.top.columns import STYLES, progress_bar, share_done
 from fetchfleet.worker.top.picture import Picture
+from fetchfleet.worker.util.quantities import age, count, size, some
 
-NAMES_SHOWN = 3
-MAX_LAG = 10_000
-"""The number of unread results from which a consumer group is named."""
-BAD, WARN, NOTE = "bold red", "yellow", "magenta"
+SEVERITY_STYLES = {Severity.BAD: "bold red", Severity.WARN: "yellow", Severity.NOTE: "magenta"}
 _LAST_SHOWN_MS = 253_370_764_800_000
 """The beginning of the year 9999, Unix ms."""
 
@@ -60,25 +57,10 @@ def head(fleet: Picture) -> list[Text]:
 
 def problems(fleet: Picture) -> Iterator[Text]:
     """Yield a line for each problem, the worst first."""
-    of = fleet.overview
-    lacking = [worker for worker in fleet.workers if worker.lacking]
-    if not fleet.workers:
-        yield Text("no worker is running; start one: fetchfleet worker", BAD if of.backlog else WARN)
-    elif not of.workers:
-        yield Text("no worker may start a fetch", BAD)
-    for worker in lacking[:NAMES_SHOWN]:
-        yield Text(shown(f"{worker.id} lacks {lack_text(worker.lacking, worker.lacking_error)}"), BAD)
-    for state, style, what in (
-        ("breaker", BAD, "failing, breaker open"),
-        ("cooling", WARN, "asked to back off"),
-        ("robots", WARN, "without its robots.txt"),
-        ("paused", NOTE, "paused"),
-    ):
-        if names := [host.host for host in fleet.hosts if host.state == state]:
-            yield Text(f"{count(len(names), 'host')} {what}: {some(names)}", style)
-    for group, unread in sorted(of.unread.items()):
-        if unread >= MAX_LAG:
-            yield Text(f"{count(unread, 'result')} unread by {shown(group)}", WARN)
+    for problem in fleet_problems(FleetFigures(fleet.overview, fleet.workers, fleet.hosts)):
+        yield Text.assemble(
+            (shown(problem.title), SEVERITY_STYLES[problem.severity]), ("  " + shown(problem.detail), "dim")
+        )
 
 
 def worst(found: Sequence[Text], height: int) -> list[Text]:
@@ -86,13 +68,6 @@ def worst(found: Sequence[Text], height: int) -> list[Text]:
     if len(found) <= height:
         return [*found] or [Text("no problems", "dim")]
     return [*found[: height - 1], Text(f"and {count(len(found) - height + 1, 'other problem')}")]
-
-
-def some(names: Iterable[str]) -> str:
-    """Return the first names, and the number of the others."""
-    first = [*map(shown, names)]
-    more = f" and {len(first) - NAMES_SHOWN:,} more" if len(first) > NAMES_SHOWN else ""
-    return ", ".join(first[:NAMES_SHOWN]) + more
 
 
 def host_page(of: HostDetail) -> Iterator[Text]:
@@ -104,7 +79,10 @@ def host_page(of: HostDetail) -> Iterator[Text]:
     if lane.owner:
         yield Text(f"held by {shown(lane.owner)}")
     for unserved in lane.unserved:
-        yield Text(f"{count(unserved.fetches, 'fetch', 'fetches')} need {some(unserved.needs)}", WARN)
+        yield Text(
+            f"{count(unserved.fetches, 'fetch', 'fetches')} need {shown(some(unserved.needs))}",
+            SEVERITY_STYLES[Severity.WARN],
+        )
     if not of.known:
         yield Text("no fetch was sent to it recently", "dim")
     yield _title("last responses")

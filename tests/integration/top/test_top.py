@@ -117,12 +117,12 @@ async def test_hosts_are_sorted_and_filtered_and_the_cursor_follows_its_host(
 
 async def test_the_head_says_what_is_wrong(display: Display, redis: Redis) -> None:
     """The totals are those of the status."""
-    await display.shows("no worker is running")
+    await display.shows("No worker is running")
     await display.shows("6 fetches to do")
     for host in ("a.example", "b.example"):  # as a worker writes it
         await redis.hset(keys.lane(host), mapping={"shut_until_ms": NEVER_MS, "why": "paused"})  # type: ignore[misc]
 
-    await display.shows("2 hosts paused: a.example, b.example")
+    await display.shows("2 hosts are paused  a.example, b.example")
     await display.shows("1 waiting   2 paused")
 
 

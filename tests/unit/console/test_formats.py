@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from fetchfleet.worker.console.pages import formats
 from fetchfleet.worker.inspect.overview import LANE_STATES
+from fetchfleet.worker.util.quantities import age
 
 
 @pytest.mark.parametrize(
@@ -22,14 +23,14 @@ def test_sizes_have_the_largest_fitting_unit(value: int, shown: str) -> None:
 )
 def test_ages_have_the_largest_unit_with_two_or_more(seconds: float, shown: str) -> None:
     """The text stays short at any age."""
-    assert shown == formats.age(seconds)
+    assert shown == age(seconds)
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_any_number_can_be_shown(value: float) -> None:
     """Values from Redis may have any size."""
     assert formats.size(value)
-    assert formats.age(value)
+    assert age(value)
     assert formats.rate(value)
 
 

@@ -14,7 +14,8 @@ from fetchfleet.worker.inspect.overview import LANE_STATES, Overview
 from fetchfleet.worker.inspect.views.batches import BatchDetail, BatchRow
 from fetchfleet.worker.inspect.views.hosts import HostDetail, HostRow, LimitInForce
 from fetchfleet.worker.top.picture import Picture
-from fetchfleet.worker.top.texts import batch_page, head, host_page, problems, some, worst
+from fetchfleet.worker.top.texts import batch_page, head, host_page, problems, worst
+from fetchfleet.worker.util.quantities import some
 
 HOSTILE = "\x1b[2J\u202e\x9b"
 ANY_TEXT: Any = HOSTILE
@@ -136,15 +137,14 @@ def test_problems_are_named_the_worst_first() -> None:
     found = [*problems(FLEET)]
 
     assert 4 == len(found)
-    assert plain(found)[1].startswith("5 hosts failing, breaker open: ")
-    assert ["1 host paused: paused.example", r"20,000 results unread by \u001b[2J\u202e\u009b"] == plain(
-        found
-    )[2:]
+    assert plain(found)[1].startswith("5 hosts fail: circuit breaker open  ")
+    assert plain(found)[2].startswith(r"20,000 results are unread by \u001b[2J\u202e\u009b  ")
+    assert "paused.example is paused  2 fetches wait" == plain(found)[3]
     assert ["and 3 other problems"] == plain(worst(found, 2))[1:]
     assert found == worst(found, 4)
     assert ["no problems"] == plain(worst([], 2))
     idle = FLEET._replace(overview=msgspec.structs.replace(OVERVIEW, unread={}), workers=[], hosts=[])
-    assert ["no worker is running; start one: fetchfleet worker"] == plain(problems(idle))
+    assert plain(problems(idle))[0].endswith("Start a worker with: fetchfleet worker")
 
 
 def test_the_page_of_a_host_begins_with_the_reason_and_shows_changed_limits_first() -> None:

@@ -1,14 +1,16 @@
 """The front page: the state of the fleet, and what is wrong with it."""
 
+from typing import NamedTuple
+
 from starlette.requests import Request
 
-from fetchfleet.worker.console.pages.fleet_problems import FleetFigures, fleet_problems
-from fetchfleet.worker.console.pages.formats import by_number
+from fetchfleet.worker.console.pages.formats import by_number, segment
 from fetchfleet.worker.console.pages.history import Sample
 from fetchfleet.worker.console.pages.live import Context, live_route
 from fetchfleet.worker.console.services import ConsoleServices, services_of
 from fetchfleet.worker.inspect.fleet_status import worker_status
 from fetchfleet.worker.inspect.overview import overview_of
+from fetchfleet.worker.inspect.problems import FleetFigures, FleetProblem, ProblemKind, fleet_problems
 from fetchfleet.worker.inspect.snapshot import Snapshot, snapshot
 from fetchfleet.worker.inspect.views.batches import batches
 from fetchfleet.worker.inspect.views.hosts import EVERY_HOST, host_rows, selected_hosts
@@ -44,7 +46,36 @@ async def read_fleet(request: Request) -> Context:
         "failed": sum(failures.values()),
         "history": history.lines(fleet.now_ms),
         "problems": fleet_problems(FleetFigures(overview, workers, hosts)),
+        "link_of": link_of,
     }
+
+
+class Link(NamedTuple):
+    """A link to a page."""
+
+    href: str
+    text: str
+
+
+_LINKS = {
+    ProblemKind.NO_WORKER: Link("/hosts", "Hosts"),
+    ProblemKind.DISK: Link("/events?event=disk.*", "Events"),
+    ProblemKind.ALL_DRAINED: Link("/hosts", "Hosts"),
+    ProblemKind.DRAINED: Link("/#workers", "Workers"),
+    ProblemKind.DIFFERENT: Link("/events?event=workers.*", "Events"),
+    ProblemKind.OLD: Link("/hosts?sort=waiting", "Hosts"),
+    ProblemKind.POISON: Link("/dead?reason=poison", "Dead letters"),
+    ProblemKind.UNREAD: Link("/batches", "Batches"),
+}
+
+
+def link_of(problem: FleetProblem) -> Link:
+    """Return the link to the page that helps."""
+    if problem.kind is not ProblemKind.HOSTS:
+        return _LINKS[problem.kind]
+    if len(problem.hosts) == 1:
+        return Link(f"/hosts/{segment(problem.hosts[0])}", "Host")
+    return Link(f"/hosts?state={problem.about}", "Hosts")
 
 
 ROUTES = [live_route("/", "fleet.html", read_fleet)]

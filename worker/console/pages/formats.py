@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote
 
-import msgspec
 from markupsafe import Markup
+
+from fetchfleet.worker.inspect.policy_in_force import encoded
+from fetchfleet.worker.util.quantities import age
 
 MAX_SHOWN_MS = 253_370_764_800_000
 """The beginning of the year 9999, Unix ms. A later time is not shown."""
@@ -105,14 +107,6 @@ def size(number_of_bytes: float) -> str:
     return " ".join(size_parts(number_of_bytes))
 
 
-def age(seconds: float) -> str:
-    """Return a duration in the largest unit of which it has two or more."""
-    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:,.0f} {unit}"
-    return f"{max(0.0, seconds):.0f} s"
-
-
 def duration(seconds: float) -> str:
     """Return the duration of a fetch."""
     return (
@@ -144,11 +138,6 @@ def sentence(text: str) -> str:
 def segment(text: object) -> str:
     """Return a text as one segment or value of a URL."""
     return quote(str(text), safe="")
-
-
-def encoded(value: Any) -> str:
-    """Return a policy value in JSON, the form in which it is set."""
-    return msgspec.json.encode(value).decode()
 
 
 def moment(at_ms: int) -> Markup | str:
