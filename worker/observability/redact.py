@@ -166,7 +166,12 @@ def _hide_field(name: str, value: Any) -> Any:
         return url(value)
     if name == "headers" and isinstance(value, Mapping):
         return {of: item if of.lower() in SHOWN_HEADERS else HIDDEN for of, item in value.items()}
-    return _hide_in_meta(value) if name == "meta" else record(value)
+    if name != "meta":
+        return record(value)
+    try:
+        return _hide_in_meta(value)
+    except RecursionError:  # another program wrote it: a fetch has 100 levels at most
+        return HIDDEN
 
 
 def _hide_in_meta(value: Any) -> Any:
@@ -240,15 +245,20 @@ def _hide_values(value: str, names: str, is_secret: Callable[[str], bool], value
 
 
 def _hide_in_json(value: str) -> str | None:
-    """Hide secrets in a text that is a JSON object or array; return None for any other text."""
+    """Hide secrets in a text that is a JSON object or array; return None for any other text.
+
+    A text that is nested too deeply is hidden as a whole.
+    """
     if value.lstrip()[:1] not in {"{", "["}:
         return None
     try:
         decoded = msgspec.json.decode(value)
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        hidden = _hide_in_meta(decoded)
+        return value if hidden == decoded else msgspec.json.encode(hidden).decode()
+    except RecursionError:
+        return HIDDEN
+    except (msgspec.DecodeError, UnicodeError):
         return None
-    hidden = _hide_in_meta(decoded)
-    return value if hidden == decoded else msgspec.json.encode(hidden).decode()
 
 
 def _hide_in_path(path: str) -> str:

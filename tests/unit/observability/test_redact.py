@@ -456,6 +456,30 @@ def test_a_record_keeps_harmless_values() -> None:
     assert redact.record(record) == record
 
 
+@pytest.mark.parametrize("levels", [90, 480, 900])
+@pytest.mark.parametrize(("begin", "end"), [("[", "]"), ('{"a":', "}"), ('["x",{"b":', "}]")])
+def test_deeply_nested_json_is_redacted_or_hidden(levels: int, begin: str, end: str) -> None:
+    """In a URL, whose path fits in 8192 bytes with 900 levels, in a text, and in meta."""
+    nested = f'{begin * levels}{{"password":"hunter2"}}{end * levels}'
+    encoded = quote(nested, safe="")
+
+    for path in (f"/{encoded}", f"/?{encoded}=1", f"/a?a={encoded}", f"/;b={encoded}"):
+        assert "hunter2" not in redact.url(f"http://h{path}")
+        assert "hunter2" not in redact.final_url(f"http://h{path}")
+        assert "hunter2" not in redact.text(f"not http://h{path}")
+    assert "hunter2" not in redact.text(f"not {nested} and {encoded}")
+    assert "hunter2" not in redact.result({"meta": nested, "url": f"http://h/{encoded}"})["meta"]
+
+
+def test_meta_of_another_program_is_hidden_if_it_is_nested_too_deeply() -> None:
+    """The rest of its result is shown."""
+    meta: list[object] = []
+    for _ in range(900):
+        meta = [meta]
+
+    assert redact.result({"id": "a", "meta": meta}) == {"id": "a", "meta": "***", "redacted": True}
+
+
 @pytest.mark.parametrize("name", ["secretKey", "secret_key", "userPin", "bearer", "cookies", "setCookie"])
 def test_a_secret_in_meta_is_hidden_for_every_style_of_its_name(name: str) -> None:
     """The name may have underscores or be in camel case."""
