@@ -39,6 +39,13 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     finished_per_s: float
     received_bytes_per_s: float
 
+    @property
+    def state(self) -> str:
+        """`working`, `drained`, or `no disk` if it cannot store bodies."""
+        if self.draining:
+            return "drained"
+        return "no disk" if self.lacking else "working"
+
 
 class FleetStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The state of a fleet."""

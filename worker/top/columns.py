@@ -7,7 +7,6 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from fetchfleet.jobs.contract.safe_text import shown
-from fetchfleet.worker.inspect.fleet_status import WorkerStatus
 from fetchfleet.worker.inspect.views.batches import BatchRow
 from fetchfleet.worker.util.quantities import age, size
 
@@ -79,13 +78,6 @@ class Sort(NamedTuple):
     reverse: bool = False
 
 
-def worker_state(worker: WorkerStatus) -> str:
-    """Return the state of a worker in words."""
-    if worker.draining:
-        return "drained"
-    return "no disk" if worker.lacking else "working"
-
-
 def share_done(batch: BatchRow) -> float:
     """Return the share of the fetches of a batch that have a result."""
     total = batch.counts.total
@@ -141,7 +133,7 @@ WORKERS = ItemTable(
     "workers",
     (
         ItemColumn("worker", 0, lambda of: of.instance),
-        ItemColumn("state", 8, worker_state),
+        ItemColumn("state", 8, lambda of: of.state),
         ItemColumn("lanes", 6, lambda of: of.lanes, _count),
         ItemColumn("in flight", 9, lambda of: of.in_flight, _count),
         ItemColumn("fetches/s", 9, lambda of: of.finished_per_s, _rate),
@@ -152,8 +144,8 @@ WORKERS = ItemTable(
         ItemColumn("policy", 12, lambda of: of.policy, from_width=120),
     ),
     key=lambda of: of.instance,
-    text=lambda of: f"{of.instance} {worker_state(of)}",
-    state=worker_state,
+    text=lambda of: f"{of.instance} {of.state}",
+    state=lambda of: of.state,
 )
 BATCHES = ItemTable(
     "batches",

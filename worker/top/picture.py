@@ -10,7 +10,7 @@ from fetchfleet.worker.inspect.overview import Overview, overview_of
 from fetchfleet.worker.inspect.policy_in_force import policy_in_force
 from fetchfleet.worker.inspect.snapshot import snapshot
 from fetchfleet.worker.inspect.views.batches import BatchPage, batches
-from fetchfleet.worker.inspect.views.hosts import HostRow, host_row
+from fetchfleet.worker.inspect.views.hosts import HostRow, host_rows
 from fetchfleet.worker.policy import overrides
 from fetchfleet.worker.policy.file import Policy
 from fetchfleet.worker.policy.pauses import Stop
@@ -31,11 +31,10 @@ class Picture(NamedTuple):
 async def read_picture(redis: Redis, *, with_batches: bool = False) -> Picture:
     """Read the state of the fleet. with_batches: read the newest batches too."""
     fleet = await snapshot(redis)
-    names = {worker: of.registration.name for worker, of in fleet.workers.items() if of.registration}
     return Picture(
         overview=await overview_of(redis, fleet),
         workers=[worker_status(worker, of, fleet.now_ms) for worker, of in fleet.workers.items()],
-        hosts=[host_row(lane, fleet.now_ms, names) for lane in fleet.lanes],
+        hosts=host_rows(fleet),
         batches=await batches(redis, limit=MAX_BATCHES) if with_batches else None,
     )
 

@@ -55,7 +55,7 @@ def check_token_mode(mode: int) -> None:
     """Raise TokenError if other users may read or write a file of this mode (st_mode)."""
     if mode & (stat.S_IRWXO | stat.S_IWGRP):
         raise TokenError(
-            f"other users can read or change it (mode {stat.S_IMODE(mode):03o}); set mode 600 with chmod"
+            f"other users can read or change it (mode {stat.S_IMODE(mode):03o}); run chmod 600 on it"
         )
 
 
