@@ -1,12 +1,15 @@
 """Checks of log lines: each must fit the registry of events (worker/observability/registry)."""
 
+import json
 from collections.abc import Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import structlog.testing
+from hypothesis import strategies as st
 
 from fetchfleet.worker.observability.registry.event_schemas import LINE_DECODER
 
@@ -48,3 +51,18 @@ def capture_logs() -> Iterator[list[Any]]:
     with structlog.testing.capture_logs() as captured:
         yield captured
     assert_all_registered(captured)
+
+
+@cache
+def field_values(type_: Any) -> st.SearchStrategy[Any]:
+    """Return values of the type of a field that JSON can represent: finite numbers, integers of 64 bits."""
+    return st.from_type(type_).filter(_is_json)
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+        msgspec.json.encode(value)
+    except (ValueError, OverflowError):
+        return False
+    return True

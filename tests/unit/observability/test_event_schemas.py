@@ -20,6 +20,11 @@ from tests.support import log_lines
 from tools import schema
 
 SCHEMA = Draft202012Validator(json.loads(schema.events()))
+OF_EVENT = {
+    event: Draft202012Validator({**SCHEMA.schema, "oneOf": [{"$ref": f"#/$defs/{event.value}"}]})
+    for event in Event
+}
+"""The schema of the lines of each event, which is quicker than that of any line."""
 STARTED = {"event": "lane.lost", "level": "warning", "timestamp": "t", "worker": "w", "lane": "a"}
 
 SCALARS = (
@@ -51,6 +56,8 @@ def test_the_file_is_a_schema_that_describes_every_event_and_field() -> None:
         assert definition["additionalProperties"] is False
         assert definition["properties"].keys() == {"event", "level", *fields_of(event)}
         assert all(field["description"] for field in definition["properties"].values())
+    assert [{"$ref": f"#/$defs/{event.value}"} for event in EVENTS] == SCHEMA.schema["oneOf"]
+    assert SCHEMA.is_valid(STARTED)
 
 
 def test_every_registered_field_belongs_to_an_event() -> None:
@@ -67,12 +74,12 @@ def test_schema_and_decoder_accept_the_same_lines(event: Event, data: st.DataObj
     names = [*fields_of(event), "unknown"]
     line = data.draw(st.fixed_dictionaries({"level": LEVELS}, optional=dict.fromkeys(names, VALUES)))
     line["event"] = event.value
-    assert fits(line) == SCHEMA.is_valid(line)
+    assert fits(line) == OF_EVENT[event].is_valid(line)
 
-    good = {name: data.draw(st.from_type(field.type)) for name, field in fields_of(event).items()}
+    good = {name: data.draw(log_lines.field_values(field.type)) for name, field in fields_of(event).items()}
     line = json.loads(msgspec.json.encode({"event": event, "level": EVENTS[event].level, **good}))
     assert fits(line)
-    assert SCHEMA.is_valid(line)
+    assert OF_EVENT[event].is_valid(line)
 
 
 LEVELS = st.sampled_from(["debug", "info", "warning", "error"])

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fetchfleet.worker.lanes.log_events import ReleasedLine
@@ -17,6 +17,7 @@ from fetchfleet.worker.observability.log import Event
 from fetchfleet.worker.observability.log_schemas import EVENT_NAMES, NAMES, renaming
 from fetchfleet.worker.observability.registry.event_fields import Field
 from fetchfleet.worker.observability.registry.event_schemas import EVENTS, LINE_DECODER, fields_of
+from tests.support.log_lines import field_values
 
 KNOWN = json.loads((Path(__file__).parent / "log_schema_names.json").read_text())
 """The names in use and their types, as the schemas define them."""
@@ -38,7 +39,7 @@ def values(name: str, field: Field) -> st.SearchStrategy[Any]:
     """Return values of a field."""
     if name in {"ms", "total_ms"}:
         return A_MS if name == "ms" else A_MS | st.none()
-    return HAVE_A_FORM[name] if name in HAVE_A_FORM else st.from_type(field.type)
+    return HAVE_A_FORM[name] if name in HAVE_A_FORM else field_values(field.type)
 
 
 @st.composite
@@ -52,6 +53,7 @@ EVENTS_AND_LINES = st.sampled_from(Event).flatmap(lambda event: st.tuples(lines(
 
 
 @SCHEMAS
+@settings(max_examples=50)
 @given(st.data())
 def test_no_field_is_lost_and_no_two_have_one_name(schema: str, data: st.DataObject) -> None:
     """Every line has the constants and one name or more for each field; lines that differ differ renamed."""
@@ -69,6 +71,7 @@ def test_no_field_is_lost_and_no_two_have_one_name(schema: str, data: st.DataObj
 
 
 @SCHEMAS
+@settings(max_examples=50)
 @given(st.data())
 def test_each_name_is_known_to_the_schema_or_is_under_fetchfleet(schema: str, data: st.DataObject) -> None:
     """Its value has the type that the schema requires."""
