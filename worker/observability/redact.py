@@ -276,7 +276,10 @@ def _hide_in_segment(segment: str) -> str:
 
 
 def _hide_in_query(query: str, depth: int) -> str:
-    return _PARAMETER.sub(lambda match: _hide_in_parameter(match.group(), depth), query)
+    """Hide secrets in a query, with or without its question mark, which is not part of the first name."""
+    mark = "?" if query.startswith("?") else ""
+    parameters = query[len(mark) :]
+    return mark + _PARAMETER.sub(lambda match: _hide_in_parameter(match.group(), depth), parameters)
 
 
 def _hide_in_parameter(parameter: str, depth: int) -> str:
