@@ -67,6 +67,17 @@ async def test_the_number_of_matches_is_bounded_and_says_so(
     assert ([], "7-0") == (page.letters, page.next)
 
 
+async def test_a_read_of_letters_ends_in_time(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next page continues there, and a count is a minimum."""
+    await bury(redis, 9)
+    monkeypatch.setattr(views, "MAX_READ_S", -1)
+    cut = await count_dead_letters(redis)
+    page = await dead_letters(redis, DeadLetterFilter(reason="none of them"))
+
+    assert (1, False) == (cut.count, cut.exact)
+    assert ([], "9-0") == (page.letters, page.next)
+
+
 async def test_one_letter_is_shown_with_its_fetch_and_without_secrets(redis: Redis) -> None:
     """Other text, and an unknown position, have no letter."""
     await bury(redis, 1)

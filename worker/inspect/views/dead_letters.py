@@ -12,6 +12,7 @@ from fetchfleet.jobs.client.batch_list import MAX_TIME_MS
 from fetchfleet.jobs.client.dead_letters import ANY, DeadLetter, DeadLetterFilter, decode_letter, letter_at
 from fetchfleet.jobs.contract.ids import is_position
 from fetchfleet.worker.observability import redact
+from fetchfleet.worker.util.clock import mono_s
 
 MAX_PAGE = 1_000
 """The maximum number of letters on a page."""
@@ -22,6 +23,9 @@ MAX_READ = 20_000
 
 MAX_READ_BYTES = 64 << 20
 """The number of bytes of letters after which no more are read."""
+
+MAX_READ_S = 2.0
+"""The time after which no more letters are read: a page waits for its values for 5 s."""
 
 MAX_NAMES = 20
 """The maximum number of hosts in a count."""
@@ -158,17 +162,17 @@ async def dead_letter(redis: Redis, position: str) -> DeadLetterDetail | None:
 
 
 async def _newest_first(redis: Redis, before: str | None) -> AsyncIterator[_Read]:
-    """Yield the letters before a position, newest first, until MAX_READ or MAX_READ_BYTES are read."""
+    """Yield the letters before a position, newest first, until a maximum number, size or time is reached."""
     if before is not None and not is_position(before):
         raise ValueError(f"{before!r} is not a position")
     if before is not None and not before.strip("0-"):
         return  # no record is before the first possible ID
-    read = read_bytes = 0
+    read, read_bytes, began_s = 0, 0, mono_s()
     end = "+" if before is None else f"({before}"
     while rows := await redis.xrevrange(keys.DEAD, end, "-", READ_AT_ONCE):
         for position, fields in rows:
             read, read_bytes = read + 1, read_bytes + sum(map(len, fields.values()))
-            is_last = read >= MAX_READ or read_bytes >= MAX_READ_BYTES
+            is_last = read >= MAX_READ or read_bytes >= MAX_READ_BYTES or mono_s() - began_s >= MAX_READ_S
             yield _Read(decode_letter(position.decode(), fields), is_last)
             if is_last:
                 return
