@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from fetchfleet.jobs.contract.safe_text import shown
 from fetchfleet.worker.inspect.doors import Door, arq_door, inbox_door
 from fetchfleet.worker.inspect.overview import Overview, finished_of, overview_of
 from fetchfleet.worker.inspect.snapshot import WorkerReport, snapshot
@@ -127,11 +128,11 @@ def _worker_counters(workers: Mapping[str, WorkerReport]) -> Iterator[Metric]:
         labels=("instance",),
     )
     for instance in sorted(workers)[:MAX_WORKERS]:
-        report = workers[instance]
+        report, name = workers[instance], shown(instance)
         for outcome, reasons in finished_of([report]).items():
             for reason, count in reasons.items():
-                finished.add_metric((instance, outcome, "" if reason == NO_REASON else reason), count)
-        received.add_metric((instance,), max(0, report.received_bytes))
+                finished.add_metric((name, outcome, "" if reason == NO_REASON else reason), count)
+        received.add_metric((name,), max(0, report.received_bytes))
     yield finished
     yield received
 
@@ -143,5 +144,5 @@ def _gauge(name: str, documentation: str, value: float) -> Metric:
 def _gauges(name: str, documentation: str, label: str, values: Mapping[str, int]) -> Metric:
     family = GaugeMetricFamily(f"fetchfleet_fleet_{name}", documentation, labels=(label,))
     for value, number in values.items():
-        family.add_metric((value,), number)
+        family.add_metric((shown(value),), number)
     return family

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from fetchfleet.jobs.contract.messages import MessageRefusal
+from fetchfleet.jobs.contract.safe_text import safe_json
 from fetchfleet.jobs.errors import (
     BatchCancelledError,
     BatchExistsError,
@@ -123,7 +124,7 @@ def response_of(of: Problem, headers: Mapping[str, str] | None = None) -> Respon
     fields = dict(headers or {})
     if of.status in {429, 503}:
         fields.setdefault("Retry-After", str(RETRY_AFTER_S))
-    return Response(msgspec.json.encode(of), of.status, fields, MEDIA_TYPE)
+    return Response(safe_json(msgspec.json.encode(of)), of.status, fields, MEDIA_TYPE)
 
 
 PageOf = Callable[[Request, Problem], Response]

@@ -309,4 +309,4 @@ def _hide_in_encoded(value: str, depth: int) -> str:
     hidden = _hide_in_json(decoded)
     if hidden is None:
         hidden = _hide_in_query(_USERINFO.sub(r"\1", _hide_quoted(decoded)), depth + 1)
-    return value if hidden == decoded else quote(hidden, safe="*")
+    return value if hidden == decoded else quote(hidden, safe="*", errors="replace")

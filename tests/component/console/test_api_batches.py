@@ -3,13 +3,16 @@
 import asyncio
 import json
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
 from redis.asyncio import Redis
 
 from fetchfleet import Fleet, FleetUnreachableError
+from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.batch import Results
+from fetchfleet.jobs.contract.safe_text import UNSAFE
 from tests.support.console import BEARER, TOKEN, console
 from tests.support.lanes import BATCH_ID, LaneHold, ask, stored, url
 from tests.support.log_lines import capture_logs
@@ -17,6 +20,8 @@ from tests.support.own_redis import own_redis
 from tests.support.waiting import wait_until
 
 RESULTS = f"/v1/batches/{BATCH_ID}/results"
+CONTROLS = "\x7f\x9b31m\u202e"
+"""Characters that control a terminal, or reorder text."""
 
 
 async def submit(fleet: Fleet, count: int) -> None:
@@ -141,6 +146,38 @@ async def test_damaged_results_are_skipped(local: httpx.AsyncClient, fleet: Flee
     response = await local.get(RESULTS)
 
     assert 1 == len(results_in(response))
+
+
+async def test_every_answer_is_safe_for_a_terminal(
+    local: httpx.AsyncClient, fleet: Fleet, redis: Redis
+) -> None:
+    """Operators read answers with curl: results, dead letters and errors have the texts of other programs."""
+    await submit(fleet, 1)
+    result = {"id": f"{BATCH_ID}-00000000", "url": "http://a/", "outcome": "stored", "worker": CONTROLS}
+    await redis.xadd(f"ff:batch:{BATCH_ID}:results", {"r": json.dumps(result, ensure_ascii=False)})
+    await redis.xadd(keys.DEAD, {"door": CONTROLS, "reason": CONTROLS, "note": CONTROLS, "element": "{"})
+    answers = [await local.get(path) for path in (RESULTS, "/v1/dead", f"/v1/dead/{quote(CONTROLS)}")]
+    await redis.delete(keys.results(BATCH_ID))
+
+    assert [200, 200, 404] == [answer.status_code for answer in answers]
+    assert not [answer.text for answer in answers if UNSAFE.search(answer.text.rstrip("\n"))]
+    assert CONTROLS == results_in(answers[0])[0]["worker"]
+
+
+async def test_a_result_that_is_nested_too_deeply_hides_no_other(
+    local: httpx.AsyncClient, fleet: Fleet, redis: Redis
+) -> None:
+    """Its `meta` is hidden. Another program wrote it: a fetch has 100 levels at most."""
+    await submit(fleet, 2)
+    for place in range(2):
+        head = f'{{"id":"{BATCH_ID}-{place:08x}","url":"http://a/","outcome":"stored","worker":"w"'
+        text = f'{head},"meta":{"[" * 900}{"]" * 900}}}'
+        await redis.xadd(f"ff:batch:{BATCH_ID}:results", {"r": text if place == 0 else head + "}"})
+
+    answer = await local.get(RESULTS)
+    await redis.delete(keys.results(BATCH_ID))
+
+    assert ["***", None] == [result.get("meta") for result in results_in(answer)]
 
 
 @pytest.mark.parametrize(

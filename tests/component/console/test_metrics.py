@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 
 from fetchfleet import Fleet
 from fetchfleet.jobs import keys
+from fetchfleet.jobs.contract.safe_text import UNSAFE
 from fetchfleet.jobs.redis_connection import connect
 from fetchfleet.worker.console import metrics
 from fetchfleet.worker.console.metrics import FleetMetrics, families_of, read_fleet, text_of_metrics
@@ -68,6 +69,17 @@ async def test_the_metrics_are_those_of_the_fleet(redis: Redis, fleet: Fleet) ->
     )
     assert 7 == found["worker_received_bytes_total", one]
     assert 0 <= found["oldest_fetch_age_seconds",] < 60
+
+
+async def test_names_of_other_programs_are_safe_for_a_terminal(redis: Redis) -> None:
+    """Of workers and of consumer groups."""
+    await publish_report(redis, "w\x1b\u202e", received_bytes=7)
+    await redis.xadd(keys.ALL_RESULTS, {"r": "x"})
+    await redis.xgroup_create(keys.ALL_RESULTS, "g\x9b", "0")
+    text = text_of_metrics(await read_fleet(redis)).decode()
+
+    assert not UNSAFE.search(text.replace("\n", ""))
+    assert 'group="g\\\\u009b"' in text
 
 
 async def test_the_page_names_every_metric_of_the_fleet_and_no_other(redis: Redis) -> None:

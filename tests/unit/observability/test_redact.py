@@ -472,6 +472,11 @@ def test_deeply_nested_json_is_redacted_or_hidden(levels: int, begin: str, end: 
     assert "hunter2" not in redact.result({"meta": nested, "url": f"http://h/{encoded}"})["meta"]
 
 
+def test_a_text_with_a_stray_byte_is_redacted() -> None:
+    """Errors of the disk quote names of files, which need not be UTF-8."""
+    assert "hunter2" not in redact.text("no /out/\udcff%00?token=hunter2 or %3Ftoken%3Dhunter2%26\udcff")
+
+
 def test_meta_of_another_program_is_hidden_if_it_is_nested_too_deeply() -> None:
     """The rest of its result is shown."""
     meta: list[object] = []

@@ -10,6 +10,7 @@ from starlette.responses import Response, StreamingResponse
 
 from fetchfleet.jobs.client.batch import FROM_THE_START, Counts, ReadResult, Results
 from fetchfleet.jobs.contract.model import Result
+from fetchfleet.jobs.contract.safe_text import safe_json
 from fetchfleet.jobs.errors import UnknownBatchError
 from fetchfleet.worker.console.actions import actions_of
 from fetchfleet.worker.console.api.operations import NDJSON, Operation, answer, batch_id_of, query_of
@@ -122,7 +123,7 @@ def _line(position: str, text: bytes, query: ResultsQuery) -> bytes:
     """Return a result as a line. Secrets are masked unless they are to be revealed."""
     result: dict[str, Any] = msgspec.json.decode(text)
     shown = result if query.reveal else redact.result(result)
-    return msgspec.json.encode({"position": position, **shown}) + b"\n"
+    return safe_json(msgspec.json.encode({"position": position, **shown})) + b"\n"
 
 
 async def delete_batch(request: Request) -> Response:

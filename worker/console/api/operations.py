@@ -9,6 +9,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from fetchfleet.jobs.contract.ids import is_batch_id
+from fetchfleet.jobs.contract.safe_text import safe_json
 from fetchfleet.worker.console.bodies import media_type_of, read_body
 from fetchfleet.worker.console.problems import ProblemError
 
@@ -83,8 +84,8 @@ def batch_id_of(request: Request) -> str:
 
 
 def answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """Return a value as the JSON response."""
-    return Response(msgspec.json.encode(value), status, dict(headers or {}), JSON)
+    """Return a value as the JSON response. It is safe for a terminal: `curl` may print it."""
+    return Response(safe_json(msgspec.json.encode(value)), status, dict(headers or {}), JSON)
 
 
 def _with_path(error: msgspec.ValidationError) -> str:
