@@ -13,12 +13,13 @@ from fetchfleet.jobs.contract.model import Result
 from fetchfleet.jobs.contract.safe_text import shown
 from fetchfleet.worker.inspect.explain import FetchExplained, LaneExplained, local_time
 from fetchfleet.worker.inspect.fleet_status import FleetStatus, WorkerStatus
-from fetchfleet.worker.inspect.policy_in_force import BUILT_IN, Origin, PolicyInForce, Source, encoded, short
+from fetchfleet.worker.inspect.policy_in_force import BUILT_IN, Origin, PolicyInForce, Source, short
 from fetchfleet.worker.inspect.snapshot import lack_text
 from fetchfleet.worker.inspect.views.batches import state_of_batch
 from fetchfleet.worker.lanes.reset import LaneReset
 from fetchfleet.worker.local.progress import SafeTable
 from fetchfleet.worker.observability import redact
+from fetchfleet.worker.policy.pairs import encoded
 from fetchfleet.worker.policy.pauses import Pauses
 from fetchfleet.worker.policy.published import NO_FILE
 from fetchfleet.worker.util.quantities import age, count, size

@@ -11,7 +11,7 @@ from fetchfleet.jobs.client.batch import Counts, Submitted
 from fetchfleet.jobs.client.dead_letters import DeadLetterFilter, Retried
 from fetchfleet.jobs.contract.model import Fetch
 from fetchfleet.worker.console.services import Caller, ConsoleServices, caller_of, services_of
-from fetchfleet.worker.inspect.policy_in_force import encoded, policy_in_force
+from fetchfleet.worker.inspect.policy_in_force import policy_in_force
 from fetchfleet.worker.inspect.snapshot import worker_reports
 from fetchfleet.worker.lanes import reset as resets
 from fetchfleet.worker.lanes.reset import LaneReset, lanes_of
@@ -20,6 +20,7 @@ from fetchfleet.worker.observability.log import Event
 from fetchfleet.worker.policy import overrides
 from fetchfleet.worker.policy.names import host_named
 from fetchfleet.worker.policy.overrides import Edited
+from fetchfleet.worker.policy.pairs import encoded
 from fetchfleet.worker.policy.pauses import pauses_of
 from fetchfleet.worker.settings import NO_POLICY
 

@@ -1,7 +1,7 @@
 """The reason a host or a fetch waits, from its state in Redis: `fetchfleet explain`."""
 
-import time
 from collections.abc import Mapping
+from datetime import datetime, tzinfo
 from typing import Any
 
 import msgspec
@@ -115,8 +115,10 @@ class FetchExplained(msgspec.Struct, frozen=True, kw_only=True):
 MAX_OWNER_BYTES = 300
 
 
-async def explain_lane(redis: Redis, policy: Policy, name: str) -> LaneExplained:
-    """Return the state of a lane and why it waits."""
+async def explain_lane(
+    redis: Redis, policy: Policy, name: str, *, zone: tzinfo | None = None
+) -> LaneExplained:
+    """Return the state of a lane and why it waits. zone: of times in the reason; None for the local one."""
     now_ms = await redis_now_ms(redis)
     (snapshot,) = await lane_snapshots(redis, [name], now_ms)
     owner, lane_status, due, saved, reset_by, handed_to = await redis.hmget(  # type: ignore[misc]
@@ -143,7 +145,7 @@ async def explain_lane(redis: Redis, policy: Policy, name: str) -> LaneExplained
     if state in RESETTABLE and resettable(gate_state, now_ms):
         why += f"; if the host works again: fetchfleet reset {name}"
     if state == WaitReason.PAUSED.value:
-        why = why_paused(name, policy.pauses.stop(name))
+        why = why_paused(name, policy.pauses.stop(name), zone)
     unserved_counts = await unserved(redis, name) if snapshot.waiting else {}
     if unserved_counts:
         unserved_text = sentence(unserved_counts)
@@ -243,12 +245,12 @@ def why_closed(why: WaitReason, state: GateState, policy: LanePolicy) -> str:
             return "its robots.txt could not be fetched; it will be requested again"
 
 
-def why_paused(lane: str, stop: Stop | None) -> str:
+def why_paused(lane: str, stop: Stop | None, zone: tzinfo | None = None) -> str:
     """Return what pauses a lane, since when, and the command that resumes it."""
     if stop is None or stop.in_file:
         table = f" in the table of {stop.name}" if stop is not None else ""
         return f"the workers' policy file pauses it{table}; resume it with: {exception_of(lane)}"
-    since = f" since {local_time(stop.since_ms)}" if stop.since_ms is not None else ""
+    since = f" since {local_time(stop.since_ms, zone)}" if stop.since_ms is not None else ""
     if stop.name == lane:
         return f"paused{since}; resume with: fetchfleet resume {lane}"
     return (
@@ -257,14 +259,14 @@ def why_paused(lane: str, stop: Stop | None) -> str:
     )
 
 
-def local_time(at_ms: int) -> str:
-    """Format a time (Unix ms) in the local time zone, with the date unless that is today.
+def local_time(at_ms: int, zone: tzinfo | None = None) -> str:
+    """Format a time (Unix ms) in the local time zone, or in another one, with the date unless that is today.
 
     A time after the year 9998 is shown as the beginning of 9999.
     """
-    at, now = time.localtime(max(0, min(at_ms / 1000, CALENDAR_END_S))), time.localtime()
-    today = (at.tm_year, at.tm_yday) == (now.tm_year, now.tm_yday)
-    return time.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S", at)
+    at = datetime.fromtimestamp(max(0, min(at_ms / 1000, CALENDAR_END_S)), zone)
+    is_today = at.date() == datetime.now(zone).date()
+    return at.strftime("%H:%M:%S" if is_today else "%Y-%m-%d %H:%M:%S")
 
 
 def how_it_fails(state: GateState) -> str:

@@ -14,6 +14,7 @@ from fetchfleet.worker.policy import overrides
 from fetchfleet.worker.policy.file import Policy
 from fetchfleet.worker.policy.model import LanePolicy, PolicyError
 from fetchfleet.worker.policy.names import DEFAULT, covering
+from fetchfleet.worker.policy.pairs import encoded
 from fetchfleet.worker.policy.pauses import PAUSED, Overrides
 from fetchfleet.worker.policy.published import NO_FILE, digest_of, read_published
 from fetchfleet.worker.settings import NO_POLICY
@@ -221,8 +222,3 @@ def listed(names: Sequence[str]) -> str:
     """Return a list of worker names in words, NAMES_SHOWN at most."""
     more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
     return ", ".join(names[:NAMES_SHOWN]) + more
-
-
-def encoded(value: Any) -> str:
-    """Return a policy value in JSON, the form that `policy set` accepts."""
-    return msgspec.json.encode(value).decode()

@@ -1,4 +1,4 @@
-"""The problems of a fleet, from its figures, for the console and the terminal. Pure."""
+"""The problems of a fleet, from its figures, for the console and the terminal."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Parses `key=value` pairs of a policy table from the command line. Pure."""
+"""Parses `key=value` pairs of a policy table from the command line, and formats values. Pure."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,3 +20,8 @@ def parsed(pairs: Sequence[str]) -> dict[str, Any]:
         except (msgspec.DecodeError, RecursionError):
             values[key] = text
     return values
+
+
+def encoded(value: Any) -> str:
+    """Return a policy value in JSON, the form that `policy set` accepts."""
+    return msgspec.json.encode(value).decode()

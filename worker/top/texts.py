@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from rich.text import Text
 
 from fetchfleet.jobs.contract.safe_text import shown
-from fetchfleet.worker.inspect.policy_in_force import encoded
 from fetchfleet.worker.inspect.problems import FleetFigures, Severity, fleet_problems
 from fetchfleet.worker.inspect.views.batches import BatchDetail
 from fetchfleet.worker.inspect.views.hosts import HostDetail
+from fetchfleet.worker.policy.pairs import encoded
 from fetchfleet.worker.top.columns import STYLES, progress_bar, share_done
 from fetchfleet.worker.top.picture import Picture
 from fetchfleet.worker.util.quantities import age, count, size, some

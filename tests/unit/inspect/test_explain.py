@@ -1,13 +1,17 @@
 """The reason a lane waits, as a word and as a sentence."""
 
+import time
+from datetime import UTC
+
 import pytest
 from msgspec.structs import replace
 
 from fetchfleet.worker.gate.gate import PAUSE_LOOK_MS, WaitReason
 from fetchfleet.worker.gate.state import Breaker, GateState, RecordedAttempt
-from fetchfleet.worker.inspect.explain import lane_state, ordinal, why_closed
+from fetchfleet.worker.inspect.explain import lane_state, ordinal, why_closed, why_paused
 from fetchfleet.worker.inspect.snapshot import LaneSnapshot
 from fetchfleet.worker.policy.model import LanePolicy, Range
+from fetchfleet.worker.policy.pauses import Stop
 
 NOW_MS = 1_000_000
 LATER_MS = NOW_MS + 5_000
@@ -158,3 +162,17 @@ def test_a_pause_is_checked_again_soon() -> None:
 def test_ordinals(number: int, expected: str) -> None:
     """Eleven to thirteen are unlike one to three, in any hundred."""
     assert expected == ordinal(number)
+
+
+def test_times_are_local_in_commands_and_utc_on_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another day has its date."""
+    monkeypatch.setenv("TZ", "XXX-5")
+    time.tzset()
+    try:
+        stop = Stop("a.example", in_file=False, since_ms=1_700_000_000_000)
+
+        assert "paused since 2023-11-15 03:13:20; " in why_paused("a.example", stop)
+        assert "paused since 2023-11-14 22:13:20; " in why_paused("a.example", stop, UTC)
+    finally:
+        monkeypatch.undo()
+        time.tzset()

@@ -31,7 +31,7 @@ def events(
     host: Annotated[
         str | None,
         typer.Option(
-            metavar="HOST", help="Print lines about this host only, or pattern.", callback=parse_host_option
+            metavar="HOST", help="Print only lines about this host or pattern.", callback=parse_host_option
         ),
     ] = None,
     level: Annotated[

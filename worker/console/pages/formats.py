@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from fetchfleet.worker.inspect.policy_in_force import encoded
+from fetchfleet.worker.policy.pairs import encoded
 from fetchfleet.worker.util.quantities import age
 
 MAX_SHOWN_MS = 253_370_764_800_000

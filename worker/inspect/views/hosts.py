@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC
 from enum import StrEnum
 from operator import attrgetter
 from typing import Annotated, Any
@@ -210,9 +211,12 @@ def selected_hosts(rows: Iterable[HostRow], query: HostQuery) -> list[HostRow]:
 
 
 async def host_detail(redis: Redis, host: str, given: Policy = NO_POLICY) -> HostDetail:
-    """Read a host. given: a policy file in place of that of the workers, unless it is NO_POLICY."""
+    """Read a host. Times in its texts are UTC.
+
+    given: a policy file in place of that of the workers, unless it is NO_POLICY.
+    """
     in_force = await policy_in_force(redis, given, host)
-    lane = await explain_lane(redis, in_force.policy, host)
+    lane = await explain_lane(redis, in_force.policy, host, zone=UTC)
     stop = in_force.policy.pauses.stop(host)
     known = lane.waiting + lane.in_flight > 0 or bool(await redis.exists(keys.lane(host)))
     return HostDetail(
