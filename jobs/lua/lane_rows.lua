@@ -1,5 +1,5 @@
 -- Describes lanes: a page of those that need attention, or those that are named. Changes nothing.
--- Called by jobs/scripts/views.py, lane_rows and lane_rows_of.
+-- Called by jobs/scripts/views.py, lane_rows.
 -- KEYS: attention
 -- ARGV: first place of the page, last place, most bytes of a name, default time allowed for a fetch in s, most bytes of
 --       entries to read for their times; then the parts before and after its name of the keys lane, claimed, later,

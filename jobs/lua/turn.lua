@@ -1,5 +1,5 @@
 -- Lets one worker of the fleet do a task in each interval. A value of another program at the key is overwritten.
--- Called by jobs/scripts/sweep.py, sweep_turn and status_turn.
+-- Called by jobs/scripts/sweep.py, take_turn.
 -- KEYS: the time at which a worker did the task
 -- ARGV: interval ms, TTL ms
 -- Returns 1, or 0 if a worker has done it within the interval.

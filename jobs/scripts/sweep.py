@@ -23,18 +23,12 @@ NAME = "\0"
 """Placeholder for a member's name in the pattern of a key; no valid name contains it."""
 
 
-async def sweep_turn(redis: Redis, *, every_ms: int) -> bool:
-    """Return whether this worker may sweep now: no worker did so within every_ms."""
-    return await _turn(redis, keys.SWEPT, every_ms)
+async def take_turn(redis: Redis, task: str, *, every_ms: int) -> bool:
+    """Return whether this worker may do a task of the fleet now: no worker did it within every_ms.
 
-
-async def status_turn(redis: Redis, *, every_ms: int) -> bool:
-    """Return whether this worker may log the state of the fleet now: no worker did so within every_ms."""
-    return await _turn(redis, keys.STATUS_LOGGED, every_ms)
-
-
-async def _turn(redis: Redis, key: str, every_ms: int) -> bool:
-    return bool(await runner.run(redis, "turn", [key], [every_ms, keys.TURN_TTL_MS]))
+    task: the key with the time of the last turn, keys.SWEPT or keys.STATUS_LOGGED.
+    """
+    return bool(await runner.run(redis, "turn", [task], [every_ms, keys.TURN_TTL_MS]))
 
 
 class DueJobs(NamedTuple):

@@ -50,21 +50,20 @@ class LaneRowPage(NamedTuple):
     rows: list[LaneRow]
 
 
-async def lane_rows(redis: Redis, first: int) -> LaneRowPage:
-    """Describe ROWS_AT_ONCE lanes that are not idle, from this place on. Too long names are left out."""
-    return await _lane_rows(redis, first, [])
-
-
 async def lane_rows_of(redis: Redis, names: Sequence[str]) -> list[LaneRow]:
     """Describe the lanes with these names, which may be idle or unknown."""
     return [
         row
         for start in range(0, len(names), ROWS_AT_ONCE)
-        for row in (await _lane_rows(redis, 0, names[start : start + ROWS_AT_ONCE])).rows
+        for row in (await lane_rows(redis, lanes=names[start : start + ROWS_AT_ONCE])).rows
     ]
 
 
-async def _lane_rows(redis: Redis, first: int, names: Sequence[str]) -> LaneRowPage:
+async def lane_rows(redis: Redis, first: int = 0, *, lanes: Sequence[str] = ()) -> LaneRowPage:
+    """Describe ROWS_AT_ONCE lanes that are not idle, from the place `first` on, or these lanes instead.
+
+    Names that are too long for a lane are left out.
+    """
     parts = [part for pattern in _PATTERNS for part in pattern.split(_NAME)]
     page: list[Arg] = [
         first,
@@ -73,7 +72,7 @@ async def _lane_rows(redis: Redis, first: int, names: Sequence[str]) -> LaneRowP
         DEFAULT_DEADLINE_S,
         ENTRY_BYTES,
     ]
-    in_all, rows = await runner.run(redis, "lane_rows", [keys.ATTENTION], [*page, *parts, *names])
+    in_all, rows = await runner.run(redis, "lane_rows", [keys.ATTENTION], [*page, *parts, *lanes])
     return LaneRowPage(in_all, [_lane_row(row) for row in rows])
 
 

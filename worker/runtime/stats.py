@@ -11,7 +11,8 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from structlog.typing import FilteringBoundLogger
 
-from fetchfleet.jobs.scripts.sweep import status_turn
+from fetchfleet.jobs import keys
+from fetchfleet.jobs.scripts.sweep import take_turn
 from fetchfleet.worker.http.connection_stats import ConnectionStats
 from fetchfleet.worker.inspect.overview import overview
 from fetchfleet.worker.lanes.lane import Lane
@@ -131,7 +132,7 @@ class FleetStatusLog:
         while True:
             await asyncio.sleep(self._every_s)
             try:
-                if await status_turn(self._redis, every_ms=every_ms):
+                if await take_turn(self._redis, keys.STATUS_LOGGED, every_ms=every_ms):
                     await self.once()
             except (RedisError, OSError) as error:
                 self._health.report(error)

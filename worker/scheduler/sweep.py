@@ -17,7 +17,7 @@ from fetchfleet.jobs.notifications import LaneNotification
 from fetchfleet.jobs.redis_connection import redis_now_ms
 from fetchfleet.jobs.scripts.batches import Trimming, trim
 from fetchfleet.jobs.scripts.lanes import ReclaimedLane, reclaim_lanes
-from fetchfleet.jobs.scripts.sweep import sweep_turn
+from fetchfleet.jobs.scripts.sweep import take_turn
 from fetchfleet.worker.lanes.store import due_lanes
 from fetchfleet.worker.observability.log import Event, suppressed
 from fetchfleet.worker.observability.repeats import Repeats
@@ -130,7 +130,7 @@ class Sweep:
         while True:
             await asyncio.sleep(self._every_s)
             try:
-                if await sweep_turn(self._redis, every_ms=every_ms):
+                if await take_turn(self._redis, keys.SWEPT, every_ms=every_ms):
                     await self.once()
             except (RedisError, OSError) as error:
                 self._health.report(error)

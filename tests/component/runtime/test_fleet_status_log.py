@@ -5,7 +5,7 @@ from dataclasses import replace
 from redis.asyncio import Redis
 
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.scripts.sweep import status_turn
+from fetchfleet.jobs.scripts.sweep import take_turn
 from fetchfleet.worker.inspect.overview import LANE_STATES
 from fetchfleet.worker.runtime.stats import LOGGED
 from tests.component.conftest import QUICK, Lines, Start
@@ -39,7 +39,7 @@ async def test_workers_take_turns(redis: Redis) -> None:
     """Within the interval no second worker logs the state. A foreign value at the key does no harm."""
     for found in ("", "soon", "9" * 30, b"\xff"):
         await redis.set(keys.STATUS_LOGGED, found)
-        turns = [await status_turn(redis, every_ms=60_000) for _ in range(3)]
+        turns = [await take_turn(redis, keys.STATUS_LOGGED, every_ms=60_000) for _ in range(3)]
 
         assert [True, False, False] == turns
     assert 0 < await redis.pttl(keys.STATUS_LOGGED) <= keys.TURN_TTL_MS

@@ -9,7 +9,7 @@ from fetchfleet import Fleet
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.ids import FETCH_ID_CHARS
 from fetchfleet.jobs.notifications import GRACE_MS
-from fetchfleet.jobs.scripts.sweep import sweep_turn
+from fetchfleet.jobs.scripts.sweep import take_turn
 from fetchfleet.worker.intake.arq_queue import vetted_queue
 from fetchfleet.worker.lanes.store import AcquiredLane, LaneStore
 from fetchfleet.worker.observability.log import get_logger
@@ -339,6 +339,6 @@ async def test_the_turn_to_sweep_is_given_with_any_value_in_its_place(
         await redis.rpush(keys.SWEPT, "x")  # type: ignore[misc]
     else:
         await redis.set(keys.SWEPT, found)
-    assert [True, False] == [await sweep_turn(redis, every_ms=60_000) for _ in range(2)]
-    assert await sweep_turn(redis, every_ms=0)
+    assert [True, False] == [await take_turn(redis, keys.SWEPT, every_ms=60_000) for _ in range(2)]
+    assert await take_turn(redis, keys.SWEPT, every_ms=0)
     assert 0 < await redis.pttl(keys.SWEPT) <= keys.TURN_TTL_MS
