@@ -17,12 +17,12 @@ from fetchfleet.worker.inspect.policy_in_force import BUILT_IN, Origin, PolicyIn
 from fetchfleet.worker.inspect.snapshot import lack_text
 from fetchfleet.worker.inspect.views.batches import state_of_batch
 from fetchfleet.worker.lanes.reset import LaneReset
-from fetchfleet.worker.local.progress import SafeTable
+from fetchfleet.worker.local.progress import SafeTable, size
 from fetchfleet.worker.observability import redact
 from fetchfleet.worker.policy.pairs import encoded
 from fetchfleet.worker.policy.pauses import Pauses
 from fetchfleet.worker.policy.published import NO_FILE
-from fetchfleet.worker.util.quantities import age, count, size
+from fetchfleet.worker.util.quantities import age, count
 
 LANES_SHOWN = 30
 

@@ -36,7 +36,7 @@ Metrics = Annotated[
 MetricsHosts = Annotated[
     int | None,
     typer.Option(
-        metavar="N", help="Lanes with metrics of their own, the busiest (env: FETCHFLEET_METRICS_HOSTS)."
+        metavar="N", help="Export metrics of each of the N busiest lanes (env: FETCHFLEET_METRICS_HOSTS)."
     ),
 ]
 

@@ -22,7 +22,6 @@ from fetchfleet.worker.inspect.snapshot import LaneSnapshot, WorkerReport, lack_
 from fetchfleet.worker.observability.percentiles import Rate
 from fetchfleet.worker.util import aio
 from fetchfleet.worker.util.clock import mono_s
-from fetchfleet.worker.util.quantities import size
 
 LIVE_EVERY_S = 0.5
 LINE_EVERY_S = 5.0
@@ -300,3 +299,12 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def size(number: float) -> str:
+    """Format a number of bytes, with units in powers of 1000."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.1f} TB"

@@ -8,7 +8,8 @@ from rich.text import Text
 
 from fetchfleet.jobs.contract.safe_text import shown
 from fetchfleet.worker.inspect.views.batches import BatchRow
-from fetchfleet.worker.util.quantities import age, size
+from fetchfleet.worker.local.progress import size
+from fetchfleet.worker.util.quantities import age
 
 MIN_WIDTH = 16
 """The minimum width of the column that takes the rest of a line."""

@@ -1,4 +1,4 @@
-"""Numbers with their units and nouns, in the form in which commands and pages show them. Pure."""
+"""Durations, counts with their nouns, and lists of names, as commands and pages show them. Pure."""
 
 from collections.abc import Sequence
 
@@ -11,15 +11,6 @@ def age(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:,.0f} {unit}"
     return f"{max(0.0, seconds):.0f} s"
-
-
-def size(number: float) -> str:
-    """Format a number of bytes, with units in powers of 1000."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
-        number /= 1000
-    return f"{number:.1f} TB"
 
 
 def count(number: int, one: str, many: str | None = None) -> str:
