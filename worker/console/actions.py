@@ -1,5 +1,6 @@
 """The changes that callers of the server make. Each is logged with the caller and the result."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -168,12 +169,15 @@ class Actions:
         )
 
     async def _logged(self, action: str, target: str, work: Awaitable[T], result: Callable[[T], str]) -> T:
-        """Await the work and log it, whether it succeeds or fails."""
+        """Await the work and log it, whether it succeeds, fails or is cut off by the end of the server."""
         fields = {"action": action, "target": target, "by": self._caller.name, "peer": self._caller.peer}
         try:
             done = await work
         except Exception as error:
             self._log.info(Event.CONSOLE_ACTION, **fields, result=f"failed: {redact.text(error)}")
+            raise
+        except asyncio.CancelledError:
+            self._log.info(Event.CONSOLE_ACTION, **fields, result="interrupted: it may be done in part")
             raise
         self._log.info(Event.CONSOLE_ACTION, **fields, result=result(done))
         return done

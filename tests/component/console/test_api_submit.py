@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -355,3 +356,24 @@ async def test_the_problem_of_the_docs_is_the_response(local: httpx.AsyncClient)
     response = await post(local, {"fetches": [url("/0"), "ftp://a.example/"]})
 
     assert json.loads(example) == response.json()
+
+
+async def test_a_submit_that_the_end_of_the_server_cuts_off_is_logged(local: httpx.AsyncClient) -> None:
+    """Some of its fetches may be enqueued."""
+    begun = asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"https://a.example/\n"
+        begun.set()
+        await asyncio.Event().wait()
+
+    with capture_logs() as logged:
+        sending = asyncio.create_task(local.post("/v1/batches", content=body(), headers=NDJSON))
+        await begun.wait()
+        sending.cancel()
+        with suppress(asyncio.CancelledError):
+            await sending
+
+    [line] = logged
+    assert ("console.action", "submit", "local") == (line["event"], line["action"], line["by"])
+    assert "interrupted: it may be done in part" == line["result"]
