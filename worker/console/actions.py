@@ -24,6 +24,7 @@ from fetchfleet.worker.policy.overrides import Edited
 from fetchfleet.worker.policy.pairs import encoded
 from fetchfleet.worker.policy.pauses import pauses_of
 from fetchfleet.worker.settings import NO_POLICY
+from fetchfleet.worker.util.quantities import count
 
 T = TypeVar("T")
 
@@ -111,7 +112,7 @@ class Actions:
             return found
 
         return await self._logged(
-            "reset", name, self._fleet.call(change, self._redis), lambda found: f"{len(found)} hosts"
+            "reset", name, self._fleet.call(change, self._redis), lambda found: count(len(found), "host")
         )
 
     async def submit(self, fetches: Sequence[Fetch] | AsyncIterator[Fetch], batch_id: str) -> Submitted:
@@ -141,7 +142,7 @@ class Actions:
             return _sum(done)
 
         return await self._logged(
-            "dead.retry", _target(selections), change(), lambda of: f"{of.fetches} fetches, {of.left} left"
+            "dead.retry", _target(selections), change(), lambda of: f"{count(of.fetches, 'fetch', 'fetches')}, {of.left} left"
         )
 
     async def purge_dead(self, selections: Iterable[DeadLetterFilter]) -> int:
@@ -152,7 +153,7 @@ class Actions:
             return sum([await self._fleet.dead.purge(which) for which in selections])
 
         return await self._logged(
-            "dead.purge", _target(selections), change(), lambda purged: f"{purged} letters"
+            "dead.purge", _target(selections), change(), lambda purged: count(purged, "letter")
         )
 
     async def _edit(
@@ -206,6 +207,6 @@ def _changed_keys(values: Mapping[str, Any | None]) -> str:
 def _target(selections: list[DeadLetterFilter]) -> str:
     """Return the selected letters in words, for the log."""
     if len(selections) != 1:
-        return f"{len(selections)} letters"
+        return count(len(selections), "letter")
     named = [f"{name} {value}" for name, value in selections[0]._asdict().items() if value is not None]
     return redact.text(", ".join(named) or EVERY_LETTER)

@@ -124,6 +124,14 @@ async def test_several_hosts_have_no_detail(local: httpx.AsyncClient) -> None:
         assert 422 == (await local.get(f"/v1/hosts/{name}")).status_code
 
 
+async def test_an_unknown_state_gets_422_with_the_states(local: httpx.AsyncClient) -> None:
+    """An empty list would look as if no host was in that state."""
+    refused = await local.get("/v1/hosts", params={"state": "colling"})
+
+    assert 422 == refused.status_code
+    assert "cooling" in refused.json()["detail"]
+
+
 async def test_dead_letters_are_listed_without_secrets(
     local: httpx.AsyncClient, fleet: Fleet, redis: Redis
 ) -> None:
@@ -223,7 +231,7 @@ async def test_every_change_is_logged_with_the_caller(redis_url: str, fleet: Fle
             ("resume", LANE, "done"),
             ("policy", LANE, "failed: "),
             ("policy", LANE, "concurrency=2, rate_per_s unset"),
-            ("reset", LANE, "1 hosts"),
+            ("reset", LANE, "1 host"),
             ("dead.retry", f"host {LANE}", "2 fetches, 0 left"),
             ("dead.purge", "all", "0 letters"),
             ("cancel", BATCH_ID, "0 fetches had no result"),

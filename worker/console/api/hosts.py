@@ -10,6 +10,7 @@ from fetchfleet.worker.console.actions import PolicyChange, actions_of
 from fetchfleet.worker.console.api.operations import Operation, answer, body_of, query_of
 from fetchfleet.worker.console.problems import ProblemError
 from fetchfleet.worker.console.services import services_of
+from fetchfleet.worker.inspect.overview import LANE_STATES
 from fetchfleet.worker.inspect.views.hosts import (
     HostDetail,
     HostPage,
@@ -27,7 +28,7 @@ MAX_KEYS = 100
 class HostsQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The query parameters of a list of hosts."""
 
-    state: Annotated[str, msgspec.Meta(max_length=20)] = ""
+    state: Annotated[str, msgspec.Meta(extra_json_schema={"enum": ["", *LANE_STATES]})] = ""
     """Show only hosts in this state."""
     text: Annotated[str, msgspec.Meta(max_length=255)] = ""
     """Show only hosts with this text in their name."""
@@ -61,6 +62,8 @@ PolicyKeys = Annotated[dict[str, Any], msgspec.Meta(min_length=1, max_length=MAX
 async def get_hosts(request: Request) -> Response:
     """List hosts with their states."""
     query = query_of(request, HostsQuery)
+    if query.state and query.state not in LANE_STATES:
+        raise ProblemError(422, f"state: must be one of {', '.join(LANE_STATES)}")
     wanted = HostQuery(**msgspec.structs.asdict(query))
     return answer(await services_of(request).read(hosts, wanted))
 
