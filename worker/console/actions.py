@@ -141,9 +141,10 @@ class Actions:
             done = [await self._fleet.dead.retry(which) for which in selections]
             return _sum(done)
 
-        return await self._logged(
-            "dead.retry", _target(selections), change(), lambda of: f"{count(of.fetches, 'fetch', 'fetches')}, {of.left} left"
-        )
+        def outcome(retried: DeadLetterChange) -> str:
+            return f"{count(retried.fetches, 'fetch', 'fetches')}, {retried.left} left"
+
+        return await self._logged("dead.retry", _target(selections), change(), outcome)
 
     async def purge_dead(self, selections: Iterable[DeadLetterFilter]) -> int:
         """Delete the selected dead letters; return their number."""
