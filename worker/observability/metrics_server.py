@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from typing import cast
 
 from fetchfleet.worker.errors import BAD_USE, CommandError
-from fetchfleet.worker.observability.reading import WorkerReading
+from fetchfleet.worker.observability.worker_figures import WorkerFigures
 from fetchfleet.worker.util.listen import listening_socket
 
 PATH = b"/metrics"
@@ -23,7 +23,7 @@ class MetricsServer:
     """The metrics of a worker at HOST:PORT."""
 
     def __init__(self) -> None:
-        self.read: Callable[[], WorkerReading] | None = None
+        self.read: Callable[[], WorkerFigures] | None = None
         """Returns the state of the worker; None while it starts."""
 
     @asynccontextmanager
@@ -56,7 +56,7 @@ class MetricsServer:
             for connection in [*connections]:
                 connection.abort()
 
-    def _reading(self) -> WorkerReading:
+    def _reading(self) -> WorkerFigures:
         assert self.read is not None
         return self.read()
 

@@ -1,4 +1,4 @@
-"""The metrics of a worker for Prometheus: their names, and their values from a reading."""
+"""The metrics of a worker for Prometheus: their names, and their values from its figures."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -15,8 +15,8 @@ from prometheus_client.registry import Collector
 from fetchfleet.jobs.contract.model import Outcome, Reason
 from fetchfleet.worker.observability.log import Event
 from fetchfleet.worker.observability.percentiles import Histogram
-from fetchfleet.worker.observability.reading import WorkerReading
 from fetchfleet.worker.observability.totals import FetchTotals
+from fetchfleet.worker.observability.worker_figures import WorkerFigures
 
 NO_FAILURES: dict[tuple[Outcome, Reason | None], int] = {(Outcome.FAILED, reason): 0 for reason in Reason}
 NO_LINES = {event.value: 0 for event in Event}
@@ -26,7 +26,7 @@ NO_LINES = {event.value: 0 for event in Event}
 class WorkerCollector(Collector):
     """Reads the worker at each scrape. read: returns its current state."""
 
-    def __init__(self, read: Callable[[], WorkerReading]) -> None:
+    def __init__(self, read: Callable[[], WorkerFigures]) -> None:
         self._read = read
 
     def describe(self) -> Iterable[Metric]:
@@ -38,7 +38,7 @@ class WorkerCollector(Collector):
         return families_of(self._read())
 
 
-def registry_of(read: Callable[[], WorkerReading]) -> CollectorRegistry:
+def registry_of(read: Callable[[], WorkerFigures]) -> CollectorRegistry:
     """Return the registry of a worker, with the metrics of its process."""
     registry = CollectorRegistry()
     registry.register(WorkerCollector(read))
@@ -46,41 +46,41 @@ def registry_of(read: Callable[[], WorkerReading]) -> CollectorRegistry:
     return registry
 
 
-def families_of(reading: WorkerReading) -> Iterator[Metric]:
+def families_of(figures: WorkerFigures) -> Iterator[Metric]:
     """Yield the metrics of a worker. Pure."""
     yield InfoMetricFamily(
-        "fetchfleet_worker", "The worker, its version and its settings.", dict(reading.about)
+        "fetchfleet_worker", "The worker, its version and its settings.", dict(figures.about)
     )
-    yield from _fetches(reading.totals)
-    yield _counter("received_bytes", "Bytes of bodies received.", reading.received_bytes)
-    yield _counter("connections_opened", "Connections to hosts that were opened.", reading.opened)
-    yield _counter("connections_reused", "Requests that used an open connection.", reading.reused)
-    yield _counter("connections_closed", "Connections to hosts that were closed.", reading.closed)
-    yield _gauge("connections_open", "Open connections to hosts.", reading.opened - reading.closed)
-    yield _gauge("lanes_held", "Lanes that the worker holds.", reading.lanes)
-    yield _gauge("fetches_in_flight", "Fetches in flight.", reading.in_flight)
-    yield _gauge("fetches_settling", "Settlements that wait for Redis.", reading.settling)
-    yield _gauge("lanes_unverified_tls", "Lanes held without certificate checks.", reading.unverified_tls)
-    yield _histogram("event_loop_lag_seconds", "Delay of the event loop.", reading.lag_s)
-    log_events = {**NO_LINES, **reading.log_events}
+    yield from _fetches(figures.totals)
+    yield _counter("received_bytes", "Bytes of bodies received.", figures.received_bytes)
+    yield _counter("connections_opened", "Connections to hosts that were opened.", figures.opened)
+    yield _counter("connections_reused", "Requests that used an open connection.", figures.reused)
+    yield _counter("connections_closed", "Connections to hosts that were closed.", figures.closed)
+    yield _gauge("connections_open", "Open connections to hosts.", figures.opened - figures.closed)
+    yield _gauge("lanes_held", "Lanes that the worker holds.", figures.lanes)
+    yield _gauge("fetches_in_flight", "Fetches in flight.", figures.in_flight)
+    yield _gauge("fetches_settling", "Settlements that wait for Redis.", figures.settling)
+    yield _gauge("lanes_unverified_tls", "Lanes held without certificate checks.", figures.unverified_tls)
+    yield _histogram("event_loop_lag_seconds", "Delay of the event loop.", figures.lag_s)
+    log_events = {**NO_LINES, **figures.log_events}
     lines = [((event,), count) for event, count in sorted(log_events.items())]
     yield _counters("log_events", "Log lines by event, those left out by sampling too.", ("event",), lines)
-    yield _counter("log_lines_dropped", "Log lines that the output refused.", reading.log_lines_dropped)
-    if reading.free_bytes is not None:
-        yield _gauge("disk_free_bytes", "Free space of the out folder.", reading.free_bytes)
+    yield _counter("log_lines_dropped", "Log lines that the output refused.", figures.log_lines_dropped)
+    if figures.free_bytes is not None:
+        yield _gauge("disk_free_bytes", "Free space of the out folder.", figures.free_bytes)
     yield _gauge(
-        "disk_refuses", "1 if no fetch starts because bodies cannot be stored.", reading.disk_refuses
+        "disk_refuses", "1 if no fetch starts because bodies cannot be stored.", figures.disk_refuses
     )
-    yield _gauge("heartbeat_age_seconds", "Time since Redis accepted a heartbeat.", reading.heartbeat_age_s)
-    yield _gauge("ready", "1 if the worker takes work now.", reading.ready)
-    if reading.busiest:
+    yield _gauge("heartbeat_age_seconds", "Time since Redis accepted a heartbeat.", figures.heartbeat_age_s)
+    yield _gauge("ready", "1 if the worker takes work now.", figures.ready)
+    if figures.busiest:
         in_flight = GaugeMetricFamily(
             "fetchfleet_lane_in_flight", "Fetches in flight of the busiest lanes.", labels=("lane",)
         )
-        for lane in reading.busiest:
+        for lane in figures.busiest:
             in_flight.add_metric((lane.name,), lane.in_flight)
         yield in_flight
-        finished = [((lane.name,), lane.finished) for lane in reading.busiest]
+        finished = [((lane.name,), lane.finished) for lane in figures.busiest]
         yield _counters("lane_finished", "Fetches finished of the busiest lanes.", ("lane",), finished)
 
 

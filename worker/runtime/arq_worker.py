@@ -163,7 +163,7 @@ async def monitoring(
     health, metrics = ProcessHealth(settings.worker_id), MetricsServer()
 
     def on_started(runtime: Runtime) -> None:
-        health.not_ready, metrics.read = runtime.not_ready, runtime.reading
+        health.not_ready, metrics.read = runtime.not_ready, runtime.figures
 
     address = settings.metrics_address
     serving = metrics.serve(*address) if address is not None else nullcontext()

@@ -21,8 +21,8 @@ from fetchfleet.worker.intake.inbox import InboxReader
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.observability import events
 from fetchfleet.worker.observability.log import COUNTS, Event
-from fetchfleet.worker.observability.reading import LaneReading, WorkerReading
 from fetchfleet.worker.observability.repeats import Repeats
+from fetchfleet.worker.observability.worker_figures import LaneFigures, WorkerFigures
 from fetchfleet.worker.redis_support.event_tap import EventTap
 from fetchfleet.worker.redis_support.foreign_members import ForeignMembers
 from fetchfleet.worker.redis_support.health import RedisErrorReporter, RedisHealth
@@ -155,13 +155,13 @@ class Runtime:
         if mono_s() - self.heartbeat.sent_s > keys.WORKER_TTL_MS / 1000:
             yield "has no answer from Redis"
 
-    def reading(self) -> WorkerReading:
+    def figures(self) -> WorkerFigures:
         """Return the current state for the metrics of this worker."""
         traffic, totals, lanes = self.stats.traffic, self.services.settler.totals, self.lanes.values()
         in_flight = {lane.name: len(lane.in_flight) for lane in lanes}
         finished: Mapping[str, int] = totals.by_lane or {}
         busiest = totals.busiest(self.settings.metrics_hosts, in_flight)
-        return WorkerReading(
+        return WorkerFigures(
             about={"worker": self.registration.name, **self.registration.log_fields()},
             totals=totals,
             lag_s=self.stats.lags_s,
@@ -179,7 +179,7 @@ class Runtime:
             disk_refuses=self.disk_guard.shortage is not None,
             heartbeat_age_s=mono_s() - self.heartbeat.sent_s,
             ready=not any(self.not_ready()),
-            busiest=[LaneReading(name, in_flight.get(name, 0), finished.get(name, 0)) for name in busiest],
+            busiest=[LaneFigures(name, in_flight.get(name, 0), finished.get(name, 0)) for name in busiest],
         )
 
     async def take_lane(

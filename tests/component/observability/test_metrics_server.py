@@ -30,7 +30,7 @@ async def served(start: Start) -> AsyncIterator[tuple[OneWorker, int]]:
     """Yield a worker, and the port of its metrics."""
     worker, server, port = await start(), MetricsServer(), free_port()
     async with server.serve(HOST, port):
-        server.read = worker.runtime.reading
+        server.read = worker.runtime.figures
         yield worker, port
 
 

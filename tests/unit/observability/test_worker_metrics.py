@@ -13,17 +13,17 @@ from fetchfleet.jobs.contract.model import Outcome, Reason
 from fetchfleet.worker.observability import totals
 from fetchfleet.worker.observability.log import Event
 from fetchfleet.worker.observability.percentiles import Histogram
-from fetchfleet.worker.observability.reading import LaneReading, WorkerReading
 from fetchfleet.worker.observability.totals import FetchTotals
+from fetchfleet.worker.observability.worker_figures import LaneFigures, WorkerFigures
 from fetchfleet.worker.observability.worker_metrics import families_of, registry_of
 from fetchfleet.worker.runtime.stats import LAGS_S
 
 PAGE = Path(__file__).parents[3] / "docs" / "metrics.md"
 
 
-def reading(counted: FetchTotals, lag_s: Histogram | None = None) -> WorkerReading:
-    """Return the reading of a worker with these counters."""
-    return WorkerReading(
+def figures(counted: FetchTotals, lag_s: Histogram | None = None) -> WorkerFigures:
+    """Return the figures of a worker with these counters."""
+    return WorkerFigures(
         about={"worker": 'o"ne\n', "version": "1"},
         totals=counted,
         lag_s=lag_s or Histogram((0.001, 0.5)),
@@ -41,17 +41,17 @@ def reading(counted: FetchTotals, lag_s: Histogram | None = None) -> WorkerReadi
         disk_refuses=True,
         heartbeat_age_s=0.5,
         ready=False,
-        busiest=[LaneReading("a.example", 1, 2)],
+        busiest=[LaneFigures("a.example", 1, 2)],
     )
 
 
-def samples(of: WorkerReading) -> list[Sample]:
+def samples(of: WorkerFigures) -> list[Sample]:
     """Return the samples as Prometheus reads them."""
     text = generate_latest(registry_of(lambda: of)).decode()
     return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
 
 
-def values(of: WorkerReading) -> dict[tuple[str, ...], float]:
+def values(of: WorkerFigures) -> dict[tuple[str, ...], float]:
     """Return the values by name, without its prefix, and label values."""
     return {
         (sample.name.removeprefix("fetchfleet_"), *sample.labels.values()): sample.value
@@ -66,10 +66,10 @@ def test_the_page_names_every_metric_of_a_worker_and_no_other() -> None:
     suffixes = {"counter": "_total", "info": "_info"}
     exported = {
         family.name + suffixes.get(family.type, ""): family.type.replace("info", "gauge")
-        for family in families_of(reading(FetchTotals()))
+        for family in families_of(figures(FetchTotals()))
     }
     of_process = {
-        sample.name for sample in samples(reading(FetchTotals())) if sample.name.startswith("process_")
+        sample.name for sample in samples(figures(FetchTotals())) if sample.name.startswith("process_")
     }
 
     assert documented == exported
@@ -85,7 +85,7 @@ def test_the_page_has_the_buckets_of_every_histogram() -> None:
         for name in re.findall(r"`(\w+)`", names):
             documented[name] = [float(bound) for bound in bounds.split(", ")]
     exported: dict[str, list[float]] = {}
-    for sample in samples(reading(FetchTotals(), Histogram(LAGS_S))):
+    for sample in samples(figures(FetchTotals(), Histogram(LAGS_S))):
         if sample.name.endswith("_bucket") and sample.labels["le"] != "+Inf":
             exported.setdefault(sample.name.removesuffix("_bucket"), []).append(float(sample.labels["le"]))
 
@@ -98,9 +98,9 @@ def test_the_values_are_those_of_the_reading() -> None:
     counted.finished.update({(Outcome.STORED, None): 3, (Outcome.FAILED, Reason.TLS): 2})
     counted.retries.update({None: 1, Reason.CONNECT: 4})
     counted.throttles, counted.interruptions = 5, 6
-    found = values(reading(counted))
+    found = values(figures(counted))
 
-    [about] = [sample for sample in samples(reading(counted)) if sample.name == "fetchfleet_worker_info"]
+    [about] = [sample for sample in samples(figures(counted)) if sample.name == "fetchfleet_worker_info"]
     assert (about.value, about.labels) == (1, {"worker": 'o"ne\n', "version": "1"})
     assert (
         found["fetches_finished_total", "stored", ""],
@@ -127,7 +127,7 @@ def test_the_values_are_those_of_the_reading() -> None:
 
 def test_counters_of_failures_and_log_lines_start_at_0() -> None:
     """Prometheus sees the first failure as an increase, not as the start of a series."""
-    found = values(reading(FetchTotals()))
+    found = values(figures(FetchTotals()))
 
     assert {("failed", reason.value): 0.0 for reason in Reason} == {
         key[1:]: value for key, value in found.items() if key[0] == "fetches_finished_total"

@@ -1,4 +1,4 @@
-"""The state of a worker, as its metrics need it."""
+"""The figures of a worker that its metrics show."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from fetchfleet.worker.observability.percentiles import Histogram
 from fetchfleet.worker.observability.totals import FetchTotals
 
 
-class LaneReading(NamedTuple):
+class LaneFigures(NamedTuple):
     """The figures of one lane."""
 
     name: str
@@ -17,8 +17,8 @@ class LaneReading(NamedTuple):
     finished: int
 
 
-class WorkerReading(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of a worker, as its metrics need it. Counters are those since its start."""
+class WorkerFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """The figures of a worker. Counters are those since its start."""
 
     about: Mapping[str, str]
     """The labels of `fetchfleet_worker_info`."""
@@ -47,5 +47,5 @@ class WorkerReading(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_age_s: float
     """The time since Redis accepted the last heartbeat."""
     ready: bool
-    busiest: Sequence[LaneReading]
+    busiest: Sequence[LaneFigures]
     """The lanes with a metric of their own."""
