@@ -167,7 +167,7 @@ async def test_every_answer_is_safe_for_a_terminal(
 async def test_a_result_that_is_nested_too_deeply_hides_no_other(
     local: httpx.AsyncClient, fleet: Fleet, redis: Redis
 ) -> None:
-    """Its `meta` is hidden. Another program wrote it: a fetch has 100 levels at most."""
+    """Its `meta` is hidden, or whole if this Python can read it. A fetch has 100 levels at most."""
     await submit(fleet, 2)
     for place in range(2):
         head = f'{{"id":"{BATCH_ID}-{place:08x}","url":"http://a/","outcome":"stored","worker":"w"'
@@ -177,7 +177,9 @@ async def test_a_result_that_is_nested_too_deeply_hides_no_other(
     answer = await local.get(RESULTS)
     await redis.delete(keys.results(BATCH_ID))
 
-    assert ["***", None] == [result.get("meta") for result in results_in(answer)]
+    deep, other = (result.get("meta") for result in results_in(answer))
+    assert deep == "***" or str(deep).count("[") == 900
+    assert other is None
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,6 @@ def test_the_lines_of_a_worker_come_out_unchanged(numbers: list[int]) -> None:
         encoded(timestamp="x" * 1000),
         encoded(worker=None),
         encoded(note="x" * MAX_LINE_BYTES),
-        encoded(note=[]).replace(b"[]", b"[" * 5000 + b"]" * 5000),
         encoded(note=1).replace(b" 1", b"9" * 5000),
         b"x" * (MAX_MESSAGE_BYTES + 1),
         1,
@@ -86,6 +85,13 @@ def test_the_lines_of_a_worker_come_out_unchanged(numbers: list[int]) -> None:
 def test_other_messages_are_dropped(message: object) -> None:
     """They end nothing."""
     assert [] == [*lines_in(message)]
+
+
+def test_a_deeply_nested_line_is_whole_or_dropped() -> None:
+    """The limit of the decoder depends on the version of Python."""
+    message = encoded(note=[]).replace(b"[]", b"[" * 5000 + b"]" * 5000)
+
+    assert [line.count(b"[") for line in lines_in(message)] in ([], [5000])
 
 
 def test_a_message_with_too_many_lines_is_cut() -> None:
