@@ -312,3 +312,18 @@ async def run_lane_lifecycle(redis_url: str, redis: Redis) -> None:
 
         assert await state(redis) == "idle"
         assert [result.url async for result in batch.results()] == [url("/1"), url("/2"), url("/3")]
+
+
+async def fail_batch(fleet: Fleet, redis: Redis, count: int, lane: str = LANE, batch: str = BATCH_ID) -> None:
+    """Fail the fetches of a batch permanently, as a worker does."""
+    await fleet.submit([url(f"/{place}?token=secret", lane) for place in range(count)], batch_id=batch)
+    hold = await LaneHold.begin(redis, name=lane)
+    for element in (await hold.claim(count)).serialized:
+        of = parse_entry(element)
+        result = Result(
+            id=of.id, url=of.fetch.url, outcome=Outcome.FAILED, reason=Reason.HTTP_STATUS, worker="test"
+        )
+        await hold.settle(
+            settler.failed(result, f"note of {of.fetch.url}"), settler.finished(result, lambda: None)
+        )
+    await hold.release()

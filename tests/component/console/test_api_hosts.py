@@ -6,30 +6,13 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from fetchfleet import DeadLetterFilter, Fleet, Outcome, Reason, Result
-from fetchfleet.jobs.contract.entry import parse_entry
-from fetchfleet.worker.lanes import settler
+from fetchfleet import DeadLetterFilter, Fleet
 from tests.support.console import BEARER, TOKEN, console
-from tests.support.lanes import BATCH_ID, LANE, LaneHold, everything, url
+from tests.support.lanes import BATCH_ID, LANE, everything, fail_batch, url
 from tests.support.log_lines import capture_logs
 
 OTHER = "b.example"
 HOST = f"/v1/hosts/{LANE}"
-
-
-async def fail(fleet: Fleet, redis: Redis, count: int, lane: str = LANE, batch: str = BATCH_ID) -> None:
-    """Fail the fetches of a batch permanently, as a worker does."""
-    await fleet.submit([url(f"/{place}?token=secret", lane) for place in range(count)], batch_id=batch)
-    hold = await LaneHold.begin(redis, name=lane)
-    for element in (await hold.claim(count)).serialized:
-        of = parse_entry(element)
-        result = Result(
-            id=of.id, url=of.fetch.url, outcome=Outcome.FAILED, reason=Reason.HTTP_STATUS, worker="test"
-        )
-        await hold.settle(
-            settler.failed(result, f"note of {of.fetch.url}"), settler.finished(result, lambda: None)
-        )
-    await hold.release()
 
 
 async def positions(fleet: Fleet) -> list[str]:
@@ -136,8 +119,8 @@ async def test_dead_letters_are_listed_without_secrets(
     local: httpx.AsyncClient, fleet: Fleet, redis: Redis
 ) -> None:
     """Newest first, in pages, by host, batch or reason."""
-    await fail(fleet, redis, 3)
-    await fail(fleet, redis, 1, OTHER, "fedcba9876543210")
+    await fail_batch(fleet, redis, 3)
+    await fail_batch(fleet, redis, 1, OTHER, "fedcba9876543210")
     first = (await local.get("/v1/dead", params={"limit": 3})).json()
     second = (await local.get("/v1/dead", params={"limit": 3, "before": first["next"]})).json()
     by_host = (await local.get("/v1/dead", params={"host": OTHER, "reason": "http_status"})).json()
@@ -156,8 +139,8 @@ async def test_dead_letters_are_listed_without_secrets(
 
 async def test_dead_letters_are_retried(local: httpx.AsyncClient, fleet: Fleet, redis: Redis) -> None:
     """Those of a filter, or those at positions; others stay."""
-    await fail(fleet, redis, 3)
-    await fail(fleet, redis, 2, OTHER, "fedcba9876543210")
+    await fail_batch(fleet, redis, 3)
+    await fail_batch(fleet, redis, 2, OTHER, "fedcba9876543210")
     by_host = await local.post("/v1/dead/retry", json={"host": OTHER})
     some = (await positions(fleet))[:2]
     by_position = await local.post("/v1/dead/retry", json={"positions": [*some, some[0], "1-1"]})
@@ -169,7 +152,7 @@ async def test_dead_letters_are_retried(local: httpx.AsyncClient, fleet: Fleet, 
 
 async def test_dead_letters_are_purged(local: httpx.AsyncClient, fleet: Fleet, redis: Redis) -> None:
     """All of them only with `all`."""
-    await fail(fleet, redis, 3)
+    await fail_batch(fleet, redis, 3)
     one = await local.post("/v1/dead/purge", json={"positions": (await positions(fleet))[1:2]})
     rest = await local.post("/v1/dead/purge", json={"all": True})
 
@@ -198,7 +181,7 @@ async def test_an_unclear_selection_changes_nothing(
     local: httpx.AsyncClient, fleet: Fleet, redis: Redis, action: str, selection: object
 ) -> None:
     """It gets 422."""
-    await fail(fleet, redis, 1)
+    await fail_batch(fleet, redis, 1)
     before = await everything(redis)
     response = await local.post(
         f"/v1/dead/{action}", json=selection, headers={"Content-Type": "application/json"}
@@ -210,7 +193,7 @@ async def test_an_unclear_selection_changes_nothing(
 
 async def test_every_change_is_logged_with_the_caller(redis_url: str, fleet: Fleet, redis: Redis) -> None:
     """The action, its target and its result, or its error."""
-    await fail(fleet, redis, 2)
+    await fail_batch(fleet, redis, 2)
     async with console(redis_url, token=TOKEN) as client:
         with capture_logs() as captured:
             await client.post(f"{HOST}/pause", headers=BEARER)

@@ -10,12 +10,10 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from fetchfleet import Fleet, Outcome, Reason, Result
+from fetchfleet import Fleet
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.contract.entry import parse_entry
-from fetchfleet.worker.lanes import settler
 from tests.support.console import TOKEN, console
-from tests.support.lanes import BATCH_ID, LANE, LaneHold, url
+from tests.support.lanes import BATCH_ID, LANE, fail_batch, url
 from tests.support.log_lines import capture_logs
 
 HOSTILE = "<script>alert('x')</script>\u202e\x1b[2J"
@@ -84,21 +82,6 @@ def notice(page: httpx.Response) -> str:
     )
     assert found, page.text
     return found[1]
-
-
-async def fail(fleet: Fleet, redis: Redis, count: int, lane: str = LANE) -> None:
-    """Fail all fetches of a batch permanently, as a worker does."""
-    await fleet.submit([url(f"/{place}?token=secret", lane) for place in range(count)], batch_id=BATCH_ID)
-    hold = await LaneHold.begin(redis, name=lane)
-    for element in (await hold.claim(count)).serialized:
-        of = parse_entry(element)
-        result = Result(
-            id=of.id, url=of.fetch.url, outcome=Outcome.FAILED, reason=Reason.HTTP_STATUS, worker="test"
-        )
-        await hold.settle(
-            settler.failed(result, f"note of {of.fetch.url}"), settler.finished(result, lambda: None)
-        )
-    await hold.release()
 
 
 @pytest.fixture
@@ -203,7 +186,7 @@ async def test_a_batch_shows_failures_and_results(
     local: httpx.AsyncClient, fleet: Fleet, redis: Redis
 ) -> None:
     """Without secrets, also in the download."""
-    await fail(fleet, redis, 3)
+    await fail_batch(fleet, redis, 3)
     batch = await local.get(f"/batches/{BATCH_ID}")
     failed = await local.get(f"/batches/{BATCH_ID}/results", params={"reason": "http_status"})
     others = await local.get(f"/batches/{BATCH_ID}/results", params={"outcome": "stored"})
@@ -220,7 +203,7 @@ async def test_a_batch_shows_failures_and_results(
 
 async def test_results_are_paged(local: httpx.AsyncClient, fleet: Fleet, redis: Redis) -> None:
     """Each result is on one page."""
-    await fail(fleet, redis, 120)
+    await fail_batch(fleet, redis, 120)
     path, found, pages = f"/batches/{BATCH_ID}/results", list[str](), 0
     while path:
         page = await local.get(path)
@@ -244,7 +227,7 @@ async def test_dead_letters_are_changed_after_a_confirmation_with_their_number(
     local: httpx.AsyncClient, fleet: Fleet, redis: Redis, action: str, left: int
 ) -> None:
     """The selection of the list is kept. The notice has the number that was changed."""
-    await fail(fleet, redis, 3)
+    await fail_batch(fleet, redis, 3)
     asked = await local.get(f"/dead/{action}", params={"host": LANE, "reason": "http_status"})
     none = await local.get(f"/dead/{action}", params={"host": "other.example"})
     done = await press(local, f"/dead/{action}", f"/dead/{action}", host=LANE, reason="http_status")
@@ -263,7 +246,7 @@ async def test_every_dead_letter_is_changed_only_by_a_form_that_says_so(
     local: httpx.AsyncClient, fleet: Fleet, redis: Redis
 ) -> None:
     """A form that has lost its filter changes nothing."""
-    await fail(fleet, redis, 2)
+    await fail_batch(fleet, redis, 2)
     refused = await press(local, "/dead/purge", "/dead/purge")
     left = await redis.xlen(keys.DEAD)
     asked = await local.get("/dead/purge")
@@ -278,7 +261,7 @@ async def test_one_dead_letter_is_shown_without_secrets_and_retried(
     local: httpx.AsyncClient, fleet: Fleet, redis: Redis
 ) -> None:
     """The next page is its new batch."""
-    await fail(fleet, redis, 1)
+    await fail_batch(fleet, redis, 1)
     [letter] = [letter async for letter in fleet.dead.iter()]
     position = letter.position
     shown = await local.get(f"/dead/{position}")
@@ -340,7 +323,7 @@ async def test_a_read_only_server_shows_no_action(
     reader: httpx.AsyncClient, fleet: Fleet, redis: Redis, path: str
 ) -> None:
     """It has no form that changes something, and refuses one that is sent."""
-    await fail(fleet, redis, 1)
+    await fail_batch(fleet, redis, 1)
     page = await reader.get(path)
 
     assert (200, 0, True) == (
