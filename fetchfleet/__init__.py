@@ -14,9 +14,10 @@ from fetchfleet.jobs.client.batch import Batch, Counts, Results, Submitted
 from fetchfleet.jobs.client.batch_list import BatchSummary
 from fetchfleet.jobs.client.dead_letters import DeadLetter, DeadLetterFilter, DeadLetters
 from fetchfleet.jobs.client.fleet import Fleet
-from fetchfleet.jobs.contract.field_checks import Fallback, IfExists, Method
+from fetchfleet.jobs.contract.checks.field_checks import Fallback, IfExists, Method
+from fetchfleet.jobs.contract.fetch import Fetch, Priority
 from fetchfleet.jobs.contract.ids import batch_id_for
-from fetchfleet.jobs.contract.model import Fetch, Outcome, Priority, Reason, Result, Timings
+from fetchfleet.jobs.contract.result import Outcome, Reason, Result, Timings
 from fetchfleet.jobs.errors import (
     BatchCancelledError,
     BatchError,

@@ -190,7 +190,7 @@ def record(batch_id: str, place: int = 0) -> str:
     """string: a bitfield with a u48 for each place in the batch, 0 once the fetch there has ended.
 
     The value is (fingerprint of the fetch + deadline in Unix ms) mod 2^48, or 1 if that is 0
-    (jobs/contract/model.py, record_of). Each string has RECORD_SEGMENT_PLACES places. Removed when the batch
+    (jobs/contract/fetch.py, record_of). Each string has RECORD_SEGMENT_PLACES places. Removed when the batch
     ends; expires UNFINISHED_TTL_MS after the last submit.
     """
     segment = place // RECORD_SEGMENT_PLACES

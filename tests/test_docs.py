@@ -16,7 +16,8 @@ from typer.main import get_command
 
 import fetchfleet as public
 from fetchfleet import Fetch, Fleet, Outcome, Reason, Result, Timings
-from fetchfleet.jobs.contract.model import decode_fetch, decode_result
+from fetchfleet.jobs.contract.fetch import decode_fetch
+from fetchfleet.jobs.contract.result import decode_result
 from fetchfleet.worker.cli.app import app
 from fetchfleet.worker.inspect.fleet_status import FleetStatus
 from fetchfleet.worker.observability.log import Event

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from fetchfleet.jobs.contract.fetch import Fetch, Priority
 from fetchfleet.jobs.contract.messages import (
     Cancellation,
     Envelope,
@@ -13,7 +14,7 @@ from fetchfleet.jobs.contract.messages import (
     MessageRefusal,
     PushedBatch,
 )
-from fetchfleet.jobs.contract.model import Fetch, Outcome, Priority, Reason, Result, Timings
+from fetchfleet.jobs.contract.result import Outcome, Reason, Result, Timings
 from fetchfleet.worker.observability.registry.event_schemas import EVENTS, LINES
 from fetchfleet.worker.util.field_docs import described, field_docstrings
 

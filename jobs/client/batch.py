@@ -12,8 +12,9 @@ from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.submit import Notify, Receipt
+from fetchfleet.jobs.contract.fetch import encode
 from fetchfleet.jobs.contract.ids import batch_of, is_batch_id, is_fetch_id, place_of
-from fetchfleet.jobs.contract.model import Result, decode_result, encode
+from fetchfleet.jobs.contract.result import Result, decode_result
 from fetchfleet.jobs.errors import FleetUnreachableError, KeyTypeConflictError, UnknownBatchError
 from fetchfleet.jobs.patience import RedisCaller, call_once
 from fetchfleet.jobs.redis_connection import number_of, text_of

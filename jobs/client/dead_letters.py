@@ -9,8 +9,8 @@ from redis.asyncio import Redis
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.submit import RetriedFetch, Submitter, new_batch_id
 from fetchfleet.jobs.contract.entry import BadEntryError, parse_entry
+from fetchfleet.jobs.contract.fetch import Fetch
 from fetchfleet.jobs.contract.ids import batch_of, inbox_prefix_of
-from fetchfleet.jobs.contract.model import Fetch
 from fetchfleet.jobs.patience import RedisCaller, call_once
 from fetchfleet.jobs.scripts.batches import link_retry
 

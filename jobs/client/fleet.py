@@ -19,8 +19,8 @@ from fetchfleet.jobs.client.submit import (
     WhenFull,
     checked_batch_id,
 )
-from fetchfleet.jobs.contract.field_checks import Dests, IfExists
-from fetchfleet.jobs.contract.model import Fetch
+from fetchfleet.jobs.contract.checks.field_checks import Dests, IfExists
+from fetchfleet.jobs.contract.fetch import Fetch
 from fetchfleet.jobs.errors import RoleError
 from fetchfleet.jobs.notifications import LaneNotification
 from fetchfleet.jobs.patience import Patience, Warn

@@ -18,6 +18,7 @@ from redis.exceptions import OutOfMemoryError
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.submit import CHUNK_BYTES, Fetchable, Receipt, WhenFull, iterate, new_batch_id
 from fetchfleet.jobs.contract.entry import serialize_new_entry
+from fetchfleet.jobs.contract.fetch import as_fetch, encode
 from fetchfleet.jobs.contract.ids import fetch_id, inbox_prefix, is_batch_id
 from fetchfleet.jobs.contract.messages import (
     MAX_INPUT_BYTES,
@@ -26,7 +27,6 @@ from fetchfleet.jobs.contract.messages import (
     MessageRefusal,
     decode_receipt,
 )
-from fetchfleet.jobs.contract.model import as_fetch, encode
 from fetchfleet.jobs.errors import (
     BatchCancelledError,
     BatchExistsError,

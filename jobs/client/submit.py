@@ -23,9 +23,9 @@ from redis.exceptions import OutOfMemoryError, RedisError
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.entry import serialize_new_entry
+from fetchfleet.jobs.contract.fetch import Fetch, as_fetch, encode, fingerprint_of
 from fetchfleet.jobs.contract.ids import BATCH_ID_CHARS, MAX_BATCH_FETCHES, batch_of, fetch_id, is_batch_id
 from fetchfleet.jobs.contract.messages import PART_FETCHES
-from fetchfleet.jobs.contract.model import Fetch, as_fetch, encode, fingerprint_of
 from fetchfleet.jobs.contract.urls import lane_of_url
 from fetchfleet.jobs.errors import (
     BatchCancelledError,

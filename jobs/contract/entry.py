@@ -10,10 +10,11 @@ from typing import Annotated, Any, NoReturn
 
 import msgspec
 
-from fetchfleet.jobs.contract import field_checks
-from fetchfleet.jobs.contract.conditions import headers_of, is_etag
+from fetchfleet.jobs.contract.checks import field_checks
+from fetchfleet.jobs.contract.checks.conditions import headers_of, is_etag
+from fetchfleet.jobs.contract.fetch import MAX_FETCH_BYTES, Fetch, check_types, record_of
 from fetchfleet.jobs.contract.ids import FETCH_ID_CHARS, batch_of, is_fetch_id
-from fetchfleet.jobs.contract.model import MAX_FETCH_BYTES, Fetch, Reason, check_types, record_of
+from fetchfleet.jobs.contract.result import Reason
 from fetchfleet.jobs.contract.urls import (
     UrlError,
     lane_of_name,

@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from fetchfleet.jobs.contract.field_checks import Dests
-from fetchfleet.jobs.contract.model import Fetch, decode_fetch
+from fetchfleet.jobs.contract.checks.field_checks import Dests
+from fetchfleet.jobs.contract.fetch import Fetch, decode_fetch
 from fetchfleet.jobs.contract.safe_text import shown
 from fetchfleet.jobs.errors import InvalidFetchError
 

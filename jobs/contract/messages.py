@@ -14,9 +14,10 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
+from fetchfleet.jobs.contract.checks.field_checks import Dests
 from fetchfleet.jobs.contract.entry import serialize_new_entry
+from fetchfleet.jobs.contract.fetch import TOO_DEEP, Fetch, as_fetch, decode_fetch
 from fetchfleet.jobs.contract.fetch_list import SPACE
-from fetchfleet.jobs.contract.field_checks import Dests
 from fetchfleet.jobs.contract.ids import (
     BATCH_ID_CHARS,
     MAX_BATCH_FETCHES,
@@ -24,7 +25,6 @@ from fetchfleet.jobs.contract.ids import (
     inbox_prefix,
     is_batch_id,
 )
-from fetchfleet.jobs.contract.model import TOO_DEEP, Fetch, as_fetch, decode_fetch
 from fetchfleet.jobs.errors import InvalidFetchError, NewerMessageError
 
 MAX_INPUT_BYTES = 8 << 20

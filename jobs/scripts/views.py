@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from redis.asyncio import Redis
 
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.contract.model import DEFAULT_DEADLINE_S
+from fetchfleet.jobs.contract.fetch import DEFAULT_DEADLINE_S
 from fetchfleet.jobs.redis_connection import number_of, text_of
 from fetchfleet.jobs.scripts import runner
 from fetchfleet.jobs.scripts.runner import Arg, Call

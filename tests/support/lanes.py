@@ -11,7 +11,7 @@ from fetchfleet import Batch, Fetch, Fleet, Outcome, Reason, Result
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.entry import Entry, parse_entry, serialize_entry
 from fetchfleet.jobs.contract.ids import FETCH_ID_CHARS, fetch_id
-from fetchfleet.jobs.contract.model import decode_result
+from fetchfleet.jobs.contract.result import decode_result
 from fetchfleet.jobs.notifications import LaneNotification
 from fetchfleet.jobs.scripts import runner, settlement
 from fetchfleet.jobs.scripts.lanes import Claim, ReclaimedLane, RemovalKind, Withdrawal

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from fetchfleet.jobs.contract.ids import batch_of
-from fetchfleet.jobs.contract.model import Outcome, Reason
+from fetchfleet.jobs.contract.result import Outcome, Reason
 from tools.chaos import hosts
 from tools.chaos.history import Acknowledged, Attempted, Cancelling, Fault, FetchEnd, ObservedRequest, Record
 from tools.chaos.schedule import Kind

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from fetchfleet.jobs.contract.entry import Hop
-from fetchfleet.jobs.contract.model import Fetch
+from fetchfleet.jobs.contract.fetch import Fetch
 from fetchfleet.worker.body.decoders import (
     ACCEPT_ENCODING,
     SMALL_WINDOWS,

@@ -12,7 +12,7 @@ from fetchfleet.jobs.client.batch_list import BatchSummary
 from fetchfleet.jobs.client.dead_letters import DeadLetter, DeadLetterFilter, letter_at
 from fetchfleet.jobs.client.fleet import Fleet
 from fetchfleet.jobs.contract.ids import is_batch_id
-from fetchfleet.jobs.contract.model import Outcome
+from fetchfleet.jobs.contract.result import Outcome
 from fetchfleet.jobs.errors import FleetUnreachableError
 from fetchfleet.jobs.redis_connection import redis_now_ms
 from fetchfleet.worker.cli import render

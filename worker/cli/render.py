@@ -9,7 +9,7 @@ from rich.text import Text
 
 from fetchfleet.jobs.client.batch_list import BatchSummary
 from fetchfleet.jobs.client.dead_letters import DeadLetter
-from fetchfleet.jobs.contract.model import Result
+from fetchfleet.jobs.contract.result import Result
 from fetchfleet.jobs.contract.safe_text import shown
 from fetchfleet.worker.inspect.explain import FetchExplained, LaneExplained, local_time
 from fetchfleet.worker.inspect.fleet_status import FleetStatus, WorkerStatus

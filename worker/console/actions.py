@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from fetchfleet.jobs.client.batch import Counts, Submitted
 from fetchfleet.jobs.client.dead_letters import DeadLetterFilter, Retried
-from fetchfleet.jobs.contract.model import Fetch
+from fetchfleet.jobs.contract.fetch import Fetch
 from fetchfleet.worker.console.services import Caller, ConsoleServices, caller_of, services_of
 from fetchfleet.worker.inspect.policy_in_force import policy_in_force
 from fetchfleet.worker.inspect.snapshot import worker_reports

@@ -6,7 +6,7 @@ The exceptions are in worker/errors.py, those of decoding in worker/body.
 import ssl
 
 from fetchfleet.jobs.contract.entry import Entry
-from fetchfleet.jobs.contract.model import Reason
+from fetchfleet.jobs.contract.result import Reason
 from fetchfleet.worker.body.decoders import (
     CorruptError,
     CutShortError,

@@ -8,9 +8,9 @@ from functools import partial
 
 import msgspec
 
+from fetchfleet.jobs.contract.checks.field_checks import IDEMPOTENT_METHODS
 from fetchfleet.jobs.contract.entry import Entry, Hop
-from fetchfleet.jobs.contract.field_checks import IDEMPOTENT_METHODS
-from fetchfleet.jobs.contract.model import Outcome, Reason
+from fetchfleet.jobs.contract.result import Outcome, Reason
 from fetchfleet.worker.fetch.cases import handover, host_signals, stored_bodies
 from fetchfleet.worker.fetch.cases.redirect import move_to_lane, request_after
 from fetchfleet.worker.fetch.cases.special import SPECIAL_FIELDS, SpecialCases

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from msgspec import field
 
 from fetchfleet.jobs.contract.entry import Entry
-from fetchfleet.jobs.contract.model import Fetch
+from fetchfleet.jobs.contract.fetch import Fetch
 from fetchfleet.jobs.contract.urls import lane_of_url
 from fetchfleet.worker.body.pipeline import DecoderBudget
 from fetchfleet.worker.fetch.isolation import Isolation

@@ -29,7 +29,8 @@ from opentelemetry.trace import (
 from opentelemetry.trace.span import TraceState
 
 from fetchfleet.jobs.contract.entry import Entry
-from fetchfleet.jobs.contract.model import Fetch, Outcome, Reason
+from fetchfleet.jobs.contract.fetch import Fetch
+from fetchfleet.jobs.contract.result import Outcome, Reason
 from fetchfleet.worker.fetch.rules.trace_context import span_id_of, trace_id_of
 from fetchfleet.worker.lanes.log_events import FinishedLine
 

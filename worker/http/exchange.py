@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import msgspec
 
 from fetchfleet.jobs.contract.entry import Entry
-from fetchfleet.jobs.contract.model import Timings
+from fetchfleet.jobs.contract.result import Timings
 from fetchfleet.worker.errors import BadAnswerError, FetchError, RemoteProtocolError
 from fetchfleet.worker.http.http1.messages import UNTIL_CLOSE, body_length
 from fetchfleet.worker.http.request_body import FileBody, MemoryBody

@@ -7,9 +7,9 @@ import stat
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
-from fetchfleet.jobs.contract.body_checks import inline
+from fetchfleet.jobs.contract.checks.body_checks import inline
+from fetchfleet.jobs.contract.checks.field_checks import relative_path
 from fetchfleet.jobs.contract.entry import Hop
-from fetchfleet.jobs.contract.field_checks import relative_path
 from fetchfleet.jobs.errors import InvalidFetchError
 from fetchfleet.worker.errors import BodyFileChangedError, NoBodyFileError, UnreadableBodyFileError
 from fetchfleet.worker.util.executors import SENDING, run_in

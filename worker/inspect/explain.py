@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.ids import FETCH_ID_CHARS, batch_of
-from fetchfleet.jobs.contract.model import Reason, Result, decode_result
+from fetchfleet.jobs.contract.result import Reason, Result, decode_result
 from fetchfleet.jobs.redis_connection import number_of, redis_now_ms, text_of
 from fetchfleet.worker.fetch.rules.abilities import describe_worker, parse
 from fetchfleet.worker.fetch.rules.outcome import Failed, host_signal_of, is_host_failure

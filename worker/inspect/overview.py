@@ -7,7 +7,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.contract.model import Outcome, Reason
+from fetchfleet.jobs.contract.result import Outcome, Reason
 from fetchfleet.jobs.redis_connection import number_of
 from fetchfleet.jobs.scripts.views import unread_results
 from fetchfleet.worker.gate.gate import WaitReason

@@ -12,7 +12,7 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.submit import Submitter
 from fetchfleet.jobs.contract.ids import batch_id_for
 from fetchfleet.jobs.contract.messages import MAX_INPUT_BYTES, check_version, read_arguments
-from fetchfleet.jobs.contract.model import Reason
+from fetchfleet.jobs.contract.result import Reason
 from fetchfleet.jobs.errors import InvalidFetchError, JobsError, NewerMessageError
 from fetchfleet.worker.intake.version_skew import UnsupportedVersionLog
 from fetchfleet.worker.observability import redact

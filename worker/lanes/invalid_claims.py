@@ -2,7 +2,7 @@
 
 from fetchfleet.jobs.contract.entry import NewerEntryError
 from fetchfleet.jobs.contract.ids import FETCH_ID_CHARS, batch_of, is_fetch_id
-from fetchfleet.jobs.contract.model import Outcome, Reason, Result
+from fetchfleet.jobs.contract.result import Outcome, Reason, Result
 from fetchfleet.jobs.scripts.lanes import ENDED, UNKNOWN_BATCH
 from fetchfleet.worker.lanes import settler
 from fetchfleet.worker.lanes.lane import Lane

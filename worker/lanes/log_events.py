@@ -9,9 +9,10 @@ from zlib import crc32
 import msgspec
 from structlog.typing import FilteringBoundLogger
 
-from fetchfleet.jobs.contract import trace_context
+from fetchfleet.jobs.contract.checks import trace_context
 from fetchfleet.jobs.contract.entry import Entry
-from fetchfleet.jobs.contract.model import Outcome, Priority, Reason, Result
+from fetchfleet.jobs.contract.fetch import Priority
+from fetchfleet.jobs.contract.result import Outcome, Reason, Result
 from fetchfleet.jobs.notifications import LaneNotification
 from fetchfleet.worker.gate import waits
 from fetchfleet.worker.gate.gate import Closed

@@ -20,7 +20,8 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.entry import Entry, serialize_entry
-from fetchfleet.jobs.contract.model import Outcome, Reason, Result, encode
+from fetchfleet.jobs.contract.fetch import encode
+from fetchfleet.jobs.contract.result import Outcome, Reason, Result
 from fetchfleet.jobs.scripts import settlement as scripts
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.lanes.log_events import FinishedLine, write_finished

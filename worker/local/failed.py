@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from fetchfleet.jobs.contract.model import Fetch, Outcome, Result, decode_result
+from fetchfleet.jobs.contract.fetch import Fetch
+from fetchfleet.jobs.contract.result import Outcome, Result, decode_result
 from fetchfleet.jobs.errors import InvalidFetchError
 from fetchfleet.worker.errors import BAD_USE, CommandError
 

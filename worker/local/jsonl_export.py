@@ -17,7 +17,7 @@ from typing import IO, NamedTuple, Self
 import msgspec
 
 from fetchfleet.jobs.client.batch import FROM_THE_START
-from fetchfleet.jobs.contract.model import Outcome, Result
+from fetchfleet.jobs.contract.result import Outcome, Result
 from fetchfleet.worker.body.json_lines import records_in
 from fetchfleet.worker.errors import CommandError, InTheWayError
 from fetchfleet.worker.sink.files.directory import Directory

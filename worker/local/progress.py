@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fetchfleet.jobs.client.batch import Batch, Counts
-from fetchfleet.jobs.contract.model import Outcome, Result
+from fetchfleet.jobs.contract.result import Outcome, Result
 from fetchfleet.jobs.contract.safe_text import UNSAFE, shown, shown_lines
 from fetchfleet.worker.inspect.snapshot import LaneSnapshot, WorkerReport, lack_text, snapshot
 from fetchfleet.worker.observability.percentiles import Rate

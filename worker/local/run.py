@@ -19,9 +19,9 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.batch import FROM_THE_START, Batch, Counts, ReadResult
 from fetchfleet.jobs.client.fleet import Fleet
 from fetchfleet.jobs.client.submit import WhenFull
+from fetchfleet.jobs.contract.fetch import Fetch, encode
 from fetchfleet.jobs.contract.fetch_list import NOT_TEXT, parse_list
 from fetchfleet.jobs.contract.ids import BATCH_ID_CHARS
-from fetchfleet.jobs.contract.model import Fetch, encode
 from fetchfleet.jobs.contract.safe_text import safe_json
 from fetchfleet.jobs.errors import UnknownBatchError
 from fetchfleet.jobs.redis_connection import connect, redis_now_ms

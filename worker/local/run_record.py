@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from fetchfleet.jobs.client.batch import FROM_THE_START, Counts
-from fetchfleet.jobs.contract.model import encode
+from fetchfleet.jobs.contract.fetch import encode
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.local.progress import Tally
 

@@ -16,8 +16,8 @@ import msgspec
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
-from fetchfleet.jobs.contract import trace_context
-from fetchfleet.jobs.contract.model import Fetch
+from fetchfleet.jobs.contract.checks import trace_context
+from fetchfleet.jobs.contract.fetch import Fetch
 from fetchfleet.jobs.contract.safe_text import safe_json, shown
 from fetchfleet.worker.observability import redact
 from fetchfleet.worker.observability.repeats import Repeats

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from fetchfleet.jobs.contract.model import Outcome, Reason
+from fetchfleet.jobs.contract.result import Outcome, Reason
 from fetchfleet.worker.observability.percentiles import Histogram
 
 NO_REASON = "none"

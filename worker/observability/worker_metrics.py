@@ -12,7 +12,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from fetchfleet.jobs.contract.model import Outcome, Reason
+from fetchfleet.jobs.contract.result import Outcome, Reason
 from fetchfleet.worker.observability.log import Event
 from fetchfleet.worker.observability.percentiles import Histogram
 from fetchfleet.worker.observability.totals import FetchTotals

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from fetchfleet.jobs.contract.field_checks import Fallback
+from fetchfleet.jobs.contract.checks.field_checks import Fallback
 from fetchfleet.worker.policy.egress import WEB_PORTS
 
 MIN_S = 0.001

@@ -9,8 +9,9 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 from structlog.typing import FilteringBoundLogger
 
+from fetchfleet.jobs.contract.fetch import encode
 from fetchfleet.jobs.contract.ids import fetch_id
-from fetchfleet.jobs.contract.model import Outcome, Reason, Result, encode
+from fetchfleet.jobs.contract.result import Outcome, Reason, Result
 from fetchfleet.jobs.scripts.batches import end_lost, late_batches
 from fetchfleet.worker.observability.log import Event
 

@@ -9,7 +9,7 @@ from io import FileIO
 from typing import Any, NamedTuple, Protocol
 
 from fetchfleet.jobs.contract.entry import Entry, Hop, PartialNote
-from fetchfleet.jobs.contract.model import Fetch
+from fetchfleet.jobs.contract.fetch import Fetch
 from fetchfleet.worker.http.exchange import Answer
 from fetchfleet.worker.sink.disk_space import Space
 from fetchfleet.worker.sink.index_entry import IndexEntry, StoredAt, StoredBody, Validators

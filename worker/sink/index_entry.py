@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from fetchfleet.jobs.contract import field_checks
-from fetchfleet.jobs.contract.conditions import CONDITIONS, is_etag, is_http_date
-from fetchfleet.jobs.contract.model import Fetch
+from fetchfleet.jobs.contract.checks import field_checks
+from fetchfleet.jobs.contract.checks.conditions import CONDITIONS, is_etag, is_http_date
+from fetchfleet.jobs.contract.fetch import Fetch
 from fetchfleet.jobs.errors import InvalidFetchError
 
 

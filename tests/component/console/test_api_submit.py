@@ -14,8 +14,8 @@ from redis.asyncio import Redis
 
 from fetchfleet import Fetch, Fleet
 from fetchfleet.jobs.client import submit as submit_module
+from fetchfleet.jobs.contract.fetch import MAX_FETCH_BYTES
 from fetchfleet.jobs.contract.messages import MAX_INPUT_BYTES
-from fetchfleet.jobs.contract.model import MAX_FETCH_BYTES
 from fetchfleet.worker.console import bodies
 from tests.support.console import console
 from tests.support.lanes import BATCH_ID, LANE, backlog, everything, paths, url, waiting

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from fetchfleet import Fetch, InvalidFetchError, Outcome, Reason, Result
 from fetchfleet.jobs.contract.entry import Entry, Hop
-from fetchfleet.jobs.contract.model import encode
+from fetchfleet.jobs.contract.fetch import encode
 from fetchfleet.worker.cli import render
 from fetchfleet.worker.http.httpx_engine import HttpxEngine
 from fetchfleet.worker.inspect.explain import explain_fetch, explain_lane

@@ -4,7 +4,7 @@ from collections import Counter
 
 from redis.asyncio import Redis
 
-from fetchfleet.jobs.contract.model import Result
+from fetchfleet.jobs.contract.result import Result
 from fetchfleet.worker.inspect.snapshot import worker_reports
 from fetchfleet.worker.observability.totals import NO_REASON, WorkerTotals
 from tests.component.conftest import Lines, Start

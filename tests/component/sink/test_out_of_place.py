@@ -13,8 +13,8 @@ import pytest
 from redis.asyncio import Redis
 
 from fetchfleet import Fetch, Outcome
+from fetchfleet.jobs.contract.checks.field_checks import IfExists
 from fetchfleet.jobs.contract.entry import Entry
-from fetchfleet.jobs.contract.field_checks import IfExists
 from fetchfleet.worker.inspect.explain import explain_lane
 from fetchfleet.worker.policy.file import Policy
 from fetchfleet.worker.runtime.timings import WorkerTimings

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from fetchfleet import Fetch, Fleet, InvalidFetchError, Outcome, Reason, Result
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.entry import serialize_new_entry, with_deadline
-from fetchfleet.jobs.contract.model import decode_fetch, encode
+from fetchfleet.jobs.contract.fetch import decode_fetch, encode
 from fetchfleet.jobs.redis_connection import connect
 from fetchfleet.worker.cli.app import app
 from fetchfleet.worker.errors import CommandError

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from fetchfleet import Fleet, Outcome
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.contract.model import Result, decode_result
+from fetchfleet.jobs.contract.result import Result, decode_result
 from tests.support.lanes import ask, now_ms
 from tests.support.plain_arq import QUEUE, enqueue, job_outcome, plain_arq
 from tests.support.redis import cli_arguments

@@ -7,7 +7,7 @@ import msgspec
 
 from fetchfleet import Fleet, Outcome, Reason, Result
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.contract.model import encode
+from fetchfleet.jobs.contract.fetch import encode
 from fetchfleet.jobs.contract.safe_text import UNSAFE
 from fetchfleet.jobs.redis_connection import connect, redis_now_ms
 from fetchfleet.worker.inspect.registration import Registration

@@ -14,8 +14,8 @@ from fetchfleet import Fleet
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.submit import NO_LIMITS, Limits, Submitter
 from fetchfleet.jobs.contract.entry import parse_entry
+from fetchfleet.jobs.contract.fetch import MAX_FETCH_BYTES
 from fetchfleet.jobs.contract.messages import MAX_INPUT_BYTES
-from fetchfleet.jobs.contract.model import MAX_FETCH_BYTES
 from fetchfleet.jobs.notifications import LaneNotification
 from fetchfleet.jobs.scripts import runner
 from fetchfleet.jobs.scripts.inbox import InboxMessages, NoMessages, RefusedMessage

@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 
 from fetchfleet import Batch, Fleet, Result
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.contract.model import decode_result
+from fetchfleet.jobs.contract.result import decode_result
 from fetchfleet.worker.lanes.settler import Settler
 from fetchfleet.worker.observability.log import get_logger
 from fetchfleet.worker.redis_support.foreign_members import ForeignMembers

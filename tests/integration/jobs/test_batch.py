@@ -12,7 +12,7 @@ from fetchfleet import Batch, Counts, Fleet, InvalidFetchError, RedisSetupError,
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client import batch as batch_module
 from fetchfleet.jobs.client.batch import ReadPlaces
-from fetchfleet.jobs.contract.model import decode_result
+from fetchfleet.jobs.contract.result import decode_result
 from tests.support.lanes import BATCH_ID, LaneHold, ask, results, stored, url
 from tests.support.waiting import wait_until
 

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from fetchfleet import Fetch, Fleet, Outcome, Result, Timings
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.entry import serialize_new_entry, with_deadline
-from fetchfleet.jobs.contract.model import encode
+from fetchfleet.jobs.contract.fetch import encode
 
 SIZING = (Path(__file__).parents[3] / "docs" / "operations.md").read_text().partition("\n## Capacity\n")[2]
 COUNT = 5000

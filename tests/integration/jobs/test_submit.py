@@ -9,7 +9,7 @@ from fetchfleet import Fetch, Fleet, InvalidFetchError, Priority, RedisFullError
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.submit import CHUNK_FETCHES, Submitter
 from fetchfleet.jobs.contract.entry import parse_entry
-from fetchfleet.jobs.contract.model import MAX_FETCH_BYTES
+from fetchfleet.jobs.contract.fetch import MAX_FETCH_BYTES
 from fetchfleet.jobs.notifications import LaneNotification
 from fetchfleet.jobs.scripts.submission import MAX_DUE_NOTIFICATIONS
 from tests.support.lanes import (

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from fetchfleet import Batch, Fetch, Fleet, Outcome, Priority, Reason
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.contract import model
+from fetchfleet.jobs.contract import fetch as fetches
 from fetchfleet.jobs.contract.entry import Entry, parse_entry, serialize_entry
 from fetchfleet.jobs.contract.ids import FETCH_ID_CHARS, fetch_id
 from fetchfleet.jobs.scripts import settlement, submission
@@ -39,7 +39,7 @@ OTHER = "b.example"
 
 def record_of(entry: Entry) -> int:
     """Return the value of the entry in the record of its batch."""
-    return model.record_of(model.encode(entry.fetch), entry.deadline_ms)
+    return fetches.record_of(fetches.encode(entry.fetch), entry.deadline_ms)
 
 
 async def record(redis: Redis, batch: Batch, count: int) -> list[int]:

@@ -18,7 +18,7 @@ from fetchfleet import Fetch
 from fetchfleet.jobs.client.batch import Counts
 from fetchfleet.jobs.client.batch_list import BatchSummary
 from fetchfleet.jobs.client.dead_letters import DeadLetter
-from fetchfleet.jobs.contract.model import Result
+from fetchfleet.jobs.contract.result import Result
 from fetchfleet.jobs.contract.safe_text import UNSAFE
 from fetchfleet.worker.cli import common, render
 from fetchfleet.worker.inspect.explain import FetchExplained, LaneExplained

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from fetchfleet import Fetch
 from fetchfleet.jobs.contract.entry import Entry, Hop
 from fetchfleet.jobs.contract.ids import fetch_id
-from fetchfleet.jobs.contract.model import Reason
+from fetchfleet.jobs.contract.result import Reason
 from fetchfleet.worker.fetch.rules.abilities import (
     Abilities,
     Ability,

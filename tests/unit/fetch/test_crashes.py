@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from fetchfleet.jobs.contract.entry import Entry, parse_entry, serialize_entry
-from fetchfleet.jobs.contract.model import Fetch, Outcome, Reason
+from fetchfleet.jobs.contract.fetch import Fetch
+from fetchfleet.jobs.contract.result import Outcome, Reason
 from fetchfleet.worker.fetch.rules.crashes import (
     DEATHS_BY_ONE_FETCH,
     MAX_CRASHES,

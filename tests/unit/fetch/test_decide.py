@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from fetchfleet.jobs.contract.checks.field_checks import IDEMPOTENT_METHODS
 from fetchfleet.jobs.contract.entry import Entry, Hop
-from fetchfleet.jobs.contract.field_checks import IDEMPOTENT_METHODS
-from fetchfleet.jobs.contract.model import Fetch, Outcome, Reason
+from fetchfleet.jobs.contract.fetch import Fetch
+from fetchfleet.jobs.contract.result import Outcome, Reason
 from fetchfleet.worker.fetch.rules.crashes import (
     MAX_CRASHES,
     crashed,

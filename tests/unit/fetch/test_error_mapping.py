@@ -6,7 +6,7 @@ import ssl
 
 import pytest
 
-from fetchfleet.jobs.contract.model import Reason
+from fetchfleet.jobs.contract.result import Reason
 from fetchfleet.worker.errors import (
     BadAnswerError,
     ConnectError,

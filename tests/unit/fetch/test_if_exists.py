@@ -3,7 +3,8 @@
 import pytest
 
 from fetchfleet.jobs.contract.entry import Entry
-from fetchfleet.jobs.contract.model import Fetch, Outcome, Reason, decode_fetch
+from fetchfleet.jobs.contract.fetch import Fetch, decode_fetch
+from fetchfleet.jobs.contract.result import Outcome, Reason
 from fetchfleet.jobs.errors import InvalidFetchError
 from fetchfleet.worker.fetch.rules.decide import Finish, HostState, decide
 from fetchfleet.worker.fetch.rules.outcome import AlreadyExists, Failed, host_signal_of

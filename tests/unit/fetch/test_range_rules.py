@@ -14,7 +14,7 @@ from fetchfleet.jobs.contract.entry import (
     parse_entry,
     serialize_entry,
 )
-from fetchfleet.jobs.contract.model import Fetch
+from fetchfleet.jobs.contract.fetch import Fetch
 from fetchfleet.worker.fetch.rules.range_rules import (
     Append,
     ContentRange,

@@ -12,7 +12,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from fetchfleet import Fetch, Outcome, Reason
 from fetchfleet.jobs.contract.entry import Entry
-from fetchfleet.jobs.contract.model import Priority
+from fetchfleet.jobs.contract.fetch import Priority
 from fetchfleet.worker.fetch.rules.trace_context import span_id_of, trace_id_of
 from fetchfleet.worker.fetch.spans import SERVICE, FetchSpans, attributes_of, times_of
 from fetchfleet.worker.lanes.log_events import FinishedLine

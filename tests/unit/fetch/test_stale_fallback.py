@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from fetchfleet import Fetch, InvalidFetchError, Outcome, Reason
 from fetchfleet.jobs.contract.entry import Entry
-from fetchfleet.jobs.contract.model import decode_fetch, decode_result
+from fetchfleet.jobs.contract.fetch import decode_fetch
+from fetchfleet.jobs.contract.result import decode_result
 from fetchfleet.worker.fetch.rules import stale_fallback
 from fetchfleet.worker.fetch.rules.decide import Finish
 from fetchfleet.worker.fetch.rules.outcome import Answered, AttemptOutcome, Failed, Interrupted

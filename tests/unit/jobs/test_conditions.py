@@ -7,14 +7,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fetchfleet.jobs.contract.conditions import (
+from fetchfleet.jobs.contract.checks.conditions import (
     MAX_ETAG_BYTES,
     is_conditional,
     is_etag,
     is_http_date,
 )
 from fetchfleet.jobs.contract.entry import Entry, Hop
-from fetchfleet.jobs.contract.model import Fetch
+from fetchfleet.jobs.contract.fetch import Fetch
 from fetchfleet.jobs.errors import InvalidFetchError
 from fetchfleet.worker.fetch.rules.validators import conditional, validators_of
 from fetchfleet.worker.sink.index_entry import IndexEntry, Validators, from_json, to_json, usable

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from fetchfleet.jobs.contract.checks.field_checks import MAX_HEADER_BYTES
 from fetchfleet.jobs.contract.entry import (
     HEAD_CHARS,
     MAX_ENTRY_BYTES,
@@ -27,17 +28,9 @@ from fetchfleet.jobs.contract.entry import (
     serialize_new_entry,
     with_deadline,
 )
-from fetchfleet.jobs.contract.field_checks import MAX_HEADER_BYTES
+from fetchfleet.jobs.contract.fetch import MAX_FETCH_BYTES, Fetch, Priority, decode_fetch, encode, record_of
 from fetchfleet.jobs.contract.ids import is_fetch_id
-from fetchfleet.jobs.contract.model import (
-    MAX_FETCH_BYTES,
-    Fetch,
-    Priority,
-    Reason,
-    decode_fetch,
-    encode,
-    record_of,
-)
+from fetchfleet.jobs.contract.result import Reason
 from fetchfleet.jobs.contract.urls import MAX_URL_BYTES, lane_of_url, parse_url
 from fetchfleet.jobs.errors import MAX_REFUSAL_CHARS, InvalidFetchError
 from fetchfleet.worker.fetch.rules.range_rules import url_digest

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fetchfleet.jobs.contract.fetch import Fetch
 from fetchfleet.jobs.contract.fetch_list import (
     MAX_NAMED_ERRORS,
     BadLinesError,
@@ -13,7 +14,6 @@ from fetchfleet.jobs.contract.fetch_list import (
     read_fetch,
     read_fetches,
 )
-from fetchfleet.jobs.contract.model import Fetch
 from fetchfleet.jobs.errors import InvalidFetchError
 
 A, B = Fetch(url="http://a.example/"), Fetch(url="http://b.example/", method="POST", body="x")

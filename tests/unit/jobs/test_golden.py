@@ -11,8 +11,9 @@ import pytest
 
 from fetchfleet import __version__
 from fetchfleet.jobs.contract.entry import parse_entry
+from fetchfleet.jobs.contract.fetch import decode_fetch
 from fetchfleet.jobs.contract.messages import Order, read_arguments, read_message
-from fetchfleet.jobs.contract.model import decode_fetch, decode_result
+from fetchfleet.jobs.contract.result import decode_result
 from fetchfleet.worker.intake.arq_jobs import FETCH, read_job
 
 ROOT = Path(__file__).parents[3]

@@ -10,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fetchfleet.jobs.client.submit import new_batch_id
+from fetchfleet.jobs.contract.checks.field_checks import MAX_BODY_BYTES
 from fetchfleet.jobs.contract.entry import (
     DEADLINE_CHARS,
     HEAD_CHARS,
@@ -21,7 +22,7 @@ from fetchfleet.jobs.contract.entry import (
     serialize_entry,
     serialize_new_entry,
 )
-from fetchfleet.jobs.contract.field_checks import MAX_BODY_BYTES
+from fetchfleet.jobs.contract.fetch import Fetch, Priority
 from fetchfleet.jobs.contract.ids import (
     FETCH_ID_CHARS,
     MAX_BATCH_FETCHES,
@@ -34,7 +35,7 @@ from fetchfleet.jobs.contract.ids import (
     is_inbox_name,
     path_of,
 )
-from fetchfleet.jobs.contract.model import Fetch, Priority, Reason
+from fetchfleet.jobs.contract.result import Reason
 from fetchfleet.jobs.contract.urls import lane_of_url, parse_url
 
 BATCH = "0123456789abcdef"

@@ -11,9 +11,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fetchfleet.jobs.contract.entry import serialize_new_entry
+from fetchfleet.jobs.contract.fetch import MAX_FETCH_BYTES, Fetch, as_fetch
 from fetchfleet.jobs.contract.ids import fetch_id
 from fetchfleet.jobs.contract.messages import MAX_INPUT_BYTES, Order, read_arguments, read_message
-from fetchfleet.jobs.contract.model import MAX_FETCH_BYTES, Fetch, as_fetch
 from fetchfleet.jobs.errors import FleetFullError, InvalidFetchError, NewerMessageError
 from fetchfleet.worker.intake.arq_jobs import REFUSED, read_job, write_result
 from fetchfleet.worker.intake.inbox_orders import ReadMessages, read_all

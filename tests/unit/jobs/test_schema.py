@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from fetchfleet import Outcome, Priority, Reason, Result
+from fetchfleet.jobs.contract.fetch import Fetch, encode
 from fetchfleet.jobs.contract.messages import read_message
-from fetchfleet.jobs.contract.model import Fetch, decode_result, encode
+from fetchfleet.jobs.contract.result import decode_result
 from fetchfleet.jobs.errors import InvalidFetchError, NewerMessageError
 from tools import schema
 

@@ -18,8 +18,8 @@ from fetchfleet.jobs.client import submit as chunk_module
 from fetchfleet.jobs.client.fleet import dest_check
 from fetchfleet.jobs.client.submit import Chunk, Fetchable, Receipt, chunks
 from fetchfleet.jobs.contract.entry import parse_entry, serialize_new_entry, with_deadline
+from fetchfleet.jobs.contract.fetch import Priority
 from fetchfleet.jobs.contract.ids import fetch_id
-from fetchfleet.jobs.contract.model import Priority
 from fetchfleet.jobs.contract.urls import lane_of_url
 from fetchfleet.jobs.errors import InvalidFetchError
 from fetchfleet.jobs.scripts import runner, submission

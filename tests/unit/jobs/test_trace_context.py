@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fetchfleet.jobs.contract import trace_context
+from fetchfleet.jobs.contract.checks import trace_context
 from fetchfleet.jobs.contract.entry import Hop, parse_entry, serialize_new_entry, with_deadline
+from fetchfleet.jobs.contract.fetch import Fetch, encode
 from fetchfleet.jobs.contract.messages import read_arguments, read_message
-from fetchfleet.jobs.contract.model import Fetch, encode
 from fetchfleet.jobs.errors import InvalidFetchError
 from fetchfleet.worker.fetch.rules.trace_context import random_span_id, span_id_of, with_context
 from fetchfleet.worker.observability.log import trace_fields as fields

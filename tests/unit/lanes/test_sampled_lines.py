@@ -7,7 +7,8 @@ from collections.abc import Iterable
 import pytest
 
 from fetchfleet.jobs.contract.entry import Entry
-from fetchfleet.jobs.contract.model import Fetch, Outcome, Reason, Result
+from fetchfleet.jobs.contract.fetch import Fetch
+from fetchfleet.jobs.contract.result import Outcome, Reason, Result
 from fetchfleet.worker.gate.state import GateState
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.lanes.log_events import FinishedLine, finished, sampled, write_finished

@@ -5,7 +5,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from fetchfleet.jobs.contract.model import Fetch, Outcome, Result, encode
+from fetchfleet.jobs.contract.fetch import Fetch, encode
+from fetchfleet.jobs.contract.result import Outcome, Result
 from fetchfleet.worker.errors import CommandError
 from fetchfleet.worker.fetch.rules.result import omitted_of
 from fetchfleet.worker.local import run

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from fetchfleet.jobs.client.batch import FROM_THE_START, Counts
-from fetchfleet.jobs.contract.model import Outcome, Reason, Result
+from fetchfleet.jobs.contract.result import Outcome, Reason, Result
 from fetchfleet.worker.local.progress import Tally
 from fetchfleet.worker.local.run_record import EndedRunError, RunPart, RunRecord, load, refuse_again, resume
 

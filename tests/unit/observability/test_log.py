@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 import pytest
 
 from fetchfleet.jobs.contract.entry import Entry
-from fetchfleet.jobs.contract.model import Fetch, Outcome, Result, Timings
+from fetchfleet.jobs.contract.fetch import Fetch
+from fetchfleet.jobs.contract.result import Outcome, Result, Timings
 from fetchfleet.worker.gate.state import GateState
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.lanes.log_events import TakenLine, finished, write_finished

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fetchfleet.jobs.contract.model import Outcome, Reason
+from fetchfleet.jobs.contract.result import Outcome, Reason
 from fetchfleet.worker.observability.totals import NO_REASON, FetchTotals, WorkerTotals
 
 reasons = st.none() | st.sampled_from(Reason)

@@ -6,8 +6,8 @@ from typing import Annotated
 import msgspec
 import typer
 
-from fetchfleet.jobs.contract.field_checks import headers as check_headers
-from fetchfleet.jobs.contract.model import Fetch
+from fetchfleet.jobs.contract.checks.field_checks import headers as check_headers
+from fetchfleet.jobs.contract.fetch import Fetch
 from fetchfleet.jobs.errors import InvalidFetchError
 from fetchfleet.worker.errors import BAD_USE, CommandError
 

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from fetchfleet.jobs.client.batch import FROM_THE_START, Counts, ReadResult, Results
-from fetchfleet.jobs.contract.model import Result
+from fetchfleet.jobs.contract.result import Result
 from fetchfleet.jobs.contract.safe_text import safe_json
 from fetchfleet.jobs.errors import UnknownBatchError
 from fetchfleet.worker.console.actions import actions_of

@@ -12,10 +12,10 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from fetchfleet.jobs.client.submit import Receipt, new_batch_id
+from fetchfleet.jobs.contract.fetch import MAX_FETCH_BYTES, Fetch
 from fetchfleet.jobs.contract.fetch_list import SPACE, read_fetch
 from fetchfleet.jobs.contract.ids import batch_id_for, fetch_id
 from fetchfleet.jobs.contract.messages import MAX_INPUT_BYTES, Order, read_message
-from fetchfleet.jobs.contract.model import MAX_FETCH_BYTES, Fetch
 from fetchfleet.jobs.errors import BatchExistsError, InvalidFetchError, UnknownBatchError
 from fetchfleet.worker.console.actions import actions_of
 from fetchfleet.worker.console.api.operations import JSON, NDJSON, Operation

@@ -9,7 +9,7 @@ from starlette.routing import Route
 
 from fetchfleet.jobs.client.batch import FROM_THE_START
 from fetchfleet.jobs.contract.ids import is_batch_id, is_position
-from fetchfleet.jobs.contract.model import Outcome, Reason
+from fetchfleet.jobs.contract.result import Outcome, Reason
 from fetchfleet.worker.console.actions import actions_of
 from fetchfleet.worker.console.forms import Form, form_route
 from fetchfleet.worker.console.html import Notice, redirect_with

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from fetchfleet.jobs.client.dead_letters import DeadLetterFilter
 from fetchfleet.jobs.contract.ids import is_batch_id, is_position
-from fetchfleet.jobs.contract.model import Reason
+from fetchfleet.jobs.contract.result import Reason
 from fetchfleet.jobs.contract.safe_text import shown_json
 from fetchfleet.worker.console.actions import DeadLetterChange, actions_of
 from fetchfleet.worker.console.forms import Form, form_route

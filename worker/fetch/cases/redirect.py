@@ -1,7 +1,7 @@
 """Follow redirects: within a lane at once, to another host through that host's lane."""
 
 from fetchfleet.jobs.contract.entry import MAX_HOPS, Entry, Hop, serialize_entry
-from fetchfleet.jobs.contract.model import Reason
+from fetchfleet.jobs.contract.result import Reason
 from fetchfleet.jobs.contract.urls import lane_of_url
 from fetchfleet.worker.fetch.cases.host_signals import requested_wait_s
 from fetchfleet.worker.fetch.rules.decide import may_repeat

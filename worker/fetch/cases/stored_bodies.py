@@ -1,9 +1,9 @@
 """Bodies stored before: a file at the dest of a fetch, or a body that the host confirms with a 304."""
 
-from fetchfleet.jobs.contract.conditions import is_conditional
+from fetchfleet.jobs.contract.checks.conditions import is_conditional
+from fetchfleet.jobs.contract.checks.field_checks import IfExists
 from fetchfleet.jobs.contract.entry import Entry, Hop
-from fetchfleet.jobs.contract.field_checks import IfExists
-from fetchfleet.jobs.contract.model import Fetch
+from fetchfleet.jobs.contract.fetch import Fetch
 from fetchfleet.worker.errors import BadAnswerError, ExistsError
 from fetchfleet.worker.fetch.rules import stale_fallback
 from fetchfleet.worker.fetch.rules.decide import EXISTS, UNCHANGED, Finish

@@ -1,8 +1,8 @@
 """End fetches that this worker must not attempt."""
 
+from fetchfleet.jobs.contract.checks.field_checks import IfExists
 from fetchfleet.jobs.contract.entry import Entry
-from fetchfleet.jobs.contract.field_checks import IfExists
-from fetchfleet.jobs.contract.model import Outcome, Reason
+from fetchfleet.jobs.contract.result import Outcome, Reason
 from fetchfleet.jobs.contract.urls import lane_of_url
 from fetchfleet.worker.fetch.cases import handover, stored_bodies
 from fetchfleet.worker.fetch.cases.redirect import move_to_lane

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from fetchfleet.jobs.contract.entry import Entry
-from fetchfleet.jobs.contract.model import Reason
+from fetchfleet.jobs.contract.result import Reason
 
 
 class Ability(StrEnum):

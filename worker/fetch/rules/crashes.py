@@ -3,7 +3,7 @@
 import msgspec
 
 from fetchfleet.jobs.contract.entry import Entry
-from fetchfleet.jobs.contract.model import Outcome, Reason
+from fetchfleet.jobs.contract.result import Outcome, Reason
 from fetchfleet.worker.fetch.rules.decide import Finish, may_repeat
 
 MAX_CRASHES = 3

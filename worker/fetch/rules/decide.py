@@ -6,9 +6,9 @@ all three.
 
 import msgspec
 
+from fetchfleet.jobs.contract.checks.field_checks import IDEMPOTENT_METHODS
 from fetchfleet.jobs.contract.entry import MAX_RETRY_WAITS, Entry
-from fetchfleet.jobs.contract.field_checks import IDEMPOTENT_METHODS
-from fetchfleet.jobs.contract.model import Outcome, Reason
+from fetchfleet.jobs.contract.result import Outcome, Reason
 from fetchfleet.worker.fetch.rules.outcome import (
     AlreadyExists,
     Answered,

@@ -3,7 +3,7 @@
 import msgspec
 
 from fetchfleet.jobs.contract.entry import Hop
-from fetchfleet.jobs.contract.model import Reason
+from fetchfleet.jobs.contract.result import Reason
 from fetchfleet.worker.gate.gate import HostSignal, Observation
 from fetchfleet.worker.observability import redact
 from fetchfleet.worker.sink.index_entry import StoredAt, Validators

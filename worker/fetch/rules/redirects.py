@@ -6,8 +6,8 @@ other origins, and would not move the fetch to the lane of another host.
 
 import msgspec
 
+from fetchfleet.jobs.contract.checks.field_checks import IDEMPOTENT_METHODS
 from fetchfleet.jobs.contract.entry import Hop
-from fetchfleet.jobs.contract.field_checks import IDEMPOTENT_METHODS
 from fetchfleet.jobs.contract.urls import FetchUrl, UrlError, parse_url, same_origin
 from fetchfleet.worker.fetch.rules.location import target_of
 

@@ -1,8 +1,9 @@
 """The decision to use a body stored before while the host is down. Pure."""
 
+from fetchfleet.jobs.contract.checks.field_checks import Fallback
 from fetchfleet.jobs.contract.entry import Entry
-from fetchfleet.jobs.contract.field_checks import Fallback
-from fetchfleet.jobs.contract.model import Fetch, Outcome, Reason
+from fetchfleet.jobs.contract.fetch import Fetch
+from fetchfleet.jobs.contract.result import Outcome, Reason
 from fetchfleet.worker.fetch.rules.decide import Finish
 from fetchfleet.worker.fetch.rules.outcome import Answered, AttemptOutcome, Failed, is_host_failure
 from fetchfleet.worker.gate.gate import WaitReason

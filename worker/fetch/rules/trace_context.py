@@ -4,9 +4,9 @@ from hashlib import blake2b
 
 import msgspec
 
-from fetchfleet.jobs.contract import trace_context
+from fetchfleet.jobs.contract.checks import trace_context
 from fetchfleet.jobs.contract.entry import Hop
-from fetchfleet.jobs.contract.model import Fetch
+from fetchfleet.jobs.contract.fetch import Fetch
 
 REQUEST_ID = "X-Request-ID"
 

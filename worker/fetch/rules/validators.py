@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from fetchfleet.jobs.contract.conditions import headers_of, is_etag, is_http_date
+from fetchfleet.jobs.contract.checks.conditions import headers_of, is_etag, is_http_date
 from fetchfleet.jobs.contract.entry import Hop
 from fetchfleet.worker.sink.index_entry import IndexEntry, Validators
 

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from fetchfleet.jobs.contract.field_checks import IDEMPOTENT_METHODS
+from fetchfleet.jobs.contract.checks.field_checks import IDEMPOTENT_METHODS
 from fetchfleet.worker.errors import ConnectError, PoolTimeoutError, RemoteProtocolError
 from fetchfleet.worker.http.connection_stats import ConnectionStats
 from fetchfleet.worker.http.exchange import Request, Response

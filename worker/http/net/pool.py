@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from fetchfleet.jobs.contract.field_checks import IDEMPOTENT_METHODS
+from fetchfleet.jobs.contract.checks.field_checks import IDEMPOTENT_METHODS
 from fetchfleet.worker.errors import ConnectError, ForeignHostError, ReadError, RemoteProtocolError
 from fetchfleet.worker.http.base import KEEPALIVE_EXPIRY_S, Pools
 from fetchfleet.worker.http.connection_stats import ConnectionStats

@@ -14,7 +14,7 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.batch import Counts
 from fetchfleet.jobs.client.batch_list import BatchSummary, batch_page, summaries_of
 from fetchfleet.jobs.contract.ids import is_batch_id
-from fetchfleet.jobs.contract.model import Outcome
+from fetchfleet.jobs.contract.result import Outcome
 from fetchfleet.jobs.redis_connection import redis_now_ms, text_of
 from fetchfleet.jobs.scripts.views import NewestResults, recent_results
 from fetchfleet.worker.inspect.policy_in_force import policy_in_force

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import msgspec
 
 from fetchfleet.jobs.client.batch import FROM_THE_START, Batch
-from fetchfleet.jobs.contract.model import Result
+from fetchfleet.jobs.contract.result import Result
 from fetchfleet.jobs.contract.safe_text import safe_json
 from fetchfleet.worker.observability import redact
 

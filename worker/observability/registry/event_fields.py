@@ -5,7 +5,8 @@ A field has one meaning in all events, unless an event states its own.
 
 from typing import Any, Literal, NamedTuple
 
-from fetchfleet.jobs.contract.model import Outcome, Priority, Reason
+from fetchfleet.jobs.contract.fetch import Priority
+from fetchfleet.jobs.contract.result import Outcome, Reason
 
 
 class Field(NamedTuple):

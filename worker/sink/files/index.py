@@ -10,7 +10,7 @@ from concurrent.futures import Executor
 from contextlib import suppress
 from io import FileIO
 
-from fetchfleet.jobs.contract.model import Fetch
+from fetchfleet.jobs.contract.fetch import Fetch
 from fetchfleet.worker.errors import BadDestError
 from fetchfleet.worker.sink.files.directory import STATE_FOLDER, Directory
 from fetchfleet.worker.sink.files.open_file import hashed

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from fetchfleet.jobs.contract.checks.field_checks import IfExists
 from fetchfleet.jobs.contract.entry import Entry
-from fetchfleet.jobs.contract.field_checks import IfExists
+from fetchfleet.jobs.contract.fetch import Fetch
 from fetchfleet.jobs.contract.ids import path_of
-from fetchfleet.jobs.contract.model import Fetch
 from fetchfleet.worker.errors import BadDestError, ExistsError
 from fetchfleet.worker.sink.base import Expected, HttpExchange, ResumePoint, StorageOptions
 from fetchfleet.worker.sink.files.buffered_body import BatchTimings, BufferedBody, SmallBatch

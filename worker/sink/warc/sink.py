@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fetchfleet.jobs.contract.body_checks import inline
+from fetchfleet.jobs.contract.checks.body_checks import inline
 from fetchfleet.jobs.contract.entry import Entry
-from fetchfleet.jobs.contract.model import Fetch
+from fetchfleet.jobs.contract.fetch import Fetch
 from fetchfleet.worker.errors import InTheWayError
 from fetchfleet.worker.sink.base import Expected, HttpExchange, ResumePoint, StorageOptions
 from fetchfleet.worker.sink.files.buffered_body import SHA256, BufferedBody

@@ -3,7 +3,7 @@
 import base64
 import binascii
 
-from fetchfleet.jobs.contract import field_checks
+from fetchfleet.jobs.contract.checks import field_checks
 from fetchfleet.jobs.errors import InvalidFetchError
 
 

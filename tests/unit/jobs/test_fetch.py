@@ -10,22 +10,18 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fetchfleet.jobs.contract.field_checks import MAX_BODY_BYTES
-from fetchfleet.jobs.contract.model import (
+from fetchfleet.jobs.contract.checks.field_checks import MAX_BODY_BYTES
+from fetchfleet.jobs.contract.fetch import (
     DEFAULT_DEADLINE_S,
     MAX_DEADLINE_S,
     MAX_FETCH_BYTES,
     Fetch,
-    Outcome,
     Priority,
-    Reason,
-    Result,
-    Timings,
     as_fetch,
     decode_fetch,
-    decode_result,
     encode,
 )
+from fetchfleet.jobs.contract.result import Outcome, Reason, Result, Timings, decode_result
 from fetchfleet.jobs.errors import InvalidFetchError
 
 URL = "http://example.com/"

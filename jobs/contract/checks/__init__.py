@@ -1,0 +1,1 @@
+"""Checks of the fields of a fetch, one module for each kind. Pure."""
