@@ -31,7 +31,8 @@ pytestmark = [
 
 HOST, UNVERIFIED, DEADLY = "127.0.0.159", "127.0.0.160", "127.0.0.161"
 POLICY = f'{QUICK_POLICY}\n[host."{UNVERIFIED}"]\nverify = false\n'
-SETTINGS = {"FETCHFLEET_LEASE_S": "2", "FETCHFLEET_RESULTS_LENGTH": "20"}
+RESULTS_LENGTH = 20
+SETTINGS = {"FETCHFLEET_LEASE_S": "2", "FETCHFLEET_RESULTS_LENGTH": str(RESULTS_LENGTH)}
 NAMES = ("one", "two")
 
 
@@ -46,6 +47,10 @@ class Trial:
         """Start the workers that do not run."""
         for name in self._addresses.keys() - set(self.workers.alive()):
             self.workers.start(name, FETCHFLEET_METRICS=self._addresses[name])
+
+    async def scraped(self) -> bool:
+        """Return whether Prometheus has the metrics of every worker."""
+        return len(await self.watch.query("fetchfleet_ready == 1")) == len(NAMES)
 
     async def fires_while(self, act: Callable[[], object], *alerts: str) -> None:
         """Repeat an act, twice a second, until the alerts fire at the same time."""
@@ -124,11 +129,15 @@ async def test_alerts_fire_when_a_fleet_breaks_and_clear_when_it_heals(trial: Tr
         async def fail() -> None:
             await fleet.submit([origin.url("/missing")] * 5)
 
-        await admin.xgroup_create(keys.ALL_RESULTS, "readers", "0", mkstream=True)
         await trial.fires_while(fail, "FetchfleetNoWorker", "FetchfleetBacklogOld", "FetchfleetBacklogGrows")
         trial.start()
-        await trial.workers.members["one"].started()
+        for worker in trial.workers.members.values():
+            await worker.started()
         await trial.fires_while(fail, "FetchfleetFailures")
+        # Scrape the counters of both workers first, so that the group's first loss is an increase.
+        await wait_until(trial.scraped, "a scrape of each worker")
+        await admin.xgroup_create(keys.ALL_RESULTS, "readers", "0", mkstream=True)
+        await fleet.submit([origin.url("/missing")] * 2 * RESULTS_LENGTH)
         await trial.watch.fires("FetchfleetResultsLag", "FetchfleetResultsLost")
         await fleet.submit([unverified.url()])
         await trial.watch.fires("FetchfleetUnverifiedTls")
