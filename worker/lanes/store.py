@@ -22,7 +22,7 @@ from fetchfleet.jobs.scripts.lanes import (
 )
 from fetchfleet.jobs.scripts.sweep import names
 from fetchfleet.worker.gate.state import GateState, from_json
-from fetchfleet.worker.redis_support.batching import ScriptBatcher
+from fetchfleet.worker.redis_support.script_batches import ScriptBatcher
 from fetchfleet.worker.util.clock import mono_s
 
 PAGE_SIZE = 1000

@@ -194,7 +194,7 @@ async def test_the_error_names_the_batch_and_the_place(server: OwnRedis, fault: 
     """The call raises after its patience. This reader and others can continue from the position."""
     await wait_until(server.responds, "Redis")
     async with (
-        Fleet(server.url, redis_patience_s=0.3, warn=list[str]().append) as fleet,
+        Fleet(server.url, redis_patience_s=0.8, warn=list[str]().append) as fleet,
         Redis.from_url(server.url) as admin,
     ):
         await admin.flushall()

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[3]
 SCRIPTS = sorted(path.stem for path in (ROOT / "jobs" / "lua").glob("*.lua") if path.stem != "_common")
 WRAPPERS = sorted((ROOT / "jobs" / "scripts").glob("*.py"))
 MODULES = sorted(path for package in ("jobs", "worker") for path in (ROOT / package).rglob("*.py"))
-MAY_RUN_CALLS = {*WRAPPERS, ROOT / "worker" / "redis_support" / "batching.py"}
+MAY_RUN_CALLS = {*WRAPPERS, ROOT / "worker" / "redis_support" / "script_batches.py"}
 CALL_TYPE = "Call"
 """The type of a prepared call, which a caller may name without running it."""
 

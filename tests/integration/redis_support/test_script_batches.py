@@ -9,7 +9,7 @@ from redis.exceptions import ResponseError
 
 from fetchfleet.jobs.scripts import runner
 from fetchfleet.jobs.scripts.runner import Call
-from fetchfleet.worker.redis_support.batching import ScriptBatcher
+from fetchfleet.worker.redis_support.script_batches import ScriptBatcher
 from tests.support.lanes import attention_ms, lapse
 from tests.support.script_calls import ADOPT, RECLAIM, STALE, WRONG_TYPE
 
