@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from fetchfleet.worker.cli.app import app
 from fetchfleet.worker.errors import CommandError
-from fetchfleet.worker.local.progress import SafeConsole
+from fetchfleet.worker.local.output.progress import SafeConsole
 
 
 class CommandResult(NamedTuple):

@@ -18,8 +18,8 @@ from fetchfleet.jobs.contract.safe_text import shown, shown_json, shown_lines
 from fetchfleet.jobs.errors import RoleError
 from fetchfleet.jobs.redis_connection import connect
 from fetchfleet.worker.errors import BAD_USE, FAILED, INTERRUPTED, CommandError
+from fetchfleet.worker.local.output.progress import SafeConsole, StandardError
 from fetchfleet.worker.local.process import run_until_signal, settings_from
-from fetchfleet.worker.local.progress import SafeConsole, StandardError
 from fetchfleet.worker.observability import redact
 from fetchfleet.worker.redis_support.errors import NextCommand, followed_at, redis_at
 

@@ -17,7 +17,7 @@ from fetchfleet.worker.inspect.policy_in_force import BUILT_IN, Origin, PolicyIn
 from fetchfleet.worker.inspect.snapshot import lack_text
 from fetchfleet.worker.inspect.views.batches import state_of_batch
 from fetchfleet.worker.lanes.reset import LaneReset
-from fetchfleet.worker.local.progress import SafeTable, size
+from fetchfleet.worker.local.output.progress import SafeTable, size
 from fetchfleet.worker.observability import redact
 from fetchfleet.worker.policy.pairs import encoded
 from fetchfleet.worker.policy.pauses import Pauses

@@ -76,9 +76,10 @@ def run(
     # Fork before the list is read, so that the workers have no copy of it.
     with prestarted(workers, lambda: import_worker(settings.engine).main()) as processes:
         from fetchfleet.worker.local import run as local  # noqa: PLC0415 workers need none of it
+        from fetchfleet.worker.local.output.output_files import Outputs  # noqa: PLC0415
         from fetchfleet.worker.sink.files import directory  # noqa: PLC0415
 
-        outputs = local.Outputs(console, report, lines_to, skip_invalid, out=settings.out)
+        outputs = Outputs(console, report, lines_to, skip_invalid, out=settings.out)
         if only_failed is not None:
             fetches, skipped = local.read_failed(file, only_failed, outputs)
         elif file is not None:

@@ -24,8 +24,9 @@ from fetchfleet.worker.cli.options.shared import (
     via_words,
 )
 from fetchfleet.worker.errors import BAD_USE, CommandError
+from fetchfleet.worker.local.output.output_files import Outputs
 from fetchfleet.worker.local.process import run_until_signal, settings_from
-from fetchfleet.worker.local.run import BacklogLimit, Outputs, exit_code_of, read_list
+from fetchfleet.worker.local.run import BacklogLimit, exit_code_of, read_list
 from fetchfleet.worker.local.run import submit as submit_list
 from fetchfleet.worker.util.quantities import count
 

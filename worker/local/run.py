@@ -1,85 +1,47 @@
 """The work of `fetchfleet run` and `fetchfleet submit`, from the list of fetches to its last result."""
 
-import asyncio
 import hashlib
 import io
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
-from rich.console import Console
 
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.client.batch import FROM_THE_START, Batch, Counts, ReadResult
+from fetchfleet.jobs.client.batch import Batch, Counts
 from fetchfleet.jobs.client.fleet import Fleet
 from fetchfleet.jobs.client.submit import WhenFull
 from fetchfleet.jobs.contract.fetch import Fetch, encode
 from fetchfleet.jobs.contract.fetch_list import NOT_TEXT, parse_list
 from fetchfleet.jobs.contract.ids import BATCH_ID_CHARS
-from fetchfleet.jobs.contract.safe_text import safe_json
 from fetchfleet.jobs.errors import UnknownBatchError
 from fetchfleet.jobs.redis_connection import connect, redis_now_ms
 from fetchfleet.worker.errors import BAD_USE, FAILED, CommandError
 from fetchfleet.worker.local import failed, list_formats, rejects, run_record
 from fetchfleet.worker.local.embedded_redis import EmbeddedRedis, supervised
-from fetchfleet.worker.local.jsonl_export import STANDARD_OUTPUT, ExportTarget, JsonlExport
-from fetchfleet.worker.local.output_files import ReportFile, check_distinct, check_writable
+from fetchfleet.worker.local.output.follow import follow
+from fetchfleet.worker.local.output.jsonl_export import ExportTarget
+from fetchfleet.worker.local.output.output_files import Outputs, check_distinct, check_outputs
 from fetchfleet.worker.local.process import (
-    STDOUT,
     WorkerProcess,
-    closed_at_start,
     configured,
     suspended_together,
 )
-from fetchfleet.worker.local.progress import Progress, Tally, summary
 from fetchfleet.worker.local.run_record import ENDED_RUNS, RunPart, RunRecord
-from fetchfleet.worker.observability import redact
 from fetchfleet.worker.redis_support.errors import NextCommand, followed_at, redis_at
 from fetchfleet.worker.settings import Settings
 from fetchfleet.worker.sink.files.directory import REDIS_FOLDER, STATE_FOLDER
-from fetchfleet.worker.util.clock import mono_s
-
-SAVE_EVERY = 500
-"""The number of results after which the record of a run is saved and read results are deleted in Redis."""
-
-READ_PAUSE_S = 0.05
-"""The pause after a page of results if more are due, so that the next page is larger."""
 
 
 class UnfinishedRunError(CommandError):
     """The out folder holds an interrupted run of another list."""
 
     exit_code = BAD_USE
-
-
-class Outputs(NamedTuple):
-    """The outputs of a command that follows a batch."""
-
-    console: Console
-    report: Path | None = None
-    """The file for results, one JSON object a line."""
-    lines_to: str | None = None
-    """The file for the records of all bodies, or one of STANDARD_OUTPUT."""
-    rejects: Path | None = None
-    """The file for invalid lines; if None, an invalid line refuses the list."""
-    skipped: int = 0
-    """The number of invalid lines that were skipped."""
-    out: Path | None = None
-    """The folder for bodies, if the command makes it."""
-
-    def warn(self, message: str, style: str = "red") -> None:
-        """Print a line above the progress display."""
-        self.console.print(message, style=style, soft_wrap=True)
-
-    def warn_of_redis(self, message: str) -> None:
-        """Print that Redis does not answer, or answers again."""
-        self.warn(redact.text(message), "yellow")
 
 
 class BacklogLimit(NamedTuple):
@@ -150,19 +112,6 @@ def read_failed(file: str | None, report: Path, outputs: Outputs) -> tuple[list[
     if missing:
         outputs.warn(f"{missing} failed fetches of {report} are left out, because {file} does not have them")
     return fetches, skipped
-
-
-def check_outputs(file: str, outputs: Outputs) -> None:
-    """Raise CommandError if an output cannot be written, or if it is the list or another output."""
-    lines_to = outputs.lines_to
-    export = None if lines_to is None or lines_to in STANDARD_OUTPUT else Path(lines_to)
-    if lines_to in STANDARD_OUTPUT and STDOUT in closed_at_start:
-        raise CommandError(f"--lines-to {lines_to}: standard output is closed", BAD_USE)
-    files = {"--report": outputs.report, "--lines-to": export, "--skip-invalid": outputs.rejects}
-    check_distinct({"FILE": None if file == "-" else Path(file), "--out": outputs.out, **files})
-    for option, path in files.items():
-        if path is not None:
-            check_writable(option, path)
 
 
 async def run(
@@ -259,72 +208,6 @@ async def submit(
         export = ExportTarget(outputs.lines_to, settings.out) if outputs.lines_to else None
         with followed_at(url, next_command):
             return batch, await follow(url, batch, outputs, export)
-
-
-async def follow(
-    redis_url: str, batch: Batch, outputs: Outputs, target: ExportTarget | None, part: RunPart | None = None
-) -> Counts:
-    """Show the progress of a batch and write its results and records, until the batch has ended.
-
-    part: the part of a run; None for a batch of a running fleet. Raises ExportError.
-    """
-    console = outputs.console
-    async with AsyncExitStack() as stack:
-        redis = await stack.enter_async_context(connect(redis_url))
-        progress = Progress(redis, batch, console, part.tally if part else None)
-        report = export = None
-        if part is not None:
-            stack.callback(part.save)
-        if outputs.report:
-            report = stack.enter_context(ReportFile(outputs.report, append=part is not None and part.appends))
-        if target:
-            resumes = part is not None and part.resumes
-            export = stack.enter_context(JsonlExport(target, batch.id, outputs.warn, resumes=resumes))
-        after = part.record.position if part else FROM_THE_START
-        trim = (report is not None and part is None) or (target is not None and target.state is not None)
-        results = batch.results(after=export.position if export else after, trim=trim)
-        unsaved = 0
-        async with progress.shown():
-            while page := await results.page():
-                for rows in [page] if export is None else [[row] for row in page]:
-                    await write_results(rows, progress.tally, report, export)
-                    if part is not None:
-                        part.advance(rows[-1].position)
-                unsaved += len(page)
-                if part is not None and report is not None and export is None and unsaved >= SAVE_EVERY:
-                    part.save()
-                    await delete_results(redis, batch.id, results.position)
-                    unsaved = 0
-                if results.due > len(page):
-                    await asyncio.sleep(READ_PAUSE_S)
-        counts = await batch.counts()
-        if part is not None and part.resumes:
-            progress.tally.complete(counts)
-        elapsed_s = mono_s() - progress.tally.started_s
-        console.print(summary(counts, progress.tally, elapsed_s, outputs.skipped))
-        if export is not None:
-            export.check(counts.done)
-        return counts
-
-
-async def write_results(
-    rows: Sequence[ReadResult], tally: Tally, report: ReportFile | None, export: JsonlExport | None
-) -> None:
-    """Write results to the report, count them, and export their records. With `export`, give one result."""
-    if report is not None:
-        report.add(safe_json(b"".join([row.text + b"\n" for row in rows])))
-        report.flush()  # before the result is saved as read, or deleted
-    tally.add(*[row.result for row in rows])
-    if export is not None:
-        [(position, result, _)] = rows
-        await export.add(result, position)
-
-
-async def delete_results(redis: Redis, batch_id: str, position: str) -> None:
-    """Delete the results up to a position. After an error of Redis, they stay until the next call."""
-    ms, _, sequence = position.partition("-")
-    with suppress(RedisError, OSError):
-        await redis.xtrim(keys.results(batch_id), minid=f"{ms}-{int(sequence) + 1}", approximate=False)
 
 
 async def announce(redis: Redis, worker_ids: Iterable[str]) -> None:

@@ -12,7 +12,7 @@ import msgspec
 from fetchfleet.jobs.client.batch import FROM_THE_START, Counts
 from fetchfleet.jobs.contract.fetch import encode
 from fetchfleet.worker.errors import BAD_USE, CommandError
-from fetchfleet.worker.local.progress import Tally
+from fetchfleet.worker.local.output.progress import Tally
 
 ENDED_RUNS = "runs"
 """The folder with the records of ended runs, named by batch ID, in the state folder."""

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from fetchfleet.jobs.contract.safe_text import shown
 from fetchfleet.worker.inspect.views.batches import BatchRow
-from fetchfleet.worker.local.progress import size
+from fetchfleet.worker.local.output.progress import size
 from fetchfleet.worker.util.quantities import age
 
 MIN_WIDTH = 16

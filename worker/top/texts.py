@@ -9,7 +9,7 @@ from fetchfleet.jobs.contract.safe_text import shown
 from fetchfleet.worker.inspect.problems import FleetFigures, Severity, fleet_problems
 from fetchfleet.worker.inspect.views.batches import BatchDetail
 from fetchfleet.worker.inspect.views.hosts import HostDetail
-from fetchfleet.worker.local.progress import size
+from fetchfleet.worker.local.output.progress import size
 from fetchfleet.worker.policy.pairs import encoded
 from fetchfleet.worker.top.columns import STYLES, progress_bar, share_done
 from fetchfleet.worker.top.picture import Picture

@@ -11,8 +11,8 @@ import pytest
 
 from fetchfleet import Outcome, Result
 from fetchfleet.worker.body.json_lines import records_in
-from fetchfleet.worker.local import jsonl_export
-from fetchfleet.worker.local.jsonl_export import BLOCK_BYTES, ExportError, ExportTarget, JsonlExport
+from fetchfleet.worker.local.output import jsonl_export
+from fetchfleet.worker.local.output.jsonl_export import BLOCK_BYTES, ExportError, ExportTarget, JsonlExport
 from tests.support.waiting import wait_until
 
 BATCH = "0123456789abcdef"

@@ -20,7 +20,7 @@ from fetchfleet.worker.inspect.snapshot import snapshot
 from fetchfleet.worker.lanes import settler
 from fetchfleet.worker.lanes.reset import reset
 from fetchfleet.worker.lanes.store import AcquiredLane, LaneStore
-from fetchfleet.worker.local.progress import Progress
+from fetchfleet.worker.local.output.progress import Progress
 from fetchfleet.worker.policy import overrides
 from fetchfleet.worker.policy.file import Policy
 from fetchfleet.worker.redis_support import drains

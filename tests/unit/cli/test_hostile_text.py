@@ -26,7 +26,7 @@ from fetchfleet.worker.inspect.fleet_status import FleetStatus
 from fetchfleet.worker.inspect.policy_in_force import Origin, PolicyInForce, WorkersPolicies
 from fetchfleet.worker.inspect.snapshot import LaneSnapshot
 from fetchfleet.worker.lanes.reset import LaneReset
-from fetchfleet.worker.local.progress import (
+from fetchfleet.worker.local.output.progress import (
     BatchProgress,
     SafeConsole,
     Tally,

@@ -11,7 +11,8 @@ from fetchfleet.worker.errors import CommandError
 from fetchfleet.worker.fetch.rules.result import omitted_of
 from fetchfleet.worker.local import run
 from fetchfleet.worker.local.failed import read_failed, restore_fetches, select_failed
-from fetchfleet.worker.local.progress import StandardError
+from fetchfleet.worker.local.output.output_files import Outputs
+from fetchfleet.worker.local.output.progress import StandardError
 from fetchfleet.worker.observability import redact
 
 
@@ -131,7 +132,7 @@ def test_a_command_reads_a_report_with_or_without_its_list(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It names the fetches that it leaves out, and never overwrites the report that it reads."""
-    outputs, listed = run.Outputs(StandardError()), tmp_path / "list"
+    outputs, listed = Outputs(StandardError()), tmp_path / "list"
     gone = Fetch(url="http://gone.example/")
     report = reported(tmp_path, result(A), result(B, Outcome.STORED, 1), result(gone, place=2))
     listed.write_bytes(encode(A) + b"\n" + encode(B) + b"\n")

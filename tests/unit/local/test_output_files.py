@@ -8,8 +8,14 @@ import pytest
 from rich.console import Console
 
 from fetchfleet.worker.errors import BAD_USE, FAILED, CommandError
-from fetchfleet.worker.local.output_files import ReportFile, check_distinct, check_writable
-from fetchfleet.worker.local.run import Outputs, check_outputs, read_list
+from fetchfleet.worker.local.output.output_files import (
+    Outputs,
+    ReportFile,
+    check_distinct,
+    check_outputs,
+    check_writable,
+)
+from fetchfleet.worker.local.run import read_list
 from tests.support.disks import mounted, remount
 
 

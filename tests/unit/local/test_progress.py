@@ -8,7 +8,7 @@ from rich.console import Console, RenderableType
 from fetchfleet import Outcome, Reason, Result
 from fetchfleet.jobs.client.batch import Counts
 from fetchfleet.worker.inspect.snapshot import LaneSnapshot, WorkerReport
-from fetchfleet.worker.local.progress import (
+from fetchfleet.worker.local.output.progress import (
     BatchProgress,
     Tally,
     duration,

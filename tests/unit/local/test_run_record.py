@@ -7,7 +7,7 @@ import pytest
 
 from fetchfleet.jobs.client.batch import FROM_THE_START, Counts
 from fetchfleet.jobs.contract.result import Outcome, Reason, Result
-from fetchfleet.worker.local.progress import Tally
+from fetchfleet.worker.local.output.progress import Tally
 from fetchfleet.worker.local.run_record import EndedRunError, RunPart, RunRecord, load, refuse_again, resume
 
 BATCH = "0123456789abcdef"

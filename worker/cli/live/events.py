@@ -13,7 +13,7 @@ from fetchfleet.worker.cli.options.shared import Json, RedisPatience, RedisUrl, 
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.inspect import event_tail
 from fetchfleet.worker.inspect.event_tail import LEVELS, EventFilter, fields_of
-from fetchfleet.worker.local.progress import SafeConsole
+from fetchfleet.worker.local.output.progress import SafeConsole
 from fetchfleet.worker.policy.names import DEFAULT
 from fetchfleet.worker.top.event_text import event_text
 

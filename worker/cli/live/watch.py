@@ -8,7 +8,7 @@ from typing import TypeVar
 from rich.console import RenderableType
 
 from fetchfleet.worker.cli.common import printing
-from fetchfleet.worker.local.progress import SafeConsole
+from fetchfleet.worker.local.output.progress import SafeConsole
 
 T = TypeVar("T")
 

@@ -5,9 +5,51 @@ import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, NamedTuple, Self
+
+from rich.console import Console
 
 from fetchfleet.worker.errors import BAD_USE, CommandError
+from fetchfleet.worker.local.output.jsonl_export import STANDARD_OUTPUT
+from fetchfleet.worker.local.process import STDOUT, closed_at_start
+from fetchfleet.worker.observability import redact
+
+
+class Outputs(NamedTuple):
+    """The outputs of a command that follows a batch."""
+
+    console: Console
+    report: Path | None = None
+    """The file for results, one JSON object a line."""
+    lines_to: str | None = None
+    """The file for the records of all bodies, or one of STANDARD_OUTPUT."""
+    rejects: Path | None = None
+    """The file for invalid lines; if None, an invalid line refuses the list."""
+    skipped: int = 0
+    """The number of invalid lines that were skipped."""
+    out: Path | None = None
+    """The folder for bodies, if the command makes it."""
+
+    def warn(self, message: str, style: str = "red") -> None:
+        """Print a line above the progress display."""
+        self.console.print(message, style=style, soft_wrap=True)
+
+    def warn_of_redis(self, message: str) -> None:
+        """Print that Redis does not answer, or answers again."""
+        self.warn(redact.text(message), "yellow")
+
+
+def check_outputs(file: str, outputs: Outputs) -> None:
+    """Raise CommandError if an output cannot be written, or if it is the list or another output."""
+    lines_to = outputs.lines_to
+    export = None if lines_to is None or lines_to in STANDARD_OUTPUT else Path(lines_to)
+    if lines_to in STANDARD_OUTPUT and STDOUT in closed_at_start:
+        raise CommandError(f"--lines-to {lines_to}: standard output is closed", BAD_USE)
+    files = {"--report": outputs.report, "--lines-to": export, "--skip-invalid": outputs.rejects}
+    check_distinct({"FILE": None if file == "-" else Path(file), "--out": outputs.out, **files})
+    for option, path in files.items():
+        if path is not None:
+            check_writable(option, path)
 
 
 def check_writable(option: str, path: Path) -> None:

@@ -1,0 +1,1 @@
+"""The display and the output files of a command that follows a batch: progress, report, records."""
