@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fetchfleet.jobs.contract.urls import MAX_URL_BYTES, UrlError, parse_url
-from fetchfleet.worker.fetch.rules.location import target_of
+from fetchfleet.worker.fetch.rules.redirects import target_of
 
 # RFC 3986 §5.4.1 and §5.4.2, base http://a/b/c/d;p?q, fragments dropped and an empty path made "/".
 RFC_3986_REFERENCES = [

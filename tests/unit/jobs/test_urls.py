@@ -22,7 +22,7 @@ from fetchfleet.jobs.contract.urls import (
     parse_url,
     same_origin,
 )
-from fetchfleet.worker.fetch.rules.location import target_of
+from fetchfleet.worker.fetch.rules.redirects import target_of
 from fetchfleet.worker.policy.model import PolicyError
 from fetchfleet.worker.policy.names import host_named
 

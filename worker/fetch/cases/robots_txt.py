@@ -11,7 +11,6 @@ from fetchfleet.jobs.contract.urls import FetchUrl, UrlError, lane_of_url, origi
 from fetchfleet.worker.fetch.cases.host_signals import host_state, learn, requested_wait_s
 from fetchfleet.worker.fetch.error_mapping import failure_of
 from fetchfleet.worker.fetch.rules.decide import Finish, Retry, defer_for_robots
-from fetchfleet.worker.fetch.rules.location import target_of
 from fetchfleet.worker.fetch.rules.outcome import (
     Answered,
     AttemptOutcome,
@@ -20,7 +19,7 @@ from fetchfleet.worker.fetch.rules.outcome import (
     note_of,
     throttle_of,
 )
-from fetchfleet.worker.fetch.rules.redirects import is_redirect
+from fetchfleet.worker.fetch.rules.redirects import is_redirect, target_of
 from fetchfleet.worker.fetch.run import finish_fetch, settle_retry
 from fetchfleet.worker.fetch.services import FetchSession
 from fetchfleet.worker.gate import gate, robots_rules
