@@ -181,3 +181,7 @@ class InTheWayError(BadDestError):
 
 class ExistsError(DestinationError):
     """A file exists at the destination, and the fetch must not replace it."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"{path!r} exists already")
+        self.path = path

@@ -19,8 +19,9 @@ from fetchfleet.jobs.client.submit import (
     WhenFull,
     checked_batch_id,
 )
-from fetchfleet.jobs.contract.checks.field_checks import Dests, IfExists
+from fetchfleet.jobs.contract.checks.field_checks import Dests
 from fetchfleet.jobs.contract.fetch import Fetch
+from fetchfleet.jobs.contract.names import is_template
 from fetchfleet.jobs.errors import RoleError
 from fetchfleet.jobs.notifications import LaneNotification
 from fetchfleet.jobs.patience import Patience, Warn
@@ -48,8 +49,8 @@ def dest_check(items: Iterable[Fetchable] | AsyncIterable[Fetchable]) -> Callabl
         match item:
             case Fetch():
                 dest, if_exists, key = item.dest, item.if_exists, item.key
-            case {"dest": str(dest)} if isinstance(item, Mapping):
-                if_exists, key = item.get("if_exists", IfExists.REPLACE), item.get("key")
+            case {"dest": str(dest)} if isinstance(item, Mapping) and not is_template(dest):
+                if_exists, key = item.get("if_exists"), item.get("key")
             case _:
                 return
         if dest is not None and isinstance(key, str | None):  # a key of another type is refused later
@@ -169,8 +170,8 @@ class Fleet:
         when_full: at a backlog limit, "raise" FleetFullError or "wait".
 
         A fetch whose `key` belongs to an earlier fetch is not enqueued; `ids` then has the earlier ID.
-        Two fetches with the same `dest` are refused unless both set if_exists to skip or fail, because one
-        body would replace the other.
+        Two fetches with the same `dest` are refused, because one body would replace the other, unless both
+        set if_exists to skip, fail or suffix.
 
         Raises InvalidFetchError, which names the item; FleetFullError, RedisFullError, BatchExistsError,
         BatchCancelledError, BatchLostError, FleetUnreachableError; ValueError for a malformed batch_id.

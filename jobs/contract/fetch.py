@@ -13,6 +13,7 @@ from typing import Any, get_origin
 
 import msgspec
 
+from fetchfleet.jobs.contract import names
 from fetchfleet.jobs.contract.checks import body_checks, conditions, field_checks, trace_context
 from fetchfleet.jobs.contract.urls import UrlError, canonical_url, shown_origin
 from fetchfleet.jobs.errors import InvalidFetchError
@@ -34,7 +35,7 @@ class Priority(StrEnum):
     LOW = "low"
 
 
-_UNSET = (field_checks.IfExists.REPLACE.value, None, False, None, None, None, None)
+_UNSET = (None, None, False, None, None, None, None)
 """The defaults of fields that few fetches set, in the order in which `__post_init__` compares them."""
 
 
@@ -47,7 +48,7 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
         Fetch(url="https://example.com/a.bin", dest="a.bin", headers={"Accept": "*/*"}, key="order 7")
 
     Request: url, method, headers, body or body_base64 or body_file, etag, last_modified, revalidate.
-    Body: dest, if_exists, sha256, max_bytes, decode, lines.
+    Body: dest or name, if_exists, sha256, max_bytes, decode, lines.
     Scheduling: priority, deadline_s, retry_unsafe, fallback, key. Context: traceparent, tracestate, meta.
     Each field is described below its definition, and in docs/api.md.
     """
@@ -65,9 +66,15 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
     body_file: str | None = None
     """Request body from a file of any size: a relative path in the workers' in folder; in place of `body`."""
     dest: str | None = None
-    """Relative path of the stored body in the workers' out folder; if unset, derived from the fetch ID."""
-    if_exists: str = field_checks.IfExists.REPLACE.value
-    """Action on an existing `dest`: "replace" it atomically; "skip": keep it, send no request; "fail"."""
+    """Relative path of the stored body in the workers' out folder; if unset, derived from the fetch ID.
+
+    A `dest` with a placeholder of `name` is a `name`.
+    """
+    name: str | None = None
+    """Template of that path, such as `{host}/{stem}{ext}`; in place of `dest`."""
+    if_exists: str | None = None
+    """Action on an existing file: "replace" it atomically (default of `dest`); "suffix": store the body under
+    a name with the fetch ID, unless both are the same bytes (default of `name`); "skip": keep it; "fail"."""
     sha256: str | None = None
     """SHA-256 that the stored body must have, 64 hex digits; another fails with `digest_mismatch`."""
     max_bytes: int | None = None
@@ -111,8 +118,8 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
             field_checks.headers(self.headers)
         if self.body is not None or self.body_base64 is not None or self.body_file is not None:
             body_checks.check(self.method, self.body, self.body_base64, self.body_file)
-        if self.dest is not None:
-            field_checks.dest(self.dest)
+        if self.dest is not None or self.name is not None:
+            self._check_place()
         if self.revalidate or self.etag is not None or self.last_modified is not None:
             conditions.check(
                 self.method, self.headers.items(), self.etag, self.last_modified, revalidate=self.revalidate
@@ -127,8 +134,21 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
         if self.meta is not None:
             msgspec.structs.force_setattr(self, "meta", field_checks.meta(self.meta))
 
+    def _check_place(self) -> None:
+        if self.dest is not None:
+            field_checks.dest(self.dest)
+            if self.name is not None:
+                raise InvalidFetchError("name: cannot be combined with dest; leave one of them out")
+            if not names.is_template(self.dest):
+                return
+            msgspec.structs.force_setattr(self, "name", self.dest)
+            msgspec.structs.force_setattr(self, "dest", None)
+        assert self.name is not None
+        names.parse(self.name)
+
     def _check_rarely_set(self) -> None:
-        field_checks.if_exists(self.if_exists, self.dest)
+        if_exists = field_checks.if_exists(self.if_exists, self.dest, self.name)
+        msgspec.structs.force_setattr(self, "if_exists", if_exists)
         field_checks.max_bytes(self.max_bytes)
         field_checks.decode(self.headers, wanted=self.decode)
         field_checks.deadline(self.deadline_s, MAX_DEADLINE_S)
@@ -155,9 +175,16 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
             or self.lines
             or self.revalidate
             or self.method == "HEAD"
-            or self.if_exists != field_checks.IfExists.REPLACE
+            or self.if_exists is not None
             or self.fallback == field_checks.Fallback.STALE
         )
+
+    @property
+    def on_existing(self) -> field_checks.IfExists:
+        """The treatment of a file at the path of the body: `if_exists`, or its default."""
+        if self.if_exists is not None:
+            return field_checks.IfExists(self.if_exists)
+        return field_checks.IfExists.REPLACE if self.name is None else field_checks.IfExists.SUFFIX
 
     def size_limit(self, policy_max_bytes: int) -> int:
         """Return the size limit of the body in bytes, the smaller of fetch and policy; 0 for no limit."""

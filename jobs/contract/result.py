@@ -132,6 +132,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     """Method of the fetch; null if it is unknown."""
     dest: str | None = None
     """The `dest` of the fetch; null if unset."""
+    name: str | None = None
+    """The `name` of the fetch; null if unset."""
     key: str | None = None
     """The `key` of the fetch; null if unset."""
     omitted: list[str] | None = None

@@ -233,7 +233,7 @@ def finished(
         peer=trace.peer,
         hops=entry.hops if hops is None else hops,
         content_type=None if content_type is None else _shown_type(content_type),
-        path=path if path is None or fetch.dest is None else redact.text(path),
+        path=path if path is None or (fetch.dest is None and fetch.name is None) else redact.text(path),
         priority=fetch.priority,
         waited_ms=waited_ms,
         lenient=trace.lenient or msgspec.UNSET,

@@ -32,6 +32,7 @@ class Identity(NamedTuple):
     url: str
     method: str | None = None
     dest: str | None = None
+    name: str | None = None
     key: str | None = None
 
 
@@ -83,7 +84,10 @@ def select_failed(fetches: Sequence[Fetch], failed: Sequence[FailedResult]) -> t
     unmatched = Counter(_identity(item.result) for item in failed)
     selected = []
     for fetch in fetches:
-        for identity in (Identity(fetch.url, fetch.method, fetch.dest, fetch.key), Identity(fetch.url)):
+        for identity in (
+            Identity(fetch.url, fetch.method, fetch.dest, fetch.name, fetch.key),
+            Identity(fetch.url),
+        ):
             if unmatched[identity]:
                 unmatched[identity] -= 1
                 selected.append(fetch)
@@ -110,6 +114,7 @@ def restore_fetches(report: Path, failed: Sequence[FailedResult], *, lines: bool
                         url=result.url,
                         method=result.method,
                         dest=result.dest,
+                        name=result.name,
                         key=result.key,
                         meta=result.meta,
                         lines=lines,
@@ -130,4 +135,4 @@ def restore_fetches(report: Path, failed: Sequence[FailedResult], *, lines: bool
 def _identity(result: Result) -> Identity:
     if result.method is None:
         return Identity(result.url)
-    return Identity(result.url, result.method, result.dest, result.key)
+    return Identity(result.url, result.method, result.dest, result.name, result.key)

@@ -200,6 +200,7 @@ def next_granted(session: FetchSession, excluding: int = 0) -> Entry | None:
         now_ms >= lane.expiry_check_ms
         or now_ms >= entry.deadline_ms
         or fetch.dest is not None
+        or fetch.name is not None
         or fetch.body_file is not None
         or fetch.decode
         or entry.tried

@@ -8,6 +8,7 @@ import msgspec
 from fetchfleet.jobs.contract.checks import field_checks
 from fetchfleet.jobs.contract.checks.conditions import CONDITIONS, is_etag, is_http_date
 from fetchfleet.jobs.contract.fetch import Fetch
+from fetchfleet.jobs.contract.names import meta_values
 from fetchfleet.jobs.errors import InvalidFetchError
 
 
@@ -65,12 +66,18 @@ class StoredBody(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def key_of(fetch: Fetch) -> str:
-    """Return the index key: a hex digest of the URL and of the headers that may select another body."""
+    """Return the index key: a hex digest of the URL and of the headers that may select another body.
+
+    The name of the fetch is part of it too, with the values of `meta` that it uses.
+    """
     headers = sorted((name.lower(), value) for name, value in fetch.headers.items())
     selecting = [header for header in headers if header[0] not in CONDITIONS]
     if fetch.decode:
         selecting.append(("accept-encoding", "any"))
-    text = msgspec.json.encode([fetch.url, selecting]) if selecting else fetch.url.encode()
+    if fetch.name is not None:  # a body that is named in another way is at another place
+        text = msgspec.json.encode([fetch.url, selecting, fetch.name, meta_values(fetch.name, fetch.meta)])
+    else:
+        text = msgspec.json.encode([fetch.url, selecting]) if selecting else fetch.url.encode()
     return hashlib.sha256(text).hexdigest()
 
 

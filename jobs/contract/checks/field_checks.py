@@ -28,7 +28,7 @@ class Method(StrEnum):
 
 
 class IfExists(StrEnum):
-    """The treatment of a file that exists at `dest`."""
+    """The treatment of a file that exists at the path of a body."""
 
     REPLACE = "replace"
     """Replace it atomically."""
@@ -36,6 +36,8 @@ class IfExists(StrEnum):
     """Keep it and send no request; the fetch ends as `unchanged`."""
     FAIL = "fail"
     """Fail with the reason `exists`."""
+    SUFFIX = "suffix"
+    """Keep it, and store the body beside it, unless both are the same bytes."""
 
 
 class Fallback(StrEnum):
@@ -49,6 +51,7 @@ class Fallback(StrEnum):
 
 METHODS = frozenset(Method)
 _IF_EXISTS = tuple(IfExists)
+_REPLACES = (None, IfExists.REPLACE)
 _FALLBACKS = tuple(Fallback)
 BODYLESS_METHODS = frozenset({Method.GET, Method.HEAD, Method.OPTIONS})
 IDEMPOTENT_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})  # RFC 9110 §9.2.2
@@ -158,19 +161,22 @@ def relative_path(field: str, value: str, folder: str) -> None:
             raise InvalidFetchError(f"{field}: a name has more than {MAX_DEST_PART_BYTES} bytes; shorten it")
 
 
-def if_exists(value: str, with_dest: str | None) -> None:
-    """Require a value of IfExists, and a dest unless it is REPLACE."""
-    if value not in _IF_EXISTS:
+def if_exists(value: str | None, with_dest: str | None, with_name: str | None) -> str | None:
+    """Return a value of IfExists, None for the default; all but REPLACE need a dest or a name."""
+    if value is not None and value not in _IF_EXISTS:
         raise InvalidFetchError(f"if_exists: {value!r} is not one of {', '.join(IfExists)}")
-    if value != IfExists.REPLACE and with_dest is None:
+    if with_name is not None:
+        return None if value == IfExists.SUFFIX else value
+    if value not in _REPLACES and with_dest is None:
         raise InvalidFetchError(f"if_exists: {value!r} needs a dest; set one, or leave if_exists out")
+    return None if value == IfExists.REPLACE else value
 
 
 class Dests:
     """The dests of one list of fetches, to refuse fetches that would replace each other's bodies.
 
-    Two fetches may share a dest if both set if_exists to skip or fail, or if they have the same key and are
-    therefore one fetch. noun: name of an element of the list in errors. max_dests: number of dests to
+    Two fetches may share a dest if both set if_exists to skip, fail or suffix, or if they have the same key
+    and are therefore one fetch. noun: name of an element of the list in errors. max_dests: number of dests to
     remember, as hashes of 8 bytes; later dests are compared with these only.
     """
 
@@ -180,16 +186,16 @@ class Dests:
         self._first: dict[int, int] = {}
         self._keyed: set[int] = set()
 
-    def add(self, number: int, dest: str, if_exists: str, key: str | None) -> None:
+    def add(self, number: int, dest: str, if_exists: str | None, key: str | None) -> None:
         """Add a dest. Raises InvalidFetchError, which names the earlier fetch by number, on a conflict."""
         if key is not None and hash((dest, key)) in self._keyed:
             return
-        this = number * 2 + (if_exists != IfExists.REPLACE)  # the lowest bit: an existing file is kept
+        this = number * 2 + (if_exists not in _REPLACES)  # the lowest bit: an existing file is kept
         first = self._first.get(hash(dest), this)
         if first != this and not first & this & 1:
             raise InvalidFetchError(
                 f"dest: {dest!r} is also the dest of {self._noun} {first // 2};"
-                " choose another, or set if_exists to skip or fail on both"
+                " choose another, or set if_exists to skip, fail or suffix on both"
             )
         if len(self._first) < self._max_dests:
             self._first.setdefault(hash(dest), this)

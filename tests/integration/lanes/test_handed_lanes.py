@@ -61,7 +61,7 @@ async def test_explain_names_the_worker_that_the_lane_waits_for(fleet: Fleet, re
     explained = await explain_lane(redis, Policy(), LANE)
 
     assert explained.state == "retry"
-    assert explained.why == "its worker leaves it to a worker with --sink files (for dest or decode)"
+    assert explained.why == "its worker leaves it to a worker with --sink files (for dest, name or decode)"
 
 
 async def test_a_lane_without_a_suitable_worker_goes_to_any(

@@ -3,7 +3,7 @@
 import pytest
 
 from fetchfleet.jobs.contract.entry import Entry
-from fetchfleet.jobs.contract.fetch import Fetch, decode_fetch
+from fetchfleet.jobs.contract.fetch import Fetch, decode_fetch, encode
 from fetchfleet.jobs.contract.result import Outcome, Reason
 from fetchfleet.jobs.errors import InvalidFetchError
 from fetchfleet.worker.fetch.rules.decide import Finish, HostState, decide
@@ -13,20 +13,34 @@ from fetchfleet.worker.policy.file import parse_policy
 from fetchfleet.worker.policy.model import LanePolicy, PolicyError
 
 URL = "http://a/"
+PLACES = (b'"dest":"a"', b'"name":"a"')
 
 
-@pytest.mark.parametrize("what", ["replace", "skip", "fail"])
-def test_if_exists_accepts_three_values(what: str) -> None:
-    """`replace` is the default."""
-    text = b'{"url":"http://a/","dest":"a","if_exists":"%b"}' % what.encode()
+@pytest.mark.parametrize("what", ["replace", "skip", "fail", "suffix"])
+def test_if_exists_accepts_four_values(what: str) -> None:
+    """A dest is replaced by default, a name gets a suffix."""
+    dest, name = (b'{"url":"http://a/",%b,"if_exists":"%b"}' % (field, what.encode()) for field in PLACES)
 
-    assert what == decode_fetch(text).if_exists
-    assert "replace" == Fetch(url=URL).if_exists
-    with pytest.raises(InvalidFetchError, match="if_exists: 'keep' is not one of replace, skip, fail"):
+    assert what == decode_fetch(dest).on_existing
+    assert what == decode_fetch(name).on_existing
+    assert ("replace", "suffix") == (
+        Fetch(url=URL, dest="a").on_existing,
+        Fetch(url=URL, name="a").on_existing,
+    )
+    with pytest.raises(
+        InvalidFetchError, match="if_exists: 'keep' is not one of replace, skip, fail, suffix"
+    ):
         Fetch(url=URL, dest="a", if_exists="keep")
 
 
-@pytest.mark.parametrize("what", ["skip", "fail"])
+def test_a_default_of_if_exists_has_the_json_of_a_fetch_without_it() -> None:
+    """Older versions write and read the same JSON."""
+    assert encode(Fetch(url=URL, dest="a")) == encode(Fetch(url=URL, dest="a", if_exists="replace"))
+    assert encode(Fetch(url=URL, name="a")) == encode(Fetch(url=URL, name="a", if_exists="suffix"))
+    assert b"if_exists" not in encode(Fetch(url=URL, if_exists="replace"))
+
+
+@pytest.mark.parametrize("what", ["skip", "fail", "suffix"])
 def test_if_exists_without_a_dest_is_refused(what: str) -> None:
     """A generated name is always free."""
     assert Fetch(url=URL, if_exists="replace").dest is None

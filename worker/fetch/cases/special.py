@@ -5,6 +5,8 @@ Large and slow bodies too: checkpoints save them from a crash while they stream.
 
 from collections.abc import Awaitable, Callable
 
+import msgspec
+
 from fetchfleet.jobs.contract.entry import Entry, Hop
 from fetchfleet.worker import errors
 from fetchfleet.worker.body.pipeline import BodyPipeline, DecoderSlot, with_accept_encoding
@@ -123,7 +125,12 @@ class SpecialCases:
         origin_policy = self._services.policy_of(fetch) if hops else policy
         indexed = fetch.revalidate or stale_fallback.is_allowed(fetch, origin_policy)
         options = StorageOptions(validators if indexed else None, origin_policy.durability)
-        stored = await self._receive(HttpExchange(request, answer), body, expected, options)
+        exchange = HttpExchange(request, answer)
+        existing = await stored_bodies.before_body(self._entry, self._services, exchange)
+        if existing is not None:
+            await answer.discard()
+            return msgspec.structs.replace(existing, status=answer.status)
+        stored = await self._receive(exchange, body, expected, options)
         if not isinstance(stored, StoredAt):
             return stored
         return Stored(

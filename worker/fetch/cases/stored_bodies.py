@@ -1,4 +1,4 @@
-"""Bodies stored before: a file at the dest of a fetch, or a body that the host confirms with a 304."""
+"""Bodies stored before: a file at the path of a fetch, or a body that the host confirms with a 304."""
 
 from fetchfleet.jobs.contract.checks.conditions import is_conditional
 from fetchfleet.jobs.contract.checks.field_checks import IfExists
@@ -11,38 +11,60 @@ from fetchfleet.worker.fetch.rules.outcome import AlreadyExists, AttemptOutcome,
 from fetchfleet.worker.fetch.rules.validators import validators_of
 from fetchfleet.worker.fetch.services import FetchServices, FetchSession
 from fetchfleet.worker.http.exchange import Answer
-from fetchfleet.worker.sink.base import Sink
+from fetchfleet.worker.sink.base import HttpExchange, Sink
 from fetchfleet.worker.sink.index_entry import IndexEntry, StoredBody
+from fetchfleet.worker.sink.names import known_path
+
+_KEEPING = frozenset({IfExists.SKIP, IfExists.FAIL})
 
 GONE = "the stored file changed while it was revalidated"
 
 
-async def at_dest(entry: Entry, services: FetchServices) -> AlreadyExists | None:
-    """Return the file at the fetch's dest, unless the fetch replaces it."""
-    fetch = entry.fetch
-    if fetch.if_exists == IfExists.REPLACE or fetch.dest is None or services.sink.stored is None:
+async def at_path(
+    entry: Entry, services: FetchServices, exchange: HttpExchange | None = None
+) -> AlreadyExists | None:
+    """Return the file at the path of the fetch, if the fetch keeps it and the path is known.
+
+    exchange: None before the response. Raises BadDestError if the path is too long.
+    """
+    if entry.fetch.if_exists not in _KEEPING or services.sink.stored is None:
         return None
-    size_bytes = await services.sink.stored.size_of(fetch.dest)
-    return None if size_bytes is None else AlreadyExists(path=fetch.dest, size_bytes=size_bytes)
+    path = known_path(entry, exchange)
+    if path is None:
+        return None
+    size_bytes = await services.sink.stored.size_of(path)
+    return None if size_bytes is None else AlreadyExists(path=path, size_bytes=size_bytes)
 
 
 def end_at_existing(entry: Entry, existing: AlreadyExists) -> tuple[Finish, AttemptOutcome]:
-    """Return the end of a fetch whose dest exists before its request is sent."""
+    """Return the end of a fetch whose file exists before its request is sent."""
     if entry.fetch.if_exists == IfExists.SKIP:
         return UNCHANGED, existing
-    return EXISTS, Interrupted(note=f"{existing.path!r} exists already")
+    return EXISTS, Interrupted(note=str(ExistsError(existing.path)))
+
+
+async def before_body(entry: Entry, services: FetchServices, exchange: HttpExchange) -> AlreadyExists | None:
+    """Return the file at a path that the response tells, so that its body is not needed.
+
+    Raises ExistsError if the fetch must not find a file there.
+    """
+    existing = await at_path(entry, services, exchange) if entry.fetch.name is not None else None
+    if existing is not None and entry.fetch.if_exists == IfExists.FAIL:
+        raise ExistsError(existing.path)
+    return existing
 
 
 async def created_meanwhile(
     entry: Entry, status: int, error: ExistsError, services: FetchServices
 ) -> AttemptOutcome:
-    """Return the outcome of a body whose dest was created while it was received; that file stays.
+    """Return the outcome of a body whose file was created while it was received; that file stays.
 
     Raises the error unless the fetch skips existing files.
     """
-    existing = await at_dest(entry, services) if entry.fetch.if_exists == IfExists.SKIP else None
-    if existing is not None:
-        return AlreadyExists(path=existing.path, size_bytes=existing.size_bytes, status=status)
+    if entry.fetch.if_exists == IfExists.SKIP and services.sink.stored is not None:
+        size_bytes = await services.sink.stored.size_of(error.path)
+        if size_bytes is not None:
+            return AlreadyExists(path=error.path, size_bytes=size_bytes, status=status)
     raise error
 
 

@@ -1,9 +1,9 @@
 """End fetches that this worker must not attempt."""
 
-from fetchfleet.jobs.contract.checks.field_checks import IfExists
 from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.result import Outcome, Reason
 from fetchfleet.jobs.contract.urls import lane_of_url
+from fetchfleet.worker.errors import BadDestError
 from fetchfleet.worker.fetch.cases import handover, stored_bodies
 from fetchfleet.worker.fetch.cases.redirect import move_to_lane
 from fetchfleet.worker.fetch.rules import crashes
@@ -12,13 +12,15 @@ from fetchfleet.worker.fetch.rules.outcome import Interrupted
 from fetchfleet.worker.fetch.run import finish_fetch
 from fetchfleet.worker.fetch.services import FetchSession
 from fetchfleet.worker.gate.gate import WaitReason
+from fetchfleet.worker.sink import names
 
 
 async def end_unattempted(session: FetchSession, entry: Entry) -> bool:
     """End a fetch that this worker must not attempt; return whether it ended, moved or was handed over.
 
-    It ends if it keeps crashing workers, its deadline has passed, the sink cannot store it, or its dest
-    exists. It moves if its next request belongs to another lane: a redirect's, or its host's current name.
+    It ends if it keeps crashing workers, its deadline has passed, the sink cannot store it, its name lacks a
+    value, or its file exists. It moves if its next request belongs to another lane: a redirect's, or its
+    host's current name.
     """
     fetch, services = entry.fetch, session.services
     if entry.interruptions:
@@ -39,9 +41,15 @@ async def end_unattempted(session: FetchSession, entry: Entry) -> bool:
         end = Finish(outcome=Outcome.FAILED, reason=Reason.BAD_DEST)
         await finish_fetch(session, entry, end, Interrupted(note=refusal))
         return True
-    if fetch.dest is None or fetch.if_exists == IfExists.REPLACE:
+    if fetch.dest is None and fetch.name is None:
         return False
-    existing = await stored_bodies.at_dest(entry, services)
+    try:
+        names.check(entry)
+        existing = await stored_bodies.at_path(entry, services)
+    except BadDestError as error:
+        end = Finish(outcome=Outcome.FAILED, reason=Reason.BAD_DEST)
+        await finish_fetch(session, entry, end, Interrupted(note=str(error)))
+        return True
     if existing is not None:
         await finish_fetch(session, entry, *stored_bodies.end_at_existing(entry, existing))
     return existing is not None

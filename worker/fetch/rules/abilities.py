@@ -16,13 +16,13 @@ class Ability(StrEnum):
     """An ability that some workers have."""
 
     FILES = "files"
-    """Each body is a file of its own (`--sink files`), as `dest` and `decode` require."""
+    """Each body is a file of its own (`--sink files`), as `dest`, `name` and `decode` require."""
     IN_FOLDER = "in_folder"
     """Request bodies can be read from an in folder (`--in`), as `body_file` requires."""
 
 
 ABILITY_OPTIONS = {
-    Ability.FILES: "--sink files (for dest or decode)",
+    Ability.FILES: "--sink files (for dest, name or decode)",
     Ability.IN_FOLDER: "--in (for body_file)",
 }
 """The option of `fetchfleet worker` that gives a worker the ability, for messages."""
@@ -83,7 +83,7 @@ def setting_text(kind: SettingKind, digest: str) -> str:
 def needs_of(entry: Entry) -> Needs:
     """Return the needs of the next attempt at a fetch."""
     fetch, needs = entry.fetch, set[str]()
-    if fetch.dest is not None or fetch.decode:
+    if fetch.dest is not None or fetch.name is not None or fetch.decode:
         needs.add(Ability.FILES.value)
     if (fetch if entry.hop is None else entry.hop).body_file is not None:
         needs.add(Ability.IN_FOLDER.value)

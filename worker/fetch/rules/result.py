@@ -20,7 +20,7 @@ from fetchfleet.worker.fetch.rules.outcome import (
 from fetchfleet.worker.observability import redact
 from fetchfleet.worker.sink.index_entry import StoredBody
 
-_REPEATED = frozenset({"url", "method", "dest", "key", "meta"})
+_REPEATED = frozenset({"url", "method", "dest", "name", "key", "meta"})
 """The fields of a fetch that its result repeats."""
 
 _UNSUCCESSFUL = frozenset({Outcome.FAILED, Outcome.CANCELLED})
@@ -69,6 +69,7 @@ def result_of(
         meta=entry.fetch.meta,
         method=entry.fetch.method,
         dest=entry.fetch.dest,
+        name=entry.fetch.name,
         key=entry.fetch.key,
         omitted=omitted_of(entry.fetch) if finish.outcome in _UNSUCCESSFUL else None,
         retry_of=entry.retry_of,
@@ -103,6 +104,7 @@ def _result_of_stored(
         meta=fetch.meta,
         method=fetch.method,
         dest=fetch.dest,
+        name=fetch.name,
         key=fetch.key,
         retry_of=entry.retry_of,
     )

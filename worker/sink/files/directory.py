@@ -203,7 +203,7 @@ class Directory:
                     os.link(_checked(partial), name, src_dir_fd=src, dst_dir_fd=dst, follow_symlinks=False)
             except OSError as error:
                 if error.errno == errno.EEXIST and not replace:
-                    raise ExistsError(f"{path!r} exists already") from None
+                    raise ExistsError(path) from None
                 if error.errno != errno.EXDEV:
                     raise
                 raise _mounted(path) from None

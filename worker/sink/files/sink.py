@@ -14,6 +14,7 @@ from fetchfleet.jobs.contract.fetch import Fetch
 from fetchfleet.jobs.contract.ids import path_of
 from fetchfleet.worker.errors import BadDestError, ExistsError
 from fetchfleet.worker.sink.base import Expected, HttpExchange, ResumePoint, StorageOptions
+from fetchfleet.worker.sink.files.body_name import BodyName, Content
 from fetchfleet.worker.sink.files.buffered_body import BatchTimings, BufferedBody, SmallBatch
 from fetchfleet.worker.sink.files.directory import PARTIAL_FILES, Directory
 from fetchfleet.worker.sink.files.index import BodyIndex, entry_of, write_entry
@@ -22,7 +23,7 @@ from fetchfleet.worker.sink.files.partial_file import PartialFile, write_all
 from fetchfleet.worker.sink.files.takeover import Takeovers
 from fetchfleet.worker.sink.index_entry import StoredAt, key_of
 from fetchfleet.worker.util import aio
-from fetchfleet.worker.util.executors import run_in
+from fetchfleet.worker.util.executors import HASHING, run_in
 
 RESUME_MIN_BYTES = 512 * 1024
 """The minimum size of a partial file to keep. A smaller body is cheaper to fetch again."""
@@ -58,10 +59,13 @@ class FileSink:
         expected: Expected,
         options: StorageOptions | None = None,
         resume: ResumePoint | None = None,
-        exchange: HttpExchange | None = None,  # noqa: ARG002 see Sink
+        exchange: HttpExchange | None = None,
     ) -> "FileWriter":
         """Return a writer for the body of a fetch. token: the lane's token; see Sink."""
-        return FileWriter(self.disk, self._small, entry, token, expected, options or StorageOptions(), resume)
+        fetch, options = entry.fetch, options or StorageOptions()
+        may_share = fetch.name is not None or fetch.if_exists == IfExists.SUFFIX
+        name = BodyName(entry, exchange) if may_share else None
+        return FileWriter(self.disk, self._small, entry, token, expected, options, resume, name)
 
 
 class FileWriter(BufferedBody):
@@ -76,8 +80,11 @@ class FileWriter(BufferedBody):
         expected: Expected,
         options: StorageOptions,
         resume: ResumePoint | None,
+        name: BodyName | None,
     ) -> None:
         super().__init__(disk, entry.id, token, expected, resume)
+        self._name = name
+        """Chooses among several paths; None if the body has one."""
         self._small = small
         self._fetch = entry.fetch
         self._options = options
@@ -106,8 +113,9 @@ class FileWriter(BufferedBody):
     async def _finish(self, large: PartialFile, sha256: str) -> StoredAt | None:
         """Close the partial file and give it its final name."""
         await large.close(synced=self._options.durability != "none")
-        directory = self._disk.directory
-        placed = await run_in(self._disk.for_names, self._place, directory, large.opening, sha256)
+        directory, may_read = self._disk.directory, self._name is not None and self._name.may_read
+        threads = HASHING if may_read else self._disk.for_names
+        placed = await run_in(threads, self._place, directory, large.opening, sha256)
         large.on_disk = placed is None
         return placed
 
@@ -137,6 +145,8 @@ class FileWriter(BufferedBody):
         sha256 = self._checked()
         if not self._may_place():
             return None
+        if self._name is not None:
+            return self._store_named(self._name, directory, sha256)
         file = directory.create_unnamed()
         if file is not None:
             try:
@@ -153,8 +163,32 @@ class FileWriter(BufferedBody):
 
     def _store_synced(self) -> StoredAt | None:
         """Store a body from memory and sync it. Runs off the loop."""
-        sha256 = self._checked()
-        return self._store_partial(self._disk.directory, sha256) if self._may_place() else None
+        sha256, directory = self._checked(), self._disk.directory
+        if not self._may_place():
+            return None
+        if self._name is not None:
+            return self._store_named(self._name, directory, sha256)
+        return self._store_partial(directory, sha256)
+
+    def _store_named(self, name: BodyName, directory: Directory, sha256: str) -> StoredAt | None:
+        """Store a body from memory under one of its names. Runs off the loop."""
+        content, opening = self._content(sha256), directory.opening
+        place, found = name.existing(directory, content), None
+        if place is None and content.durability == "none":
+            file = directory.create_unnamed()
+            if file is not None:
+                try:
+                    if os.writev(file, self._pieces) == self.size_bytes:
+                        found = os.fstat(file) if self._options.remember is not None else None
+                        place = name.link(directory, file, content) if self._may_place() else None
+                finally:
+                    os.close(file)
+        if place is None:
+            return self._store_partial(directory, sha256)
+        return self._placed(directory, opening, place.path, sha256, place.existing or found)
+
+    def _content(self, sha256: str) -> Content:
+        return Content(self.size_bytes, sha256, self._options.durability)
 
     def _store_partial(self, directory: Directory, sha256: str) -> StoredAt | None:
         """Store a body from memory through a partial file. Runs off the loop."""
@@ -181,13 +215,18 @@ class FileWriter(BufferedBody):
         """
         if not self._may_place():
             return None
-        partial, path = self._partial_name(), self._fetch.dest or path_of(self._fetch_id)
+        partial, name = self._partial_name(), self._name
         # Stat before the rename: afterwards another fetch may replace the file.
         indexed = self._options.remember is not None
         found = directory.stat(f"{PARTIAL_FILES}/{partial}") if indexed else None
-        replace, full = self._fetch.if_exists == IfExists.REPLACE, self._options.durability == "full"
+        replace, full = self._fetch.on_existing is IfExists.REPLACE, self._options.durability == "full"
         try:
-            directory.put(partial, path, replace=replace, sync=full)
+            if name is None:
+                path = self._fetch.dest or path_of(self._fetch_id)
+                directory.put(partial, path, replace=replace, sync=full)
+            else:
+                path, existing = name.put(directory, partial, self._content(sha256))
+                found = existing or found
         except (OSError, BadDestError, ExistsError):
             directory.confirm(opening)  # the error of a replaced out folder takes precedence
             raise

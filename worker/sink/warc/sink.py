@@ -53,9 +53,11 @@ class WarcSink:
         self.disk.close()
 
     def refusal(self, fetch: Fetch) -> str | None:
-        """Return why the fetch is not supported: `dest` needs a file, `decode` changes the body."""
+        """Return why the fetch is not supported: `dest` and `name` need a file, `decode` changes the body."""
         if fetch.dest is not None:
             return "dest: this worker stores bodies in WARC segments, not in files of their own"
+        if fetch.name is not None:
+            return "name: this worker stores bodies in WARC segments, not in files of their own"
         if fetch.decode:
             return "decode: this worker stores bodies in WARC segments, as they were sent"
         return None
