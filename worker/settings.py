@@ -28,6 +28,8 @@ REMOVED = {"reqwest": "was removed: direct replaces it and needs no extra; use -
 """The engines of earlier versions, each with the rest of its error message."""
 FILES, WARC = "files", "warc"
 SINKS = (FILES, WARC)
+GZIP, NONE = "gzip", "none"
+COMPRESSIONS = (GZIP, NONE)
 LOG_LEVELS = ("debug", "info")
 NATIVE = "native"
 LOG_SCHEMAS = (NATIVE, "otel", "ecs")
@@ -78,6 +80,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """One of ENGINES."""
     sink: str = FILES
     """One of SINKS."""
+    warc_compression: str = GZIP
+    """One of COMPRESSIONS, for the records of WARC segments."""
     warc_max_bytes: int = 1 << 30
     """The largest size of a WARC segment, unless it has a single, larger record."""
     warc_max_age_s: float = 3600.0
@@ -253,6 +257,8 @@ def _unknown_choices(settings: Settings) -> Iterator[str]:
         value = getattr(settings, name)
         if value not in choices:
             yield f"--{name} {value}: {REMOVED.get(value) or 'choose ' + ' or '.join(choices)}"
+    if settings.warc_compression not in COMPRESSIONS:
+        yield f"--warc-compression {settings.warc_compression}: choose {' or '.join(COMPRESSIONS)}"
     for name, words in {"log_level": LOG_LEVELS, "log_schema": LOG_SCHEMAS, "otel": OTELS}.items():
         if (value := getattr(settings, name)) not in words:
             yield f"{ENVIRONMENT[name]}: must be {' or '.join(words)}, got {value!r}"

@@ -1,5 +1,6 @@
 """Read WARC segments with warcio and check every digest."""
 
+import gzip
 import io
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,8 +44,18 @@ def read(segment: bytes) -> list[WarcRecord]:
 
 def segments(out: Path) -> dict[str, bytes]:
     """Return the segments of an out folder, open or closed, by the path in results."""
-    found = sorted((out / "warc").glob("*"))
-    return {f"warc/{path.name.removesuffix('.open')}": path.read_bytes() for path in found}
+    found = sorted((out / "warc").glob("*.warc*"))
+    return {f"warc/{closed(path.name)}": path.read_bytes() for path in found}
+
+
+def plain(segment: bytes) -> bytes:
+    """Return the records of a segment without compression."""
+    return gzip.decompress(segment) if segment.startswith(b"\x1f\x8b") else segment
+
+
+def closed(name: str) -> str:
+    """Return the name of a segment when it is closed."""
+    return name.removesuffix(".open").removesuffix(".writing")
 
 
 def record_of(out: Path, result: Result) -> WarcRecord:

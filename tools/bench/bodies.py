@@ -1,5 +1,6 @@
 """Make the bodies that the benchmark serves, and check the bodies that programs have stored."""
 
+import gzip
 import os
 import zlib
 from collections import Counter
@@ -37,7 +38,11 @@ def in_segments(out: Path, served: Counter[int]) -> str:
     Returns an empty string if the numbers are equal.
     """
     found = sum(
-        path.read_bytes().count(b"WARC-Type: response\r\n") for path in out.rglob("*.warc") if path.is_file()
+        plain.count(b"WARC-Type: response\r\n")
+        for plain in (
+            *(path.read_bytes() for path in out.rglob("*.warc")),
+            *(gzip.decompress(path.read_bytes()) for path in out.rglob("*.warc.gz")),
+        )
     )
     return "" if found == served.total() else f"{found} of {served.total()} bodies are stored"
 

@@ -97,11 +97,20 @@ def _library(name: str, program: str, library: str, share: float = 1.0) -> Peer:
 
 
 def _fetchfleet_peer(
-    suffix: str = "", *, workers: int = 1, engine: str = "httpx", sink: str = "files"
+    suffix: str = "",
+    *,
+    workers: int = 1,
+    engine: str = "httpx",
+    sink: str = "files",
+    compression: str = settings.NONE,
 ) -> Peer:
     """Return a configuration of fetchfleet. suffix: of its name."""
     installed = engine in settings.ENGINES and sink in settings.SINKS
-    environment = {"FETCHFLEET_ENGINE": engine, "FETCHFLEET_SINK": sink}
+    environment = {
+        "FETCHFLEET_ENGINE": engine,
+        "FETCHFLEET_SINK": sink,
+        "FETCHFLEET_WARC_COMPRESSION": compression,
+    }
     command = partial(_with_flags, ("--workers", str(workers)))
     difference = in_files if sink == "files" else in_segments
     return Peer(f"fetchfleet{suffix}", command, installed, environment, difference)
@@ -120,6 +129,7 @@ PEERS = (
     _fetchfleet_peer(", direct", engine="direct"),
     _fetchfleet_peer(", direct, 2 workers", workers=2, engine="direct"),
     _fetchfleet_peer(", direct, warc", engine="direct", sink="warc"),
+    _fetchfleet_peer(", direct, warc, gzip", engine="direct", sink="warc", compression=settings.GZIP),
     _library(BASE, "aiohttp_script", "aiohttp"),
     Peer(
         "arq + httpx by hand",

@@ -1,6 +1,6 @@
 """Makes the sink of a worker."""
 
-from fetchfleet.worker.settings import WARC, Settings
+from fetchfleet.worker.settings import GZIP, WARC, Settings
 from fetchfleet.worker.sink.base import Sink
 from fetchfleet.worker.sink.files.sink import FileSink
 
@@ -9,8 +9,9 @@ def sink_of(settings: Settings, instance: str) -> Sink:
     """Return the sink of the settings, not yet open. instance: becomes part of the names of WARC segments."""
     if settings.sink != WARC:
         return FileSink(settings.out)
-    from fetchfleet.worker.sink.warc.segments import SegmentLimits  # noqa: PLC0415 most workers write none
+    from fetchfleet.worker.sink.warc.segments import WarcOptions  # noqa: PLC0415 most workers write none
     from fetchfleet.worker.sink.warc.sink import WarcSink  # noqa: PLC0415
 
-    limits = SegmentLimits(settings.warc_max_bytes, settings.warc_max_age_s)
-    return WarcSink(settings.out, instance, settings.user_agent, limits)
+    compressed = settings.warc_compression == GZIP
+    options = WarcOptions(settings.warc_max_bytes, settings.warc_max_age_s, compressed)
+    return WarcSink(settings.out, instance, settings.user_agent, options)

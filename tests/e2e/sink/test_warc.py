@@ -76,13 +76,19 @@ async def test_two_workers_archive_a_third_party_server(redis_url: str, fleet: F
     assert {"one", "two"} == {path.removeprefix("warc/").partition("-")[0] for path in archive}
 
 
-@pytest.mark.parametrize("durability", ["none", "full"])
+@pytest.mark.parametrize(
+    ("durability", "compression"), [("none", "gzip"), ("none", "none"), ("full", "gzip")]
+)
 async def test_after_a_kill_every_result_has_its_record(
-    redis_url: str, redis: Redis, fleet: Fleet, tmp_path: Path, durability: str
+    redis_url: str, redis: Redis, fleet: Fleet, tmp_path: Path, durability: str, compression: str
 ) -> None:
     """Workers are killed as they write, and restarted. Records without a result may remain."""
     policy = f'{POLICY}durability = "{durability}"\n'
-    environment = {"FETCHFLEET_SINK": "warc", "FETCHFLEET_LEASE_S": "1"}
+    environment = {
+        "FETCHFLEET_SINK": "warc",
+        "FETCHFLEET_WARC_COMPRESSION": compression,
+        "FETCHFLEET_LEASE_S": "1",
+    }
     with (
         tiny_server(HOSTS) as bases,
         named_workers(redis_url, tmp_path / "fleet", policy, **environment) as workers,

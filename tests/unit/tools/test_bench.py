@@ -1,5 +1,6 @@
 """The figures of the benchmark."""
 
+import gzip
 from collections import Counter
 from pathlib import Path
 
@@ -87,9 +88,10 @@ def test_segments_are_counted_by_their_responses(tmp_path: Path) -> None:
     """A missing record is reported."""
     record = b"WARC/1.1\r\nWARC-Type: response\r\n\r\n"
     (tmp_path / "a.warc").write_bytes(record * 2 + b"WARC/1.1\r\nWARC-Type: request\r\n\r\n")
+    (tmp_path / "b.warc.gz").write_bytes(gzip.compress(record))
 
-    assert "" == bodies.in_segments(tmp_path, Counter({1: 1, 2: 1}))
-    assert "2 of 3 bodies are stored" == bodies.in_segments(tmp_path, Counter({1: 3}))
+    assert "" == bodies.in_segments(tmp_path, Counter({1: 1, 2: 2}))
+    assert "3 of 4 bodies are stored" == bodies.in_segments(tmp_path, Counter({1: 4}))
 
 
 @pytest.mark.parametrize(

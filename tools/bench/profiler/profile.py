@@ -13,7 +13,7 @@ from fetchfleet import Batch, Counts, Fleet
 from fetchfleet.worker.local.embedded_redis import EmbeddedRedis
 from fetchfleet.worker.observability import log
 from fetchfleet.worker.runtime.arq_worker import serve_arq_jobs, start
-from fetchfleet.worker.settings import load_settings
+from fetchfleet.worker.settings import NONE, load_settings
 from fetchfleet.worker.util import aio, gc_freeze
 from tools.bench import bodies
 from tools.bench.compare import Load, hosts
@@ -44,7 +44,11 @@ def profile(load: Load, engine: str, sink: str, *, disk: bool = False) -> dict[s
 
 
 async def _profiled(urls: Sequence[str], redis_url: str, out: Path, engine: str, sink: str) -> dict[str, Any]:
-    environment = {"FETCHFLEET_ENGINE": engine, "FETCHFLEET_SINK": sink}
+    environment = {
+        "FETCHFLEET_ENGINE": engine,
+        "FETCHFLEET_SINK": sink,
+        "FETCHFLEET_WARC_COMPRESSION": NONE,
+    }
     flags = {"redis_url": redis_url, "out": str(out), "allow_net": "127.0.0.0/8"}
     settings = load_settings(flags, environment)
     assert settings.policy.default.concurrency == PER_HOST

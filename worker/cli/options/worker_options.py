@@ -37,6 +37,12 @@ SETTING_OPTIONS = [
     ),
     _option(
         STORAGE,
+        "warc_compression",
+        "gzip|none",
+        "Compress each record of WARC segments (default: gzip, env: FETCHFLEET_WARC_COMPRESSION).",
+    ),
+    _option(
+        STORAGE,
         "in_folder",
         "FOLDER",
         "Folder with the files that fetches send as their body (env: FETCHFLEET_IN).",

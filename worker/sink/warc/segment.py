@@ -12,14 +12,17 @@ from fetchfleet.worker.errors import InTheWayError
 from fetchfleet.worker.sink.files.directory import WARC_FOLDER, Directory
 from fetchfleet.worker.sink.files.open_file import lock
 from fetchfleet.worker.sink.files.partial_file import Block, write_all
-from fetchfleet.worker.sink.warc.record_format import END, MAX_HEAD_BYTES, block_bytes
+from fetchfleet.worker.sink.warc.records import complete_records
 from fetchfleet.worker.util.clock import mono_s
 
 OPEN = ".open"
-"""The suffix of a segment that is being written."""
+"""The suffix of an uncompressed segment that is being written."""
 
-SHORT_HEAD_BYTES = 2048
-"""Most heads of records are shorter."""
+WRITING = ".writing"
+"""The suffix of a compressed one. Workers of version 0.1 would recover every `.open` file as uncompressed."""
+
+COMPRESSED = ".gz"
+"""The end of a compressed segment's name."""
 
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
@@ -33,7 +36,7 @@ class Segment:
     def __init__(self, directory: Directory, name: str, begin: bytes) -> None:
         self._directory = directory
         self._opening = directory.opening
-        self._name = name
+        self._open_name = name + (WRITING if name.endswith(COMPRESSED) else OPEN)
         self._name_synced = False
         self.path = f"{WARC_FOLDER}/{name}"
         self.opened_s = mono_s()
@@ -44,7 +47,7 @@ class Segment:
         with directory.chain(WARC_FOLDER) as chain:
             if name in os.listdir(chain[-1]):  # noqa: PTH208 - by descriptor
                 raise FileExistsError(errno.EEXIST, f"{self.path} exists already")
-            self._file = os.open(name + OPEN, _NEW, 0o666, dir_fd=chain[-1])
+            self._file = os.open(self._open_name, _NEW, 0o666, dir_fd=chain[-1])
             try:
                 lock(self._file)
                 self.append([begin])
@@ -52,7 +55,7 @@ class Segment:
             except OSError:
                 os.close(self._file)
                 with suppress(OSError):
-                    os.unlink(name + OPEN, dir_fd=chain[-1])
+                    os.unlink(self._open_name, dir_fd=chain[-1])
                 raise
 
     @property
@@ -60,7 +63,7 @@ class Segment:
         """True if the segment, or a folder of its path, was moved, removed or replaced."""
         if self._opening != self._directory.opening or not self._directory.in_place():
             return True
-        found = self._directory.stat(self.path + OPEN)
+        found = self._directory.stat(f"{WARC_FOLDER}/{self._open_name}")
         return found is None or not os.path.samestat(found, os.fstat(self._file))
 
     def append(self, blocks: Sequence[Block]) -> None:
@@ -68,8 +71,8 @@ class Segment:
         with self._whole_or_nothing():
             write_all(self._file, blocks)
 
-    def append_file(self, before: Sequence[Block], file: int, size_bytes: int) -> None:
-        """Append the blocks, `size_bytes` of a file, and the end of a record. On OSError none is appended."""
+    def append_file(self, before: Sequence[Block], file: int, size_bytes: int, after: Block) -> None:
+        """Append some blocks, `size_bytes` of a file, and another block. On OSError none is appended."""
         with self._whole_or_nothing():
             write_all(self._file, before)
             done = 0
@@ -78,7 +81,7 @@ class Segment:
                 if not copied:
                     raise OSError(f"the partial file ends after {done} of {size_bytes} bytes")
                 done += copied
-            write_all(self._file, [END])
+            write_all(self._file, [after])
 
     def sync(self, *, name: bool) -> None:
         """Sync the segment to disk; name: its name too. An error breaks it, since fsync reports it once."""
@@ -105,7 +108,7 @@ class Segment:
         """Give the segment its final name and close it. The next start recovers a broken one."""
         with suppress(OSError, InTheWayError):
             if not self.broken:
-                _give_name(self._directory, self._name + OPEN)
+                _give_name(self._directory, self._open_name)
         with suppress(OSError):
             os.close(self._file)
 
@@ -128,15 +131,15 @@ def recover(directory: Directory) -> None:
     with directory.chain(WARC_FOLDER):
         pass
     for name in directory.names(WARC_FOLDER):
-        if not name.endswith(OPEN):
+        if not name.endswith((OPEN, WRITING)):
             continue
         with suppress(OSError, InTheWayError), directory.chain(WARC_FOLDER) as chain:
             file = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=chain[-1])
             try:
-                found = os.stat(name, dir_fd=chain[-1], follow_symlinks=False) if lock(file) else None
-                if found is None or not os.path.samestat(os.fstat(file), found):
+                named = os.stat(name, dir_fd=chain[-1], follow_symlinks=False) if lock(file) else None
+                if named is None or not os.path.samestat(os.fstat(file), named):
                     continue  # its writer is alive, or has renamed it
-                size_bytes = complete_bytes(file)
+                size_bytes = max((found.offset + found.length for found in complete_records(file)), default=0)
                 os.ftruncate(file, size_bytes)
                 os.fsync(file)
                 if size_bytes:
@@ -147,22 +150,8 @@ def recover(directory: Directory) -> None:
                 os.close(file)
 
 
-def complete_bytes(file: int) -> int:
-    """Return the size of the complete records at the start of a segment."""
-    size_bytes = os.fstat(file).st_size
-    begins = 0
-    while True:
-        sizes = block_bytes(os.pread(file, SHORT_HEAD_BYTES, begins))
-        sizes = sizes or block_bytes(os.pread(file, MAX_HEAD_BYTES, begins))
-        if sizes is None:
-            return begins
-        ends = begins + sum(sizes)
-        if ends + len(END) > size_bytes or os.pread(file, len(END), ends) != END:
-            return begins
-        begins = ends + len(END)
-
-
 def _give_name(directory: Directory, name: str) -> None:
     """Rename a segment to its final name. Segment has checked that no other file has it."""
+    final = name.removesuffix(OPEN).removesuffix(WRITING)
     with directory.chain(WARC_FOLDER) as chain:
-        os.rename(name, name.removesuffix(OPEN), src_dir_fd=chain[-1], dst_dir_fd=chain[-1])
+        os.rename(name, final, src_dir_fd=chain[-1], dst_dir_fd=chain[-1])

@@ -11,7 +11,8 @@ from fetchfleet.worker.sink.files.directory import Directory
 from fetchfleet.worker.sink.files.partial_file import Block
 from fetchfleet.worker.sink.index_entry import StoredAt
 from fetchfleet.worker.sink.warc import record_format
-from fetchfleet.worker.sink.warc.segment import Segment
+from fetchfleet.worker.sink.warc.compression import member
+from fetchfleet.worker.sink.warc.segment import COMPRESSED, Segment
 from fetchfleet.worker.util.clock import mono_s
 from fetchfleet.worker.util.file_errors import FileFault, fault_of
 
@@ -26,20 +27,24 @@ class WarcRecord(NamedTuple):
     """The record of a request and the record of its response."""
 
     blocks: tuple[Block, ...]
-    """All bytes of both records, or those before a body that is in a partial file."""
+    """All bytes of both records, or those before a part that is in a file."""
     request_bytes: int
-    """Size of the request record."""
+    """Size of the request record in the segment."""
     response_bytes: int
-    """Size of the response record."""
+    """Size of the response record in the segment."""
     body_bytes: int
     sha256: str
     """The body's digest, in hex."""
     partial: str | None = None
-    """The name of the partial file, if the body is in one."""
+    """The name of the partial file with the rest, if there is one."""
+    partial_bytes: int = 0
+    """The size of that file."""
+    end: bytes = b""
+    """The bytes after that file."""
 
     @property
     def bytes(self) -> int:
-        """The size of both records."""
+        """The size of both records in the segment."""
         return self.request_bytes + self.response_bytes
 
 
@@ -69,30 +74,33 @@ _Group = list[tuple[RecordSource, WarcRecord]]
 """Records that are appended by one write."""
 
 
-class SegmentLimits(NamedTuple):
-    """The limits at which a segment is closed."""
+class WarcOptions(NamedTuple):
+    """The form and the limits of segments."""
 
     max_bytes: int
-    """A larger record gets a segment of its own."""
+    """The size before which a segment is closed. A larger record gets a segment of its own."""
     max_age_s: float
+    """The age at which a segment is closed."""
+    compressed: bool = False
+    """Each record of a new segment is a gzip member."""
 
 
 class Segments:
     """Writes the segments of a worker, one after the other. Not thread-safe."""
 
-    def __init__(self, directory: Directory, instance: str, user_agent: str, limits: SegmentLimits) -> None:
+    def __init__(self, directory: Directory, instance: str, user_agent: str, options: WarcOptions) -> None:
         self._directory = directory
         self._worker = re.sub(r"[^A-Za-z0-9._-]", "_", instance)[-MAX_NAME_CHARS:].lstrip(".") or "worker"
         self._user_agent = user_agent
-        self._limits = limits
-        self._max_group_bytes = min(MAX_GROUP_BYTES, limits.max_bytes)
+        self._options = options
+        self._max_group_bytes = min(MAX_GROUP_BYTES, options.max_bytes)
         self._serials = itertools.count(1)
         self._current: Segment | None = None
 
     @property
     def expires_s(self) -> float | None:
         """The monotonic time at which the current segment must be closed; None without a segment."""
-        return None if self._current is None else self._current.opened_s + self._limits.max_age_s
+        return None if self._current is None else self._current.opened_s + self._options.max_age_s
 
     def write(self, sources: list[RecordSource]) -> None:
         """Append the sources' records in groups. The records of a group succeed or fail together."""
@@ -104,7 +112,7 @@ class Segments:
             except Exception as error:  # noqa: BLE001 the body's own error, of any kind
                 source.set_error(error)
                 continue
-            # A body in a partial file is a group of its own.
+            # A record in a partial file is a group of its own.
             own_bytes = record.bytes if record.partial is None else self._max_group_bytes + 1
             if group_bytes + own_bytes > self._max_group_bytes:
                 self._write_group(group)
@@ -168,7 +176,7 @@ class Segments:
             else:
                 file = self._directory.open_partial(first.partial)
                 try:
-                    segment.append_file(first.blocks, file, first.body_bytes)
+                    segment.append_file(first.blocks, file, first.partial_bytes, first.end)
                 finally:
                     os.close(file)
             if durability != {"none"}:
@@ -186,18 +194,21 @@ class Segments:
         """
         current = self._current
         if current is not None:
-            too_large = current.size_bytes + more_bytes > self._limits.max_bytes
-            if too_large or current.gone or mono_s() >= current.opened_s + self._limits.max_age_s:
+            too_large = current.size_bytes + more_bytes > self._options.max_bytes
+            if too_large or current.gone or mono_s() >= current.opened_s + self._options.max_age_s:
                 self.close()
         if self._current is None and not self._directory.in_place():
             raise self._directory.out_of_place()
         while self._current is None:
             now = datetime.now(UTC)
             time = f"{now:%Y%m%d%H%M%S}{now.microsecond // 1000:03d}"
-            name = f"{self._worker}-{time}-{next(self._serials):05d}.warc"
+            suffix = COMPRESSED if self._options.compressed else ""
+            name = f"{self._worker}-{time}-{next(self._serials):05d}.warc{suffix}"
             begin = record_format.info(
                 record_format.record_id(os.urandom(16)), date_of(now), name, self._user_agent
             )
+            if suffix:
+                begin = member([begin])
             try:
                 self._current = Segment(self._directory, name, begin)
             except FileExistsError:

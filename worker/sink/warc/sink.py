@@ -3,7 +3,9 @@
 import errno
 import hashlib
 import os
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,15 @@ from fetchfleet.worker.sink.base import Expected, HttpExchange, ResumePoint, Sto
 from fetchfleet.worker.sink.files.buffered_body import SHA256, BufferedBody
 from fetchfleet.worker.sink.files.directory import WARC_FOLDER, Directory
 from fetchfleet.worker.sink.files.out_folder import OutFolder
+from fetchfleet.worker.sink.files.partial_file import PartialFile, write_all
 from fetchfleet.worker.sink.index_entry import StoredAt
 from fetchfleet.worker.sink.warc import record_format
+from fetchfleet.worker.sink.warc.compression import member, member_pieces
 from fetchfleet.worker.sink.warc.segment import recover
-from fetchfleet.worker.sink.warc.segments import SegmentLimits, Segments, WarcRecord, date_of
+from fetchfleet.worker.sink.warc.segments import Segments, WarcOptions, WarcRecord, date_of
 from fetchfleet.worker.sink.warc.writer import SegmentWriter
+from fetchfleet.worker.util import aio
+from fetchfleet.worker.util.executors import run_in, run_stoppable
 
 BLOCK = "block"
 """The key, among the body's digests, of the sha256 of the record's block: head and body."""
@@ -36,11 +42,12 @@ class WarcSink:
     stored = None
     partial_files = None  # an incomplete response cannot be recorded
 
-    def __init__(self, out: Path, instance: str, user_agent: str, limits: SegmentLimits) -> None:
+    def __init__(self, out: Path, instance: str, user_agent: str, options: WarcOptions) -> None:
         self.disk = OutFolder(out)
         self.disk.own_folders.append(WARC_FOLDER)
         self.disk.after_open.append(_recover)
-        self._writer = SegmentWriter(Segments(self.disk.directory, instance, user_agent, limits))
+        self._writer = SegmentWriter(Segments(self.disk.directory, instance, user_agent, options))
+        self._compressed = options.compressed
         self.disk.before_replace.append(self._writer.close_segment)
 
     def open(self) -> None:
@@ -83,7 +90,8 @@ class WarcSink:
             body_omitted=request.body_file is not None,
         )
         durability = (options or StorageOptions()).durability
-        return RecordWriter(self.disk, self._writer, token, expected, recorded, durability)
+        writer = CompressedRecordWriter if self._compressed else RecordWriter
+        return writer(self.disk, self._writer, token, expected, recorded, durability)
 
 
 def _recover(directory: Directory) -> None:
@@ -131,15 +139,21 @@ class RecordWriter(BufferedBody):
 
         Raises TruncatedBodyError, DigestMismatchError or OSError.
         """
+        self._may_place = may_place
         if self._partial is not None:
             await self.drain()
             await self._partial.written()
-        self._may_place = may_place
+            if not await self._prepare(self._partial):
+                return None
         self._writer.add(self)
         stored = await self.wait()
         if stored is not None and self._disk.refusals.in_a_row:
             self._disk.accepted()
         return stored
+
+    async def _prepare(self, large: PartialFile) -> bool:  # noqa: ARG002 for compressed records
+        """Prepare the record of a body in a partial file. Returns False if the lane is lost."""
+        return True
 
     def may_place(self) -> bool:
         """Return whether the worker still owns the lane."""
@@ -147,15 +161,92 @@ class RecordWriter(BufferedBody):
 
     def record(self) -> WarcRecord:
         """Return the record. Runs off the loop. Raises TruncatedBodyError or DigestMismatchError."""
-        sha256, random, http_head = self._checked(), os.urandom(32), self._http_head
+        sha256 = self._checked()
+        request, head = self._heads()
+        response_bytes = len(head) + self.size_bytes + len(record_format.END)
+        if self._partial is None:
+            blocks = (request, head, *self._pieces, record_format.END)
+            return WarcRecord(blocks, len(request), response_bytes, self.size_bytes, sha256)
+        return WarcRecord(
+            (request, head),
+            len(request),
+            response_bytes,
+            self.size_bytes,
+            sha256,
+            self._partial.name,
+            self.size_bytes,
+            record_format.END,
+        )
+
+    def _heads(self) -> tuple[bytes, bytes]:
+        """Return the request record, and the response record up to the body. The digests are complete."""
+        random, http_head = os.urandom(32), self._http_head
         record_id, request_id = record_format.record_id(random[:16]), record_format.record_id(random[16:])
         digests = self._digests[BLOCK].digest(), self._digests[SHA256].digest()
         block_bytes = len(http_head) + self.size_bytes
         request = record_format.request(self._recorded, request_id, record_id)
         head = record_format.response(self._recorded, (record_id, request_id), *digests, block_bytes)
-        begin = request + head + http_head
-        blocks, partial = (begin, *self._pieces, record_format.END), None
+        return request, head + http_head
+
+
+class CompressedRecordWriter(RecordWriter):
+    """Writes one body to a record that is a gzip member.
+
+    A large record is compressed to a file first, in the threads of large bodies, so that records of other
+    bodies do not wait for it.
+    """
+
+    _large: WarcRecord | None = None
+    """The record of a large body, which is in a file."""
+
+    async def _prepare(self, large: PartialFile) -> bool:
+        self._large = await run_stoppable(self._disk.for_blocks, self._compress, large)
+        await large.drop()
+        return self._large is not None
+
+    async def aclose(self) -> None:
+        """Remove the temporary files, even if the caller is cancelled."""
+        await super().aclose()
         if self._partial is not None:
-            blocks, partial = (begin,), self._partial.name
-        response_bytes = len(head) + block_bytes + len(record_format.END)
-        return WarcRecord(blocks, len(request), response_bytes, self.size_bytes, sha256, partial)
+            await aio.run_to_end(run_in(self._disk.for_names, self._drop_compressed))
+
+    def record(self) -> WarcRecord:
+        """Return the record. Runs off the loop. Raises TruncatedBodyError or DigestMismatchError."""
+        if self._large is not None:
+            return self._large
+        sha256 = self._checked()
+        request, head = self._heads()
+        request, response = member([request]), member([head, *self._pieces, record_format.END])
+        return WarcRecord((request, response), len(request), len(response), self.size_bytes, sha256)
+
+    def _compress(self, large: PartialFile, stop: threading.Event) -> WarcRecord | None:
+        """Compress the response record to a file. Runs off the loop.
+
+        Returns None once `stop` is set or the lane is lost.
+        """
+        sha256 = self._checked()
+        request, head = self._heads()
+        request, name, size_bytes = member([request]), self._compressed_name(), 0
+        directory = self._disk.directory
+        file = directory.open_partial(large.name)
+        try:
+            compressed = directory.create(name)
+            try:
+                for piece in member_pieces([head], file, self.size_bytes, record_format.END):
+                    if stop.is_set() or not self.may_place():
+                        return None
+                    if piece:
+                        write_all(compressed, [piece])
+                        size_bytes += len(piece)
+            finally:
+                os.close(compressed)
+        finally:
+            os.close(file)
+        return WarcRecord((request,), len(request), size_bytes, self.size_bytes, sha256, name, size_bytes)
+
+    def _drop_compressed(self) -> None:
+        with suppress(OSError, InTheWayError):
+            self._disk.directory.drop(self._compressed_name())
+
+    def _compressed_name(self) -> str:
+        return f"{self._partial_name()}.gz"

@@ -1,0 +1,78 @@
+"""The complete records at the start of a segment, compressed or not. Every call blocks."""
+
+import os
+import zlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from fetchfleet.worker.sink.warc.compression import GZIP_FORMAT, MAGIC, READ_BYTES
+from fetchfleet.worker.sink.warc.record_format import END, MAX_HEAD_BYTES, block_bytes
+
+SHORT_HEAD_BYTES = 2048
+"""Most heads of records are shorter."""
+
+FIRST_READ_BYTES = 16 * 1024
+"""The first read of a member. Most members are smaller, and zlib copies the bytes after the member."""
+
+MAX_START_BYTES = 2 * MAX_HEAD_BYTES
+"""Enough for the head of a record and the head of its HTTP message."""
+
+
+class FoundRecord(NamedTuple):
+    """A complete record of a segment."""
+
+    offset: int
+    """Its position in the file."""
+    length: int
+    """Its size in the file: that of its gzip member, if it is compressed."""
+    start: bytes
+    """The first bytes of the record, without compression: its head, and the start of its block."""
+
+
+def complete_records(file: int) -> Iterator[FoundRecord]:
+    """Yield the records of a segment up to the first incomplete or malformed one. Raises OSError."""
+    next_record = _next_member if os.pread(file, len(MAGIC), 0) == MAGIC else _next_plain
+    offset = 0
+    while (found := next_record(file, offset)) is not None:
+        yield found
+        offset += found.length
+
+
+def _next_plain(file: int, offset: int) -> FoundRecord | None:
+    """Return the uncompressed record at an offset; None if it is incomplete."""
+    start = os.pread(file, SHORT_HEAD_BYTES, offset)
+    sizes = block_bytes(start)
+    if sizes is None:
+        start = os.pread(file, MAX_START_BYTES, offset)
+        sizes = block_bytes(start)
+        if sizes is None:
+            return None
+    length = sum(sizes) + len(END)
+    if os.pread(file, len(END), offset + sum(sizes)) != END:
+        return None
+    return FoundRecord(offset, length, start[:length])
+
+
+def _next_member(file: int, offset: int) -> FoundRecord | None:
+    """Return the record in the gzip member at an offset; None if it is incomplete or malformed."""
+    decompressor = zlib.decompressobj(GZIP_FORMAT)
+    start, end, size_bytes, read_to = b"", b"", 0, offset
+    while not decompressor.eof:
+        compressed = decompressor.unconsumed_tail
+        if not compressed:
+            compressed = os.pread(file, READ_BYTES if read_to > offset else FIRST_READ_BYTES, read_to)
+            read_to += len(compressed)
+            if not compressed:
+                return None
+        try:
+            piece = decompressor.decompress(compressed, READ_BYTES)
+        except zlib.error:  # includes a wrong checksum
+            return None
+        size_bytes += len(piece)
+        start += piece[: MAX_START_BYTES - len(start)]
+        end = (end + piece[-len(END) :])[-len(END) :]
+    sizes = block_bytes(start)
+    if sizes is None or sum(sizes) + len(END) != size_bytes or end != END:
+        return None
+    length = read_to - len(decompressor.unused_data) - offset
+    return FoundRecord(offset, length, start)
