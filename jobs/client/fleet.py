@@ -43,9 +43,10 @@ def dest_check(items: Iterable[Fetchable] | AsyncIterable[Fetchable]) -> Callabl
 
     It raises InvalidFetchError. Every dest of a list is compared, and MAX_COMPARED_DESTS of an iterator.
     """
-    dests = Dests("item", sys.maxsize if isinstance(items, Sequence) else MAX_COMPARED_DESTS)
+    dests: Dests | None = None
 
     def check(place: int, item: Fetchable) -> None:
+        nonlocal dests
         match item:
             case Fetch():
                 dest, if_exists, key = item.dest, item.if_exists, item.key
@@ -54,6 +55,7 @@ def dest_check(items: Iterable[Fetchable] | AsyncIterable[Fetchable]) -> Callabl
             case _:
                 return
         if dest is not None and isinstance(key, str | None):  # a key of another type is refused later
+            dests = dests or Dests("item", sys.maxsize if isinstance(items, Sequence) else MAX_COMPARED_DESTS)
             dests.add(place, dest, if_exists, key)
 
     return check

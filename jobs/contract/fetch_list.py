@@ -1,12 +1,13 @@
 """Parser of lists of fetches: a URL or a JSON object a line. Blank lines and # lines are skipped. Pure."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from fetchfleet.jobs.contract.checks.field_checks import Dests
 from fetchfleet.jobs.contract.fetch import Fetch, decode_fetch
 from fetchfleet.jobs.contract.safe_text import shown
+from fetchfleet.jobs.contract.urls import UrlError
 from fetchfleet.jobs.errors import InvalidFetchError
 
 MAX_NAMED_ERRORS = 20
@@ -57,10 +58,7 @@ def parse_list(lines: Iterable[str]) -> FetchList:
     """
     fetches, bad_lines, sample = parsed = FetchList([], [], [])
     dests = Dests("line")
-    for number, line in enumerate(lines, start=1):
-        text = line.lstrip(_BYTE_ORDER_MARK).strip()
-        if not text or text.startswith("#"):
-            continue
+    for number, text in numbered(lines):
         if len(sample) < SAMPLE_LINES:
             sample.append(text)
         try:
@@ -68,14 +66,26 @@ def parse_list(lines: Iterable[str]) -> FetchList:
             if fetch.dest is not None:
                 dests.add(number, fetch.dest, fetch.if_exists, fetch.key)
         except InvalidFetchError as error:
-            message = str(error)
-            if stray := _STRAY_BYTE.search(text):
-                message = f"byte 0x{ord(stray[0]) - 0xDC00:02X} at position {stray.start()} is not UTF-8"
-                message = message if text.startswith("{") else f"url: {message}"
-            bad_lines.append(BadLine(number, text, message))
+            bad_lines.append(BadLine(number, text, error_of(text, error)))
         else:
             fetches.append(fetch)
     return parsed
+
+
+def numbered(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """Yield each line that is not skipped, stripped of white space, with its number from 1."""
+    for number, line in enumerate(lines, start=1):
+        text = line.lstrip(_BYTE_ORDER_MARK).strip()
+        if text and not text.startswith("#"):
+            yield number, text
+
+
+def error_of(text: str, error: InvalidFetchError | UrlError) -> str:
+    """Return the error of a bad line. A byte that is not UTF-8 is named in place of its consequences."""
+    if stray := _STRAY_BYTE.search(text):
+        message = f"byte 0x{ord(stray[0]) - 0xDC00:02X} at position {stray.start()} is not UTF-8"
+        return message if text.startswith("{") else f"url: {message}"
+    return f"url: {error}" if isinstance(error, UrlError) else str(error)
 
 
 def read_fetches(lines: Iterable[str]) -> list[Fetch]:

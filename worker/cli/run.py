@@ -1,13 +1,14 @@
 """The commands that fetch: `run`, a fleet on this machine, and `worker`, one worker of a fleet."""
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from importlib import import_module
 from types import ModuleType
 from typing import Annotated, Any
 
 import typer
 
-from fetchfleet.worker.cli.options.headers import HeaderLines, parse_headers, with_headers
+from fetchfleet.worker.cli.options.headers import HeaderLines, header_change
 from fetchfleet.worker.cli.options.shared import (
     FileOrReport,
     LinesTo,
@@ -68,30 +69,27 @@ def run(
     from fetchfleet.worker.cli.common import console  # noqa: PLC0415
 
     settings = worker_settings_from({**flags, "redis_patience_s": redis_patience})
-    fields = parse_headers(header or [])
+    changes = [header_change(header)] if header else []
     if lines_to is not None and settings.sink == WARC:
         raise CommandError("--lines-to reads bodies from files; leave it out with --sink warc", BAD_USE)
     if workers > 1:  # import once, for all; one worker imports while this process starts Redis
         import_worker(settings.engine)
     # Fork before the list is read, so that the workers have no copy of it.
-    with prestarted(workers, lambda: import_worker(settings.engine).main()) as processes:
+    with (
+        prestarted(workers, lambda: import_worker(settings.engine).main()) as processes,
+        ExitStack() as stack,
+    ):
         from fetchfleet.worker.local import run as local  # noqa: PLC0415 workers need none of it
+        from fetchfleet.worker.local.lists.checked_list import ListUse  # noqa: PLC0415
         from fetchfleet.worker.local.output.output_files import Outputs  # noqa: PLC0415
         from fetchfleet.worker.sink.files import directory  # noqa: PLC0415
 
         outputs = Outputs(console, report, lines_to, skip_invalid, out=settings.out)
-        if only_failed is not None:
-            fetches, skipped = local.read_failed(file, only_failed, outputs)
-        elif file is not None:
-            fetches, skipped = local.read_list(file, outputs)
-        else:
-            raise CommandError(
-                "no list of fetches; give FILE, - for standard input, or --only-failed REPORT", BAD_USE
-            )
-        if not fetches:
+        use = ListUse(changes, rejects=skip_invalid)
+        fetches = stack.enter_context(local.open_fetches(file, only_failed, outputs, use))
+        if not fetches.count:
             raise typer.Exit
-        fetches = with_headers(fetches, fields)
-        outputs = outputs._replace(skipped=skipped)
+        outputs = outputs._replace(skipped=fetches.skipped)
         warc = [directory.WARC_FOLDER] if settings.sink == WARC else []
         directory.make_out(settings.out, [directory.PARTIAL_FILES, directory.REDIS_FOLDER, *warc])
         counts = run_until_signal(

@@ -10,7 +10,7 @@ from fetchfleet.jobs.client.batch import FROM_THE_START
 from fetchfleet.jobs.contract.ids import is_batch_id
 from fetchfleet.jobs.errors import FleetUnreachableError
 from fetchfleet.worker.cli.common import command_line, console, echo
-from fetchfleet.worker.cli.options.headers import HeaderLines, parse_headers, with_headers
+from fetchfleet.worker.cli.options.headers import HeaderLines, header_change
 from fetchfleet.worker.cli.options.shared import (
     FLEET,
     OUTPUT,
@@ -24,9 +24,10 @@ from fetchfleet.worker.cli.options.shared import (
     via_words,
 )
 from fetchfleet.worker.errors import BAD_USE, CommandError
+from fetchfleet.worker.local.lists.checked_list import ListUse
 from fetchfleet.worker.local.output.output_files import Outputs
 from fetchfleet.worker.local.process import run_until_signal, settings_from
-from fetchfleet.worker.local.run import BacklogLimit, exit_code_of, read_list
+from fetchfleet.worker.local.run import BacklogLimit, exit_code_of, open_fetches
 from fetchfleet.worker.local.run import submit as submit_list
 from fetchfleet.worker.util.quantities import count
 
@@ -102,10 +103,7 @@ def submit(
     if batch_id is not None and not is_batch_id(batch_id):
         raise CommandError(f"--batch {batch_id}: not a batch ID; it has 16 hex digits", BAD_USE)
     outputs = Outputs(console, report, lines_to, skip_invalid)
-    fields = parse_headers(header or [])
-    fetches, skipped = read_list(file, outputs)
-    fetches = with_headers(fetches, fields)
-    outputs = outputs._replace(skipped=skipped)
+    use = ListUse([header_change(header)] if header else [], rejects=skip_invalid)
     limit = BacklogLimit(max_backlog, when_full.value)
     waits = wait or report is not None or lines_to is not None
 
@@ -122,12 +120,15 @@ def submit(
             return command_line(*words, redis_url=redis)
         return f"{command_line(*words, '--json', '--reveal', redis_url=redis)} >> {shlex.quote(str(report))}"
 
-    batch, counts = run_until_signal(
-        submit_list(fetches, settings, limit, outputs, batch_id, complete, next_command if waits else None),
-        "interrupted; the workers fetch what was enqueued",
-    )
+    with open_fetches(file, None, outputs, use) as fetches:
+        outputs = outputs._replace(skipped=fetches.skipped)
+        follows = next_command if waits else None
+        batch, counts = run_until_signal(
+            submit_list(fetches, settings, limit, outputs, batch_id, complete, follows),
+            "interrupted; the workers fetch what was enqueued",
+        )
     if counts is not None:
         raise typer.Exit(exit_code_of(counts))
-    skips = f"{count(skipped, 'invalid line')} skipped, " if skip_invalid is not None else ""
-    console.print(f"{skips}{count(len(fetches), 'fetch', 'fetches')} enqueued as batch")
+    skips = f"{count(fetches.skipped, 'invalid line')} skipped, " if skip_invalid is not None else ""
+    console.print(f"{skips}{count(fetches.count, 'fetch', 'fetches')} enqueued as batch")
     echo(batch.id)

@@ -1,8 +1,6 @@
 """The work of `fetchfleet run` and `fetchfleet submit`, from the list of fetches to its last result."""
 
 import hashlib
-import io
-import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -17,13 +15,15 @@ from fetchfleet.jobs.client.batch import Batch, Counts
 from fetchfleet.jobs.client.fleet import Fleet
 from fetchfleet.jobs.client.submit import WhenFull
 from fetchfleet.jobs.contract.fetch import Fetch, encode
-from fetchfleet.jobs.contract.fetch_list import NOT_TEXT, parse_list
-from fetchfleet.jobs.contract.ids import BATCH_ID_CHARS
-from fetchfleet.jobs.errors import UnknownBatchError
-from fetchfleet.jobs.redis_connection import connect, redis_now_ms
+from fetchfleet.jobs.contract.ids import BATCH_ID_CHARS, inbox_prefix
+from fetchfleet.jobs.errors import BatchLostError, UnknownBatchError
+from fetchfleet.jobs.redis_connection import connect, inbox_of, redis_now_ms
 from fetchfleet.worker.errors import BAD_USE, FAILED, CommandError
-from fetchfleet.worker.local import failed, list_formats, rejects, run_record
+from fetchfleet.worker.local import run_record
 from fetchfleet.worker.local.embedded_redis import EmbeddedRedis, supervised
+from fetchfleet.worker.local.lists.checked_list import BY_CONTENT, ListUse, open_failed, open_list
+from fetchfleet.worker.local.lists.fetch_stream import FetchStream
+from fetchfleet.worker.local.lists.recognition import ListOptions
 from fetchfleet.worker.local.output.follow import follow
 from fetchfleet.worker.local.output.jsonl_export import ExportTarget
 from fetchfleet.worker.local.output.output_files import Outputs, check_distinct, check_outputs
@@ -53,69 +53,47 @@ class BacklogLimit(NamedTuple):
     """The behaviour at the limit."""
 
 
-def read_list(file: str, outputs: Outputs) -> tuple[list[Fetch], int]:
-    """Return the fetches of a file, or of standard input for `-`, and the number of lines skipped.
+def open_fetches(
+    file: str | None,
+    only_failed: Path | None,
+    outputs: Outputs,
+    use: ListUse,
+    options: ListOptions = BY_CONTENT,
+) -> FetchStream:
+    """Check the outputs of a command, then its list; return the stream of its fetches.
 
-    With `lines_to`, every fetch requires JSON Lines. Raises CommandError for invalid lines and for outputs
-    that cannot be written.
+    only_failed: a report. Only what failed by it is fetched, and the list is optional. With `lines_to`, every
+    fetch requires JSON Lines. Raises CommandError for invalid lines and for outputs that cannot be written.
     """
     lines_to = outputs.lines_to
+    if lines_to is not None:
+        use = use._replace(changes=[_require_lines, *use.changes])
+    if only_failed is not None:
+        files = {"--report": outputs.report, "--lines-to": Path(lines_to) if lines_to else None}
+        check_distinct({"--only-failed": only_failed, **files})
+    elif file is None:
+        message = "no list of fetches; give FILE, - for standard input, or --only-failed REPORT"
+        raise CommandError(message, BAD_USE)
     if (outputs.report, lines_to, outputs.rejects) != (None, None, None):
-        check_outputs(file, outputs)
-    try:
-        with os.fdopen(0, "rb", closefd=False) if file == "-" else Path(file).open("rb") as source:
-            head = source.peek()
-            if NOT_TEXT.search(head) and (advice := list_formats.binary_format(head, file)):
-                raise CommandError(f"{file}: nothing was enqueued\nlooks like {advice}", BAD_USE)
-            with io.TextIOWrapper(source, encoding="utf-8", errors="surrogateescape") as lines:
-                parsed = parse_list(lines)
-    except OSError as error:
-        raise CommandError(f"{file}: {error.strerror}", BAD_USE) from None
-    fetches, bad_lines, _ = parsed
-    if outputs.rejects is not None:
-        rejects.skip(file, parsed, outputs.rejects)
-    elif bad_lines:
-        raise rejects.refuse(file, parsed)
-    if not fetches and bad_lines:
-        raise CommandError(f"{file}: every line is invalid; see {outputs.rejects}", BAD_USE)
-    if not fetches:
-        raise CommandError(f"{file}: no fetches; give a URL or a JSON object on each line", BAD_USE)
-    if lines_to is None:
-        return fetches, len(bad_lines)
-    return [msgspec.structs.replace(fetch, lines=True) for fetch in fetches], len(bad_lines)
-
-
-def read_failed(file: str | None, report: Path, outputs: Outputs) -> tuple[list[Fetch], int]:
-    """Return the fetches of a list, or of the report itself, that failed by the report; else as `read_list`.
-
-    The list is empty if no fetch failed. Raises CommandError.
-    """
-    lines_to = outputs.lines_to
-    check_distinct(
-        {
-            "--only-failed": report,
-            "--report": outputs.report,
-            "--lines-to": Path(lines_to) if lines_to else None,
-        }
-    )
-    results = failed.read_failed(report)
-    if not results:
-        outputs.warn(f"{report}: no fetch failed, so there is nothing to do", "")
-        return [], 0
-    if file is None:
-        check_outputs("-", outputs)
-        return failed.restore_fetches(report, results, lines=lines_to is not None), 0
-    fetches, skipped = read_list(file, outputs)
-    fetches, missing = failed.select_failed(fetches, results)
-    if not fetches:
-        raise CommandError(f"{file}: none of the {len(results)} failed fetches of {report} is in it", BAD_USE)
+        check_outputs(file or "-", outputs)
+    if only_failed is None:
+        return open_list(str(file), use, options)
+    stream, missing = open_failed(file, only_failed, use, options, lines=lines_to is not None)
+    if not stream.count:
+        outputs.warn(f"{only_failed}: no fetch failed, so there is nothing to do", "")
     if missing:
-        outputs.warn(f"{missing} failed fetches of {report} are left out, because {file} does not have them")
-    return fetches, skipped
+        outputs.warn(
+            f"{missing} failed fetches of {only_failed} are left out, because {file} does not have them"
+        )
+    return stream
+
+
+def _require_lines(fetch: Fetch) -> Fetch:
+    return msgspec.structs.replace(fetch, lines=True)
 
 
 async def run(
-    fetches: list[Fetch],
+    fetches: FetchStream,
     settings: Settings,
     flags: Mapping[str, Any],
     workers: list[WorkerProcess],
@@ -131,11 +109,11 @@ async def run(
     """
 
     async def enqueue(fleet: Fleet) -> Batch:
-        return await fleet.submit(fetches, batch_id=batch_id)
+        return await submit_stream(fleet, fetches, batch_id)
 
     state = settings.out / STATE_FOLDER
     record_file, export_state = state / "run.json", state / "lines.json"
-    batch_id = batch_id_of(fetches)
+    batch_id = fetches.batch_id
     ended_file = state / ENDED_RUNS / f"{batch_id}.json"
     if ended_file.exists() and not again:
         run_record.refuse_again(ended_file, record_file, settings.out)
@@ -175,7 +153,7 @@ async def run(
 
 
 async def submit(
-    fetches: list[Fetch],
+    fetches: FetchStream,
     settings: Settings,
     limit: BacklogLimit,
     outputs: Outputs,
@@ -185,9 +163,10 @@ async def submit(
 ) -> tuple[Batch, Counts | None]:
     """Enqueue the list for a running fleet, and with `next_command` follow the batch to its end.
 
-    batch_id: the batch of an earlier submit, to be completed. complete, next_command: return the command
-    that continues if Redis is unreachable while the list is enqueued, or while the batch is followed. Raises
-    ExportError, CommandError.
+    batch_id: the batch of an earlier submit, to be completed; if None, an interrupted submit of the same
+    fetches is completed, or else a batch is made. complete, next_command: return the command that continues
+    if Redis is unreachable while the list is enqueued, or while the batch is followed. Raises ExportError,
+    CommandError.
     """
     url = settings.redis_url
     async with Fleet(
@@ -202,12 +181,59 @@ async def submit(
         except ValueError as error:  # of another inbox
             raise CommandError(str(error), BAD_USE) from None
         with redis_at(url), followed_at(url, complete):
-            batch = await fleet.submit(fetches, batch_id=batch_id, when_full=limit.when_full)
+            if batch_id is None:
+                inbox = inbox_of(url, None) if settings.via == "inbox" else ""
+                batch_id, enqueued = await batch_of_list(fleet, fetches.digest, inbox)
+                if enqueued:
+                    outputs.warn(f"completing batch {batch_id}, which an interrupted submit began", "")
+            batch = await submit_stream(fleet, fetches, batch_id, limit.when_full)
         if next_command is None:
             return batch, None
         export = ExportTarget(outputs.lines_to, settings.out) if outputs.lines_to else None
         with followed_at(url, next_command):
             return batch, await follow(url, batch, outputs, export)
+
+
+async def submit_stream(
+    fleet: Fleet, fetches: FetchStream, batch_id: str, when_full: WhenFull = "raise"
+) -> Batch:
+    """Enqueue a list, or complete its batch."""
+    try:
+        return await fleet.submit(fetches.fetches(), batch_id=batch_id, when_full=when_full)
+    except BatchLostError:  # Redis lost its last second; the fleet repeats a list in memory itself
+        return await fleet.submit(fetches.fetches(), batch_id=batch_id, when_full=when_full)
+
+
+async def batch_of_list(fleet: Fleet, digest: str, inbox: str = "") -> tuple[str, bool]:
+    """Return the batch ID for a submit of a list, and whether an interrupted submit has begun the batch.
+
+    The IDs of the first, second, … submit of a list are derived from its digest. The result is the first one
+    whose batch is not sealed. digest: of the fetches. inbox: name of the inbox, if the submit uses one.
+    """
+
+    async def state(number: int) -> Counts | None:
+        with suppress(UnknownBatchError):
+            return await fleet.batch(list_batch_id(digest, number, inbox)).counts()
+        return None
+
+    sealed, bound = -1, 0  # the batch of `sealed` is sealed, and after the loop that of `bound` is not
+    while (counts := await state(bound)) is not None and counts.sealed:
+        sealed, bound = bound, 2 * bound + 1
+    while bound - sealed > 1:
+        middle = (sealed + bound) // 2
+        counts_there = await state(middle)
+        if counts_there is not None and counts_there.sealed:
+            sealed = middle
+        else:
+            bound, counts = middle, counts_there
+    return list_batch_id(digest, bound, inbox), counts is not None and counts.total > 0
+
+
+def list_batch_id(digest: str, number: int, inbox: str = "") -> str:
+    """Return the batch ID of a submit of a list. number: of the submit, from 0."""
+    text = hashlib.sha256(f"{digest} {number}".encode()).hexdigest()
+    prefix = inbox_prefix(inbox) if inbox else ""
+    return (prefix + text.lstrip("" if inbox else "f"))[:BATCH_ID_CHARS]
 
 
 async def announce(redis: Redis, worker_ids: Iterable[str]) -> None:
@@ -224,16 +250,10 @@ def exit_code_of(counts: Counts) -> int:
     return 0 if counts.failed + counts.cancelled == 0 else FAILED
 
 
-def batch_id_of(fetches: list[Fetch]) -> str:
-    """Return the batch ID of a list: a digest, so that a repeated command finds the interrupted run."""
-    digest = hashlib.sha256()
-    for fetch in fetches:
-        digest.update(msgspec.json.encode(fetch) + b"\n")
-    return digest.hexdigest()[:BATCH_ID_CHARS]
-
-
 async def _unfinished(redis: EmbeddedRedis, batch_id: str, record_file: Path) -> Counts | None:
     """Return the counts of the batch if it is unfinished. Otherwise clear Redis, and return None.
+
+    A batch of the list that is only enqueued in part stays.
 
     Raises UnfinishedRunError if another batch is unfinished.
     """
@@ -243,6 +263,8 @@ async def _unfinished(redis: EmbeddedRedis, batch_id: str, record_file: Path) ->
     async with Fleet(redis.url) as fleet:
         with suppress(UnknownBatchError, ValueError):
             counts = await fleet.batch(before or batch_id).counts()
+    if counts is not None and not counts.sealed and before is None:
+        return None  # the command was interrupted while it enqueued the list, and goes on
     if counts is not None and counts.sealed and not counts.ended:
         if before == batch_id:
             return counts

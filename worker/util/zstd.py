@@ -9,6 +9,7 @@ if sys.version_info >= (3, 14):
         ZstdCompressor,
         ZstdDecompressor,
         ZstdError,
+        ZstdFile,
         compress,
     )
 else:
@@ -18,6 +19,7 @@ else:
         ZstdCompressor,
         ZstdDecompressor,
         ZstdError,
+        ZstdFile,
         compress,
     )
 
@@ -27,5 +29,6 @@ __all__ = [
     "ZstdCompressor",
     "ZstdDecompressor",
     "ZstdError",
+    "ZstdFile",
     "compress",
 ]

@@ -188,19 +188,30 @@ class Dests:
 
     def add(self, number: int, dest: str, if_exists: str | None, key: str | None) -> None:
         """Add a dest. Raises InvalidFetchError, which names the earlier fetch by number, on a conflict."""
-        if key is not None and hash((dest, key)) in self._keyed:
-            return
-        this = number * 2 + (if_exists not in _REPLACES)  # the lowest bit: an existing file is kept
-        first = self._first.get(hash(dest), this)
-        if first != this and not first & this & 1:
+        keyed = None if key is None else hash((dest, key))
+        first = self.add_hash(number, hash(dest), keyed, keeps=if_exists not in _REPLACES)
+        if first is not None:
             raise InvalidFetchError(
-                f"dest: {dest!r} is also the dest of {self._noun} {first // 2};"
+                f"dest: {dest!r} is also the dest of {self._noun} {first};"
                 " choose another, or set if_exists to skip, fail or suffix on both"
             )
+
+    def add_hash(self, number: int, dest: int, keyed: int | None, *, keeps: bool) -> int | None:
+        """Add the hash of a dest; return the number of the earlier fetch on a conflict.
+
+        keyed: hash of dest and key. keeps: an existing file is kept.
+        """
+        if keyed is not None and keyed in self._keyed:
+            return None
+        this = number * 2 + keeps
+        first = self._first.get(dest, this)
+        if first != this and not first & this & 1:
+            return first // 2
         if len(self._first) < self._max_dests:
-            self._first.setdefault(hash(dest), this)
-            if key is not None:
-                self._keyed.add(hash((dest, key)))
+            self._first.setdefault(dest, this)
+            if keyed is not None:
+                self._keyed.add(keyed)
+        return None
 
 
 def sha256(value: str) -> str:

@@ -26,6 +26,7 @@ from fetchfleet.worker.inspect.fleet_status import FleetStatus
 from fetchfleet.worker.inspect.policy_in_force import Origin, PolicyInForce, WorkersPolicies
 from fetchfleet.worker.inspect.snapshot import LaneSnapshot
 from fetchfleet.worker.lanes.reset import LaneReset
+from fetchfleet.worker.local.lists.rejects import encoded
 from fetchfleet.worker.local.output.progress import (
     BatchProgress,
     SafeConsole,
@@ -34,7 +35,6 @@ from fetchfleet.worker.local.output.progress import (
     progress_line,
     summary,
 )
-from fetchfleet.worker.local.rejects import encoded
 from fetchfleet.worker.observability import log, redact
 from fetchfleet.worker.policy.file import Policy
 from fetchfleet.worker.policy.pauses import Overrides, Pauses
@@ -199,7 +199,7 @@ def test_no_log_line_has_an_unsafe_character(
 
 def test_no_skipped_line_is_written_with_an_unsafe_character() -> None:
     """The file of rejects is read on a terminal too."""
-    [line] = encoded([(1, HOSTILE.replace("\ud800", ""), HOSTILE.replace("\ud800", ""))])  # type: ignore[list-item]
+    line = encoded(1, HOSTILE.replace("\ud800", ""), HOSTILE.replace("\ud800", ""))
 
     assert not UNSAFE.search(line.decode().replace("\n", ""))
     assert json.loads(line)["text"] == HOSTILE.replace("\ud800", "")

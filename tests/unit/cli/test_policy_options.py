@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from fetchfleet import Fetch
-from fetchfleet.worker.cli.options.headers import parse_headers, with_headers
+from fetchfleet.worker.cli.options.headers import header_change, parse_headers
 from fetchfleet.worker.cli.options.worker_options import policy_keys
 from fetchfleet.worker.errors import CommandError
 from fetchfleet.worker.policy.model import PROFILES, LanePolicy, Range
@@ -77,10 +77,9 @@ def test_set_without_a_value_is_refused() -> None:
 
 def test_headers_are_added_unless_a_fetch_has_them() -> None:
     """Field names are compared without case (RFC 9110 §5.1)."""
-    fields = parse_headers(["Accept: text/csv", "X-Team:a"])
-    plain, own = with_headers(
-        [Fetch(url="http://a.example/"), Fetch(url="http://a.example/", headers={"ACCEPT": "x/y"})], fields
-    )
+    change = header_change(["Accept: text/csv", "X-Team:a"])
+    plain = change(Fetch(url="http://a.example/"))
+    own = change(Fetch(url="http://a.example/", headers={"ACCEPT": "x/y"}))
     assert plain.headers == {"Accept": "text/csv", "X-Team": "a"}
     assert own.headers == {"X-Team": "a", "ACCEPT": "x/y"}
 

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from fetchfleet.worker.errors import BAD_USE, FAILED, CommandError
+from fetchfleet.worker.local.lists.checked_list import ListUse
 from fetchfleet.worker.local.output.output_files import (
     Outputs,
     ReportFile,
@@ -15,7 +16,7 @@ from fetchfleet.worker.local.output.output_files import (
     check_outputs,
     check_writable,
 )
-from fetchfleet.worker.local.run import read_list
+from fetchfleet.worker.local.run import open_fetches
 from tests.support.disks import mounted, remount
 
 
@@ -121,7 +122,7 @@ def test_a_list_without_a_valid_line_names_its_rejects(tmp_path: Path) -> None:
     (tmp_path / "list").write_text("htp://a\nhtp://b\n")
     outputs = Outputs(Console(), rejects=tmp_path / "rejects")
     with pytest.raises(CommandError, match=r"every line is invalid; see .*rejects"):
-        read_list(str(tmp_path / "list"), outputs)
+        open_fetches(str(tmp_path / "list"), None, outputs, ListUse(rejects=outputs.rejects))
     assert (tmp_path / "rejects").read_text().count("not an http or https URL") == 2
 
 

@@ -1,6 +1,6 @@
 """The option `--header`, which sets header fields of every fetch in a list. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated
 
 import msgspec
@@ -38,11 +38,14 @@ def parse_headers(lines: Sequence[str]) -> dict[str, str]:
     return fields
 
 
-def with_headers(fetches: list[Fetch], fields: Mapping[str, str]) -> list[Fetch]:
-    """Return the fetches with these header fields added. A field that a fetch sets itself stays."""
-    if not fields:
-        return fetches
-    return [msgspec.structs.replace(fetch, headers=_merged(fetch.headers, fields)) for fetch in fetches]
+def header_change(lines: Sequence[str]) -> Callable[[Fetch], Fetch]:
+    """Return the function that adds these fields to a fetch. A field that the fetch sets stays."""
+    fields = parse_headers(lines)
+
+    def with_headers(fetch: Fetch) -> Fetch:
+        return msgspec.structs.replace(fetch, headers=_merged(fetch.headers, fields))
+
+    return with_headers
 
 
 def _merged(own: Mapping[str, str], fields: Mapping[str, str]) -> dict[str, str]:

@@ -122,7 +122,7 @@ def policy_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     overrides `--set`. Raises CommandError for a value in another form.
     """
     try:
-        keys = parsed(values.get("set_keys") or [])
+        keys = parsed(lines) if (lines := values.get("set_keys")) else {}
     except PolicyError as error:
         raise CommandError(f"--set {error}", BAD_USE) from None
     for key, option in OPTIONS_OF_KEYS.items():

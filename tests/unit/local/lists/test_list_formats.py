@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fetchfleet.worker.local.list_formats import binary_format, text_format
+from fetchfleet.worker.local.lists.list_formats import binary_format, text_format
 
 TEXT = "http://a.example/1\nhttp://b.example/2\n"
 URLS = ["http://a.example/1", "http://b.example/2"]

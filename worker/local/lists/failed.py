@@ -1,7 +1,7 @@
 """The failed and cancelled fetches of a report, to be fetched again (`run --only-failed`)."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,20 +79,27 @@ def read_failed(report: Path) -> list[FailedResult]:
     return list(failed.values())
 
 
-def select_failed(fetches: Sequence[Fetch], failed: Sequence[FailedResult]) -> tuple[list[Fetch], int]:
-    """Return the fetches of a list that failed, and the number of failed results without a fetch in it."""
-    unmatched = Counter(_identity(item.result) for item in failed)
-    selected = []
-    for fetch in fetches:
+class Selection:
+    """Selects the fetches of a list that failed, once for each result. Call it with every fetch, in order."""
+
+    def __init__(self, failed: Iterable[FailedResult]) -> None:
+        self._unmatched = Counter(_identity(item.result) for item in failed)
+
+    def __call__(self, fetch: Fetch) -> bool:
+        """Return whether the fetch is selected."""
         for identity in (
             Identity(fetch.url, fetch.method, fetch.dest, fetch.name, fetch.key),
             Identity(fetch.url),
         ):
-            if unmatched[identity]:
-                unmatched[identity] -= 1
-                selected.append(fetch)
-                break
-    return selected, unmatched.total()
+            if self._unmatched[identity]:
+                self._unmatched[identity] -= 1
+                return True
+        return False
+
+    @property
+    def missing(self) -> int:
+        """The number of results whose fetch has not been in the list."""
+        return self._unmatched.total()
 
 
 def restore_fetches(report: Path, failed: Sequence[FailedResult], *, lines: bool) -> list[Fetch]:

@@ -10,7 +10,8 @@ from fetchfleet.jobs.contract.result import Outcome, Result
 from fetchfleet.worker.errors import CommandError
 from fetchfleet.worker.fetch.rules.result import omitted_of
 from fetchfleet.worker.local import run
-from fetchfleet.worker.local.failed import read_failed, restore_fetches, select_failed
+from fetchfleet.worker.local.lists.checked_list import ListUse
+from fetchfleet.worker.local.lists.failed import Selection, read_failed, restore_fetches
 from fetchfleet.worker.local.output.output_files import Outputs
 from fetchfleet.worker.local.output.progress import StandardError
 from fetchfleet.worker.observability import redact
@@ -91,7 +92,9 @@ def test_a_list_and_a_report_give_the_complete_fetches(tmp_path: Path) -> None:
         Result(id="0123456789abcdef-00000009", url=HEAD.url, outcome=Outcome.FAILED, worker="old"),
     )
 
-    assert ([B, POST, HEAD], 1) == select_failed([again, B, POST, B, HEAD], read_failed(report))
+    selection = Selection(read_failed(report))
+    assert [B, POST, HEAD] == [fetch for fetch in (again, B, POST, B, HEAD) if selection(fetch)]
+    assert 1 == selection.missing
 
 
 def test_the_last_result_of_a_fetch_counts(tmp_path: Path) -> None:
@@ -128,6 +131,12 @@ def test_the_omitted_fields_of_a_result_are_named() -> None:
     assert [] == omitted_of(B)
 
 
+def failed_of(file: str | None, report: Path, outputs: Outputs) -> list[Fetch]:
+    """Return the fetches that a command with `--only-failed` makes."""
+    with run.open_fetches(file, report, outputs, ListUse()) as stream:
+        return list(stream.fetches())
+
+
 def test_a_command_reads_a_report_with_or_without_its_list(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -137,16 +146,16 @@ def test_a_command_reads_a_report_with_or_without_its_list(
     report = reported(tmp_path, result(A), result(B, Outcome.STORED, 1), result(gone, place=2))
     listed.write_bytes(encode(A) + b"\n" + encode(B) + b"\n")
 
-    assert ([A, gone], 0) == run.read_failed(None, report, outputs)
-    assert ([A], 0) == run.read_failed(str(listed), report, outputs)
+    assert [A, gone] == failed_of(None, report, outputs)
+    assert [A] == failed_of(str(listed), report, outputs)
     assert f"are left out, because {listed} does not have them" in capsys.readouterr().err
     with pytest.raises(CommandError, match="--only-failed and --report are the same file"):
-        run.read_failed(None, report, outputs._replace(report=report))
+        failed_of(None, report, outputs._replace(report=report))
     listed.write_bytes(encode(B))
     with pytest.raises(CommandError, match="none of the 2 failed fetches"):
-        run.read_failed(str(listed), report, outputs)
+        failed_of(str(listed), report, outputs)
     reported(tmp_path, result(B, Outcome.STORED))
-    assert ([], 0) == run.read_failed(None, report, outputs)
+    assert [] == failed_of(None, report, outputs)
     assert "nothing to do" in capsys.readouterr().err
 
 
