@@ -14,6 +14,7 @@ from fetchfleet.jobs.client.batch import Batch, Counts, Results, Submitted
 from fetchfleet.jobs.client.batch_list import BatchSummary
 from fetchfleet.jobs.client.dead_letters import DeadLetter, DeadLetterFilter, DeadLetters
 from fetchfleet.jobs.client.fleet import Fleet
+from fetchfleet.jobs.contract.checks.accept import Accept, XRobots
 from fetchfleet.jobs.contract.checks.field_checks import Fallback, IfExists, Method
 from fetchfleet.jobs.contract.fetch import Fetch, Priority
 from fetchfleet.jobs.contract.ids import batch_id_for
@@ -39,6 +40,7 @@ from fetchfleet.jobs.errors import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "Accept",
     "Batch",
     "BatchCancelledError",
     "BatchError",
@@ -72,6 +74,7 @@ __all__ = [
     "Timings",
     "UnknownBatchError",
     "UnsupportedRedisError",
+    "XRobots",
     "__version__",
     "batch_id_for",
 ]

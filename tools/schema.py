@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from fetchfleet.jobs.contract.checks.accept import Accept
 from fetchfleet.jobs.contract.fetch import Fetch, Priority
 from fetchfleet.jobs.contract.messages import (
     Cancellation,
@@ -22,7 +23,7 @@ FOLDER = Path(__file__).parents[1] / "jobs" / "schema"
 EVENTS_FILE = Path(__file__).parents[1] / "docs" / "events.json"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 TYPES = (
-    *(Fetch, Envelope, Result, Timings, Priority, Outcome, Reason),
+    *(Fetch, Accept, Envelope, Result, Timings, Priority, Outcome, Reason),
     *(PushedBatch, Cancellation, InboxReceipt, MessageRefusal),
 )
 
@@ -42,14 +43,14 @@ def write() -> None:
 def files() -> dict[str, str]:
     """Return the name and the text of each file."""
     return {
-        "fetch.json": _file({"$ref": "#/$defs/Fetch"}, _definitions(Fetch, Priority)),
+        "fetch.json": _file({"$ref": "#/$defs/Fetch"}, _definitions(Fetch, Accept, Priority)),
         "message.json": _file(
             {
                 "title": "Message",
                 "description": "An inbox message that is not a plain URL: one fetch, or many.",
                 "anyOf": [{"$ref": "#/$defs/FetchMessage"}, {"$ref": "#/$defs/Envelope"}],
             },
-            _with_fetch_message(_definitions(Fetch, Envelope, Priority)),
+            _with_fetch_message(_definitions(Fetch, Accept, Envelope, Priority)),
         ),
         "pushed.json": _file(
             {
@@ -59,7 +60,7 @@ def files() -> dict[str, str]:
                     {"$ref": f"#/$defs/{name}"} for name in ("FetchMessage", "PushedBatch", "Cancellation")
                 ],
             },
-            _with_fetch_message(_definitions(Fetch, PushedBatch, Cancellation, Priority)),
+            _with_fetch_message(_definitions(Fetch, Accept, PushedBatch, Cancellation, Priority)),
         ),
         "receipt.json": _file({"$ref": "#/$defs/InboxReceipt"}, _definitions(InboxReceipt, MessageRefusal)),
         "result.json": _file({"$ref": "#/$defs/Result"}, _definitions(Result, Timings, Outcome, Reason)),

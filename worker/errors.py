@@ -133,6 +133,13 @@ class OverlongBodyError(BodyError):
     """The body exceeds the size limit."""
 
 
+class UndersizedBodyError(BodyError):
+    """The complete body is smaller than the fetch or the policy accepts."""
+
+    def __init__(self, size_bytes: int, min_bytes: int) -> None:
+        super().__init__(f"{size_bytes} bytes are less than accept.min_bytes {min_bytes}")
+
+
 class TruncatedBodyError(BodyError):
     """The body ended before its Content-Length."""
 

@@ -9,7 +9,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
 from contextlib import aclosing
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from redis.asyncio import Redis
@@ -18,7 +18,7 @@ from redis.exceptions import OutOfMemoryError
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.submit import CHUNK_BYTES, Fetchable, Receipt, WhenFull, iterate, new_batch_id
 from fetchfleet.jobs.contract.entry import serialize_new_entry
-from fetchfleet.jobs.contract.fetch import as_fetch, encode
+from fetchfleet.jobs.contract.fetch import as_fetch, encode, version_of
 from fetchfleet.jobs.contract.ids import fetch_id, inbox_prefix, is_batch_id
 from fetchfleet.jobs.contract.messages import (
     MAX_INPUT_BYTES,
@@ -109,15 +109,15 @@ class InboxClient:
                 if not isinstance(fetches, Sequence):
                     await push.in_parts(_split(serialized))
                     return push.receipt
-                texts = [text async for text in serialized]
-                if sum(map(len, texts)) + len(texts) <= MAX_FETCHES_BYTES:
-                    await push.in_one_message(texts)
+                items = [item async for item in serialized]
+                if sum(len(item.text) for item in items) + len(items) <= MAX_FETCHES_BYTES:
+                    await push.in_one_message(items)
                     return push.receipt
                 try:
-                    await push.in_parts(_split(iterate(texts)))
+                    await push.in_parts(_split(iterate(items)))
                 except BatchLostError:
                     push = _Push(self, batch_id, when_full)
-                    await push.in_parts(_split(iterate(texts)))
+                    await push.in_parts(_split(iterate(items)))
             except FleetUnreachableError as error:
                 error.batch_id, error.enqueued = batch_id, push.count
                 raise
@@ -174,6 +174,15 @@ class InboxClient:
             pause_s = min(1.5 * pause_s, MAX_PAUSE_S)
 
 
+class _Item(NamedTuple):
+    """A fetch of a message."""
+
+    text: bytes
+    """Its JSON."""
+    version: int
+    """Version of the contract that its reader must know."""
+
+
 class _Push:
     """One batch during its push."""
 
@@ -189,13 +198,13 @@ class _Push:
     def receipt(self) -> PushedReceipt:
         return PushedReceipt(self._batch_id, self.count, self._repeats, sizes=tuple(self._sizes))
 
-    async def in_one_message(self, texts: Sequence[bytes]) -> None:
+    async def in_one_message(self, items: Sequence[_Item]) -> None:
         """Push the batch as one message."""
-        await self._push(texts)
+        await self._push(items)
 
-    async def in_parts(self, parts: AsyncGenerator[list[bytes], None]) -> None:
+    async def in_parts(self, parts: AsyncGenerator[list[_Item], None]) -> None:
         """Push the batch in parts, each after the receipt of the previous one."""
-        pending: list[bytes] = []
+        pending: list[_Item] = []
         async with aclosing(parts) as iterator:
             async for part in iterator:
                 if pending:
@@ -203,20 +212,22 @@ class _Push:
                 pending = part
         await (self._push_part(pending, last=True) if pending else self._push([]))
 
-    async def _push_part(self, texts: Sequence[bytes], *, last: bool) -> None:
-        await self._push(texts, part=len(self._sizes) + 1, last=last)
-        self._sizes.append(len(texts))
+    async def _push_part(self, items: Sequence[_Item], *, last: bool) -> None:
+        await self._push(items, part=len(self._sizes) + 1, last=last)
+        self._sizes.append(len(items))
 
-    async def _push(self, texts: Sequence[bytes], **fields: Any) -> None:
-        message = {**self._fixed, **fields, "fetches": [msgspec.Raw(text) for text in texts]}
+    async def _push(self, items: Sequence[_Item], **fields: Any) -> None:
+        version = max((item.version for item in items), default=1)
+        fetches = [msgspec.Raw(item.text) for item in items]
+        message = {**self._fixed, **fields, "v": version, "fetches": fetches}
         receipt = await self._client.exchange(self._batch_id, message, self.count)
         self._repeats |= receipt.repeats
-        self.count += len(texts)
+        self.count += len(items)
 
 
 async def _serialize(
     items: Iterable[Fetchable] | AsyncIterable[Fetchable], check: Callable[[int, Any], None] | None
-) -> AsyncGenerator[bytes, None]:
+) -> AsyncGenerator[_Item, None]:
     """Yield the items as JSON, checked; raises InvalidFetchError, which names the item."""
     place = 0
     async with aclosing(iterate(items)) as iterator:
@@ -228,17 +239,17 @@ async def _serialize(
                 serialize_new_entry(_ANY_ID, fetch)
             except InvalidFetchError as error:
                 raise InvalidFetchError(f"item {place}: {error}") from None
-            yield encode(fetch)
+            yield _Item(encode(fetch), version_of(fetch))
             place += 1
 
 
-async def _split(texts: AsyncGenerator[bytes, None]) -> AsyncGenerator[list[bytes], None]:
-    """Yield the texts in parts of at most PART_FETCHES fetches and about CHUNK_BYTES."""
-    part: list[bytes] = []
+async def _split(items: AsyncGenerator[_Item, None]) -> AsyncGenerator[list[_Item], None]:
+    """Yield the items in parts of at most PART_FETCHES fetches and about CHUNK_BYTES."""
+    part: list[_Item] = []
     size = 0
-    async for text in texts:
-        part.append(text)
-        size += len(text)
+    async for item in items:
+        part.append(item)
+        size += len(item.text)
         if len(part) >= PART_FETCHES or size >= CHUNK_BYTES:
             yield part
             part, size = [], 0

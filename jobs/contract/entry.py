@@ -12,19 +12,20 @@ import msgspec
 
 from fetchfleet.jobs.contract.checks import field_checks
 from fetchfleet.jobs.contract.checks.conditions import headers_of, is_etag
-from fetchfleet.jobs.contract.fetch import MAX_FETCH_BYTES, Fetch, check_types, record_of
+from fetchfleet.jobs.contract.fetch import (
+    CONTRACT_VERSION,
+    MAX_FETCH_BYTES,
+    Fetch,
+    check_types,
+    record_of,
+    version_of,
+)
 from fetchfleet.jobs.contract.ids import FETCH_ID_CHARS, batch_of, is_fetch_id
 from fetchfleet.jobs.contract.result import Reason
-from fetchfleet.jobs.contract.urls import (
-    UrlError,
-    lane_of_name,
-    lane_of_url,
-    parse_url,
-    shown_origin,
-)
+from fetchfleet.jobs.contract.urls import UrlError, lane_of_name, lane_of_url, parse_url, shown_origin
 from fetchfleet.jobs.errors import InvalidFetchError, shortened
 
-ENTRY_VERSION = 1
+ENTRY_VERSION = CONTRACT_VERSION
 DEADLINE_CHARS = 13
 HEAD_CHARS = FETCH_ID_CHARS + DEADLINE_CHARS
 
@@ -135,7 +136,7 @@ TriedPlace = Annotated[str, msgspec.Meta(min_length=1, max_length=80, pattern=r"
 class EntryData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The JSON of an entry."""
 
-    v: int = ENTRY_VERSION
+    v: int = 1  # version of the contract that a worker must know to read the entry
     fetch: Fetch
     attempts: Count = 0  # failed attempts, bounded by the policy
     throttles: Count = 0  # times that the host asked to back off
@@ -220,7 +221,7 @@ class _FetchOutline(msgspec.Struct):
 class _Outline(msgspec.Struct):
     """The fields that entries of every version have."""
 
-    v: int = ENTRY_VERSION
+    v: int = 1
     fetch: msgspec.Raw = msgspec.Raw(b"{}")
     hop: Any = None
     hops: Any = 0
@@ -242,7 +243,8 @@ def serialize_new_entry(fetch_id: str, fetch: Fetch, retry_of: str | None = None
     Raises InvalidFetchError if it is too long, cannot be JSON, or has a value of the wrong type.
     """
     try:
-        serialized = _head(fetch_id, fetch.deadline_ms) + _encode(EntryData(fetch=fetch, retry_of=retry_of))
+        data = EntryData(v=version_of(fetch), fetch=fetch, retry_of=retry_of)
+        serialized = _head(fetch_id, fetch.deadline_ms) + _encode(data)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidFetchError(f"meta: cannot be JSON: {error}") from None
     # A fetch with a URL only, which is ASCII without quotes, has no value to check.
@@ -277,8 +279,8 @@ def parse_entry(serialized: bytes) -> Entry:
         data = _decode(serialized[HEAD_CHARS:])
     except _UNREADABLE as error:
         _refuse(serialized, fetch_id, deadline_ms, str(error))
-    if data.v != ENTRY_VERSION:
-        _refuse(serialized, fetch_id, deadline_ms, f"version {data.v} is not {ENTRY_VERSION}")
+    if not 1 <= data.v <= ENTRY_VERSION:
+        _refuse(serialized, fetch_id, deadline_ms, f"version {data.v} is not 1 to {ENTRY_VERSION}")
     if len(serialized) * _CANONICAL_GROWTH > MAX_FETCH_BYTES and len(_encode(data.fetch)) > MAX_FETCH_BYTES:
         raise TooLargeEntryError(f"{fetch_id}: the fetch has more than {MAX_FETCH_BYTES} bytes as JSON")
     hop = data.hop

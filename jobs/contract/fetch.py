@@ -14,7 +14,8 @@ from typing import Any, get_origin
 import msgspec
 
 from fetchfleet.jobs.contract import names
-from fetchfleet.jobs.contract.checks import body_checks, conditions, field_checks, trace_context
+from fetchfleet.jobs.contract.checks import accept, body_checks, conditions, field_checks, trace_context
+from fetchfleet.jobs.contract.checks.accept import Accept
 from fetchfleet.jobs.contract.urls import UrlError, canonical_url, shown_origin
 from fetchfleet.jobs.errors import InvalidFetchError
 
@@ -23,6 +24,8 @@ TOO_DEEP = "is nested too deeply (recursion limit)"
 
 MAX_FETCH_BYTES = 2 << 20
 """Largest fetch as JSON: a body of 1 MiB in base64, and the other fields."""
+CONTRACT_VERSION = 2
+"""Newest version of the contract: of fetches, and so of the messages and entries that hold them."""
 DEFAULT_DEADLINE_S = 24 * 3600.0
 MAX_DEADLINE_S = 7 * 24 * 3600.0
 
@@ -35,7 +38,7 @@ class Priority(StrEnum):
     LOW = "low"
 
 
-_UNSET = (None, None, False, None, None, None, None)
+_UNSET = (None, None, False, None, None, None, None, None, None, None)
 """The defaults of fields that few fetches set, in the order in which `__post_init__` compares them."""
 
 
@@ -48,6 +51,7 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
         Fetch(url="https://example.com/a.bin", dest="a.bin", headers={"Accept": "*/*"}, key="order 7")
 
     Request: url, method, headers, body or body_base64 or body_file, etag, last_modified, revalidate.
+    Response: accept, retry_statuses, x_robots.
     Body: dest or name, if_exists, sha256, max_bytes, decode, lines.
     Scheduling: priority, deadline_s, retry_unsafe, fallback, key. Context: traceparent, tracestate, meta.
     Each field is described below its definition, and in docs/api.md.
@@ -79,6 +83,12 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
     """SHA-256 that the stored body must have, 64 hex digits; another fails with `digest_mismatch`."""
     max_bytes: int | None = None
     """Largest body in bytes; a larger one fails with `too_large`. The policy's limit applies too."""
+    accept: Accept | None = None
+    """Responses whose body is stored, by types, sizes and statuses; in place of the policy's `accept`."""
+    retry_statuses: tuple[int, ...] | None = None
+    """Further statuses that are retried, of 2xx, 4xx and 5xx; in place of the policy's `retry_statuses`."""
+    x_robots: str | None = None
+    """"obey": refuse a response whose X-Robots-Tag forbids its use; "ignore": store it; else the policy's."""
     etag: str | None = None
     """ETag of an earlier result, GET and HEAD only. If it still matches, the fetch ends as `unchanged`."""
     last_modified: str | None = None
@@ -125,7 +135,8 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
                 self.method, self.headers.items(), self.etag, self.last_modified, revalidate=self.revalidate
             )
         rarely_set = (self.if_exists, self.max_bytes, self.decode, self.deadline_s, self.fallback)
-        if (*rarely_set, self.sha256, self.key) != _UNSET:
+        requirements = (self.accept, self.retry_statuses, self.x_robots)
+        if (*rarely_set, self.sha256, self.key, *requirements) != _UNSET:
             self._check_rarely_set()
         if self.priority is not Priority.NORMAL:
             msgspec.structs.force_setattr(self, "priority", _priority(self.priority))
@@ -159,6 +170,11 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
             msgspec.structs.force_setattr(self, "sha256", field_checks.sha256(self.sha256))
         if self.key is not None:
             field_checks.key(self.key)
+        if self.retry_statuses is not None:
+            retried = accept.statuses("retry_statuses", self.retry_statuses)
+            msgspec.structs.force_setattr(self, "retry_statuses", retried)
+        if self.x_robots is not None:
+            accept.x_robots(self.x_robots)
 
     def __repr__(self) -> str:
         return f"<Fetch {self.method} {shown_origin(self.url)}>"
@@ -177,6 +193,9 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
             or self.method == "HEAD"
             or self.if_exists is not None
             or self.fallback == field_checks.Fallback.STALE
+            or self.accept is not None
+            or self.retry_statuses is not None
+            or self.x_robots is not None
         )
 
     @property
@@ -202,6 +221,27 @@ def _priority(value: str) -> Priority:
         return Priority(value)
     except ValueError:
         raise InvalidFetchError(f"priority: {value!r} is not one of {', '.join(Priority)}") from None
+
+
+_VERSION_1_FIELDS = frozenset(
+    {
+        *("url", "method", "headers", "body", "body_base64", "body_file", "dest", "if_exists", "sha256"),
+        *("max_bytes", "etag", "last_modified", "revalidate", "decode", "lines", "priority", "deadline_s"),
+        *("retry_unsafe", "fallback", "traceparent", "tracestate", "key", "meta"),
+    }
+)
+_LATER = [field for field in msgspec.structs.fields(Fetch) if field.name not in _VERSION_1_FIELDS]
+_later_values = attrgetter(*(field.name for field in _LATER))
+_LATER_DEFAULTS = tuple(field.default for field in _LATER)
+
+
+def version_of(fetch: Fetch) -> int:
+    """Return the version of the contract that introduced the newest field or value of the fetch.
+
+    A message or an entry with the fetch states it, so that older workers leave it to newer ones.
+    """
+    is_first = _later_values(fetch) == _LATER_DEFAULTS and fetch.if_exists != field_checks.IfExists.SUFFIX
+    return 1 if is_first else CONTRACT_VERSION
 
 
 _values = attrgetter(*Fetch.__struct_fields__)

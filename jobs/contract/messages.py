@@ -16,7 +16,7 @@ import msgspec
 
 from fetchfleet.jobs.contract.checks.field_checks import Dests
 from fetchfleet.jobs.contract.entry import serialize_new_entry
-from fetchfleet.jobs.contract.fetch import TOO_DEEP, Fetch, as_fetch, decode_fetch
+from fetchfleet.jobs.contract.fetch import CONTRACT_VERSION, TOO_DEEP, Fetch, as_fetch, decode_fetch
 from fetchfleet.jobs.contract.fetch_list import SPACE
 from fetchfleet.jobs.contract.ids import (
     BATCH_ID_CHARS,
@@ -30,7 +30,7 @@ from fetchfleet.jobs.errors import InvalidFetchError, NewerMessageError
 MAX_INPUT_BYTES = 8 << 20
 """Largest inbox message or arq job."""
 
-MESSAGE_VERSION = 1
+MESSAGE_VERSION = CONTRACT_VERSION
 """Newest known version of a message. A change that older workers would refuse increments it."""
 
 T = TypeVar("T")

@@ -46,16 +46,20 @@ class Reason(StrEnum):
     READ_TIMEOUT = "read_timeout"
     REDIRECT_REFUSED = "redirect_refused"
     ROBOTS_DISALLOWED = "robots_disallowed"
+    STATUS_REFUSED = "status_refused"
     THROTTLED = "throttled"
     TLS = "tls"
     TLS_TIMEOUT = "tls_timeout"
     TOO_LARGE = "too_large"
     TOO_MANY_REDIRECTS = "too_many_redirects"
     TOO_SLOW = "too_slow"
+    TOO_SMALL = "too_small"
     TOTAL_TIMEOUT = "total_timeout"
     TRUNCATED = "truncated"
+    TYPE_REFUSED = "type_refused"
     WRITE = "write"
     WRITE_TIMEOUT = "write_timeout"
+    X_ROBOTS_REFUSED = "x_robots_refused"
 
 
 class Timings(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,6 +112,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     """Last-Modified of the body, as `etag`."""
     content_encoding: str | None = None
     """Content coding of the stored body, if it is still compressed; null if it is plain."""
+    content_type: str | None = None
+    """Content-Type of the last response, shortened; null without one."""
     lines: int | None = None
     """Number of JSON Lines records; null unless the fetch sets `lines`."""
     bad_line: int | None = None

@@ -39,6 +39,7 @@ from fetchfleet.worker.errors import (
     TlsTimeoutError,
     TooSlowError,
     TruncatedBodyError,
+    UndersizedBodyError,
     UnreadableBodyFileError,
     UnresolvedError,
     WriteError,
@@ -55,6 +56,7 @@ _BEFORE_SENDING = (ConnectError, NoBodyFileError)
 _FINAL = (
     EgressRefusedError,
     OverlongBodyError,
+    UndersizedBodyError,
     InflatedError,
     UnknownCodingError,
     BadLineError,
@@ -89,6 +91,7 @@ _REASONS: tuple[tuple[type[BaseException], Reason], ...] = (
     (UnresolvedError, Reason.DNS),
     (OverlongBodyError, Reason.TOO_LARGE),
     (InflatedError, Reason.TOO_LARGE),
+    (UndersizedBodyError, Reason.TOO_SMALL),
     (TruncatedBodyError, Reason.TRUNCATED),
     (CutShortError, Reason.TRUNCATED),
     (CutLineError, Reason.TRUNCATED),

@@ -40,7 +40,7 @@ from fetchfleet.worker.fetch.rules.validators import VALIDATOR_FIELDS, validator
 from fetchfleet.worker.fetch.services import FetchSession
 from fetchfleet.worker.gate import quota, retry_budget
 from fetchfleet.worker.gate.state import Breaker
-from fetchfleet.worker.http.exchange import Answer, Trace, timings_of
+from fetchfleet.worker.http.exchange import Answer, Trace, content_type_of, timings_of
 from fetchfleet.worker.lanes import log_events, settler
 from fetchfleet.worker.policy.model import DURABILITIES
 from fetchfleet.worker.sink.base import Expected, HttpExchange, StorageOptions
@@ -134,7 +134,7 @@ class Attempt:
             if special is not None and await special.must_restart(answer):
                 await answer.discard()
                 return None if session.may_send_another() else Interrupted()
-            if 200 <= status < 300 or (special is not None and special.is_complete):
+            if 200 <= status < 300 if special is None else special.has_body(answer):
                 return await self._store(answer)
             await answer.discard()
             if status == 304:
@@ -193,7 +193,7 @@ async def conclude(attempt: Attempt) -> None:
     if attempt.special is not None and attempt.special.part is not entry.part:
         entry = msgspec.structs.replace(entry, part=attempt.special.part)
     lane, services, now_ms = session.lane, session.services, session.lane.clock.now_ms()
-    if lane.grant and isinstance(outcome, Stored):
+    if lane.grant and isinstance(outcome, Stored) and outcome.status < 300:
         lane.count_answer(outcome.status, now_ms)
         await finish_fetch(session, entry, STORED, outcome, attempt)
         return
@@ -235,7 +235,8 @@ async def finish_fetch(
         services.sink.disk.remove_partial_file(entry.id, entry.part)
     last_url, trace = (attempt.request.url, attempt.trace) if attempt is not None else (None, None)
     timings = timings_of(trace, lane.clock.now_ms() - entry.submitted_ms)
-    result = result_of(entry, finish, outcome, last_url, stand_in, timings, services.worker_id)
+    content_type = content_type_of(trace)
+    result = result_of(entry, finish, outcome, last_url, stand_in, timings, content_type, services.worker_id)
     note = None if isinstance(outcome, Stored) else note_of(outcome)
     if result.outcome is Outcome.FAILED:
         session.settle(settler.failed(result, note or ""))

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Coroutine, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Protocol
 
 import msgspec
@@ -13,12 +14,16 @@ from fetchfleet.worker.errors import BadAnswerError, FetchError, RemoteProtocolE
 from fetchfleet.worker.http.http1.messages import UNTIL_CLOSE, body_length
 from fetchfleet.worker.http.request_body import FileBody, MemoryBody
 from fetchfleet.worker.http.wire import GetBuffer, Header, Wire
+from fetchfleet.worker.observability import redact
 from fetchfleet.worker.policy.model import Timeouts
 from fetchfleet.worker.util.clock import mono_s
 
 DISCARD_BYTES = 64 * 1024
 DISCARD_S = 0.5
 """The bounds within which an unneeded body is read to its end, so that the connection can be reused."""
+
+MAX_CONTENT_TYPE_BYTES = 100
+"""The length to which a Content-Type is shortened in results and logs."""
 
 MIN_STATUS, MAX_STATUS = 200, 599
 """The range of the status code of a final response (RFC 9110 §15)."""
@@ -97,6 +102,22 @@ def timings_of(trace: Trace | None, total_ms: int) -> Timings:
         ttfb_ms=round((trace.head_s - trace.started_s) * 1000, 1) if trace and trace.head_s else None,
         total_ms=float(total_ms),
     )
+
+
+def content_type_of(trace: Trace | None) -> str | None:
+    """Return the Content-Type of the last response for results and logs; None without one.
+
+    trace: of the last attempt, None if there was none.
+    """
+    response = trace.response if trace is not None else None
+    value = response.by_name.get(b"content-type") if response is not None else None
+    return None if value is None else _shown_type(value)
+
+
+@lru_cache(maxsize=256)
+def _shown_type(content_type: bytes) -> str:
+    """Return the value, shortened and without secrets. Cached, as most responses have one of a few."""
+    return redact.text(content_type[:MAX_CONTENT_TYPE_BYTES].decode("latin-1"))
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):

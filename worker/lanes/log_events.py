@@ -3,7 +3,6 @@
 import traceback
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
 from zlib import crc32
 
 import msgspec
@@ -34,8 +33,6 @@ _BREAKER_EVENTS = {
 
 UNTRACED = Trace()
 """The trace of a fetch that ended without an attempt."""
-
-MAX_CONTENT_TYPE_BYTES = 100
 
 
 def gate_changed(lane: Lane, before: GateState, log: FilteringBoundLogger) -> None:
@@ -200,7 +197,6 @@ def finished(
     """
     timings, fetch, traceparent = result.timings, entry.fetch, entry.fetch.traceparent
     response, path, dns_s, tls_s = trace.response, result.path, trace.dns_s, trace.tls_s
-    content_type = None if response is None else response.by_name.get(b"content-type")
     queue_ms = timings.queue_ms or 0.0
     if lane.closed_periods or entry.retry_waits:
         waited_ms = waits.waited_ms(queue_ms, entry.submitted_ms, lane.closed_periods, entry.retry_waits)
@@ -232,19 +228,13 @@ def finished(
         tls_ms=None if tls_s is None else round(tls_s * 1000, 1),
         peer=trace.peer,
         hops=entry.hops if hops is None else hops,
-        content_type=None if content_type is None else _shown_type(content_type),
+        content_type=result.content_type,
         path=path if path is None or (fetch.dest is None and fetch.name is None) else redact.text(path),
         priority=fetch.priority,
         waited_ms=waited_ms,
         lenient=trace.lenient or msgspec.UNSET,
         trace_id=msgspec.UNSET if traceparent is None else trace_context.trace_id(traceparent),
     )
-
-
-@lru_cache(maxsize=256)
-def _shown_type(content_type: bytes) -> str:
-    """Return the value of a Content-Type for a log line. Cached, as most responses have one of a few."""
-    return redact.text(content_type[:MAX_CONTENT_TYPE_BYTES].decode("latin-1"))
 
 
 def write_finished(lines: Sequence[FinishedLine], totals: FetchTotals, one_of: int = 1) -> None:

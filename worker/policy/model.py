@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 import msgspec
 
+from fetchfleet.jobs.contract.checks.accept import Accept, XRobots, statuses
 from fetchfleet.jobs.contract.checks.field_checks import Fallback
+from fetchfleet.jobs.errors import InvalidFetchError
 from fetchfleet.worker.policy.egress import WEB_PORTS
 
 MIN_S = 0.001
@@ -188,6 +190,12 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Start no fetches."""
     robots: str = "ignore"
     """`obey` requests robots.txt of each origin first and obeys it; `ignore` never requests it."""
+    accept: Accept = Accept()
+    """The responses whose body is stored, by types, sizes and statuses. A fetch may override it."""
+    retry_statuses: tuple[int, ...] = ()
+    """Further statuses that are retried. A fetch may override them."""
+    x_robots: str = "ignore"
+    """`obey` refuses responses whose X-Robots-Tag forbids their use. A fetch may override it."""
     fallback: str = "none"
     """For a dead host: `stale` returns the body stored before, `none` fails. A fetch may override it."""
     durability: str = "none"
@@ -238,6 +246,11 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         if isinstance(self.timeout, str):
             _one_of("timeout", self.timeout, PROFILES)
         _one_of("robots", self.robots, ROBOTS)
+        _one_of("x_robots", self.x_robots, tuple(XRobots))
+        try:
+            statuses("retry_statuses", self.retry_statuses)
+        except InvalidFetchError as error:
+            raise PolicyError(str(error)) from None
         _one_of("fallback", self.fallback, tuple(Fallback))
         _one_of("durability", self.durability, DURABILITIES)
         if self.client_key and not self.client_cert:
@@ -269,4 +282,11 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
         A new key that only that module obeys must be added to the expression.
         """
-        return not (self.context or self.min_rate_bytes_per_s or self.fallback == Fallback.STALE)
+        return not (
+            self.context
+            or self.min_rate_bytes_per_s
+            or self.fallback == Fallback.STALE
+            or self.accept != Accept()
+            or self.retry_statuses
+            or self.x_robots == XRobots.OBEY
+        )

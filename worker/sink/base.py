@@ -26,6 +26,7 @@ class Expected(NamedTuple):
     """0: no limit."""
     digests: tuple[tuple[str, bytes], ...] = ()
     """Digests sent by the host: pairs of hashlib's algorithm name and the digest."""
+    min_bytes: int = 0
 
     @property
     def detects_truncation(self) -> bool:

@@ -82,8 +82,10 @@ def key_of(fetch: Fetch) -> str:
 
 
 def fits(fetch: Fetch, size_bytes: int, sha256: str | None) -> bool:
-    """Return whether the body satisfies the fetch's `max_bytes` and `sha256`."""
+    """Return whether the body satisfies the fetch's `max_bytes`, `sha256`, and the sizes of its `accept`."""
     if fetch.max_bytes is not None and size_bytes > fetch.max_bytes:
+        return False
+    if fetch.accept is not None and not fetch.accept.fits(size_bytes):
         return False
     return fetch.sha256 is None or fetch.sha256 == sha256
 

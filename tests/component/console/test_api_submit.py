@@ -165,7 +165,7 @@ async def test_a_cancelled_batch_accepts_nothing(local: httpx.AsyncClient) -> No
         ({"fetches": url("/0")}, 422, "fetches"),
         ({"fetches": [], "batch": "X"}, 422, "batch: "),
         ({"fetches": [], "owner": "x"}, 422, "owner"),
-        ({"url": url("/0"), "v": 2}, 422, "v: 2 is newer"),
+        ({"url": url("/0"), "v": 3}, 422, "v: 3 is newer"),
         (
             {"fetches": [{"url": url("/0"), "dest": "a"}, {"url": url("/1"), "dest": "a"}]},
             422,

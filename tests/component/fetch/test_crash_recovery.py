@@ -137,10 +137,10 @@ async def test_no_fetch_of_any_lane_starts_while_a_suspect_starts(
 
 @pytest.fixture
 async def newer(origin: Origin, fleet: Fleet, redis: Redis) -> Batch:
-    """Return a batch of one fetch with a deadline of 3 s, whose entry has version 2."""
+    """Return a batch of one fetch with a deadline of 3 s, whose entry has version 3."""
     batch = await fleet.submit([Fetch(url=origin.url("/new"), deadline_s=3)])
     [element] = await waiting(redis, lane=HOST)
-    raised = element[:HEAD_CHARS] + b'{"v":2,' + element[HEAD_CHARS + 1 :]
+    raised = element[:HEAD_CHARS] + b'{"v":3,' + element[HEAD_CHARS + 1 :]
     await redis.lset(keys.waiting_at(HOST, "normal"), 0, raised)  # type: ignore[misc, arg-type]
     return batch
 
@@ -155,7 +155,7 @@ async def test_i27_an_entry_of_a_newer_version_is_left_to_a_newer_worker(
     assert "lane.newer" in {line["event"] for line in lines}
     assert ["/old"] == [request.target for request in origin.requests]
 
-    monkeypatch.setattr(entry, "ENTRY_VERSION", 2)
+    monkeypatch.setattr(entry, "ENTRY_VERSION", 3)
     [result] = await results_of(newer)
 
     assert [Outcome.STORED] * 2 == [old.outcome, result.outcome]

@@ -24,13 +24,13 @@ async def test_i27_a_newer_message_waits_for_a_newer_worker(
     inbox = InboxTimings(unsupported_s=0.05)
     worker = await start(timings=replace(QUICK, unsupported_retry_s=0.05, inbox=inbox))
     batch_id = "00000000000000ff"
-    message = {"v": 2, "batch": batch_id, "fetches": [origin.url("/inbox")]}
+    message = {"v": 3, "batch": batch_id, "fetches": [origin.url("/inbox")]}
     await ask(redis, "RPUSH", keys.INBOX, json.dumps(message))
     async with plain_arq(redis_url) as pool:
-        job = await enqueue(pool, "fetch", origin.url("/arq"), v=2)
+        job = await enqueue(pool, "fetch", origin.url("/arq"), v=3)
         await wait_until(lambda: newer_at(lines) == {"inbox", "arq"}, "the old worker to log it")
         requests_before = len(origin.requests)
-        monkeypatch.setattr(messages, "MESSAGE_VERSION", 2)
+        monkeypatch.setattr(messages, "MESSAGE_VERSION", 3)
         went_well, receipt = await job_outcome(pool, job)
         await wait_until(lambda: ask(redis, "EXISTS", keys.batch(batch_id)), "the batch of the inbox")
     batches = [worker.fleet.batch(batch_id), worker.fleet.batch(receipt["batch"])]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from fetchfleet.worker.lanes.log_events import MAX_CONTENT_TYPE_BYTES
+from fetchfleet.worker.http.exchange import MAX_CONTENT_TYPE_BYTES
 from fetchfleet.worker.policy.overrides import pause, resume
 from tests.component.conftest import HOST, Lines, Start, needs_openssl, on_both_engines
 from tests.support.nameserver import NAME, Nameserver, addresses

@@ -112,7 +112,7 @@ async def takes_from_the_inbox(guarded: GuardedRedis, producer: Fleet, origin: O
     named = {"batch": BATCH_ID, "fetches": [origin.url("/inbox")]}
     empty = {"batch": BATCH_ID[::-1], "fetches": []}
     async with connect(guarded.url("pusher")) as client:
-        newer = json.dumps({"v": 2})
+        newer = json.dumps({"v": 3})
         await ask(client, "RPUSH", keys.INBOX, "nonsense", newer, json.dumps(empty), json.dumps(named))
     await wait_until(partial(_has_ended, producer, BATCH_ID), "the batch of the inbox")
     await wait_until(partial(_has_ended, producer, BATCH_ID[::-1]), "the empty batch")

@@ -135,13 +135,13 @@ async def test_i27_a_job_for_a_newer_worker_is_deferred_until_one_accepts_it(
     """It holds with any arguments. It is logged once, and is not a dead letter."""
     old, newer = ingress_to(redis), ingress_to(redis)
     with capture_logs() as lines:
-        for kwargs in ({"v": 2}, {"v": 2, "colour": "red"}):
+        for kwargs in ({"v": 3}, {"v": 3, "colour": "red"}):
             with pytest.raises(Retry) as caught:
                 await run_as_job(old, url("/1"), **kwargs)
             assert WorkerTimings().unsupported_retry_s * 1000 == caught.value.defer_score
     waited = await waiting(redis)
-    monkeypatch.setattr(messages, "MESSAGE_VERSION", 2)
-    receipt = await run_as_job(newer, url("/1"), v=2)
+    monkeypatch.setattr(messages, "MESSAGE_VERSION", 3)
+    receipt = await run_as_job(newer, url("/1"), v=3)
 
     assert [] == waited
     assert [] == await letters(redis)

@@ -56,7 +56,7 @@ GARBAGE = {
     "short": b"x",
     "half JSON": HEAD + b'{"v":1,"fetch":{"url":"http://a.exa',
     "half UTF-8": HEAD + b'{"v":1,"fetch":{"url":"\xc3',
-    "wrong version": HEAD + b'{"v":2,"fetch":{"url":"http://a.example/"}}',
+    "wrong version": HEAD + b'{"v":3,"fetch":{"url":"http://a.example/"}}',
     "refused fetch": HEAD + b'{"v":1,"fetch":{"url":"file:///etc/passwd"}}',
     "deadline that is no number": ID + b"nan          {}",
     "deadline without end": ID + b"inf          {}",

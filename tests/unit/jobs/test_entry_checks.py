@@ -330,11 +330,11 @@ def test_an_entry_may_be_as_large_as_a_fetch_and_its_hop() -> None:
         (hopped({}), {"a.example", "b.example"}, {"c.example", ""}),
         (hopped({}, hops=2), {"a.example", "b.example", "c.example"}, set()),
         (element({"url": "http://[2001:db8::1]:8/"}), {"2001:db8::1", "2001:DB8:0::1"}, {"2001:db8::2"}),
-        (element(v=2), {"a.example"}, {"b.example"}),
-        (element(v=2, hop={"url": AWAY}, hops=1, more=1), {"a.example", "b.example"}, {"c.example"}),
-        (element(v=2, hops=1), {"a.example", "c.example"}, set()),
-        (element(v=2, hop={"to": AWAY}, hops=1), {"a.example", "c.example"}, set()),
-        (element({"url": "ftp://x/", "colour": 1}, v=2), {"a.example", "c.example"}, set()),
+        (element(v=3), {"a.example"}, {"b.example"}),
+        (element(v=3, hop={"url": AWAY}, hops=1, more=1), {"a.example", "b.example"}, {"c.example"}),
+        (element(v=3, hops=1), {"a.example", "c.example"}, set()),
+        (element(v=3, hop={"to": AWAY}, hops=1), {"a.example", "c.example"}, set()),
+        (element({"url": "ftp://x/", "colour": 1}, v=3), {"a.example", "c.example"}, set()),
     ],
 )
 def test_an_entry_waits_in_the_lane_of_its_host_or_of_the_host_that_redirected_it(
@@ -385,7 +385,7 @@ def test_the_url_of_a_newer_entry_is_canonical_or_empty() -> None:
     """The URL becomes part of a result."""
     for url, read in (("HTTP://A.example", "http://a.example/"), ("http://u:p@a/", ""), ("javascript:x", "")):
         with pytest.raises(NewerEntryError) as raised:
-            parse_entry(element({"url": url}, v=2))
+            parse_entry(element({"url": url}, v=3))
         assert read == raised.value.url
 
 
@@ -492,7 +492,7 @@ def test_the_record_of_a_fetch_is_the_same_for_every_reader(fields: dict[str, An
     assert 0 < record < 2**48
     again = serialize_entry(msgspec.structs.replace(entry, attempts=3, last=Reason.DNS))
     assert encode(parse_entry(again).fetch) == encode(fetch)
-    newer = again.replace(b'{"fetch"', b'{"v":2,"more":1,"fetch"', 1)
+    newer = again.replace(b'{"fetch"', b'{"v":3,"more":1,"fetch"', 1)
     with pytest.raises(NewerEntryError) as raised:
         parse_entry(newer)
     assert raised.value.record == record

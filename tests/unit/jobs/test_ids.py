@@ -217,7 +217,7 @@ def test_an_entry_is_read_back_unchanged(entry: Entry) -> None:
         GOOD[:HEAD_CHARS] + b'{"fetch":{"url":"http://a/","headers":{"X":"a\\r\\nb"}}}',
         GOOD[:HEAD_CHARS] + b'{"fetch":{"url":"http://a/"},"last":"other"}',
         GOOD[:HEAD_CHARS] + b'{"fetch":{"url":"http://a/"},"attempts":"1"}',
-        GOOD[:HEAD_CHARS] + b'{"v":2,"fetch":{"url":"http://a/"}}',
+        GOOD[:HEAD_CHARS] + b'{"v":3,"fetch":{"url":"http://a/"}}',
         GOOD[:HEAD_CHARS] + b'{"v":0,"fetch":{"url":"http://a/"}}',
         GOOD[:HEAD_CHARS] + b'{"fetch":{"url":"http://a/","meta":"\xff"}}',
         GOOD[:HEAD_CHARS] + b'{"fetch":{"url":"http://a/","meta":' + b"[" * 100_000 + b"]" * 100_000 + b"}}",
@@ -232,7 +232,7 @@ def test_an_invalid_element_is_refused(element: bytes) -> None:
 @pytest.mark.parametrize(
     ("body", "url"),
     [
-        (b'{"v":2,"fetch":{"url":"http://a/","colour":"blue"},"shade":1}', "http://a/"),
+        (b'{"v":3,"fetch":{"url":"http://a/","colour":"blue"},"shade":1}', "http://a/"),
         (b'{"v":3,"fetch":{}}', ""),
         (b'{"v":4}', ""),
     ],

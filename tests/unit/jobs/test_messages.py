@@ -203,13 +203,13 @@ def test_other_arguments_are_refused_with_their_reason(arguments: tuple[Any, ...
 
 @pytest.mark.parametrize(
     "message",
-    [b'{"url":"http://a.example/","v":2}', b'{"fetches":7,"colour":"red","v":2}', b'{"v":2}'],
+    [b'{"url":"http://a.example/","v":3}', b'{"fetches":7,"colour":"red","v":3}', b'{"v":3}'],
 )
 def test_a_message_for_a_newer_worker_is_neither_an_order_nor_refused(message: bytes) -> None:
     """It holds with any other content: its form may be a later one."""
     with pytest.raises(NewerMessageError):
         read_message(message)
-    assert ReadMessages([], [], [(2, message)]) == read_all([message])
+    assert ReadMessages([], [], [(3, message)]) == read_all([message])
 
 
 @given(

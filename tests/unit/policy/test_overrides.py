@@ -42,9 +42,13 @@ burst = 4
         ("timeout=", {"timeout": ""}),
         ("paused=null", {"paused": None}),
         ("paused=True", {"paused": "True"}),
+        ('accept={types = ["image/*"], min_bytes=1}', {"accept": {"types": ["image/*"], "min_bytes": 1}}),
+        ("accept={}", {"accept": {}}),
+        ("accept={a}", {"accept": "{a}"}),
+        ("accept={}\nb=1", {"accept": "{}\nb=1"}),
     ],
 )
-def test_a_value_is_parsed_as_json_if_possible(pair: str, expected: dict[str, Any]) -> None:
+def test_a_value_is_parsed_as_json_or_a_toml_table_if_possible(pair: str, expected: dict[str, Any]) -> None:
     """Other values are text. The first = separates key and value. null removes the key."""
     assert expected == parsed([pair])
 

@@ -21,7 +21,7 @@ from fetchfleet.worker.policy.published import (
 )
 from fetchfleet.worker.settings import NO_POLICY, load_settings
 
-PUBLIC_TEXTS = {"timeout", "robots", "fallback", "durability"}
+PUBLIC_TEXTS = {"timeout", "robots", "x_robots", "fallback", "durability"}
 """Keys with text that anyone who reads the fleet's Redis may know."""
 
 LANES = ["a.example", "b.a.example", "c.b.a.example", "other.example", "10.0.0.1"]

@@ -6,7 +6,12 @@ from collections.abc import Collection
 import msgspec
 
 from fetchfleet.jobs.contract.entry import Entry, Hop, PartialNote
-from fetchfleet.worker.errors import BadDestError, DigestMismatchError, OverlongBodyError
+from fetchfleet.worker.errors import (
+    BadDestError,
+    DigestMismatchError,
+    OverlongBodyError,
+    UndersizedBodyError,
+)
 from fetchfleet.worker.fetch.rules.range_rules import (
     Append,
     RangeVerdict,
@@ -21,7 +26,7 @@ from fetchfleet.worker.http.exchange import Answer
 from fetchfleet.worker.lanes import settler
 from fetchfleet.worker.sink.base import BodyWriter, HttpExchange, ResumePoint
 
-_DISCARDING_ERRORS = (DigestMismatchError, OverlongBodyError, BadDestError)
+_DISCARDING_ERRORS = (DigestMismatchError, OverlongBodyError, UndersizedBodyError, BadDestError)
 """Errors after which no attempt can use the bytes received so far."""
 
 
@@ -68,10 +73,15 @@ class Resume:
             return RangeVerdict.NOTHING
         self.verdict = verdict_of(self.note, answer.status, answer.header)
         if self.verdict in {RangeVerdict.RESTART, RangeVerdict.REFUSE}:
+            await self.drop()
+        return self.verdict
+
+    async def drop(self) -> None:
+        """Remove the partial file, because another body is stored."""
+        if self.partial_file is not None:
             await self.partial_file.drop()
             self.partial_file = None
             self._carry(None)
-        return self.verdict
 
     def close(self) -> None:
         """Release a partial file that was opened and not used; a later attempt may use it."""

@@ -1,4 +1,4 @@
-"""The special cases of an attempt: bodies that are resumed, decoded, checked, revalidated or absent.
+"""The special cases of an attempt: bodies that are resumed, decoded, checked, refused, revalidated or absent.
 
 Large and slow bodies too: checkpoints save them from a crash while they stream.
 """
@@ -11,13 +11,15 @@ from fetchfleet.jobs.contract.entry import Entry, Hop
 from fetchfleet.worker import errors
 from fetchfleet.worker.body.pipeline import BodyPipeline, DecoderSlot, with_accept_encoding
 from fetchfleet.worker.fetch.cases import stored_bodies
+from fetchfleet.worker.fetch.cases.host_signals import requested_wait_s
 from fetchfleet.worker.fetch.cases.resume import Resume
-from fetchfleet.worker.fetch.rules import stale_fallback, trace_context
+from fetchfleet.worker.fetch.rules import accept, stale_fallback, trace_context
 from fetchfleet.worker.fetch.rules.decide import may_repeat
 from fetchfleet.worker.fetch.rules.outcome import AttemptOutcome, Interrupted, Stored
 from fetchfleet.worker.fetch.rules.range_rules import RangeVerdict
 from fetchfleet.worker.fetch.rules.validators import conditional, validators_of
 from fetchfleet.worker.fetch.services import FetchSession
+from fetchfleet.worker.gate.robots_rules import token_of
 from fetchfleet.worker.http.exchange import Answer
 from fetchfleet.worker.http.wire import GetBuffer
 from fetchfleet.worker.sink.base import BodyWriter, Expected, HttpExchange, StorageOptions
@@ -38,6 +40,7 @@ class SpecialCases:
         self._entry = entry
         self._resume = Resume(session, entry) if entry.part is not None else None
         self._decoder = DecoderSlot(session.services.decoder_budget) if entry.fetch.decode else None
+        self._required = accept.requirements_of(entry.fetch, session.lane.policy)
         self._index_read = False
         self._index_entry: IndexEntry | None = None
         """The index entry of the stored body, if the fetch revalidates."""
@@ -90,40 +93,47 @@ class SpecialCases:
         fetch, sink = self._entry.fetch, self._services.sink
         return await stored_bodies.not_modified(answer, request, fetch, self._index_entry, sink)
 
+    def has_body(self, answer: Answer) -> bool:
+        """Return whether the response has a body to store or to refuse."""
+        wait_s = requested_wait_s(answer, self._lane.clock.now_ms()) if answer.status >= 400 else None
+        return self.is_complete or accept.has_body(self._required, answer.status, wait_s)
+
     async def store(self, answer: Answer, request: Hop, hops: int) -> AttemptOutcome:
-        """Store the body of a response, checked against its length and digests."""
+        """Store the body of a response, checked against its length and digests, unless it is refused."""
         fetch, policy, resume = self._entry.fetch, self._lane.policy, self._resume
         resumed = resume is not None and resume.partial_file is not None
         has_range = any(name.lower() == "range" for name, _ in request.headers)
         if answer.status == 206 and not resumed and not has_range:
             raise errors.BadAnswerError("206 in response to a request without Range")
+        rest_only = answer.status == 206 and resumed
+        refusal = None if self.is_complete else self._refusal(answer, rest_only=rest_only)
+        if refusal is not None:
+            await answer.discard()
+            return refusal
         validators = validators_of(request.url, answer.header)
         if request.method == "HEAD":
             return await self._store_head(answer, request, validators)
 
-        max_bytes = fetch.size_limit(policy.max_bytes)
+        if resume is not None and resume.verdict is RangeVerdict.NOTHING:
+            await resume.drop()  # the body of an accepted error does not continue it
+        max_bytes = min(
+            filter(None, (fetch.size_limit(policy.max_bytes), self._required.accept.max_bytes)), default=0
+        )
         body = BodyPipeline(answer, fetch, policy, max_bytes)
         if self._decoder is not None and not body.may_decode(self._decoder) and may_repeat(self._entry):
             return Interrupted(
                 wait_s=self._services.parameters.decoder_pause_s,
                 note="no decoder with a large window is free",
             )
-        complete = answer.status in {200, 203} and request.method == "GET"
-        rest_only = answer.status == 206 and resumed
-        digests = body.host_digests(complete=complete, resumed=rest_only) if answer.status != 416 else ()
-        if body.decodes:  # length and digests of the host are those of the coded body (RFC 9530 §2, §3)
-            body.check_coded(digests)
-            expected = Expected(None, fetch.sha256, max_bytes)
-        else:
-            length_bytes = body.length_bytes
-            if resume is not None:
-                await resume.add_digests(dict(digests))
-                length_bytes = resume.total_bytes(length_bytes)
-            expected = Expected(length_bytes, fetch.sha256, max_bytes, digests)
+        expected = await self._expected(answer, request, body, max_bytes, rest_only=rest_only)
+        if expected.length_bytes is not None and expected.length_bytes < expected.min_bytes:
+            await answer.discard()
+            raise errors.UndersizedBodyError(expected.length_bytes, expected.min_bytes)
 
         # The index finds a body by the fetch's URL, so the policy of that host applies, not the redirect's.
         origin_policy = self._services.policy_of(fetch) if hops else policy
-        indexed = fetch.revalidate or stale_fallback.is_allowed(fetch, origin_policy)
+        is_good = answer.status < 400 or self.is_complete  # the body of an error replaces no other
+        indexed = is_good and (fetch.revalidate or stale_fallback.is_allowed(fetch, origin_policy))
         options = StorageOptions(validators if indexed else None, origin_policy.durability)
         exchange = HttpExchange(request, answer)
         existing = await stored_bodies.before_body(self._entry, self._services, exchange)
@@ -141,6 +151,28 @@ class SpecialCases:
             lines=body.lines,
             unverified=answer.ends_with_connection and not (body.coding_ended or expected.detects_truncation),
         )
+
+    def _refusal(self, answer: Answer, *, rest_only: bool) -> AttemptOutcome | None:
+        """Return the outcome if the head of the response does not meet the requirements, else None."""
+        content_type, x_robots_tags = answer.header("content-type"), answer.values("x-robots-tag")
+        about = (answer.status, content_type, x_robots_tags, token_of(self._services.user_agent))
+        return accept.refusal_of(self._required, *about, resumed=rest_only)
+
+    async def _expected(
+        self, answer: Answer, request: Hop, body: BodyPipeline, max_bytes: int, *, rest_only: bool
+    ) -> Expected:
+        """Return the properties that the whole body must have."""
+        fetch, resume, min_bytes = self._entry.fetch, self._resume, self._required.accept.min_bytes
+        complete = answer.status in {200, 203} and request.method == "GET"
+        digests = body.host_digests(complete=complete, resumed=rest_only) if answer.status != 416 else ()
+        if body.decodes:  # length and digests of the host are those of the coded body (RFC 9530 §2, §3)
+            body.check_coded(digests)
+            return Expected(None, fetch.sha256, max_bytes, min_bytes=min_bytes)
+        length_bytes = body.length_bytes
+        if resume is not None:
+            await resume.add_digests(dict(digests))
+            length_bytes = resume.total_bytes(length_bytes)
+        return Expected(length_bytes, fetch.sha256, max_bytes, digests, min_bytes)
 
     async def _store_head(self, answer: Answer, request: Hop, validators: Validators) -> AttemptOutcome:
         """Store the response to a HEAD request, if the sink stores such responses."""

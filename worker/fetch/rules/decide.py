@@ -9,6 +9,7 @@ import msgspec
 from fetchfleet.jobs.contract.checks.field_checks import IDEMPOTENT_METHODS
 from fetchfleet.jobs.contract.entry import MAX_RETRY_WAITS, Entry
 from fetchfleet.jobs.contract.result import Outcome, Reason
+from fetchfleet.worker.fetch.rules.accept import requirements_of
 from fetchfleet.worker.fetch.rules.outcome import (
     AlreadyExists,
     Answered,
@@ -90,7 +91,9 @@ def decide(
             return UNCHANGED
         case Answered(status=status, wait_s=wait_s) if is_throttle(status, wait_s):
             return _throttled(entry, now_ms, host.opens_ms)
-        case Answered(status=status, wait_s=wait_s) if is_retried(status, wait_s):
+        case Answered(status=status, wait_s=wait_s) if (
+            is_retried(status, wait_s) or status in requirements_of(entry.fetch, policy).retry_statuses
+        ):
             safe = may_repeat(entry)
             return _failed(entry, Reason.HTTP_STATUS, policy, now_ms, host, chance, wait_s, safe=safe)
         case Answered():

@@ -113,12 +113,16 @@ _SIGNALS = {
     Reason.READ_TIMEOUT: HostSignal.TIMED_OUT,
     Reason.REDIRECT_REFUSED: HostSignal.ANSWERED,
     Reason.ROBOTS_DISALLOWED: HostSignal.ANSWERED,
+    Reason.STATUS_REFUSED: HostSignal.ANSWERED,
     Reason.TLS_TIMEOUT: HostSignal.TIMED_OUT,
     Reason.TOO_LARGE: HostSignal.ANSWERED,
     Reason.TOO_MANY_REDIRECTS: HostSignal.ANSWERED,
     Reason.TOO_SLOW: HostSignal.TIMED_OUT,
+    Reason.TOO_SMALL: HostSignal.ANSWERED,
     Reason.TOTAL_TIMEOUT: HostSignal.TIMED_OUT,
+    Reason.TYPE_REFUSED: HostSignal.ANSWERED,
     Reason.WRITE_TIMEOUT: HostSignal.TIMED_OUT,
+    Reason.X_ROBOTS_REFUSED: HostSignal.ANSWERED,
 }
 
 
@@ -158,18 +162,28 @@ def note_of(outcome: AttemptOutcome) -> str | None:
 
 
 def host_signal_of(outcome: AttemptOutcome) -> HostSignal:
-    """Return the signal of the attempt about its host. A 4xx, 501 or 505 shows a working host."""
+    """Return the signal of the attempt about its host. A 4xx, 501 or 505 shows a working host.
+
+    The status decides whether its body is stored or not, so a fetch that accepts a 503 hides no failing host.
+    """
     match outcome:
         case Answered(status=status, wait_s=wait_s):
-            if is_throttle(status, wait_s) or status == 503:
-                return HostSignal.REFUSED
-            return HostSignal.FAILED if is_host_failure(status) else HostSignal.ANSWERED
-        case Failed(reason=reason):
-            return _SIGNALS.get(reason, HostSignal.FAILED)
+            return HostSignal.REFUSED if is_throttle(status, wait_s) else _signal_of_status(status)
+        case Failed(reason=reason, status=status):
+            signal = _SIGNALS.get(reason, HostSignal.FAILED)
+            return _signal_of_status(status) if signal is HostSignal.ANSWERED else signal
         case Interrupted():
             return HostSignal.NOTHING
-        case Stored() | Unchanged() | AlreadyExists() | Redirected():
+        case Stored(status=status) | AlreadyExists(status=status):
+            return _signal_of_status(status)
+        case Unchanged() | Redirected():
             return HostSignal.ANSWERED
+
+
+def _signal_of_status(status: int | None) -> HostSignal:
+    if status == 503:
+        return HostSignal.REFUSED
+    return HostSignal.FAILED if status is not None and is_host_failure(status) else HostSignal.ANSWERED
 
 
 def observation_of(

@@ -33,15 +33,18 @@ def result_of(
     last_url: str | None,
     stand_in: StoredBody | None,
     timings: Timings,
+    content_type: str | None,
     worker_id: str,
 ) -> Result:
     """Return the result of a fetch after its last outcome.
 
     last_url: the URL of the last request, None if the fetch ended without an attempt.
-    stand_in: a body stored before, used in place of a failure.
+    stand_in: a body stored before, used in place of a failure. content_type: of the last response.
     """
     if isinstance(outcome, Stored):
-        return _result_of_stored(entry, outcome, last_url or entry.fetch.url, timings, worker_id)
+        return _result_of_stored(
+            entry, outcome, last_url or entry.fetch.url, timings, content_type, worker_id
+        )
     body = outcome if isinstance(outcome, Unchanged | AlreadyExists) else stand_in
     with_validators = body if not isinstance(body, StoredBody) else None
     attempted = last_url is not None and not isinstance(outcome, Interrupted)
@@ -59,6 +62,7 @@ def result_of(
         path=body.path if body else None,
         etag=with_validators.etag if with_validators else None,
         last_modified=with_validators.last_modified if with_validators else None,
+        content_type=content_type,
         bad_line=outcome.line if isinstance(outcome, Failed) else None,
         stale=stand_in is not None,
         attempts=entry.attempts + 1 if charged else entry.attempts,
@@ -77,7 +81,12 @@ def result_of(
 
 
 def _result_of_stored(
-    entry: Entry, stored: Stored, last_url: str, timings: Timings, worker_id: str
+    entry: Entry,
+    stored: Stored,
+    last_url: str,
+    timings: Timings,
+    content_type: str | None,
+    worker_id: str,
 ) -> Result:
     fetch, at, validators = entry.fetch, stored.at, stored.validators
     return Result(
@@ -94,6 +103,7 @@ def _result_of_stored(
         etag=validators.etag,
         last_modified=validators.last_modified,
         content_encoding=stored.coding,
+        content_type=content_type,
         lines=stored.lines,
         unverified=stored.unverified,
         attempts=entry.attempts + 1,

@@ -14,7 +14,12 @@ from contextlib import suppress
 from time import thread_time
 from typing import Any, NamedTuple
 
-from fetchfleet.worker.errors import DigestMismatchError, OverlongBodyError, TruncatedBodyError
+from fetchfleet.worker.errors import (
+    DigestMismatchError,
+    OverlongBodyError,
+    TruncatedBodyError,
+    UndersizedBodyError,
+)
 from fetchfleet.worker.sink.base import Expected, ResumePoint
 from fetchfleet.worker.sink.files.directory import Directory, partial_name
 from fetchfleet.worker.sink.files.out_folder import OutFolder
@@ -143,11 +148,13 @@ class BufferedBody(aio.Pending[StoredAt | None]):
     def _checked(self) -> str:
         """Check the complete body, and return its sha256 in hex. Runs off the loop if the body is in memory.
 
-        Raises TruncatedBodyError or DigestMismatchError.
+        Raises TruncatedBodyError, UndersizedBodyError or DigestMismatchError.
         """
         expected = self._expected
         if expected.length_bytes is not None and self.size_bytes != expected.length_bytes:
             raise TruncatedBodyError(f"received {self.size_bytes} of {expected.length_bytes} bytes")
+        if self.size_bytes < expected.min_bytes:
+            raise UndersizedBodyError(self.size_bytes, expected.min_bytes)
         if self._partial is None:
             self._digests = self._new_digests()
             for digest in self._digests.values():

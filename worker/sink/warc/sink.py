@@ -137,7 +137,7 @@ class RecordWriter(BufferedBody):
     async def commit(self, may_place: Callable[[], bool]) -> StoredAt | None:
         """Append the record to a segment. Returns None if may_place returns False.
 
-        Raises TruncatedBodyError, DigestMismatchError or OSError.
+        Raises TruncatedBodyError, UndersizedBodyError, DigestMismatchError or OSError.
         """
         self._may_place = may_place
         if self._partial is not None:
@@ -160,7 +160,7 @@ class RecordWriter(BufferedBody):
         return self._may_place()
 
     def record(self) -> WarcRecord:
-        """Return the record. Runs off the loop. Raises TruncatedBodyError or DigestMismatchError."""
+        """Return the record. Runs off the loop. Raises the errors of `_checked`."""
         sha256 = self._checked()
         request, head = self._heads()
         response_bytes = len(head) + self.size_bytes + len(record_format.END)
@@ -211,7 +211,7 @@ class CompressedRecordWriter(RecordWriter):
             await aio.run_to_end(run_in(self._disk.for_names, self._drop_compressed))
 
     def record(self) -> WarcRecord:
-        """Return the record. Runs off the loop. Raises TruncatedBodyError or DigestMismatchError."""
+        """Return the record. Runs off the loop. Raises the errors of `_checked`."""
         if self._large is not None:
             return self._large
         sha256 = self._checked()
