@@ -1,11 +1,12 @@
 """A sink whose process is killed before each of its steps in turn.
 
 A step is a call that changes the disk. Run n is killed before step n. The last run has no such step and ends
-normally. The driver forks a process for each run. It reads orders from standard input and prints the state
+normally. With `if_exists=suffix`, each run is repeated to its end, as another attempt. The driver forks a process for each run. It reads orders from standard input and prints the state
 after each run, both as lines of JSON.
 """
 
 import asyncio
+import hashlib
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from fetchfleet.jobs.contract.checks.field_checks import IfExists
 from fetchfleet.worker.sink.base import StorageOptions
 from fetchfleet.worker.sink.files.buffered_body import BatchTimings
 from tests.support.disks import disable_unnamed_files, files, opened, some_bytes, store_body
@@ -26,6 +28,8 @@ from tests.support.disks import disable_unnamed_files, files, opened, some_bytes
 STEPS = ("mkdir", "open", "write", "writev", "fsync", "rename", "link", "unlink", "close")
 ROOT = Path(__file__).parents[2]
 DEST = "folder/deeper/a"
+NEVER = 0
+"""The step before which no run is killed."""
 
 
 class KilledSink:
@@ -45,6 +49,8 @@ class KilledSink:
         unnamed: bool,
     ) -> Any:
         """Return for each run: `killed`, its `steps`, the file `found` at the final name, the `parts` left.
+
+        With `if_exists=suffix` also `bodies`: the files after the repetition, by path and digest.
 
         old: the body at the final name before the run. unnamed: True if the file system supports O_TMPFILE.
         """
@@ -106,10 +112,32 @@ def _run_once(
     asyncio.run(run())
 
 
+def _forked(*arguments: Any, unnamed: bool) -> tuple[bool, list[str]]:
+    """Run `_run_once` in a child process; return whether it was killed, and its steps."""
+    steps_read, steps_write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            _run_once(*arguments, steps_write, unnamed=unnamed)
+            os._exit(0)
+        except BaseException:  # noqa: BLE001 - the child must not continue as the parent
+            traceback.print_exc()
+            sys.stderr.flush()
+        finally:
+            os._exit(1)
+    status = os.waitpid(child, 0)[1]
+    killed = os.WIFSIGNALED(status)
+    assert killed or status == 0, "a run failed; its traceback is on stderr"
+    os.close(steps_write)
+    steps = os.read(steps_read, 1 << 16).decode().split()
+    os.close(steps_read)
+    return killed, steps
+
+
 def _run_all(
     folder: Path, size_bytes: int, durability: str, if_exists: str, old: bytes | None, *, unnamed: bool
 ) -> list[dict[str, Any]]:
-    body = some_bytes(size_bytes)
+    body, options = some_bytes(size_bytes), StorageOptions(durability=durability)
     runs: list[dict[str, Any]] = []
     killed = True
     while killed:
@@ -117,28 +145,17 @@ def _run_all(
         if old is not None:
             (out / DEST).parent.mkdir(parents=True)
             (out / DEST).write_bytes(old)
-        steps_read, steps_write = os.pipe()
-        child = os.fork()
-        if child == 0:
-            try:
-                options = StorageOptions(durability=durability)
-                _run_once(out, body, options, if_exists, len(runs) + 1, steps_write, unnamed=unnamed)
-                os._exit(0)
-            except BaseException:  # noqa: BLE001 - the child must not continue as the parent
-                traceback.print_exc()
-                sys.stderr.flush()
-            finally:
-                os._exit(1)
-        status = os.waitpid(child, 0)[1]
-        killed = os.WIFSIGNALED(status)
-        assert killed or status == 0, "a run failed; its traceback is on stderr"
-        os.close(steps_write)
-        steps = os.read(steps_read, 1 << 16).decode().split()
-        os.close(steps_read)
+        killed, steps = _forked(out, body, options, if_exists, len(runs) + 1, unnamed=unnamed)
         content = (out / DEST).read_bytes() if (out / DEST).exists() else None
         found = {old: "old", body: "whole", None: "nothing"}.get(content, "half")
         parts = sorted(files(out / ".fetchfleet/parts"))
         runs.append({"killed": killed, "steps": steps, "found": found, "parts": parts})
+        if if_exists == IfExists.SUFFIX:
+            _forked(out, body, options, if_exists, NEVER, unnamed=unnamed)
+            bodies = sorted(files(out))
+            runs[-1]["bodies"] = {
+                path: hashlib.sha256((out / path).read_bytes()).hexdigest() for path in bodies
+            }
     return runs
 
 

@@ -1,6 +1,7 @@
 """Durability: the syncs before a result is written, and the files after a kill at any step."""
 
 import errno
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +16,8 @@ from fetchfleet.worker.sink.base import StorageOptions
 from fetchfleet.worker.sink.files.buffered_body import BLOCK_BYTES
 from fetchfleet.worker.sink.files.sink import FileSink
 from tests.component.conftest import Lines, Start, tuned
-from tests.support.disks import disable_unnamed_files, files, opened, some_bytes, store_body
-from tests.support.killed_sink import KilledSink, driver
+from tests.support.disks import ID, disable_unnamed_files, files, opened, some_bytes, store_body
+from tests.support.killed_sink import DEST, KilledSink, driver
 from tools.origin.server import Origin
 
 SMALL, LARGE = 10, 2 * BLOCK_BYTES + 10
@@ -184,6 +185,25 @@ def test_a_kill_at_any_step_leaves_a_whole_body_or_none(
     wholes = [life["found"] == "whole" for life in lives]
     assert wholes == sorted(wholes), "a body that has its name must keep it"
     assert not [life for life in killed if placing not in life["steps"] and life["found"] == "whole"]
+
+
+@BOTH
+@pytest.mark.parametrize("durability", ["none", "full"])
+@pytest.mark.parametrize("old", [None, "old"], ids=["free", "taken"])
+def test_an_attempt_repeated_after_a_kill_leaves_one_file(
+    deaths: KilledSink, tmp_path: Path, size_bytes: int, durability: str, old: str | None
+) -> None:
+    """With `suffix`, the repeated attempt finds its own file. A file of another body keeps its name."""
+    lives = deaths(tmp_path, size_bytes, durability, "suffix", old, unnamed=True)
+
+    suffixed = DEST if old is None else f"{DEST}-{ID}"
+    expected = {suffixed: hashlib.sha256(some_bytes(size_bytes)).hexdigest()}
+    if old is not None:
+        expected[DEST] = hashlib.sha256(old.encode()).hexdigest()
+    assert len(lives) >= 5
+    for life in lives:
+        assert expected == life["bodies"]
+        assert life["found"] in ({"nothing", "whole"} if old is None else {"old"})
 
 
 async def test_a_body_with_a_wrong_digest_is_dropped_at_full_durability(sink: FileSink) -> None:

@@ -206,8 +206,10 @@ async def test_lines_are_counted_in_recorded_bodies(origin: Origin, worker: OneW
     assert (result.outcome, result.lines) == (Outcome.STORED, 2)
 
 
-@pytest.mark.parametrize("fields", [{"dest": "a/b"}, {"decode": True}], ids=["dest", "decode"])
-async def test_dest_and_decode_are_refused_before_a_request(
+@pytest.mark.parametrize(
+    "fields", [{"dest": "a/b"}, {"name": "{id}"}, {"decode": True}], ids=["dest", "name", "decode"]
+)
+async def test_dest_name_and_decode_are_refused_before_a_request(
     origin: Origin, start: Start, lines: Lines, fields: dict[str, Any]
 ) -> None:
     """The fetch ends as `bad_dest` if every worker of the fleet writes WARC."""

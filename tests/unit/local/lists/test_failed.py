@@ -28,6 +28,7 @@ def result(
         worker="w",
         method=of.method,
         dest=of.dest,
+        name=of.name,
         key=of.key,
         meta=of.meta,
         omitted=omitted_of(of) if outcome in {Outcome.FAILED, Outcome.CANCELLED} else None,
@@ -43,18 +44,21 @@ def reported(folder: Path, *results: Result) -> Path:
 
 
 A, B = Fetch(url="http://a.example/"), Fetch(url="http://b.example/", dest="b", key="k", meta={"n": 1})
+NAMED = Fetch(url="http://a.example/", name="{host}/{stem}{ext}")
 HEAD = Fetch(url="http://a.example/", method="HEAD")
 POST = Fetch(url="http://a.example/", method="POST", body="x", headers={"A": "b"})
 
 
 def test_a_failed_fetch_is_restored_from_its_result(tmp_path: Path) -> None:
-    """It has URL, method, dest, key and meta. Successful ones are left out."""
+    """It has URL, method, dest or name, key and meta. Successful ones are left out."""
     stored = [result(A, Outcome.STORED, 5), result(B, Outcome.UNCHANGED, 6)]
     report = reported(
-        tmp_path, result(A), stored[0], result(B, Outcome.CANCELLED, 1), stored[1], result(HEAD, place=2)
+        tmp_path,
+        *(result(A), stored[0], result(B, Outcome.CANCELLED, 1), stored[1], result(HEAD, place=2)),
+        result(NAMED, place=3),
     )
 
-    assert [A, B, HEAD] == restore_fetches(report, read_failed(report), lines=False)
+    assert [A, B, HEAD, NAMED] == restore_fetches(report, read_failed(report), lines=False)
 
 
 def test_lines_is_set_again_by_the_option(tmp_path: Path) -> None:
