@@ -1,8 +1,9 @@
 """A sink whose process is killed before each of its steps in turn.
 
 A step is a call that changes the disk. Run n is killed before step n. The last run has no such step and ends
-normally. With `if_exists=suffix`, each run is repeated to its end, as another attempt. The driver forks a process for each run. It reads orders from standard input and prints the state
-after each run, both as lines of JSON.
+normally. With `if_exists=suffix`, each run is repeated to its end, as another attempt. The driver forks a
+process for each run. It reads orders from standard input and prints the state after each run, both as lines
+of JSON.
 """
 
 import asyncio
@@ -112,13 +113,15 @@ def _run_once(
     asyncio.run(run())
 
 
-def _forked(*arguments: Any, unnamed: bool) -> tuple[bool, list[str]]:
+def _forked(
+    out: Path, body: bytes, options: StorageOptions, if_exists: str, killed_at: int, *, unnamed: bool
+) -> tuple[bool, list[str]]:
     """Run `_run_once` in a child process; return whether it was killed, and its steps."""
     steps_read, steps_write = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            _run_once(*arguments, steps_write, unnamed=unnamed)
+            _run_once(out, body, options, if_exists, killed_at, steps_write, unnamed=unnamed)
             os._exit(0)
         except BaseException:  # noqa: BLE001 - the child must not continue as the parent
             traceback.print_exc()

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from fetchfleet.worker.cli.options.headers import HeaderLines, header_change
+from fetchfleet.worker.cli.options.names import NameTemplate, OnExisting, name_changes
 from fetchfleet.worker.cli.options.shared import (
     FileOrReport,
     LinesTo,
@@ -60,6 +61,8 @@ def run(
     only_failed: OnlyFailed = None,
     redis_patience: RedisPatience = None,
     header: HeaderLines = None,
+    name: NameTemplate = None,
+    if_exists: OnExisting = None,
     flags: Mapping[str, Any],
 ) -> None:
     """Fetch the URLs in FILE with workers on this machine.
@@ -70,8 +73,14 @@ def run(
 
     settings = worker_settings_from({**flags, "redis_patience_s": redis_patience})
     changes = [header_change(header)] if header else []
+    if name is not None or if_exists is not None:
+        changes += name_changes(name, if_exists)
     if lines_to is not None and settings.sink == WARC:
         raise CommandError("--lines-to reads bodies from files; leave it out with --sink warc", BAD_USE)
+    if name is not None and settings.sink == WARC:
+        raise CommandError(
+            "--name: WARC segments hold no named files; leave it out with --sink warc", BAD_USE
+        )
     if workers > 1:  # import once, for all; one worker imports while this process starts Redis
         import_worker(settings.engine)
     # Fork before the list is read, so that the workers have no copy of it.

@@ -11,6 +11,7 @@ from fetchfleet.jobs.contract.ids import is_batch_id
 from fetchfleet.jobs.errors import FleetUnreachableError
 from fetchfleet.worker.cli.common import command_line, console, echo
 from fetchfleet.worker.cli.options.headers import HeaderLines, header_change
+from fetchfleet.worker.cli.options.names import NameTemplate, OnExisting, name_changes, name_words
 from fetchfleet.worker.cli.options.shared import (
     FLEET,
     OUTPUT,
@@ -88,30 +89,24 @@ def submit(
     redis_patience: RedisPatience = None,
     via: Via = None,
     header: HeaderLines = None,
+    name: NameTemplate = None,
+    if_exists: OnExisting = None,
 ) -> None:
     """Enqueue the fetches in FILE for a running fleet, and print their batch ID."""
     flags = {"redis_url": redis, "out": out, "redis_patience_s": redis_patience, "via": via}
     settings = settings_from(flags)
-    if not 0 <= max_backlog <= MAX_MAX_BACKLOG:
-        raise CommandError(
-            f"--max-backlog: must be between 0 and {MAX_MAX_BACKLOG}, got {max_backlog}", BAD_USE
-        )
-    if max_backlog and settings.via == "inbox":
-        raise CommandError(
-            "--max-backlog: the workers limit an inbox; leave it out with --via inbox", BAD_USE
-        )
+    limit = _backlog_limit(max_backlog, when_full, settings.via)
     if batch_id is not None and not is_batch_id(batch_id):
         raise CommandError(f"--batch {batch_id}: not a batch ID; it has 16 hex digits", BAD_USE)
     outputs = Outputs(console, report, lines_to, skip_invalid)
-    use = ListUse([header_change(header)] if header else [], rejects=skip_invalid)
-    limit = BacklogLimit(max_backlog, when_full.value)
+    changes = [*([header_change(header)] if header else []), *name_changes(name, if_exists)]
+    use = ListUse(changes, rejects=skip_invalid)
     waits = wait or report is not None or lines_to is not None
 
     def complete(error: FleetUnreachableError) -> str:
         skips = ["--skip-invalid", str(skip_invalid)] if skip_invalid else []
-        return command_line(
-            "submit", file, "--batch", error.batch_id, *skips, *via_words(via), redis_url=redis
-        )
+        words = [*skips, *name_words(name, if_exists), *via_words(via)]
+        return command_line("submit", file, "--batch", error.batch_id, *words, redis_url=redis)
 
     def next_command(error: FleetUnreachableError) -> str:
         words = ["results", error.batch_id, "--follow", "--after", error.position or FROM_THE_START]
@@ -132,3 +127,15 @@ def submit(
     skips = f"{count(fetches.skipped, 'invalid line')} skipped, " if skip_invalid is not None else ""
     console.print(f"{skips}{count(fetches.count, 'fetch', 'fetches')} enqueued as batch")
     echo(batch.id)
+
+
+def _backlog_limit(max_backlog: int, when_full: WhenFullChoice, via: str) -> BacklogLimit:
+    if not 0 <= max_backlog <= MAX_MAX_BACKLOG:
+        raise CommandError(
+            f"--max-backlog: must be between 0 and {MAX_MAX_BACKLOG}, got {max_backlog}", BAD_USE
+        )
+    if max_backlog and via == "inbox":
+        raise CommandError(
+            "--max-backlog: the workers limit an inbox; leave it out with --via inbox", BAD_USE
+        )
+    return BacklogLimit(max_backlog, when_full.value)

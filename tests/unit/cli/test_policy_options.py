@@ -1,4 +1,4 @@
-"""The options that set keys of the policy's default table, and the header option."""
+"""The options that set keys of the policy's default table, and the options for fields of every fetch."""
 
 from typing import Any
 
@@ -6,10 +6,14 @@ import msgspec
 import pytest
 
 from fetchfleet import Fetch
+from fetchfleet.jobs.contract.checks.field_checks import IfExists
 from fetchfleet.worker.cli.options.headers import header_change, parse_headers
+from fetchfleet.worker.cli.options.names import name_changes, name_words
 from fetchfleet.worker.cli.options.worker_options import policy_keys
-from fetchfleet.worker.errors import CommandError
+from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.policy.model import PROFILES, LanePolicy, Range
+
+URL = "http://a.example/"
 
 
 def keys(**given: Any) -> dict[str, Any]:
@@ -100,3 +104,30 @@ def test_a_bad_header_is_refused_without_its_value(lines: list[str], says: str) 
 
     assert says in str(caught.value)
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_name_is_added_unless_a_fetch_has_a_place() -> None:
+    """`--if-exists` applies to every fetch that has one, unless the fetch sets it."""
+    name, if_exists = name_changes("{stem}{ext}", IfExists.SKIP)
+    own = [
+        Fetch(url=URL, dest="a"),
+        Fetch(url=URL, name="{id}"),
+        Fetch(url=URL, dest="{n}", if_exists="fail"),
+    ]
+
+    assert Fetch(url=URL, name="{stem}{ext}") == name(Fetch(url=URL))
+    assert own == [name(fetch) for fetch in own]
+    assert ["skip", "skip", "fail"] == [if_exists(fetch).if_exists for fetch in own]
+    assert if_exists(Fetch(url=URL)).if_exists is None
+    assert [] == name_changes(None, None)
+    assert ["--name", "{id}", "--if-exists", "skip"] == name_words("{id}", IfExists.SKIP)
+    assert [] == name_words(None, None)
+
+
+def test_a_bad_template_is_refused_with_the_option() -> None:
+    """The message has the placeholders."""
+    with pytest.raises(CommandError) as caught:
+        name_changes("{file}", None)
+
+    assert str(caught.value).startswith("--name: {file} is not a placeholder; use one of {host} {path}")
+    assert BAD_USE == caught.value.exit_code

@@ -229,11 +229,10 @@ def check(
                 url = canonical_url(text)  # ASCII without quotes, so its JSON needs no escapes
                 digest.update(b'{"url":"%b"}\n' % url.encode())
             else:
-                fetch = read_fetch(text)
+                fetch = changed(read_fetch(text), changes)
                 if fetch.dest is not None:
                     dests = dests or _dest_log()
                     dests.add(number, fetch)
-                fetch = changed(fetch, changes)
                 if wanted is not None and not wanted(fetch):
                     continue
                 url = fetch.url
