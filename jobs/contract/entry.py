@@ -243,13 +243,14 @@ def serialize_new_entry(fetch_id: str, fetch: Fetch, retry_of: str | None = None
     Raises InvalidFetchError if it is too long, cannot be JSON, or has a value of the wrong type.
     """
     try:
-        data = EntryData(v=version_of(fetch), fetch=fetch, retry_of=retry_of)
-        serialized = _head(fetch_id, fetch.deadline_ms) + _encode(data)
+        serialized = _head(fetch_id, fetch.deadline_ms) + _encode(EntryData(fetch=fetch, retry_of=retry_of))
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidFetchError(f"meta: cannot be JSON: {error}") from None
-    # A fetch with a URL only, which is ASCII without quotes, has no value to check.
+    # A fetch with a URL only, which is ASCII without quotes, has no value to check and is of version 1.
     if len(serialized) != _BARE_BYTES + len(fetch.url):
         check_types(fetch)
+        if (version := version_of(fetch)) > 1:
+            serialized = serialized[:HEAD_CHARS] + b'{"v":%d,' % version + serialized[HEAD_CHARS + 1 :]
     if len(serialized) > MAX_FETCH_BYTES:
         raise InvalidFetchError(f"the fetch has more than {MAX_FETCH_BYTES} bytes as JSON; shorten it")
     return serialized

@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 
 from fetchfleet import Accept, Fetch, Fleet, Outcome, Reason
 from fetchfleet.jobs.contract import entry
+from fetchfleet.worker.policy import overrides
 from tests.component.conftest import HOST, Lines, Start, on_both_engines, tuned
 from tests.support.lanes import later
 from tests.support.range_server import RangedBody, body_of
@@ -103,6 +104,21 @@ async def test_the_requirements_of_a_fetch_replace_those_of_the_policy(origin: O
     result = await worker.one(origin.url(), accept=Accept(), x_robots="ignore", retry_statuses=())
 
     assert (result.outcome, result.content_type) == (Outcome.STORED, "text/html; charset=utf-8")
+
+
+async def test_the_requirements_of_a_host_can_be_set_at_run_time(
+    origin: Origin, worker: OneWorker, fleet: Fleet, redis: Redis
+) -> None:
+    """As by `fetchfleet policy set`."""
+    origin.behaviour = o.ok(BODY, HTML)
+    before = await worker.one(origin.url())
+
+    await overrides.change(redis, fleet.notify, HOST, {"accept": {"types": ["image/*"]}})
+    policy = worker.runtime.services.policy
+    await wait_until(lambda: policy().for_lane(HOST).accept == IMAGES, "the worker to read the table")
+    after = await worker.one(origin.url())
+
+    assert (before.outcome, after.reason) == (Outcome.STORED, Reason.TYPE_REFUSED)
 
 
 @on_both_engines

@@ -4,11 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Self
 
+import msgspec
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError
 
 from fetchfleet import (
+    Accept,
     BatchCancelledError,
     BatchExistsError,
     Fetch,
@@ -34,7 +36,7 @@ from fetchfleet.worker.redis_support.health import RedisErrorReporter
 from fetchfleet.worker.util import aio
 from tests.support import guarded_redis
 from tests.support.guarded_redis import GuardedRedis, Refusal
-from tests.support.lanes import LaneHold, paths, url, waiting
+from tests.support.lanes import LaneHold, ask, paths, url, waiting
 from tests.support.waiting import wait_until
 
 WHY_NOT = guarded_redis.acl_skip_reason()
@@ -186,6 +188,22 @@ async def test_a_submit_without_a_worker_raises_and_may_be_repeated(
         async with Intake(server, worker):
             await fleet.submit([url("/1")], batch_id=OWN)
     assert ["/1"] == paths(await waiting(worker))
+
+
+async def test_a_message_states_the_version_that_its_fetches_need(
+    server: GuardedRedis, worker: Redis, fleet: Fleet
+) -> None:
+    """A worker of an older version then leaves the message to a newer one."""
+    versions = []
+    for accept in (None, Accept(types=("image/*",))):
+        submit = asyncio.create_task(fleet.submit([url("/old"), Fetch(url=url("/new"), accept=accept)]))
+        [message] = await wait_until(lambda: ask(worker, "LRANGE", keys.inbox(PUSHER), 0, -1), "a message")
+        versions.append(msgspec.json.decode(message)["v"])
+        async with Intake(server, worker):
+            await submit
+
+    assert [1, 2] == versions
+    assert ["/old", "/new"] * 2 == paths(await waiting(worker))
 
 
 async def test_a_redis_without_memory_raises(server: GuardedRedis, worker: Redis, fleet: Fleet) -> None:
