@@ -85,6 +85,11 @@ DEAD_LENGTH = 100_000
 BATCHES = "ff:batches"
 """zset: batch ID → Unix ms of its first submit. The sweep removes expired batches."""
 
+WEBHOOKS = "ff:webhooks"
+"""zset: batch with a webhook → Unix ms when the sweep last checked whether it has ended.
+
+A batch is removed once its webhook is enqueued."""
+
 CANCELS = "ff:cancels"
 """string, counter of the cancellations of a batch in a lane."""
 
@@ -120,6 +125,7 @@ def batch(batch_id: str) -> str:
     recorded: number of chunks in its `record`, which is used only if all are; older producers write none.
     recorded_done: number of its results that ended a fetch in the record.
     last_deadline_ms: latest deadline of a recorded chunk.
+    notify: URL of its webhook. ended_ms: when the sweep found that a batch with a webhook has ended.
     Expires RESULTS_TTL_MS after the last result; before that, UNFINISHED_TTL_MS after the last change.
     """
     return f"ff:batch:{batch_id}"
@@ -340,7 +346,7 @@ EVENTS = "ff:events"
 
 FIXED: dict[str, str] = {
     **dict.fromkeys((SERIAL, BACKLOG, POLICY_VERSION, CANCELS, RESETS), "counter"),
-    **dict.fromkeys((QUEUE, ATTENTION, BATCHES, DEATHS, WORKERS), "zset"),
+    **dict.fromkeys((QUEUE, ATTENTION, BATCHES, WEBHOOKS, DEATHS, WORKERS), "zset"),
     **dict.fromkeys((INBOX, TAKEN, NEWER), "list"),
     INBOXES: "set",
     **dict.fromkeys((INTAKE, POLICY, DRAINS, HANDED), "hash"),

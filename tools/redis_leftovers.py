@@ -98,6 +98,7 @@ _KEYS: list[tuple[str, str, _MayLackTtl]] = [
     (keys.HANDED, "hash", _forbidden),
     (keys.POLICY_VERSION, "string", _allowed),
     (keys.BATCHES, "zset", _allowed),
+    (keys.WEBHOOKS, "zset", _allowed),  # of batches that have not ended
     (keys.INBOX, "list", _forbidden),
     (keys.TAKEN, "list", _forbidden),
     (rf"{keys.INBOX}(:{_NAME})?:newer", "list", _allowed),

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from fetchfleet.jobs.contract.safe_text import UNSAFE
+from fetchfleet.jobs.contract.webhooks import UNSIGNED, SigningKeys
 from fetchfleet.jobs.redis_connection import connection_pool, inbox_of
 from fetchfleet.worker.observability.redact import url as redacted_url
 from fetchfleet.worker.policy.egress import Egress
@@ -116,6 +117,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The number of lanes, the busiest ones, with metrics of their own."""
     otel: str = OFF
     """One of OTELS: which fetches have an OpenTelemetry span, those with a traceparent or all."""
+    notify_secret: str = ""
+    """The secrets with which webhooks are signed, in the form that `SigningKeys.parse` parses."""
     worker_id: str = ""
     """The name of the worker in results, logs and status."""
     alone: bool = False
@@ -125,6 +128,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def egress(self) -> Egress:
         """The egress rule of allow_net and deny_net."""
         return Egress.parse(self.allow_net, self.deny_net)
+
+    @property
+    def signing_keys(self) -> SigningKeys:
+        """The secrets of notify_secret. Raises ValueError."""
+        if not self.notify_secret:
+            return UNSIGNED
+        try:
+            return SigningKeys.parse(self.notify_secret)
+        except ValueError as error:
+            raise ValueError(f"FETCHFLEET_NOTIFY_SECRET: {error}") from None
 
     @property
     def metrics_address(self) -> tuple[str, int] | None:
@@ -287,6 +300,7 @@ def _faults(settings: Settings) -> Iterator[str]:
         lambda: _check_extra(settings.otel),
         lambda: inbox_of(settings.redis_url) if settings.via == "inbox" else None,
         lambda: settings.metrics_address,
+        lambda: settings.signing_keys,
     )
     for check in checks:
         try:

@@ -10,6 +10,7 @@ from redis.exceptions import ResponseError
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.batch import Counts, batch_ids_of, counts_of
 from fetchfleet.jobs.contract.ids import is_batch_id
+from fetchfleet.jobs.contract.webhooks import is_webhook
 from fetchfleet.jobs.redis_connection import number_of, text_of
 
 MAX_TIME_MS = 253_370_764_800_000
@@ -36,7 +37,7 @@ class BatchListPage(NamedTuple):
     """Batches of a listing."""
 
     batches: list[BatchSummary]
-    """The batches at these places; those without a fetch are left out."""
+    """The batches at these places; those without a fetch, and those of webhooks, are left out."""
     next_place: int | None
     """The place of the next batch; None at the end."""
 
@@ -44,7 +45,9 @@ class BatchListPage(NamedTuple):
 async def batch_page(redis: Redis, place: int, limit: int) -> BatchListPage:
     """Return the batches at up to `limit` places, newest first."""
     names = [text_of(name) for name in await redis.zrange(keys.BATCHES, place, place + limit - 1, desc=True)]
-    summaries = await summaries_of(redis, [name for name in names if is_batch_id(name)])
+    summaries = await summaries_of(
+        redis, [name for name in names if is_batch_id(name) and not is_webhook(name)]
+    )
     batches = [summary for summary in summaries if summary.counts.total]
     return BatchListPage(batches, place + len(names) if len(names) == limit else None)
 
@@ -83,7 +86,7 @@ def _time(text: bytes | None) -> int | None:
 
 
 async def list_batches(redis: Redis, limit: int) -> list[BatchSummary]:
-    """Return the newest batches, newest first; those without a fetch are skipped."""
+    """Return the newest batches, newest first; those without a fetch, and those of webhooks, are skipped."""
     summaries: list[BatchSummary] = []
     place: int | None = 0
     while place is not None and len(summaries) < limit:

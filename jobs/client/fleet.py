@@ -17,11 +17,12 @@ from fetchfleet.jobs.client.submit import (
     Limits,
     Submitter,
     WhenFull,
-    checked_batch_id,
 )
 from fetchfleet.jobs.contract.checks.field_checks import Dests
 from fetchfleet.jobs.contract.fetch import Fetch
+from fetchfleet.jobs.contract.ids import checked_batch_id
 from fetchfleet.jobs.contract.names import is_template
+from fetchfleet.jobs.contract.webhooks import notify_url
 from fetchfleet.jobs.errors import RoleError
 from fetchfleet.jobs.notifications import LaneNotification
 from fetchfleet.jobs.patience import Patience, Warn
@@ -159,6 +160,7 @@ class Fleet:
         *,
         batch_id: str | None = None,
         when_full: WhenFull = "raise",
+        notify: str | None = None,
     ) -> Submitted:
         """Enqueue fetches and return their batch. Workers start on it while submit is still running.
 
@@ -171,6 +173,9 @@ class Fleet:
 
         when_full: at a backlog limit, "raise" FleetFullError or "wait".
 
+        notify: URL that receives a signed POST when the batch has ended (docs/webhooks.md). A repeated
+        submit does not change it.
+
         A fetch whose `key` belongs to an earlier fetch is not enqueued; `ids` then has the earlier ID.
         Two fetches with the same `dest` are refused, because one body would replace the other, unless both
         set if_exists to skip, fail or suffix.
@@ -178,11 +183,15 @@ class Fleet:
         Raises InvalidFetchError, which names the item; FleetFullError, RedisFullError, BatchExistsError,
         BatchCancelledError, BatchLostError, FleetUnreachableError; ValueError for a malformed batch_id.
         """
-        check = dest_check(fetches)
+        check, webhook = dest_check(fetches), notify_url(notify) if notify is not None else ""
         if self._inbox is not None:
-            receipt = await self._inbox.submit(fetches, batch_id=batch_id, when_full=when_full, check=check)
+            receipt = await self._inbox.submit(
+                fetches, batch_id=batch_id, when_full=when_full, check=check, notify=webhook
+            )
             return Submitted(self._redis, receipt, self.notify, self.call, self._inbox.cancel)
-        receipt = await self._submitter.submit(fetches, batch_id=batch_id, when_full=when_full, check=check)
+        receipt = await self._submitter.submit(
+            fetches, batch_id=batch_id, when_full=when_full, check=check, notify=webhook
+        )
         return Submitted(self._redis, receipt, self.notify, self.call)
 
     async def notify(self, notifications: Iterable[LaneNotification]) -> None:

@@ -100,10 +100,11 @@ class InboxClient:
         batch_id: str | None = None,
         when_full: WhenFull = "raise",
         check: Callable[[int, Any], None] | None = None,
+        notify: str = "",
     ) -> Receipt:
         """Push fetches and return their receipt. Arguments and errors are those of `Fleet.submit`."""
         batch_id = self.checked_batch_id(batch_id or new_batch_id(self.prefix))
-        push = _Push(self, batch_id, when_full)
+        push = _Push(self, batch_id, when_full, notify)
         async with aclosing(_serialize(fetches, check)) as serialized:
             try:
                 if not isinstance(fetches, Sequence):
@@ -116,7 +117,7 @@ class InboxClient:
                 try:
                     await push.in_parts(_split(iterate(items)))
                 except BatchLostError:
-                    push = _Push(self, batch_id, when_full)
+                    push = _Push(self, batch_id, when_full, notify)
                     await push.in_parts(_split(iterate(items)))
             except FleetUnreachableError as error:
                 error.batch_id, error.enqueued = batch_id, push.count
@@ -186,11 +187,13 @@ class _Item(NamedTuple):
 class _Push:
     """One batch during its push."""
 
-    def __init__(self, client: InboxClient, batch_id: str, when_full: WhenFull) -> None:
+    def __init__(self, client: InboxClient, batch_id: str, when_full: WhenFull, notify: str) -> None:
         self.count = 0
         self._client = client
         self._batch_id = batch_id
         self._fixed = {"batch": batch_id, "when_full": "wait" if when_full == "wait" else "refuse"}
+        if notify:
+            self._fixed["notify"] = notify
         self._sizes: list[int] = []
         self._repeats: dict[str, str] = {}
 

@@ -24,7 +24,13 @@ from redis.exceptions import OutOfMemoryError, RedisError
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.entry import serialize_new_entry
 from fetchfleet.jobs.contract.fetch import Fetch, as_fetch, encode, fingerprint_of
-from fetchfleet.jobs.contract.ids import BATCH_ID_CHARS, MAX_BATCH_FETCHES, batch_of, fetch_id, is_batch_id
+from fetchfleet.jobs.contract.ids import (
+    BATCH_ID_CHARS,
+    MAX_BATCH_FETCHES,
+    batch_of,
+    checked_batch_id,
+    fetch_id,
+)
 from fetchfleet.jobs.contract.messages import PART_FETCHES
 from fetchfleet.jobs.contract.urls import lane_of_url
 from fetchfleet.jobs.errors import (
@@ -193,13 +199,6 @@ def new_batch_id(prefix: str = "") -> str:
     return "0123456789abcde"[secrets.randbelow(15)] + random[1:]
 
 
-def checked_batch_id(batch_id: str) -> str:
-    """Return the batch ID; raise ValueError if it is malformed."""
-    if not is_batch_id(batch_id):
-        raise ValueError(f"{batch_id!r} is not a batch ID ({BATCH_ID_CHARS} lower-case hex digits)")
-    return batch_id
-
-
 class Submitter:
     """Enqueues batches over one Redis, and notifies workers of their lanes."""
 
@@ -212,7 +211,7 @@ class Submitter:
         self._call = call
 
     async def submit_part(
-        self, fetches: Sequence[Submittable], *, batch_id: str, part: int, last: bool
+        self, fetches: Sequence[Submittable], *, batch_id: str, part: int, last: bool, notify: str = ""
     ) -> Receipt:
         """Enqueue one part of a batch, completely or not at all. part: number, from 1.
 
@@ -222,7 +221,7 @@ class Submitter:
         chunk = Chunk()
         for place, item in enumerate(fetches, first):
             add_to(chunk, fetch_id(batch_id, place), item)
-        args = self._redis, self.notify, self._limits, self._call, batch_id
+        args = self._redis, self.notify, self._limits, self._call, batch_id, notify
         submission = _Submission(*args, may_wait=False, chunks_sent=part - 1)
         await submission.send(chunk, last=last)
         return msgspec.structs.replace(submission.receipt, first=first)
@@ -234,10 +233,11 @@ class Submitter:
         batch_id: str | None = None,
         when_full: WhenFull = "raise",
         check: Callable[[int, Any], None] | None = None,
+        notify: str = "",
     ) -> Receipt:
-        """Enqueue fetches, as `Fleet.submit`. check: called with the place and the item, for each item."""
+        """Enqueue fetches, as `Fleet.submit`. check: called with each place and item. notify: checked."""
         batch_id = checked_batch_id(batch_id or new_batch_id())
-        args = self._redis, self.notify, self._limits, self._call, batch_id
+        args = self._redis, self.notify, self._limits, self._call, batch_id, notify
         submission = _Submission(*args, may_wait=when_full == "wait")
         async with aclosing(chunks(batch_id, fetches, check)) as iterator:
             try:
@@ -267,12 +267,14 @@ class _Submission:
         limits: Limits,
         call: RedisCaller,
         batch_id: str,
+        webhook: str,
         *,
         may_wait: bool,
         chunks_sent: int = 0,
     ) -> None:
         """may_wait: wait at a backlog limit instead of raising. chunks_sent: chunks of the batch so far."""
         self.batch_id = batch_id
+        self._webhook = webhook
         self._redis = redis
         self._notify = notify
         self._limits = limits
@@ -344,6 +346,7 @@ class _Submission:
                     backlog=backlog,
                     digest=digest,
                     last=last,
+                    notify=self._webhook,
                 )
             except OutOfMemoryError:
                 raise self._redis_full(self._so_far()) from None
@@ -360,7 +363,7 @@ class _Submission:
 
     async def seal(self) -> None:
         """Mark the batch as complete."""
-        await self._call(batches.seal, self._redis, batch_id=self.batch_id)
+        await self._call(batches.seal, self._redis, batch_id=self.batch_id, notify=self._webhook)
 
     def unreachable(self, error: FleetUnreachableError) -> FleetUnreachableError:
         """Return the error with the batch, its progress and the remedy."""

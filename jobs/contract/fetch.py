@@ -107,6 +107,8 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
     """Retry although the method is not idempotent (POST, PATCH); the host may get the request twice."""
     fallback: str | None = None
     """For a dead host: "stale" returns the body stored before, "none" fails. The policy's if unset."""
+    sign: bool = False
+    """Sign the request with the workers' secret. Set by the fleet for webhooks; no producer may set it."""
     traceparent: str | None = None
     """W3C Trace Context of the fetch, for logs; sent to hosts only if the policy sets `context`."""
     tracestate: str | None = None
@@ -138,6 +140,8 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
         requirements = (self.accept, self.retry_statuses, self.x_robots)
         if (*rarely_set, self.sha256, self.key, *requirements) != _UNSET:
             self._check_rarely_set()
+        if self.sign and (self.method != "POST" or self.body is None):
+            raise InvalidFetchError("sign: needs a POST with a body")
         if self.priority is not Priority.NORMAL:
             msgspec.structs.force_setattr(self, "priority", _priority(self.priority))
         if self.traceparent is not None or self.tracestate is not None:
@@ -190,6 +194,7 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
             self.decode
             or self.lines
             or self.revalidate
+            or self.sign
             or self.method == "HEAD"
             or self.if_exists is not None
             or self.fallback == field_checks.Fallback.STALE
@@ -276,7 +281,7 @@ def decode_fetch(line: bytes | str) -> Fetch:
         text = line.encode() if isinstance(line, str) else line
         if len(text) > MAX_FETCH_BYTES:
             raise InvalidFetchError(f"the fetch has {len(text)} bytes; the limit is {MAX_FETCH_BYTES}")
-        return _fetch_decoder.decode(text)
+        return _unsigned(_fetch_decoder.decode(text))
     except (msgspec.DecodeError, UnicodeError) as error:
         raise InvalidFetchError(str(error)) from None
     except RecursionError:
@@ -302,7 +307,7 @@ def as_fetch(item: "Fetch | str | Mapping[str, Any]") -> Fetch:
     Raises InvalidFetchError for everything else.
     """
     if isinstance(item, Fetch):
-        return item
+        return _unsigned(item)
     if isinstance(item, str):
         return Fetch(url=item)
     try:
@@ -312,4 +317,11 @@ def as_fetch(item: "Fetch | str | Mapping[str, Any]") -> Fetch:
         raise InvalidFetchError(str(error)) from None
     except RecursionError:
         raise InvalidFetchError(TOO_DEEP) from None
+    return _unsigned(fetch)
+
+
+def _unsigned(fetch: Fetch) -> Fetch:
+    """Return a fetch of a producer; raise InvalidFetchError if the fleet would sign it."""
+    if fetch.sign:
+        raise InvalidFetchError("sign: leave it out; the fleet signs webhooks only (notify of a submit)")
     return fetch

@@ -27,6 +27,13 @@ def is_batch_id(text: str) -> bool:
     return _BATCH_ID.fullmatch(text) is not None
 
 
+def checked_batch_id(batch_id: str) -> str:
+    """Return the batch ID; raise ValueError if it is malformed."""
+    if not is_batch_id(batch_id):
+        raise ValueError(f"{batch_id!r} is not a batch ID ({BATCH_ID_CHARS} lower-case hex digits)")
+    return batch_id
+
+
 def batch_id_for(text: str, inbox: str = "") -> str:
     """Return a batch ID derived from a text of your own: the same text always gives the same ID.
 

@@ -25,6 +25,7 @@ from fetchfleet.jobs.contract.ids import (
     inbox_prefix,
     is_batch_id,
 )
+from fetchfleet.jobs.contract.webhooks import notify_url
 from fetchfleet.jobs.errors import InvalidFetchError, NewerMessageError
 
 MAX_INPUT_BYTES = 8 << 20
@@ -50,10 +51,13 @@ class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Batch ID of your choice, 16 hex digits. A message that is pushed again under it is enqueued once."""
     v: Annotated[int, msgspec.Meta(ge=1, extra_json_schema=_VERSION)] = 1
     """Version of this contract that the message needs. Workers that do not know it leave it to newer ones."""
+    notify: str | None = None
+    """URL that receives a signed POST when the batch has ended; in an inbox it needs `batch`."""
 
     def __post_init__(self) -> None:
-        """Check the batch ID."""
+        """Check the batch ID and the URL."""
         check_batch(self.batch)
+        notify_url(self.notify)
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -62,6 +66,13 @@ class Order(msgspec.Struct, frozen=True):
     fetches: list[Fetch]
     batch: str | None = None
     """ID of the batch that they become; None: a generated one."""
+    notify: str = ""
+    """URL of the batch's webhook; "" without one."""
+
+    def check_inbox_notify(self) -> None:
+        """Raise InvalidFetchError for a webhook of an inbox message that does not name its batch."""
+        if self.notify and self.batch is None:
+            raise InvalidFetchError("notify: needs a batch; messages without one share a generated batch")
 
 
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -88,7 +99,7 @@ def read_message(message: bytes, known_version: int | None = None) -> Order:
         check_version(msgspec.json.decode(fields.get("v", b"1")), known_version)
         if "fetches" in fields:
             envelope = _envelope.decode(text)
-            return Order(read_items(envelope.fetches), envelope.batch)
+            return Order(read_items(envelope.fetches), envelope.batch, notify_url(envelope.notify))
     except msgspec.DecodeError as error:
         raise InvalidFetchError(str(error)) from None
     except RecursionError:
@@ -112,12 +123,13 @@ def read_items(items: Sequence[msgspec.Raw]) -> list[Fetch]:
     return _parse_items(items, _parse_raw)
 
 
-def read_arguments(fetches: Any, batch: Any = None) -> Order:
+def read_arguments(fetches: Any, batch: Any = None, notify: Any = None) -> Order:
     """Parse the arguments of an arq job: a fetch or a list of them; raises InvalidFetchError."""
     check_batch(batch)
-    if isinstance(fetches, list):
-        return Order(_parse_items(fetches, _checked_fetch), batch)
-    return Order([_checked_fetch(fetches)], batch)
+    webhook = notify_url(notify)
+    is_list = isinstance(fetches, list)
+    parsed = _parse_items(fetches, _checked_fetch) if is_list else [_checked_fetch(fetches)]
+    return Order(parsed, batch, webhook)
 
 
 def check_version(v: Any, known_version: int | None = None) -> None:
@@ -208,10 +220,13 @@ class PushedBatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Name of a receipt, 1 to 32 letters, digits or hyphens; also written to ff:batch:BATCH:receipt:NAME."""
     when_full: Literal["wait", "refuse"] = "wait"
     """Behaviour at a backlog limit of the fleet: the message waits, or is refused."""
+    notify: str | None = None
+    """URL that receives a signed POST when the batch has ended; needs `batch`. The first one stays."""
 
     def __post_init__(self) -> None:
         """Check the values beyond their types."""
         check_batch(self.batch)
+        notify_url(self.notify)
         _check_receipt(self.receipt)
         if self.part is None and self.last:
             raise InvalidFetchError("last: needs a part")
@@ -273,7 +288,8 @@ def read_pushed(message: bytes, inbox: str, known_version: int | None = None) ->
     if pushed.batch is not None:
         _check_prefix("batch", pushed.batch, inbox)
     fetches, may_wait = read_items(pushed.fetches), pushed.when_full == "wait"
-    return PushedOrder(fetches, pushed.batch, pushed.part, pushed.last, pushed.receipt, may_wait)
+    place = pushed.part, pushed.last, pushed.receipt
+    return PushedOrder(fetches, pushed.batch, notify_url(pushed.notify), *place, may_wait)
 
 
 def scoped_key(inbox: str, key: str) -> str:

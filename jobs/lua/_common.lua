@@ -192,6 +192,12 @@ local function list_if_new(batch_key, batches_key, batch_id, now)
   if redis.call('HSETNX', batch_key, 'created_ms', int(now)) == 1 then redis.call('ZADD', batches_key, int(now), batch_id) end
 end
 
+-- Stores the URL of a batch's webhook, and adds the batch to those that the sweep checks. The first URL stays.
+local function set_webhook(batch_key, batch_id, url, now)
+  if url == '' or redis.call('HSETNX', batch_key, 'notify', url) == 0 then return end
+  redis.call('ZADD', WEBHOOKS_KEY, 'NX', int(now), batch_id)
+end
+
 -- Adds an invalid inbox message to the dead letters; returns whether it did. limit: most letters of the inbox in a minute,
 -- 0 for no limit: messages of one producer must not displace the dead letters of failed fetches.
 local LETTERS_WINDOW_MS = 60000

@@ -9,7 +9,8 @@
 --       number of lanes to check, for each the number of fetches that must fit in it;
 --       number of groups, for each: lane name, number of entries, the serialized entries, with the time allowed
 --       in place of the deadline; number of fetches with a key, for each: fetch ID, TTL ms;
---       for each group the fingerprints of its fetches, 12 hex digits each; without them the batch gets no record
+--       for each group the fingerprints of its fetches, 12 hex digits each; without them the batch gets no record;
+--       then the URL of the batch's webhook, if it has one
 -- Returns one of
 --   {'taken', Unix ms, repeats, notifications}: repeats are pairs of a fetch ID and the ID of the earlier fetch that has
 --     its key; a notification is {lane name, generation, ms until due};
@@ -62,9 +63,11 @@ if refusal then return refusal end
 local at = groups_at + 1
 for _ = 1, groups do at = at + 2 + tonumber(ARGV[at + 1]) end
 local fingerprints_at = at + 1 + 2 * tonumber(ARGV[at])
+local notify = ARGV[fingerprints_at + groups] or ''
 local records = #ARGV >= fingerprints_at and number(batch[5]) == number(batch[1])
 -- Fails before the first write if the Redis user may not write records, as in users.acl of earlier versions.
 if records then redis.call('BITFIELD', record_key(KEYS[1], 0), 'GET', 'u1', 0) end
+if notify ~= '' then must_be('zset', WEBHOOKS_KEY) end
 local repeats, repeated = {}, {}
 for i = 1, tonumber(ARGV[at]) do
   local id, ttl = ARGV[at + 2 * i - 1], ARGV[at + 2 * i]
@@ -138,6 +141,7 @@ in_slices(#other_lanes, function(first, last) redis.call('ZADD', KEYS[5], 'NX', 
 if added_in_all > 0 then count_in_fleet(KEYS[7], added_in_all) end
 
 list_if_new(KEYS[1], KEYS[4], batch_id, now)
+set_webhook(KEYS[1], batch_id, notify, now)
 redis.call('HSET', KEYS[1], 'chunks', chunk, 'taken_ms', int(now))
 redis.call('HSET', KEYS[1], 'total', int(number(batch[7]) + added_in_all))
 if records then

@@ -7,15 +7,15 @@ from redis.asyncio import Redis
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.notifications import GRACE_MS, LaneNotification
-from fetchfleet.jobs.redis_connection import text_of
+from fetchfleet.jobs.redis_connection import number_of, text_of
 from fetchfleet.jobs.scripts import runner
 from fetchfleet.jobs.scripts.runner import Arg, Call
 
 
-async def seal(redis: Redis, *, batch_id: str) -> None:
-    """Mark the batch as complete: it accepts no more fetches."""
+async def seal(redis: Redis, *, batch_id: str, notify: str = "") -> None:
+    """Mark the batch as complete: it accepts no more fetches. notify: URL of its webhook."""
     names = [keys.batch(batch_id), keys.batch_lanes(batch_id), keys.digests(batch_id), keys.BATCHES]
-    await runner.run(redis, "seal", names, [batch_id, keys.RESULTS_TTL_MS, keys.UNFINISHED_TTL_MS])
+    await runner.run(redis, "seal", names, [batch_id, keys.RESULTS_TTL_MS, keys.UNFINISHED_TTL_MS, notify])
 
 
 async def cancel(redis: Redis, *, batch_id: str) -> list[str] | None:
@@ -79,6 +79,40 @@ async def cancel_in_lanes(redis: Redis, lanes: Sequence[str], *, batch_id: str) 
 async def link_retry(redis: Redis, *, batch_id: str, retried_as: Sequence[str]) -> bool:
     """Add to the batch the IDs of batches with its retried fetches; return whether the batch exists."""
     return bool(await runner.run(redis, "link_retry", [keys.batch(batch_id)], list(retried_as)))
+
+
+class EndedBatch(NamedTuple):
+    """A batch that has ended and has a webhook."""
+
+    batch_id: str
+    notify: str
+    """URL of the webhook."""
+    ended_ms: int
+    """Unix ms when it was first found to have ended."""
+    counts: Mapping[str, int]
+    """Its counters by name."""
+
+
+class WebhookCheck(NamedTuple):
+    """Some of the batches with a webhook."""
+
+    checked: int
+    """Number of batches that were checked."""
+    ended: list[EndedBatch]
+
+
+_COUNTERS = ("total", "stored", "unchanged", "failed", "cancelled", "bytes")
+
+
+async def ended_batches(redis: Redis, *, limit: int, every_ms: int) -> WebhookCheck:
+    """Check up to `limit` batches with a webhook, none twice within every_ms. Expired ones are removed."""
+    args: list[Arg] = [limit, every_ms, *_COUNTERS]
+    checked, *rows = await runner.run(redis, "ended_batches", [keys.WEBHOOKS], args)
+    ended = []
+    for batch_id, notify, ended_ms, *values in rows:
+        counts = {name: number_of(value) or 0 for name, value in zip(_COUNTERS, values, strict=True)}
+        ended.append(EndedBatch(text_of(batch_id), text_of(notify), ended_ms, counts))
+    return WebhookCheck(checked, ended)
 
 
 class LateBatches(NamedTuple):

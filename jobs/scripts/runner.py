@@ -44,11 +44,12 @@ CLAIM_BYTES = 8 << 20
 _KEY_NAMES = (
     f"local BATCH_PREFIX, RECORD_SUFFIX = '{key_names.batch('')}', '{key_names.RECORD_SUFFIX}'\n"
     f"local DEAD_KEY, DEAD_LENGTH = '{key_names.DEAD}', {key_names.DEAD_LENGTH}\n"
+    f"local WEBHOOKS_KEY = '{key_names.WEBHOOKS}'\n"
     f"local MAX_ENTRY_BYTES, CLAIM_BYTES = {MAX_ENTRY_BYTES}, {CLAIM_BYTES}\n"
     f"local LANE_PREFIX = '{key_names.lane('')}'\n"
     f"local SEGMENT_PLACES = {key_names.RECORD_SEGMENT_PLACES}\n"
 )
-"""Constants of every script. Scripts build keys of records: only they see the entries of a lane."""
+"""Constants of every script. Scripts build keys of batches: only they see the entries of a lane."""
 
 _FOLDER = resources.files("fetchfleet.jobs") / "lua"
 _COMMON = "_common"

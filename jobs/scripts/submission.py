@@ -96,11 +96,12 @@ async def submit(
     backlog: BacklogCheck,
     digest: str = "",
     last: bool = False,
+    notify: str = "",
 ) -> ChunkAccepted | BacklogFull | BatchRefusal:
     """Append a chunk to its lanes, completely or not at all. Sending it again changes nothing.
 
     number: of the chunk in its batch, from 1. digest: of the chunk, to recognise it if it is sent again.
-    last: seal the batch.
+    last: seal the batch. notify: URL of the batch's webhook.
     """
     names = [
         *(keys.batch(batch_id), keys.batch_lanes(batch_id), keys.digests(batch_id), keys.BATCHES),
@@ -119,6 +120,7 @@ async def submit(
     for item in keyed:
         args += [item.fetch_id, item.ttl_ms]
     args += ["".join(f"{value:012x}" for value in values) for values in fingerprints.values()]
+    args += [notify] if notify else []
     match await runner.run(redis, "submit", names, args):
         case [b"taken", taken_ms, repeats, notifications]:
             return ChunkAccepted(

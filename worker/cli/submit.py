@@ -8,7 +8,8 @@ import typer
 
 from fetchfleet.jobs.client.batch import FROM_THE_START
 from fetchfleet.jobs.contract.ids import is_batch_id
-from fetchfleet.jobs.errors import FleetUnreachableError
+from fetchfleet.jobs.contract.webhooks import notify_url
+from fetchfleet.jobs.errors import FleetUnreachableError, InvalidFetchError
 from fetchfleet.worker.cli.common import command_line, console, echo
 from fetchfleet.worker.cli.options.headers import HeaderLines, header_change
 from fetchfleet.worker.cli.options.names import NameTemplate, OnExisting, name_changes, name_words
@@ -28,7 +29,7 @@ from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.local.lists.checked_list import ListUse
 from fetchfleet.worker.local.output.output_files import Outputs
 from fetchfleet.worker.local.process import run_until_signal, settings_from
-from fetchfleet.worker.local.run import BacklogLimit, exit_code_of, open_fetches
+from fetchfleet.worker.local.run import SubmitOptions, exit_code_of, open_fetches
 from fetchfleet.worker.local.run import submit as submit_list
 from fetchfleet.worker.util.quantities import count
 
@@ -49,9 +50,23 @@ WorkersOut = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
+
+
+def parse_batch_option(value: str | None) -> str | None:
+    """Return the batch ID. Raises CommandError."""
+    if value is not None and not is_batch_id(value):
+        raise CommandError(f"--batch {value}: not a batch ID; it has 16 hex digits", BAD_USE)
+    return value
+
+
 CompletedBatch = Annotated[
     str | None,
-    typer.Option("--batch", metavar="ID", help="Complete this batch of an earlier submit of the same FILE."),
+    typer.Option(
+        "--batch",
+        metavar="ID",
+        help="Complete this batch of an earlier submit of the same FILE.",
+        callback=parse_batch_option,
+    ),
 ]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until every fetch has ended, and show progress.")]
 MaxBacklog = Annotated[
@@ -60,6 +75,24 @@ MaxBacklog = Annotated[
         metavar="N",
         help="Enqueue only while the fleet has fewer than N unfinished fetches; 0: no limit.",
         rich_help_panel=FLEET,
+    ),
+]
+
+
+def parse_notify_option(value: str | None) -> str | None:
+    """Return the URL of a webhook in canonical form. Raises CommandError."""
+    try:
+        return None if value is None else notify_url(value)
+    except InvalidFetchError as error:
+        raise CommandError(f"--{error}", BAD_USE) from None
+
+
+Notify = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Send a signed POST to URL when the batch has ended (docs/webhooks.md).",
+        callback=parse_notify_option,
     ),
 ]
 WhenFull = Annotated[WhenFullChoice, typer.Option(help="Fail or wait at that limit.", rich_help_panel=FLEET)]
@@ -91,21 +124,21 @@ def submit(
     header: HeaderLines = None,
     name: NameTemplate = None,
     if_exists: OnExisting = None,
+    notify: Notify = None,
 ) -> None:
     """Enqueue the fetches in FILE for a running fleet, and print their batch ID."""
     flags = {"redis_url": redis, "out": out, "redis_patience_s": redis_patience, "via": via}
     settings = settings_from(flags)
-    limit = _backlog_limit(max_backlog, when_full, settings.via)
-    if batch_id is not None and not is_batch_id(batch_id):
-        raise CommandError(f"--batch {batch_id}: not a batch ID; it has 16 hex digits", BAD_USE)
+    options = _options(max_backlog, when_full, settings.via)._replace(notify=notify)
     outputs = Outputs(console, report, lines_to, skip_invalid)
     changes = [*([header_change(header)] if header else []), *name_changes(name, if_exists)]
     use = ListUse(changes, rejects=skip_invalid)
+    notify_words = ["--notify", notify] if notify else []
     waits = wait or report is not None or lines_to is not None
 
     def complete(error: FleetUnreachableError) -> str:
         skips = ["--skip-invalid", str(skip_invalid)] if skip_invalid else []
-        words = [*skips, *name_words(name, if_exists), *via_words(via)]
+        words = [*skips, *name_words(name, if_exists), *notify_words, *via_words(via)]
         return command_line("submit", file, "--batch", error.batch_id, *words, redis_url=redis)
 
     def next_command(error: FleetUnreachableError) -> str:
@@ -119,7 +152,7 @@ def submit(
         outputs = outputs._replace(skipped=fetches.skipped)
         follows = next_command if waits else None
         batch, counts = run_until_signal(
-            submit_list(fetches, settings, limit, outputs, batch_id, complete, follows),
+            submit_list(fetches, settings, options, outputs, batch_id, complete, follows),
             "interrupted; the workers fetch what was enqueued",
         )
     if counts is not None:
@@ -129,7 +162,7 @@ def submit(
     echo(batch.id)
 
 
-def _backlog_limit(max_backlog: int, when_full: WhenFullChoice, via: str) -> BacklogLimit:
+def _options(max_backlog: int, when_full: WhenFullChoice, via: str) -> SubmitOptions:
     if not 0 <= max_backlog <= MAX_MAX_BACKLOG:
         raise CommandError(
             f"--max-backlog: must be between 0 and {MAX_MAX_BACKLOG}, got {max_backlog}", BAD_USE
@@ -138,4 +171,4 @@ def _backlog_limit(max_backlog: int, when_full: WhenFullChoice, via: str) -> Bac
         raise CommandError(
             "--max-backlog: the workers limit an inbox; leave it out with --via inbox", BAD_USE
         )
-    return BacklogLimit(max_backlog, when_full.value)
+    return SubmitOptions(max_backlog, when_full.value)

@@ -115,12 +115,14 @@ class Actions:
             "reset", name, self._fleet.call(change, self._redis), lambda found: count(len(found), "host")
         )
 
-    async def submit(self, fetches: Sequence[Fetch] | AsyncIterator[Fetch], batch_id: str) -> Submitted:
+    async def submit(
+        self, fetches: Sequence[Fetch] | AsyncIterator[Fetch], batch_id: str, notify: str | None = None
+    ) -> Submitted:
         """Enqueue fetches as a batch. Raises the errors of `Fleet.submit`."""
         return await self._logged(
             "submit",
             batch_id,
-            self._fleet.submit(fetches, batch_id=batch_id),
+            self._fleet.submit(fetches, batch_id=batch_id, notify=notify),
             lambda submitted: f"{submitted.receipt.count} fetches",
         )
 

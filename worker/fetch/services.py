@@ -7,6 +7,7 @@ from msgspec import field
 from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.fetch import Fetch
 from fetchfleet.jobs.contract.urls import lane_of_url
+from fetchfleet.jobs.contract.webhooks import UNSIGNED, SigningKeys
 from fetchfleet.worker.body.pipeline import DecoderBudget
 from fetchfleet.worker.fetch.isolation import Isolation
 from fetchfleet.worker.fetch.rules.abilities import Abilities
@@ -37,6 +38,8 @@ class FetchServices(LaneServices, frozen=True, kw_only=True, eq=False):
     """Returns a random number in [0, 1): the only source of randomness."""
     abilities: Abilities
     """The abilities of this worker."""
+    signing_keys: SigningKeys = UNSIGNED
+    """The secrets with which this worker signs webhooks."""
     others: Callable[[], Awaitable[Sequence[Abilities]]] | None
     """Returns the abilities of the other live workers. None: all workers have the same settings."""
     record_span: Callable[[Entry, FinishedLine], None] | None = None

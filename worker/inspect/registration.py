@@ -22,6 +22,8 @@ from fetchfleet.worker.settings import WARC, Settings
 _INSTANCE = re.compile(r"(?s)(.+)-[0-9a-f]{8}")
 _SUFFIX_BYTES = 4
 _DIGEST_BYTES = 8
+_UNPUBLISHED = frozenset({Ability.FILES.value, Ability.IN_FOLDER.value})
+"""The abilities of the versions that publish none."""
 
 
 class Registration(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +78,8 @@ def _abilities(settings: Settings) -> Iterator[str]:
         yield Ability.FILES.value
     if settings.in_folder is not None:
         yield Ability.IN_FOLDER.value
+    if settings.notify_secret:
+        yield Ability.SIGN.value
 
 
 def _digest(*parts: object) -> str:
@@ -85,13 +89,13 @@ def _digest(*parts: object) -> str:
 def abilities_of(registration: Registration | None) -> Abilities:
     """Return the abilities that a worker publishes.
 
-    A worker that publishes none is assumed to have all abilities that its sink allows.
+    A worker that publishes none is assumed to have all abilities of its version that its sink allows.
     """
     if registration is None:
-        return Abilities(frozenset(Ability))
+        return Abilities(_UNPUBLISHED)
     if registration.abilities is None:
         without = {Ability.FILES} if registration.sink == WARC else set[Ability]()
-        return Abilities(frozenset(set(Ability) - without))
+        return Abilities(_UNPUBLISHED - without)
     settings = {
         setting_text(SettingKind.EGRESS, f"{registration.egress}-{registration.policy}"),
         setting_text(SettingKind.POLICY, registration.policy),

@@ -1,1 +1,1 @@
-"""Ingress of fetches by the inbox and as arq jobs. The Python client writes to lanes directly (jobs/)."""
+"""Ingress of fetches: inboxes, arq jobs and webhooks. The Python client writes to lanes directly (jobs/)."""

@@ -47,14 +47,16 @@ class ArqIngress:
         """
         try:
             check_version(kwargs.get("v", 1))  # first, because a newer call may have any form
-            if len(args) != 1 or kwargs.keys() - {"batch", "v"}:
+            if len(args) != 1 or kwargs.keys() - {"batch", "notify", "v"}:
                 raise InvalidFetchError(  # noqa: TRY301 handled as those of read_arguments
-                    "call fetch(fetches), optionally with batch=… or v=…; fetches is one fetch or a list"
+                    "call fetch(fetches), optionally with batch=…, notify=… or v=…; fetches is one fetch or a"
+                    " list"
                 )
             # In a thread: a list of 100,000 fetches would delay the renewal of leases.
-            order = await asyncio.to_thread(read_arguments, args[0], kwargs.get("batch"))
+            arguments = args[0], kwargs.get("batch"), kwargs.get("notify")
+            order = await asyncio.to_thread(read_arguments, *arguments)
             batch_id = order.batch or batch_id_for(run_id)
-            receipt = await self._submitter.submit(order.fetches, batch_id=batch_id)
+            receipt = await self._submitter.submit(order.fetches, batch_id=batch_id, notify=order.notify)
         except InvalidFetchError as error:
             await self.refuse(str(error), _excerpt(args))
             raise

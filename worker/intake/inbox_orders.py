@@ -228,11 +228,11 @@ class InboxOrders:
         elif isinstance(first, PushedOrder) and first.part is not None:
             fetches = list(self._scoped(first))
             receipt = await self._submitter.submit_part(
-                fetches, batch_id=batch, part=first.part, last=first.last
+                fetches, batch_id=batch, part=first.part, last=first.last, notify=first.notify
             )
         else:
             of_all = [fetch for item in items for fetch in self._scoped(item.order)]
-            receipt = await self._submitter.submit(of_all, batch_id=batch)
+            receipt = await self._submitter.submit(of_all, batch_id=batch, notify=first.notify)
         address = _address(first)
         if address is not None:
             accepted = InboxReceipt(
@@ -274,6 +274,8 @@ def read_all(messages: Sequence[bytes], inbox: str = "", reads: int | None = Non
     for message in messages:
         try:
             order = read_pushed(message, inbox, reads) if inbox else read_message(message, reads)
+            if isinstance(order, Order):
+                order.check_inbox_notify()
             orders.append(InboxOrder(order, message))
         except InvalidFetchError as error:
             refused.append(RefusedMessage(str(error)[:MAX_NOTE_CHARS], message))

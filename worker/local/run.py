@@ -44,13 +44,15 @@ class UnfinishedRunError(CommandError):
     exit_code = BAD_USE
 
 
-class BacklogLimit(NamedTuple):
-    """The limit of the fleet's backlog for a submit."""
+class SubmitOptions(NamedTuple):
+    """The options of a submit."""
 
     max_backlog: int = 0
-    """The number of unfinished fetches; 0 for no limit."""
+    """The limit of unfinished fetches in the fleet; 0 for no limit."""
     when_full: WhenFull = "raise"
     """The behaviour at the limit."""
+    notify: str | None = None
+    """The URL that is notified of the end of the batch."""
 
 
 def open_fetches(
@@ -155,7 +157,7 @@ async def run(
 async def submit(
     fetches: FetchStream,
     settings: Settings,
-    limit: BacklogLimit,
+    options: SubmitOptions,
     outputs: Outputs,
     batch_id: str | None,
     complete: NextCommand,
@@ -171,7 +173,7 @@ async def submit(
     url = settings.redis_url
     async with Fleet(
         url,
-        max_backlog=limit.max_backlog,
+        max_backlog=options.max_backlog,
         redis_patience_s=settings.redis_patience_s,
         warn=outputs.warn_of_redis,
         via="inbox" if settings.via == "inbox" else "lanes",
@@ -186,7 +188,7 @@ async def submit(
                 batch_id, enqueued = await batch_of_list(fleet, fetches.digest, inbox)
                 if enqueued:
                     outputs.warn(f"completing batch {batch_id}, which an interrupted submit began", "")
-            batch = await submit_stream(fleet, fetches, batch_id, limit.when_full)
+            batch = await submit_stream(fleet, fetches, batch_id, options.when_full, options.notify)
         if next_command is None:
             return batch, None
         export = ExportTarget(outputs.lines_to, settings.out) if outputs.lines_to else None
@@ -195,13 +197,17 @@ async def submit(
 
 
 async def submit_stream(
-    fleet: Fleet, fetches: FetchStream, batch_id: str, when_full: WhenFull = "raise"
+    fleet: Fleet,
+    fetches: FetchStream,
+    batch_id: str,
+    when_full: WhenFull = "raise",
+    notify: str | None = None,
 ) -> Batch:
     """Enqueue a list, or complete its batch."""
     try:
-        return await fleet.submit(fetches.fetches(), batch_id=batch_id, when_full=when_full)
+        return await fleet.submit(fetches.fetches(), batch_id=batch_id, when_full=when_full, notify=notify)
     except BatchLostError:  # Redis lost its last second; the fleet repeats a list in memory itself
-        return await fleet.submit(fetches.fetches(), batch_id=batch_id, when_full=when_full)
+        return await fleet.submit(fetches.fetches(), batch_id=batch_id, when_full=when_full, notify=notify)
 
 
 async def batch_of_list(fleet: Fleet, digest: str, inbox: str = "") -> tuple[str, bool]:

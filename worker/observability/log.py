@@ -57,6 +57,8 @@ class Event(StrEnum):
     INTAKE_REFUSED = "intake.refused"
     INTAKE_NEWER = "intake.newer"
     INTAKE_FULL = "intake.full"
+    WEBHOOK_ENQUEUED = "webhook.enqueued"
+    WEBHOOK_REFUSED = "webhook.refused"
     RESULTS_LAGGING = "results.lagging"
     RESULTS_TRIMMED = "results.trimmed"
     POLICY_CHANGED = "policy.changed"

@@ -97,7 +97,7 @@ _ENQUEUE = (
     Grant(f"hget hmget hset hdel persist {_EARLIER}", both(keys.lane("*"))),
     Grant("rpush lrem", write(keys.waiting_at("*", "*"))),
     Grant("sadd pexpire", write(keys.cancelled("*"))),
-    Grant("zadd", write(keys.ATTENTION)),
+    Grant("zadd", write(keys.ATTENTION, keys.WEBHOOKS)),
     Grant("zadd zscore", both(keys.QUEUE)),
     Grant(
         "watch exists psetex get",

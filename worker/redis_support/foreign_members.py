@@ -33,7 +33,7 @@ MAX_DEFERRED_MS = 400 * 24 * 3600 * 1000
 """The maximum time for which an arq job is deferred."""
 
 DUE = 1
-"""The score of an arq job that is due by every clock."""
+"""The score of an arq job, or of a batch with a webhook, that is due by every clock."""
 
 KEPT_BYTES = 1_000
 """The maximum number of bytes that a dead letter keeps of a member."""
@@ -135,7 +135,7 @@ class ForeignMembers:
 
 def _ranges(now_ms: int) -> list[_Range]:
     """Return the ranges to check."""
-    lane, job = [*keys.kinds_of_lane(NAME)], [keys.arq_job(NAME)]
+    lane, job, batch = [*keys.kinds_of_lane(NAME)], [keys.arq_job(NAME)], [keys.batch(NAME)]
     due_ms, never_ms = now_ms + GRACE_MS, now_ms + keys.LONGEST_WAIT_MS
     # The report of a dead worker may expire shortly before the next heartbeat removes its name.
     reported_ms = now_ms - keys.WORKER_TTL_MS // 2
@@ -144,6 +144,7 @@ def _ranges(now_ms: int) -> list[_Range]:
         _Range(keys.ATTENTION, "name of no lane", lane, "-inf", due_ms),
         _Range(keys.ATTENTION, "name of no lane", lane, never_ms, "+inf", move_to=due_ms),
         _Range(keys.WORKERS, "name of no worker", [keys.worker(NAME)], reported_ms, math.inf),
+        _Range(keys.WEBHOOKS, "ID of no batch", batch, now_ms + GRACE_MS, "+inf", BATCH_ID_CHARS, DUE),
         _Range(keys.QUEUE, "member without a job", job, "-inf", deferred_ms, MAX_JOB_ID_BYTES),
         _Range(keys.QUEUE, "member without a job", job, deferred_ms, "+inf", MAX_JOB_ID_BYTES, DUE),
     ]

@@ -6,6 +6,7 @@ The value becomes a dead letter, the key is removed, and lanes that depend on it
 import asyncio
 import contextlib
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from redis.asyncio import Redis
@@ -145,22 +146,27 @@ class RepairingSubmitter(Submitter):
         batch_id: str | None = None,
         when_full: WhenFull = "raise",
         check: Callable[[int, Any], None] | None = None,
+        notify: str = "",
     ) -> Receipt:
         """Submit as Submitter does. Repair a conflicting key and try again if a repetition is idempotent."""
+        submit = partial(
+            super().submit, fetches, batch_id=batch_id, when_full=when_full, check=check, notify=notify
+        )
         try:
-            return await super().submit(fetches, batch_id=batch_id, when_full=when_full, check=check)
+            return await submit()
         except KeyTypeConflictError as error:
             if batch_id is None or not isinstance(fetches, Sequence):
                 raise
             await self._key_repair.quarantine({error.key: error.wanted})
-            return await super().submit(fetches, batch_id=batch_id, when_full=when_full, check=check)
+            return await submit()
 
     async def submit_part(
-        self, fetches: Sequence[Submittable], *, batch_id: str, part: int, last: bool
+        self, fetches: Sequence[Submittable], *, batch_id: str, part: int, last: bool, notify: str = ""
     ) -> Receipt:
         """Submit as Submitter does. Repair a conflicting key and try again."""
+        submit = partial(super().submit_part, fetches, batch_id=batch_id, part=part, last=last, notify=notify)
         try:
-            return await super().submit_part(fetches, batch_id=batch_id, part=part, last=last)
+            return await submit()
         except KeyTypeConflictError as error:
             await self._key_repair.quarantine({error.key: error.wanted})
-            return await super().submit_part(fetches, batch_id=batch_id, part=part, last=last)
+            return await submit()

@@ -10,7 +10,7 @@ from msgspec import Struct, field
 from redis.asyncio import Redis
 from structlog.typing import FilteringBoundLogger
 
-from fetchfleet.jobs.client.submit import Limits
+from fetchfleet.jobs.client.submit import NO_LIMITS, Limits
 from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.notify import arq_client
 from fetchfleet.jobs.redis_connection import connect, redis_now_ms
@@ -23,6 +23,7 @@ from fetchfleet.worker.inspect.peers import Peers
 from fetchfleet.worker.inspect.registration import Registration, abilities_of, registration_of
 from fetchfleet.worker.intake.arq_jobs import ArqIngress
 from fetchfleet.worker.intake.inbox import InboxReader
+from fetchfleet.worker.intake.webhooks import Webhooks
 from fetchfleet.worker.lanes.invalid_claims import log_quarantine, not_recorded
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.lanes.log_events import FinishedLine
@@ -163,6 +164,7 @@ async def _open_services(base: _Base, opened: AsyncExitStack) -> tuple[FetchServ
         log=log,
         parameters=base.timings.lanes,
         abilities=abilities_of(base.registration),
+        signing_keys=settings.signing_keys,
         record_span=_record_span(base, opened),
         others=None if settings.alone else base.peers.abilities,
         returns=Spacing(base.timings.lanes.newer_return_s, base.timings.lanes.return_every_s),
@@ -273,6 +275,12 @@ def _sweep(base: _Base, acquirer: Acquirer, foreign: ForeignMembers) -> Sweep:
             base.settings.worker_id,
             base.log,
             to_all_results=base.settings.results_length > 0,
+        ),
+        # A full fleet must not delay webhooks.
+        Webhooks(
+            base.redis,
+            RepairingSubmitter(base.key_repair, base.redis, base.notifier.send, NO_LIMITS),
+            base.log,
         ),
         base.health,
         every_s=base.timings.sweep_s,

@@ -203,6 +203,7 @@ def next_granted(session: FetchSession, excluding: int = 0) -> Entry | None:
         or fetch.name is not None
         or fetch.body_file is not None
         or fetch.decode
+        or fetch.sign
         or entry.tried
         or entry.interruptions
         or lane.policy.robots != "ignore"

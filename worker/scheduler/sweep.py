@@ -18,6 +18,7 @@ from fetchfleet.jobs.redis_connection import redis_now_ms
 from fetchfleet.jobs.scripts.batches import Trimming, trim
 from fetchfleet.jobs.scripts.lanes import ReclaimedLane, reclaim_lanes
 from fetchfleet.jobs.scripts.sweep import take_turn
+from fetchfleet.worker.intake.webhooks import Webhooks
 from fetchfleet.worker.lanes.store import due_lanes
 from fetchfleet.worker.observability.log import Event, suppressed
 from fetchfleet.worker.observability.repeats import Repeats
@@ -109,6 +110,7 @@ class Sweep:
         foreign: ForeignMembers,
         key_repair: KeyRepair,
         lost: LostFetches,
+        webhooks: Webhooks,
         health: RedisHealth,
         *,
         every_s: float,
@@ -119,6 +121,7 @@ class Sweep:
         self._foreign = foreign
         self._key_repair = key_repair
         self._lost = lost
+        self._webhooks = webhooks
         self._health = health
         self._every_s = every_s
         self._reclaim_delay_s = reclaim_delay_s
@@ -145,6 +148,7 @@ class Sweep:
             await self._foreign.remove_batches()
             await self._key_repair.find_lost_lanes()
             await self._lost.end(await redis_now_ms(self._redis))
+            await self._webhooks.enqueue()
 
 
 class Housekeeping:

@@ -13,6 +13,7 @@ import pytest
 from redis.asyncio import Redis
 
 from fetchfleet import Fetch, Fleet
+from fetchfleet.jobs import keys
 from fetchfleet.jobs.client import submit as submit_module
 from fetchfleet.jobs.contract.fetch import MAX_FETCH_BYTES
 from fetchfleet.jobs.contract.messages import MAX_INPUT_BYTES
@@ -66,6 +67,26 @@ async def test_a_message_of_the_inbox_is_enqueued(
     assert {"batch": batch, "count": 1, "ids": [f"{batch}-00000000"]} == response.json()
     assert f"/v1/batches/{batch}" == response.headers["location"]
     assert ["/0"] == paths(await waiting(redis))
+
+
+async def test_a_submit_may_name_a_receiver(local: httpx.AsyncClient, redis: Redis) -> None:
+    """The URL is in the query, or in the message, and is checked as that of a fetch."""
+    notify = "https://app.example/hooks"
+    in_message = await post(local, {"fetches": [url("/0")], "notify": notify})
+    in_query = await local.post(f"/v1/batches?notify={notify}", content=url("/1"), headers=NDJSON)
+    for response in (in_message, in_query):
+        assert 202 == response.status_code
+        batch = response.json()["batch"]
+        assert notify.encode() == await redis.hget(keys.batch(batch), "notify")  # type: ignore[misc]
+        detail = (await local.get(f"/v1/batches/{batch}")).json()
+        assert (notify, None) == (detail["notify"], detail["webhook"])
+        assert notify in (await local.get(f"/batches/{batch}", headers={"Accept": "text/html"})).text
+
+    both = await local.post(f"/v1/batches?notify={notify}", json={"fetches": [url("/0")], "notify": notify})
+    invalid = await local.post("/v1/batches?notify=ftp://a/", content=url("/1"), headers=NDJSON)
+    assert (422, 422) == (both.status_code, invalid.status_code)
+    assert "notify: give it once" in both.text
+    assert "notify: " in invalid.json()["detail"]
 
 
 async def test_lines_are_enqueued_as_they_arrive(local: httpx.AsyncClient, redis: Redis) -> None:

@@ -81,7 +81,7 @@ def test_a_place_comes_from_the_setting_that_ended_the_attempt() -> None:
 def test_a_missing_ability_is_shown_as_its_option() -> None:
     """An ability of a newer version has its name only."""
     assert (
-        describe_worker(Ability)
+        describe_worker([Ability.FILES, Ability.IN_FOLDER])
         == "a worker with --sink files (for dest, name or decode) and --in (for body_file)"
     )
     assert describe_worker(["newer"]) == "a worker with newer"

@@ -100,6 +100,8 @@ BATCH_PAGE = BatchDetail(
         rate_per_s=2.0,
         eta_s=2.0,
     ),
+    notify=HOSTILE,
+    webhook=None,
     failures={"timeout": 2, HOSTILE: 1},
     failures_exact=False,
     results_read=4,

@@ -18,7 +18,7 @@ from fetchfleet.jobs.contract.ids import batch_id_for, fetch_id
 from fetchfleet.jobs.contract.messages import MAX_INPUT_BYTES, Order, read_message
 from fetchfleet.jobs.errors import BatchExistsError, InvalidFetchError, UnknownBatchError
 from fetchfleet.worker.console.actions import actions_of
-from fetchfleet.worker.console.api.operations import JSON, NDJSON, Operation
+from fetchfleet.worker.console.api.operations import JSON, NDJSON, Operation, query_of
 from fetchfleet.worker.console.bodies import lines, media_type_of, read_body
 from fetchfleet.worker.console.problems import PartlyEnqueuedError, ProblemError
 from fetchfleet.worker.console.services import services_of
@@ -42,9 +42,17 @@ class SubmitReceipt(msgspec.Struct, frozen=True, kw_only=True):
     """The IDs of the fetches, in order; for a `key` that was taken, the ID of the earlier fetch."""
 
 
+class SubmitQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The query parameters of a submit."""
+
+    notify: str | None = None
+    """URL that receives a signed POST when the batch has ended; or `notify` of the message."""
+
+
 async def post_batches(request: Request) -> Response:
     """Enqueue the fetches of the body. A repeat with the same Idempotency-Key changes nothing."""
     key, batch_id = _idempotency_key(request), None
+    notify = query_of(request, SubmitQuery).notify
     fetches: list[Fetch] | AsyncIterator[Fetch]
     match media_type_of(request):
         case "application/x-ndjson":
@@ -52,6 +60,9 @@ async def post_batches(request: Request) -> Response:
         case "application/json":
             order = await _read_order(request)
             fetches, batch_id = order.fetches, order.batch
+            if notify is not None and order.notify:
+                raise InvalidFetchError("notify: give it once, in the message or in the query")
+            notify = order.notify or notify
         case _:
             raise ProblemError(415, f"Content-Type: must be {JSON} or {NDJSON}")
     if key is not None and batch_id is not None:
@@ -60,7 +71,7 @@ async def post_batches(request: Request) -> Response:
         batch_id = batch_id_for(f"{KEY_FIELD} {key}")
     batch_id = batch_id or new_batch_id()
     try:
-        submitted = await actions_of(request).submit(fetches, batch_id)
+        submitted = await actions_of(request).submit(fetches, batch_id, notify)
     except BatchExistsError:
         if key is None:
             raise
@@ -143,6 +154,7 @@ OPERATIONS = [
         "Enqueue fetches: a message as in the inbox, or a fetch on each line.",
         SubmitReceipt,
         status=202,
+        query=SubmitQuery,
         schema=_submit_schemas(),
         fields={KEY_FIELD: "A repeat with this key, 1 to 255 characters, enqueues nothing twice."},
     )

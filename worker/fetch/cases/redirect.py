@@ -24,6 +24,9 @@ def request_after(
     wait_s = requested_wait_s(answer, lane.clock.now_ms())
     if not is_redirect(status):
         return Answered(status=status, wait_s=wait_s)
+    if entry.fetch.sign:  # Standard Webhooks: a redirect is a failure
+        note = f"{status}: a webhook follows no redirect"
+        return Failed(reason=Reason.REDIRECT_REFUSED, final=True, status=status, note=note)
     if hops >= MAX_HOPS:
         return Failed(reason=Reason.TOO_MANY_REDIRECTS, final=True, status=status)
     allowed = AllowedRedirects(

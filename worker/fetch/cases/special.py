@@ -67,6 +67,11 @@ class SpecialCases:
             request = await resume.with_range(request)
         if self._index_entry is not None and (resume is None or resume.partial_file is None):
             request = conditional(request, self._index_entry)  # else If-Range detects a newer version
+        if fetch.sign:
+            signature = self._services.signing_keys.headers(
+                self._entry.id, lane.clock.now_ms() // 1000, request.body or ""
+            )
+            request = msgspec.structs.replace(request, headers=request.headers + signature)
         if lane.policy.context:
             request = trace_context.with_context(request, fetch, self._entry.id, self._span_id())
         return request
@@ -101,6 +106,9 @@ class SpecialCases:
     async def store(self, answer: Answer, request: Hop, hops: int) -> AttemptOutcome:
         """Store the body of a response, checked against its length and digests, unless it is refused."""
         fetch, policy, resume = self._entry.fetch, self._lane.policy, self._resume
+        if fetch.sign:  # the response to a webhook says nothing but its status
+            await answer.discard()
+            return Stored(status=answer.status, at=None, validators=Validators(request.url))
         resumed = resume is not None and resume.partial_file is not None
         has_range = any(name.lower() == "range" for name, _ in request.headers)
         if answer.status == 206 and not resumed and not has_range:

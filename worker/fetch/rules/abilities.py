@@ -19,13 +19,16 @@ class Ability(StrEnum):
     """Each body is a file of its own (`--sink files`), as `dest`, `name` and `decode` require."""
     IN_FOLDER = "in_folder"
     """Request bodies can be read from an in folder (`--in`), as `body_file` requires."""
+    SIGN = "sign"
+    """Requests can be signed (FETCHFLEET_NOTIFY_SECRET), as webhooks require."""
 
 
 ABILITY_OPTIONS = {
     Ability.FILES: "--sink files (for dest, name or decode)",
     Ability.IN_FOLDER: "--in (for body_file)",
+    Ability.SIGN: "FETCHFLEET_NOTIFY_SECRET (for webhooks)",
 }
-"""The option of `fetchfleet worker` that gives a worker the ability, for messages."""
+"""The option of `fetchfleet worker`, or the variable, that gives a worker the ability, for messages."""
 
 
 class SettingKind(StrEnum):
@@ -87,6 +90,8 @@ def needs_of(entry: Entry) -> Needs:
         needs.add(Ability.FILES.value)
     if (fetch if entry.hop is None else entry.hop).body_file is not None:
         needs.add(Ability.IN_FOLDER.value)
+    if fetch.sign:
+        needs.add(Ability.SIGN.value)
     return Needs(frozenset(needs), frozenset(entry.tried))
 
 

@@ -15,10 +15,12 @@ from fetchfleet.jobs.client.batch import Counts
 from fetchfleet.jobs.client.batch_list import BatchSummary, batch_page, summaries_of
 from fetchfleet.jobs.contract.ids import is_batch_id
 from fetchfleet.jobs.contract.result import Outcome
+from fetchfleet.jobs.contract.webhooks import webhook_batch_id
 from fetchfleet.jobs.redis_connection import redis_now_ms, text_of
 from fetchfleet.jobs.scripts.views import NewestResults, recent_results
 from fetchfleet.worker.inspect.policy_in_force import policy_in_force
 from fetchfleet.worker.inspect.views.hosts import HostRow, hosts_named
+from fetchfleet.worker.observability import redact
 from fetchfleet.worker.redis_support.key_repair import is_key_conflict
 from fetchfleet.worker.settings import NO_POLICY
 
@@ -86,6 +88,10 @@ class BatchDetail(msgspec.Struct, frozen=True, kw_only=True):
     """A batch, the reasons of its failures, and the hosts for which it waits."""
 
     batch: BatchRow
+    notify: str | None
+    """The URL of its webhook, without secrets; None without a webhook."""
+    webhook: str | None
+    """The ID of the batch of its webhook, once that is enqueued."""
     failures: dict[str, int]
     """The number of failures by reason, the most frequent first."""
     failures_exact: bool
@@ -188,8 +194,12 @@ async def batch_detail(redis: Redis, batch_id: str) -> BatchDetail | None:
     working = await hosts_named(redis, names) if is_open else []
     bound_per_s = await _bound_per_s(redis, working) if is_open and len(names) == lanes else None
     reasons = await _failures(redis, batch_id, summary.counts.failed)
+    notify = await redis.hget(keys.batch(batch_id), "notify")  # type: ignore[misc]
+    webhook = webhook_batch_id(batch_id)
     return BatchDetail(
         batch=batch_row(summary, newest, bound_per_s),
+        notify=redact.url(text_of(notify)) if notify else None,
+        webhook=webhook if notify and await redis.exists(keys.batch(webhook)) else None,
         failures=dict(reasons.counts.most_common()),
         failures_exact=reasons.counts.total() == summary.counts.failed,
         results_read=reasons.read,

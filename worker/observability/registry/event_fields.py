@@ -153,6 +153,7 @@ FIELDS = {
     "version": Field(str, "version of fetchfleet"),
     "wait_s": Field(float, "time to wait"),
     "waited_ms": Field(dict[str, float] | None, "parts of queue_ms, by cause"),
+    "webhook": Field(str, "ID of the batch that holds the webhook"),
     "waiting": Field(int, "fetches that wait in lanes"),
     "wanted": Field(str, "type that the key must have"),
     "wanting": Field(Literal["bytes", "files", "writing", "folder"], "missing resource"),

@@ -143,6 +143,12 @@ EVENTS = {
         "error",
         "suppressed",
     ),
+    Event.WEBHOOK_ENQUEUED: EventSchema(
+        "info", "a batch has ended, and its webhook is enqueued as a batch of one fetch", "batch webhook url"
+    ),
+    Event.WEBHOOK_REFUSED: EventSchema(
+        "warning", "the webhook of a batch that has ended could not be enqueued", "batch webhook url error"
+    ),
     Event.RESULTS_LAGGING: EventSchema(
         "warning",
         "a consumer group has not read the oldest results, which are soon trimmed",
