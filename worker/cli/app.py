@@ -21,6 +21,7 @@ _PANELS = {
         "status": "status",
         "batches": "batches",
         "results": "batches",
+        "export": "files.export",
         "explain": "hosts",
         "health": "status",
         "events": "live.events",

@@ -137,7 +137,7 @@ def results(
     check_position(after)
 
     async def read(fleet: Fleet, _: Redis) -> tuple[str, list[str]]:
-        handle = _batch(fleet, batch)
+        handle = batch_handle(fleet, batch)
         stream = handle.results(after=after, follow=follow)
         async for result in stream:
             if outcome not in {None, result.outcome}:
@@ -175,7 +175,7 @@ def cancel(
     """Cancel every fetch of a batch that has no result yet."""
 
     async def stop(fleet: Fleet, client: Redis) -> tuple[Counts, bool]:
-        handle = _batch(fleet, batch)
+        handle = batch_handle(fleet, batch)
         counts = await handle.cancel()
         try:
             async with asyncio.timeout(CANCEL_TIMEOUT_S):
@@ -202,7 +202,7 @@ def cancel(
         console.print(f"{left} {state}")
 
 
-def _batch(fleet: Fleet, batch_id: str) -> Batch:
+def batch_handle(fleet: Fleet, batch_id: str) -> Batch:
     """Return the handle of a batch. Raises CommandError if the ID is invalid or of another inbox."""
     if not is_batch_id(batch_id):
         raise CommandError(

@@ -28,6 +28,7 @@ from fetchfleet.worker.cli.options.shared import (
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.local.lists.checked_list import ListUse
 from fetchfleet.worker.local.output.output_files import Outputs
+from fetchfleet.worker.local.output.reports import command_to_convert, lines_of
 from fetchfleet.worker.local.process import run_until_signal, settings_from
 from fetchfleet.worker.local.run import SubmitOptions, exit_code_of, open_fetches
 from fetchfleet.worker.local.run import submit as submit_list
@@ -146,7 +147,9 @@ def submit(
         words += via_words(via)
         if report is None:
             return command_line(*words, redis_url=redis)
-        return f"{command_line(*words, '--json', '--reveal', redis_url=redis)} >> {shlex.quote(str(report))}"
+        lines = shlex.quote(str(lines_of(report)))
+        command = f"{command_line(*words, '--json', '--reveal', redis_url=redis)} >> {lines}"
+        return command if lines_of(report) == report else f"{command} && {command_to_convert(report)}"
 
     with open_fetches(file, None, outputs, use) as fetches:
         outputs = outputs._replace(skipped=fetches.skipped)

@@ -24,15 +24,16 @@ from fetchfleet.worker.local.embedded_redis import EmbeddedRedis, supervised
 from fetchfleet.worker.local.lists.checked_list import BY_CONTENT, ListUse, open_failed, open_list
 from fetchfleet.worker.local.lists.fetch_stream import FetchStream
 from fetchfleet.worker.local.lists.recognition import ListOptions
-from fetchfleet.worker.local.output.follow import follow
+from fetchfleet.worker.local.output.follow import finish_report, follow
 from fetchfleet.worker.local.output.jsonl_export import ExportTarget
 from fetchfleet.worker.local.output.output_files import Outputs, check_distinct, check_outputs
+from fetchfleet.worker.local.output.reports import check_converted
 from fetchfleet.worker.local.process import (
     WorkerProcess,
     configured,
     suspended_together,
 )
-from fetchfleet.worker.local.run_record import ENDED_RUNS, RunPart, RunRecord
+from fetchfleet.worker.local.run_record import ENDED_RUNS
 from fetchfleet.worker.redis_support.errors import NextCommand, followed_at, redis_at
 from fetchfleet.worker.settings import Settings
 from fetchfleet.worker.sink.files.directory import REDIS_FOLDER, STATE_FOLDER
@@ -118,12 +119,13 @@ async def run(
     batch_id = fetches.batch_id
     ended_file = state / ENDED_RUNS / f"{batch_id}.json"
     if ended_file.exists() and not again:
-        run_record.refuse_again(ended_file, record_file, settings.out)
+        ended = run_record.ended_run(ended_file, record_file, settings.out, outputs.report)
+        if ended is not None:
+            await finish_report(outputs)
+            return ended
     with EmbeddedRedis(settings.out / REDIS_FOLDER) as redis:
         earlier = await _unfinished(redis, batch_id, record_file)
-        began = datetime.now(UTC).isoformat(timespec="seconds")
-        record = RunRecord(batch=batch_id, began=began) if earlier is None else run_record.load(record_file)
-        part = RunPart(record, record_file, outputs.report, resumes=earlier is not None)
+        part = run_record.begin_part(batch_id, record_file, outputs.report, resumes=earlier is not None)
         if earlier is not None:
             exports = outputs.lines_to is not None
             run_record.resume(
@@ -151,7 +153,8 @@ async def run(
         for file in (record_file, export_state):
             file.unlink(missing_ok=True)
         redis.remove_data()
-        return counts
+    await finish_report(outputs)
+    return counts
 
 
 async def submit(
@@ -171,6 +174,8 @@ async def submit(
     CommandError.
     """
     url = settings.redis_url
+    if outputs.report is not None:
+        check_converted(outputs.report)
     async with Fleet(
         url,
         max_backlog=options.max_backlog,
@@ -193,7 +198,9 @@ async def submit(
             return batch, None
         export = ExportTarget(outputs.lines_to, settings.out) if outputs.lines_to else None
         with followed_at(url, next_command):
-            return batch, await follow(url, batch, outputs, export)
+            counts = await follow(url, batch, outputs, export)
+    await finish_report(outputs)
+    return batch, counts
 
 
 async def submit_stream(

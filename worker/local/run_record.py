@@ -13,6 +13,7 @@ from fetchfleet.jobs.client.batch import FROM_THE_START, Counts
 from fetchfleet.jobs.contract.fetch import encode
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.local.output.progress import Tally
+from fetchfleet.worker.local.output.reports import check_converted, is_unconverted, lines_of
 
 ENDED_RUNS = "runs"
 """The folder with the records of ended runs, named by batch ID, in the state folder."""
@@ -52,6 +53,7 @@ class RunPart:
         self.resumes = resumes
         self._file = file
         self._report = report
+        self._lines = None if report is None else lines_of(report)
         place = str(report.resolve()) if report is not None else None
         self.appends = resumes and place in {record.report, None if record.began else place}
         """True if the report has results of an earlier part."""
@@ -61,8 +63,8 @@ class RunPart:
     def advance(self, position: str) -> None:
         """Record that the results up to a position are counted and in the report."""
         self.record.position = position
-        if self._report is not None:
-            self.record.report_bytes = self._report.stat().st_size if self._report.is_file() else 0
+        if self._lines is not None:
+            self.record.report_bytes = self._lines.stat().st_size if self._lines.is_file() else 0
 
     def save(self) -> None:
         """Write the record to its file."""
@@ -114,19 +116,43 @@ def resume(
     tally.interruptions = record.interruptions
     if report is None or exports or not record.began:
         return
+    lines = lines_of(report)
     if place != record.report:
-        warn(f"{report} will have only later results; the earlier ones are in {record.report}")
-    elif not report.is_file() or report.stat().st_size < record.report_bytes:
-        warn(f"{report} was removed or truncated after the interruption: it lacks earlier results")
+        earlier = lines_of(Path(record.report or ""))
+        warn(f"{report} will have only later results; the earlier ones are in {earlier}")
+    elif not lines.is_file() or lines.stat().st_size < record.report_bytes:
+        warn(f"{lines} was removed or truncated after the interruption: it lacks earlier results")
     else:
-        os.truncate(report, record.report_bytes)  # the rest is not recorded as read, so it is read again
+        os.truncate(lines, record.report_bytes)  # the rest is not recorded as read, so it is read again
 
 
-def refuse_again(ended_file: Path, record_file: Path, out: Path) -> None:
-    """Raise EndedRunError for a list that was fetched, unless a later run of it is unfinished."""
+def begin_part(batch_id: str, file: Path, report: Path | None, *, resumes: bool) -> RunPart:
+    """Return the part of a run that begins now. Raises CommandError if its report has other results."""
+    saved = load(file)
+    if report is not None and not is_report_of(saved, report):
+        check_converted(report)
+    began = datetime.now(UTC).isoformat(timespec="seconds")
+    return RunPart(
+        saved if resumes else RunRecord(batch=batch_id, began=began), file, report, resumes=resumes
+    )
+
+
+def is_report_of(record: RunRecord, report: Path) -> bool:
+    """Return whether the file is the report of the run."""
+    return record.report == str(report.resolve())
+
+
+def ended_run(ended_file: Path, record_file: Path, out: Path, report: Path | None) -> Counts | None:
+    """Return the counts of an ended run whose report is not converted yet; None if the run goes on.
+
+    The run goes on if a later run of the list is unfinished. Raises EndedRunError if nothing is left to do.
+    """
+    if record_file.exists() and load(record_file).batch == ended_file.stem:
+        return None
     record = load(ended_file)
-    if not (record_file.exists() and load(record_file).batch == ended_file.stem):
-        raise refusal(record, out)
+    if report is not None and is_report_of(record, report) and is_unconverted(report):
+        return record.counts or Counts()
+    raise refusal(record, out)
 
 
 def refusal(record: RunRecord, out: Path) -> EndedRunError:

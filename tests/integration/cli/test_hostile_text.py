@@ -85,6 +85,7 @@ def test_no_command_prints_an_unsafe_character_that_redis_holds(redis_url: str) 
     commands += [[*words, "--reveal", *json_too] for words in revealing for json_too in ([], ["--json"])]
     commands += [["pause", HOST], ["resume", HOST], ["drain", f"x{HOSTILE}"], ["undrain", "x"]]
     commands += [["policy", "set", HOST, "rate_per_s=x\x9b"], ["results", HOSTILE], ["explain", HOSTILE]]
+    commands += [["export", BATCH, "-"], ["export", BATCH, "-", "--reveal"]]
     commands += [["results", BATCH, "--outcome", HOSTILE], [HOSTILE], ["status", f"--{HOSTILE}"]]
     commander = Commands(redis_url)
     outputs = {" ".join(words): commander.terminal_output(*words) for words in commands}

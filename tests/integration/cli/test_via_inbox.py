@@ -65,6 +65,7 @@ def test_a_pusher_submits_and_reads(guarded: GuardedRedis, tmp_path: Path) -> No
     pusher = Commands(guarded.url("pusher"))
     batch = pusher.run("submit", str(file), "--via", "inbox").split()[-1]
     read = pusher.run("results", batch, "--via", "inbox")
+    exported = pusher.run("export", batch, str(tmp_path / "results.csv"), "--via", "inbox")
     other = pusher.invoke("results", "0123456789abcdef", "--via", "inbox")
     limited = pusher.invoke("submit", str(file), "--via", "inbox", "--max-backlog", "1")
     nowhere = pusher.invoke("submit", str(file), "--via", "mail")
@@ -75,6 +76,7 @@ def test_a_pusher_submits_and_reads(guarded: GuardedRedis, tmp_path: Path) -> No
     assert batch.startswith(inbox_prefix("pusher"))
     assert b"2" == total
     assert "to continue after these results" in read
+    assert "the batch has not ended" in exported
     assert (2, True) == (other.exit_code, "begin with" in other.output)
     assert (2, True) == (limited.exit_code, "--max-backlog" in limited.output)
     assert (2, True) == (nowhere.exit_code, "choose lanes or inbox" in nowhere.output)

@@ -8,7 +8,7 @@ import pytest
 from fetchfleet.jobs.client.batch import FROM_THE_START, Counts
 from fetchfleet.jobs.contract.result import Outcome, Reason, Result
 from fetchfleet.worker.local.output.progress import Tally
-from fetchfleet.worker.local.run_record import EndedRunError, RunPart, RunRecord, load, refuse_again, resume
+from fetchfleet.worker.local.run_record import EndedRunError, RunPart, RunRecord, ended_run, load, resume
 
 BATCH = "0123456789abcdef"
 BEGAN = "2030-01-02T03:04:05+00:00"
@@ -132,13 +132,14 @@ def test_an_ended_run_names_its_end_its_outcomes_and_the_remedy(tmp_path: Path) 
     )
     ended.write_bytes(msgspec.json.encode(record))
     with pytest.raises(EndedRunError) as caught:
-        refuse_again(ended, note, tmp_path)
+        ended_run(ended, note, tmp_path, None)
 
     assert "ended at 2030-01-02 04:00:00 UTC: 1,480 stored, 20 failed." in str(caught.value)
     assert "--only-failed /r" in str(caught.value)
     assert 2 == caught.value.exit_code
     note.write_bytes(msgspec.json.encode(RunRecord(batch=BATCH, began=BEGAN)))
-    refuse_again(ended, note, tmp_path)  # a run of it again, which was interrupted, continues
+    # A run of it again, which was interrupted, continues.
+    assert None is ended_run(ended, note, tmp_path, None)
 
 
 def test_a_record_is_replaced_in_one_step(tmp_path: Path) -> None:

@@ -53,7 +53,9 @@ PolicyFile = Annotated[
 Report = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE", help="Write each result to this file, one JSON object a line.", rich_help_panel=OUTPUT
+        metavar="FILE",
+        help="Write results to this file: JSON Lines, or a table if it ends in .csv, .parquet or .sqlite.",
+        rich_help_panel=OUTPUT,
     ),
 ]
 OnlyFailed = Annotated[

@@ -11,6 +11,7 @@ from fetchfleet.jobs.contract.fetch import Fetch
 from fetchfleet.jobs.contract.result import Outcome, Result, decode_result
 from fetchfleet.jobs.errors import InvalidFetchError
 from fetchfleet.worker.errors import BAD_USE, CommandError
+from fetchfleet.worker.local.output.reports import item_of, read_lines
 
 MAX_NAMED = 20
 """The maximum number of results to name in the error about fetches that cannot be restored."""
@@ -52,15 +53,15 @@ def read_failed(report: Path) -> list[FailedResult]:
     The last result of an ID counts. The result of a retry counts for the fetch that it repeats.
     """
     failed: dict[str, FailedResult] = {}
-    number = 0
+    number, item = 0, item_of(report)
     try:
-        with report.open("rb") as lines:
+        with read_lines("--only-failed", report) as lines:
             for number, line in enumerate(lines, start=1):
                 if not line.strip():
                     continue
                 if b'"redacted":true' in line and _printed(line).redacted:
                     raise CommandError(
-                        f"--only-failed {report}: line {number}: secrets are masked; give the file of"
+                        f"--only-failed {report}: {item} {number}: secrets are masked; give the file of"
                         " --report, or the output of `fetchfleet results --json --reveal`",
                         BAD_USE,
                     )
@@ -73,7 +74,7 @@ def read_failed(report: Path) -> list[FailedResult]:
         raise CommandError(f"--only-failed {report}: {error.strerror}", BAD_USE) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CommandError(
-            f"--only-failed {report}: line {number}: not a result ({error}); give the file of --report",
+            f"--only-failed {report}: {item} {number}: not a result ({error}); give the file of --report",
             BAD_USE,
         ) from None
     return list(failed.values())
@@ -107,13 +108,13 @@ def restore_fetches(report: Path, failed: Sequence[FailedResult], *, lines: bool
 
     lines: the fetches require JSON Lines. Raises CommandError if a result lacks fields of its fetch.
     """
-    fetches, faults = [], []
+    fetches, faults, item = [], [], item_of(report)
     for number, result in failed:
         omitted = [name for name in result.omitted or () if not (lines and name == "lines")]
         if result.omitted is None or result.method is None:
-            faults.append(f"line {number}: the result is of an older version, without fields of its fetch")
+            faults.append(f"{item} {number}: the result is of an older version, without fields of its fetch")
         elif omitted:
-            faults.append(f"line {number}: the fetch also has {', '.join(omitted)}")
+            faults.append(f"{item} {number}: the fetch also has {', '.join(omitted)}")
         else:
             try:
                 fetches.append(
@@ -128,7 +129,7 @@ def restore_fetches(report: Path, failed: Sequence[FailedResult], *, lines: bool
                     )
                 )
             except InvalidFetchError as error:
-                faults.append(f"line {number}: {error}")
+                faults.append(f"{item} {number}: {error}")
     if faults:
         message = (
             f"{report}: a result lacks fields of its fetch, such as headers and body;"

@@ -11,6 +11,7 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.batch import FROM_THE_START, Batch, Counts, ReadResult
 from fetchfleet.jobs.contract.safe_text import safe_json
 from fetchfleet.jobs.redis_connection import connect
+from fetchfleet.worker.local.output import reports
 from fetchfleet.worker.local.output.jsonl_export import ExportTarget, JsonlExport
 from fetchfleet.worker.local.output.output_files import Outputs, ReportFile
 from fetchfleet.worker.local.output.progress import Progress, Tally, summary
@@ -39,7 +40,8 @@ async def follow(
         if part is not None:
             stack.callback(part.save)
         if outputs.report:
-            report = stack.enter_context(ReportFile(outputs.report, append=part is not None and part.appends))
+            lines = reports.lines_of(outputs.report)
+            report = stack.enter_context(ReportFile(lines, append=part is not None and part.appends))
         if target:
             resumes = part is not None and part.resumes
             export = stack.enter_context(JsonlExport(target, batch.id, outputs.warn, resumes=resumes))
@@ -68,6 +70,13 @@ async def follow(
         if export is not None:
             export.check(counts.done)
         return counts
+
+
+async def finish_report(outputs: Outputs) -> None:
+    """Convert the report of an ended batch to its format. Raises CommandError."""
+    if outputs.report is not None and reports.lines_of(outputs.report) != outputs.report:
+        await reports.finish(outputs.report, outputs.warn)
+        outputs.warn(f"results are in {outputs.report}", "")
 
 
 async def write_results(

@@ -10,6 +10,7 @@ from typing import IO, NamedTuple, Self
 from rich.console import Console
 
 from fetchfleet.worker.errors import BAD_USE, CommandError
+from fetchfleet.worker.local.output import reports
 from fetchfleet.worker.local.output.jsonl_export import STANDARD_OUTPUT
 from fetchfleet.worker.local.process import STDOUT, closed_at_start
 from fetchfleet.worker.observability import redact
@@ -20,7 +21,7 @@ class Outputs(NamedTuple):
 
     console: Console
     report: Path | None = None
-    """The file for results, one JSON object a line."""
+    """The file for results."""
     lines_to: str | None = None
     """The file for the records of all bodies, or one of STANDARD_OUTPUT."""
     rejects: Path | None = None
@@ -46,6 +47,10 @@ def check_outputs(file: str, outputs: Outputs) -> None:
     if lines_to in STANDARD_OUTPUT and STDOUT in closed_at_start:
         raise CommandError(f"--lines-to {lines_to}: standard output is closed", BAD_USE)
     files = {"--report": outputs.report, "--lines-to": export, "--skip-invalid": outputs.rejects}
+    if outputs.report is not None:
+        reports.check_format("--report", outputs.report, reports.format_of(outputs.report))
+        if (lines := reports.lines_of(outputs.report)) != outputs.report:
+            files["--report (before its end)"] = lines
     check_distinct({"FILE": None if file == "-" else Path(file), "--out": outputs.out, **files})
     for option, path in files.items():
         if path is not None:
