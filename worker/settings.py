@@ -83,6 +83,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """One of SINKS."""
     warc_compression: str = GZIP
     """One of COMPRESSIONS, for the records of WARC segments."""
+    warc_revisit: bool = True
+    """A body that is in a WARC segment already becomes a revisit record."""
     warc_max_bytes: int = 1 << 30
     """The largest size of a WARC segment, unless it has a single, larger record."""
     warc_max_age_s: float = 3600.0
@@ -185,6 +187,7 @@ class _Number(NamedTuple):
     """An addition to `least` in the error message."""
 
 
+_SWITCHES = ("alone", "warc_revisit")
 _BOOLEANS = {"1": True, "0": False}
 
 _NUMBERS = {
@@ -232,9 +235,12 @@ def load_settings(flags: Mapping[str, Any], environment: Mapping[str, str]) -> S
         except ValueError:
             kind = "an integer" if type_ is int else "a number"
             errors.append(f"{ENVIRONMENT[name]}: must be {kind}, got {values.pop(name)!r}")
-    if values.get("alone") not in {None, *_BOOLEANS}:
-        errors.append(f"{ENVIRONMENT['alone']}: must be 1 or 0, got {values.pop('alone')!r}")
-    values |= {name: _BOOLEANS[values[name]] for name in ("alone",) if name in values}
+    errors += [
+        f"{ENVIRONMENT[name]}: must be 1 or 0, got {values.pop(name)!r}"
+        for name in _SWITCHES
+        if values.get(name, "0") not in _BOOLEANS
+    ]
+    values |= {name: _BOOLEANS[values[name]] for name in _SWITCHES if name in values}
     values |= {name: Path(values[name]) for name in ("out", "in_folder") if name in values}
     settings = Settings(**values)
     errors += _faults(settings)

@@ -5,6 +5,7 @@ import io
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cdxj_indexer.main import CDXJIndexer
 from warcio.archiveiterator import ArchiveIterator
 
 from fetchfleet import Result
@@ -44,13 +45,29 @@ def read(segment: bytes) -> list[WarcRecord]:
 
 def segments(out: Path) -> dict[str, bytes]:
     """Return the segments of an out folder, open or closed, by the path in results."""
-    found = sorted((out / "warc").glob("*.warc*"))
+    found = sorted(path for path in (out / "warc").glob("*.warc*") if path.suffix != ".cdxj")
     return {f"warc/{closed(path.name)}": path.read_bytes() for path in found}
 
 
 def plain(segment: bytes) -> bytes:
     """Return the records of a segment without compression."""
     return gzip.decompress(segment) if segment.startswith(b"\x1f\x8b") else segment
+
+
+def judged_index(segment: Path) -> bytes:
+    """Return the index of a closed segment by cdxj-indexer, sorted."""
+    lines = io.StringIO()
+    CDXJIndexer(lines, [str(segment)], sort=True, records="response,revisit").process_all()
+    return lines.getvalue().encode()
+
+
+def check_indexes(out: Path) -> None:
+    """Assert that each segment is closed and has an index, and that cdxj-indexer makes the same one."""
+    names = {path.name for path in (out / "warc").iterdir()}
+    found = {path.removeprefix("warc/") for path in segments(out)}
+    assert names == {*found, *(f"{name}.cdxj" for name in found)}
+    for name in found:
+        assert (out / "warc" / f"{name}.cdxj").read_bytes() == judged_index(out / "warc" / name)
 
 
 def closed(name: str) -> str:

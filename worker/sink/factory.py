@@ -13,5 +13,5 @@ def sink_of(settings: Settings, instance: str) -> Sink:
     from fetchfleet.worker.sink.warc.sink import WarcSink  # noqa: PLC0415
 
     compressed = settings.warc_compression == GZIP
-    options = WarcOptions(settings.warc_max_bytes, settings.warc_max_age_s, compressed)
+    options = WarcOptions(settings.warc_max_bytes, settings.warc_max_age_s, compressed, settings.warc_revisit)
     return WarcSink(settings.out, instance, settings.user_agent, options)

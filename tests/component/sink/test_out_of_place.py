@@ -102,7 +102,7 @@ async def test_bodies_are_stored_below_out_after_the_folder_was_replaced(
         }
     else:
         assert [b"ok"] * 8 == [warc.record_of(out, result).payload for result in results]
-        assert {".gz"} == {Path(name).suffix for name in files(tmp_path) if "/warc/" in name}
+        assert {".gz", ".cdxj"} == {Path(name).suffix for name in files(tmp_path) if "/warc/" in name}
 
 
 def gone(_: Path) -> None:

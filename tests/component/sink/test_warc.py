@@ -18,11 +18,12 @@ from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.sink.files.buffered_body import BLOCK_BYTES
 from fetchfleet.worker.sink.files.directory import Directory
 from fetchfleet.worker.sink.files.out_folder import OutFolder
-from fetchfleet.worker.sink.warc.segment import Segment, recover
-from fetchfleet.worker.sink.warc.sink import RecordWriter
+from fetchfleet.worker.sink.warc.record_writer import RecordWriter
+from fetchfleet.worker.sink.warc.recovery import recover
+from fetchfleet.worker.sink.warc.segment import Segment
 from tests.component.conftest import HOST, Lines, Start, on_both_engines, tuned
 from tests.support.waiting import wait_until
-from tests.support.warc import plain, read, record_of, segments
+from tests.support.warc import check_indexes, plain, read, record_of, segments
 from tools.one_worker import OneWorker, results_of
 from tools.origin import behaviours as o
 from tools.origin import http2
@@ -324,7 +325,8 @@ async def test_a_stopping_worker_renames_its_segment(
     await worker.stop()
 
     assert while_open == {f"{result.path}.{'open' if compression == 'none' else 'writing'}"}
-    assert worker.files() == {result.path}
+    assert worker.files() == {result.path, f"{result.path}.cdxj"}
+    check_indexes(worker.out)
     assert record_of(worker.out, result).payload == b"ok"
 
 
@@ -332,23 +334,25 @@ async def test_a_stopping_worker_renames_its_segment(
 async def test_a_segment_is_closed_when_it_is_full(origin: Origin, start: Start) -> None:
     """Every segment begins with its own warcinfo record, and none is larger than `warc_max_bytes`."""
     worker = await start(sink="warc", warc_max_bytes=65536)
-    origin.behaviour = o.ok(RANDOM[:20_000])
+    bodies = {f"/{n}": RANDOM[n : n + 20_000] for n in range(12)}
+    origin.behaviour = o.by_path({path: o.ok(body) for path, body in bodies.items()})
 
-    results = await worker.results([origin.url(f"/{n}") for n in range(12)])
+    results = await worker.results([origin.url(path) for path in bodies])
     await worker.stop()
+    check_indexes(worker.out)
     found = segments(worker.out)
 
     assert len(found) >= 4
     assert max(map(len, found.values())) <= 65536
     assert {"warcinfo"} == {read(each)[0].kind for each in found.values()}
-    assert {RANDOM[:20_000]} == {record_of(worker.out, result).payload for result in results}
+    assert list(bodies.values()) == [record_of(worker.out, result).payload for result in results]
 
 
 async def test_an_old_segment_is_closed_without_another_fetch(origin: Origin, start: Start) -> None:
     """A reader of whole segments need not wait for the next fetch, which begins another segment."""
     worker = await start(sink="warc", warc_max_age_s=0.2)
     first = await worker.one(origin.url("/1"))
-    await wait_until(lambda: worker.files() == {first.path}, "the name of the segment")
+    await wait_until(lambda: first.path in worker.files(), "the name of the segment")
     second = await worker.one(origin.url("/2"))
 
     assert first.path != second.path
@@ -498,7 +502,8 @@ def left(tmp_path: Path) -> Left:
             with folders.chain("warc"):
                 (tmp_path / "left/warc/dead-1.warc.open").write_bytes(found)
             recover(folders)
-            return {path.name: path.read_bytes() for path in (tmp_path / "left/warc").iterdir()}
+            check_indexes(tmp_path / "left")
+            return segments(tmp_path / "left")
         finally:
             folders.close()
 
@@ -517,12 +522,12 @@ async def test_a_partial_record_of_a_dead_writer_is_cut_off(
 
     for size in sorted({*range(0, len(whole), 37), *(end + by for end in ends[:-1] for by in (-1, 0, 1))}):
         kept = max([end for end in ends if end <= size], default=0)
-        assert left(whole[:size]) == ({"dead-1.warc": whole[:kept]} if kept else {}), size
+        assert left(whole[:size]) == ({"warc/dead-1.warc": whole[:kept]} if kept else {}), size
         padded = whole[:size] + bytes(
             5000
         )  # as after a power loss; zeros may end a member as its own bytes do
         kept = max([end for end in ends if padded.startswith(whole[:end])], default=0)
-        assert left(padded) == ({"dead-1.warc": whole[:kept]} if kept else {}), size
+        assert left(padded) == ({"warc/dead-1.warc": whole[:kept]} if kept else {}), size
 
 
 @both_compressions
@@ -543,6 +548,7 @@ async def test_a_worker_recovers_only_segments_of_dead_writers(
     assert names == {
         Path(f"{result.path}.{'open' if compression == 'none' else 'writing'}").name,
         "dead-1.warc",
+        "dead-1.warc.cdxj",
         "aside.warc.open",
         "link.warc.open",
     }

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fetchfleet.worker.http.wire import Wire
 from fetchfleet.worker.sink.warc import record_format
-from fetchfleet.worker.sink.warc.record_format import END, RecordedExchange
+from fetchfleet.worker.sink.warc.record_format import END, OriginalRecord, RecordedExchange
 from tests.support.warc import read
 
 ID, OTHER = "urn:uuid:00000000-0000-4000-8000-000000000001", "urn:uuid:00000000-0000-4000-8000-000000000002"
@@ -34,7 +34,7 @@ def sent_of(
 def both(sent: RecordedExchange, body: bytes) -> bytes:
     """Return the records of an exchange."""
     head = record_format.response_head(sent.wire)
-    digests = hashlib.sha256(head + body).digest(), hashlib.sha256(body).digest()
+    digests = hashlib.sha256(head + body).digest(), record_format.digest_text(hashlib.sha256(body).digest())
     response = record_format.response(sent, (ID, OTHER), *digests, len(head) + len(body))
     return record_format.request(sent, OTHER, ID) + response + head + body + END
 
@@ -49,6 +49,22 @@ def test_warcio_reads_every_record_and_confirms_its_digests(
     assert (request.kind, request.payload) == ("request", asked)
     assert (response.kind, response.payload) == ("response", body)
     assert response.field("WARC-Block-Digest") != response.field("WARC-Payload-Digest")
+
+
+@given(HEADERS)
+def test_a_revisit_record_names_the_record_with_the_body(headers: list[tuple[bytes, bytes]]) -> None:
+    """Its block is the head of the response. warcio confirms the block's digest."""
+    sent = sent_of(headers)
+    original = OriginalRecord("warc/a.warc", 5, 10, f"<{OTHER}>", "http://h/first", "2025-01-01T00:00:00Z")
+    head, digest = record_format.response_head(sent.wire), record_format.digest_text(bytes(32))
+
+    [revisit] = read(record_format.revisit(sent, (ID, OTHER), head, digest, original))
+
+    assert (revisit.kind, revisit.payload) == ("revisit", b"")
+    assert revisit.field("WARC-Refers-To") == f"<{OTHER}>"
+    assert revisit.field("WARC-Refers-To-Target-URI") == "http://h/first"
+    assert revisit.field("WARC-Refers-To-Date") == "2025-01-01T00:00:00Z"
+    assert revisit.field("WARC-Payload-Digest") == digest
 
 
 @given(st.binary(min_size=16, max_size=16), st.binary(min_size=32, max_size=32))

@@ -104,7 +104,7 @@ def test_a_file_is_compressed_in_pieces(size: int) -> None:
     file = os.memfd_create("body")
     try:
         os.write(file, body + b"more")
-        pieces = list(member_pieces([b"head"], file, size, END))
+        pieces = list(member_pieces(b"head", file, size, END))
     finally:
         os.close(file)
 
@@ -117,6 +117,6 @@ def test_a_file_that_is_too_short_is_an_error() -> None:
     file = os.memfd_create("body")
     try:
         with pytest.raises(OSError, match="ends after 0 of 5 bytes"):
-            list(member_pieces([b"head"], file, 5, END))
+            list(member_pieces(b"head", file, 5, END))
     finally:
         os.close(file)

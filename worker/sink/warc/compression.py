@@ -28,14 +28,13 @@ def member(blocks: Iterable[Block]) -> bytes:
     return b"".join([*pieces, compressor.flush()])
 
 
-def member_pieces(before: Iterable[Block], file: int, size_bytes: int, after: Block) -> Iterator[bytes]:
-    """Yield the gzip member of some blocks, the first `size_bytes` of a file and another block, in pieces.
+def member_pieces(before: Block, file: int, size_bytes: int, after: Block) -> Iterator[bytes]:
+    """Yield the gzip member of a block, the first `size_bytes` of a file and another block, in pieces.
 
     Reads and yields at most READ_BYTES at once, with empty pieces between. Raises OSError.
     """
     compressor = zlib.compressobj(LEVEL, zlib.DEFLATED, GZIP_FORMAT)
-    for block in before:
-        yield compressor.compress(block)
+    yield compressor.compress(before)
     done_bytes = 0
     while done_bytes < size_bytes:
         block = os.pread(file, min(READ_BYTES, size_bytes - done_bytes), done_bytes)

@@ -1,5 +1,6 @@
 """Formats WARC records (WARC 1.1, ISO 28500:2017), and parses their length. Pure."""
 
+import hashlib
 import re
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -39,6 +40,9 @@ _HALVINGS = _halvings()
 
 _CHUNKED_FIELD = b"transfer-encoding"
 
+IDENTICAL_PAYLOAD = "http://netpreserve.org/warc/1.1/revisit/identical-payload-digest"
+"""The profile of revisit records of responses with the body of an earlier one."""
+
 
 class RecordedExchange(NamedTuple):
     """An exchange to be recorded, without the body of the response."""
@@ -50,6 +54,20 @@ class RecordedExchange(NamedTuple):
     request_body: bytes = b""
     body_omitted: bool = False
     """The request had a body that is not recorded."""
+
+
+class OriginalRecord(NamedTuple):
+    """The response record that has the body of a revisit record."""
+
+    path: str
+    """Its segment, relative to the out folder."""
+    offset: int
+    length: int
+    record_id: str = ""
+    """Its WARC-Record-ID, in angle brackets."""
+    url: str = ""
+    date: str = ""
+    """Its WARC-Date."""
 
 
 def info(record_id: str, date: str, filename: str, user_agent: str) -> bytes:
@@ -106,24 +124,57 @@ def response(
     exchange: RecordedExchange,
     ids: tuple[str, str],
     block_digest: bytes,
-    payload_digest: bytes,
+    payload_digest: str,
     length_bytes: int,
 ) -> bytes:
     """Return the head of the response record.
 
-    ids: the IDs of this record and of its request record. The digests are sha256. length_bytes: the size of
-    the record's block.
+    ids: the IDs of this record and of its request record. block_digest: sha256. payload_digest: in the form
+    of the field. length_bytes: the size of the record's block.
     """
+    return _response_head(exchange, "response", ids, block_digest, payload_digest, length_bytes)
+
+
+def revisit(
+    exchange: RecordedExchange,
+    ids: tuple[str, str],
+    http_head: bytes,
+    payload_digest: str,
+    original: OriginalRecord,
+) -> bytes:
+    """Return the revisit record of a response with the body of another record (WARC 1.1, section 6.7.2)."""
+    fields = (
+        f"WARC-Profile: {IDENTICAL_PAYLOAD}\r\n"
+        f"WARC-Refers-To: {original.record_id}\r\n"
+        f"WARC-Refers-To-Target-URI: {original.url}\r\n"
+        f"WARC-Refers-To-Date: {original.date}\r\n"
+        "WARC-Truncated: length\r\n"
+    )
+    block_digest = hashlib.sha256(http_head).digest()
+    head = _response_head(exchange, "revisit", ids, block_digest, payload_digest, len(http_head), fields)
+    return head + http_head + END
+
+
+def _response_head(
+    exchange: RecordedExchange,
+    kind: str,
+    ids: tuple[str, str],
+    block_digest: bytes,
+    payload_digest: str,
+    length_bytes: int,
+    fields: str = "",
+) -> bytes:
+    """Return the head of a record of a response. fields: those of its kind alone."""
     record_id, request_id = ids
     wire = exchange.wire
     address = f"WARC-IP-Address: {wire.address}\r\n" if wire.address else ""
     protocol = "WARC-Protocol: h2\r\n" if wire.version.startswith("HTTP/2") else ""
     head = (
-        f"WARC/1.1\r\nWARC-Type: response\r\nWARC-Record-ID: <{record_id}>\r\nWARC-Date: {exchange.date}\r\n"
+        f"WARC/1.1\r\nWARC-Type: {kind}\r\nWARC-Record-ID: <{record_id}>\r\nWARC-Date: {exchange.date}\r\n"
         f"WARC-Target-URI: {wire.url}\r\nWARC-Concurrent-To: <{request_id}>\r\n"
-        f"Fetchfleet-ID: {exchange.fetch_id}\r\n{address}{protocol}"
+        f"Fetchfleet-ID: {exchange.fetch_id}\r\n{address}{protocol}{fields}"
         f"WARC-Block-Digest: {digest_text(block_digest)}\r\n"
-        f"WARC-Payload-Digest: {digest_text(payload_digest)}\r\n"
+        f"WARC-Payload-Digest: {payload_digest}\r\n"
         f"Content-Type: application/http;msgtype=response\r\nContent-Length: {length_bytes}\r\n\r\n"
     )
     return head.encode()

@@ -8,11 +8,8 @@ from typing import NamedTuple
 from fetchfleet.worker.sink.warc.compression import GZIP_FORMAT, MAGIC, READ_BYTES
 from fetchfleet.worker.sink.warc.record_format import END, MAX_HEAD_BYTES, block_bytes
 
-SHORT_HEAD_BYTES = 2048
-"""Most heads of records are shorter."""
-
 FIRST_READ_BYTES = 16 * 1024
-"""The first read of a member. Most members are smaller, and zlib copies the bytes after the member."""
+"""The first read of a record. Most are smaller, and zlib copies the bytes after a member."""
 
 MAX_START_BYTES = 2 * MAX_HEAD_BYTES
 """Enough for the head of a record and the head of its HTTP message."""
@@ -38,18 +35,23 @@ def complete_records(file: int) -> Iterator[FoundRecord]:
         offset += found.length
 
 
+def start_at(file: int, offset: int) -> bytes:
+    """Return the start of the record at an offset, with its head. Raises OSError or zlib.error."""
+    start = os.pread(file, FIRST_READ_BYTES, offset)
+    if start.startswith(MAGIC):
+        return zlib.decompressobj(GZIP_FORMAT).decompress(start, MAX_START_BYTES)
+    return start
+
+
 def _next_plain(file: int, offset: int) -> FoundRecord | None:
     """Return the uncompressed record at an offset; None if it is incomplete."""
-    start = os.pread(file, SHORT_HEAD_BYTES, offset)
-    sizes = block_bytes(start)
-    if sizes is None:
+    start = os.pread(file, FIRST_READ_BYTES, offset)
+    if start.count(END) < 2:  # the heads of the record and of its HTTP message
         start = os.pread(file, MAX_START_BYTES, offset)
-        sizes = block_bytes(start)
-        if sizes is None:
-            return None
-    length = sum(sizes) + len(END)
-    if os.pread(file, len(END), offset + sum(sizes)) != END:
+    sizes = block_bytes(start)
+    if sizes is None or os.pread(file, len(END), offset + sum(sizes)) != END:
         return None
+    length = sum(sizes) + len(END)
     return FoundRecord(offset, length, start[:length])
 
 

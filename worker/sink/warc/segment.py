@@ -1,4 +1,4 @@
-"""The segment that is being written, and the recovery of segments of dead writers. Every call blocks.
+"""The segment that is being written. Every call blocks.
 
 The writer of a segment holds a lock (`flock`) on it while it is open. An unlocked one has no writer.
 """
@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from fetchfleet.worker.errors import InTheWayError
+from fetchfleet.worker.sink.cdxj.segment_index import SegmentIndex
 from fetchfleet.worker.sink.files.directory import WARC_FOLDER, Directory
 from fetchfleet.worker.sink.files.open_file import lock
 from fetchfleet.worker.sink.files.partial_file import Block, write_all
-from fetchfleet.worker.sink.warc.records import complete_records
 from fetchfleet.worker.util.clock import mono_s
 
 OPEN = ".open"
@@ -36,7 +36,7 @@ class Segment:
     def __init__(self, directory: Directory, name: str, begin: bytes) -> None:
         self._directory = directory
         self._opening = directory.opening
-        self._open_name = name + (WRITING if name.endswith(COMPRESSED) else OPEN)
+        self._open_name = open_name(name)
         self._name_synced = False
         self.path = f"{WARC_FOLDER}/{name}"
         self.opened_s = mono_s()
@@ -44,6 +44,7 @@ class Segment:
         self.first_record_bytes = 0
         self.broken = False
         """The bytes on disk are unknown. Append nothing more."""
+        self.index = SegmentIndex(directory, name)
         with directory.chain(WARC_FOLDER) as chain:
             if name in os.listdir(chain[-1]):  # noqa: PTH208 - by descriptor
                 raise FileExistsError(errno.EEXIST, f"{self.path} exists already")
@@ -61,10 +62,12 @@ class Segment:
     @property
     def gone(self) -> bool:
         """True if the segment, or a folder of its path, was moved, removed or replaced."""
-        if self._opening != self._directory.opening or not self._directory.in_place():
-            return True
+        in_place = self._opening == self._directory.opening and self._directory.in_place()
+        return not in_place or not self._has_name()
+
+    def _has_name(self) -> bool:
         found = self._directory.stat(f"{WARC_FOLDER}/{self._open_name}")
-        return found is None or not os.path.samestat(found, os.fstat(self._file))
+        return found is not None and os.path.samestat(found, os.fstat(self._file))
 
     def append(self, blocks: Sequence[Block]) -> None:
         """Append all blocks. On OSError none is appended."""
@@ -105,10 +108,12 @@ class Segment:
             self.broken = True
 
     def close(self) -> None:
-        """Give the segment its final name and close it. The next start recovers a broken one."""
+        """Index, name and close the segment. The next start recovers a broken one."""
         with suppress(OSError, InTheWayError):
-            if not self.broken:
-                _give_name(self._directory, self._open_name)
+            if not self.broken and self._has_name():
+                self.index.save()
+                give_name(self._directory, self._open_name)
+        self.index.close()
         with suppress(OSError):
             os.close(self._file)
 
@@ -123,35 +128,17 @@ class Segment:
         self.size_bytes = os.lseek(self._file, 0, os.SEEK_CUR)
 
 
-def recover(directory: Directory) -> None:
-    """Truncate the segments of dead writers after their last complete record, and give them final names.
-
-    Raises OSError, or InTheWayError if the folder of segments cannot be created.
-    """
-    with directory.chain(WARC_FOLDER):
-        pass
-    for name in directory.names(WARC_FOLDER):
-        if not name.endswith((OPEN, WRITING)):
-            continue
-        with suppress(OSError, InTheWayError), directory.chain(WARC_FOLDER) as chain:
-            file = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=chain[-1])
-            try:
-                named = os.stat(name, dir_fd=chain[-1], follow_symlinks=False) if lock(file) else None
-                if named is None or not os.path.samestat(os.fstat(file), named):
-                    continue  # its writer is alive, or has renamed it
-                size_bytes = max((found.offset + found.length for found in complete_records(file)), default=0)
-                os.ftruncate(file, size_bytes)
-                os.fsync(file)
-                if size_bytes:
-                    _give_name(directory, name)
-                else:
-                    os.unlink(name, dir_fd=chain[-1])
-            finally:
-                os.close(file)
+def open_name(name: str) -> str:
+    """Return the name of a segment while it is written. name: when it is closed."""
+    return name + (WRITING if name.endswith(COMPRESSED) else OPEN)
 
 
-def _give_name(directory: Directory, name: str) -> None:
+def final_name(name: str) -> str:
+    """Return the name of a segment when it is closed."""
+    return name.removesuffix(OPEN).removesuffix(WRITING)
+
+
+def give_name(directory: Directory, name: str) -> None:
     """Rename a segment to its final name. Segment has checked that no other file has it."""
-    final = name.removesuffix(OPEN).removesuffix(WRITING)
     with directory.chain(WARC_FOLDER) as chain:
-        os.rename(name, final, src_dir_fd=chain[-1], dst_dir_fd=chain[-1])
+        os.rename(name, final_name(name), src_dir_fd=chain[-1], dst_dir_fd=chain[-1])

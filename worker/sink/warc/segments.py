@@ -12,6 +12,8 @@ from fetchfleet.worker.sink.files.partial_file import Block
 from fetchfleet.worker.sink.index_entry import StoredAt
 from fetchfleet.worker.sink.warc import record_format
 from fetchfleet.worker.sink.warc.compression import member
+from fetchfleet.worker.sink.warc.known_bodies import MIN_BYTES, KnownBodies
+from fetchfleet.worker.sink.warc.record_format import OriginalRecord
 from fetchfleet.worker.sink.warc.segment import COMPRESSED, Segment
 from fetchfleet.worker.util.clock import mono_s
 from fetchfleet.worker.util.file_errors import FileFault, fault_of
@@ -23,6 +25,17 @@ MAX_NAME_CHARS = 100
 """Maximum characters from the end of an instance's name, whose suffix makes it unique."""
 
 
+class PartOfRecord(NamedTuple):
+    """The end of a record that is in a partial file."""
+
+    name: str
+    """The name of the partial file."""
+    size_bytes: int
+    """The size of that file."""
+    after: bytes = b""
+    """The bytes of the record after that file."""
+
+
 class WarcRecord(NamedTuple):
     """The record of a request and the record of its response."""
 
@@ -31,16 +44,18 @@ class WarcRecord(NamedTuple):
     request_bytes: int
     """Size of the request record in the segment."""
     response_bytes: int
-    """Size of the response record in the segment."""
+    """Size of the response or revisit record in the segment."""
     body_bytes: int
     sha256: str
     """The body's digest, in hex."""
-    partial: str | None = None
-    """The name of the partial file with the rest, if there is one."""
-    partial_bytes: int = 0
-    """The size of that file."""
-    end: bytes = b""
-    """The bytes after that file."""
+    digest: str
+    """The body's digest in the form of WARC-Payload-Digest."""
+    start: bytes
+    """The start of the response or revisit record, without compression, for the index."""
+    original: OriginalRecord | None = None
+    """The response record with the body of a revisit record."""
+    file: PartOfRecord | None = None
+    """The part in a file, if there is one."""
 
     @property
     def bytes(self) -> int:
@@ -83,13 +98,23 @@ class WarcOptions(NamedTuple):
     """The age at which a segment is closed."""
     compressed: bool = False
     """Each record of a new segment is a gzip member."""
+    revisits: bool = False
+    """A body that is stored already becomes a revisit record."""
 
 
 class Segments:
     """Writes the segments of a worker, one after the other. Not thread-safe."""
 
-    def __init__(self, directory: Directory, instance: str, user_agent: str, options: WarcOptions) -> None:
+    def __init__(
+        self,
+        directory: Directory,
+        instance: str,
+        user_agent: str,
+        options: WarcOptions,
+        known: KnownBodies,
+    ) -> None:
         self._directory = directory
+        self._known = known
         self._worker = re.sub(r"[^A-Za-z0-9._-]", "_", instance)[-MAX_NAME_CHARS:].lstrip(".") or "worker"
         self._user_agent = user_agent
         self._options = options
@@ -113,7 +138,7 @@ class Segments:
                 source.set_error(error)
                 continue
             # A record in a partial file is a group of its own.
-            own_bytes = record.bytes if record.partial is None else self._max_group_bytes + 1
+            own_bytes = record.bytes if record.file is None else self._max_group_bytes + 1
             if group_bytes + own_bytes > self._max_group_bytes:
                 self._write_group(group)
                 group, group_bytes = [], 0
@@ -162,21 +187,31 @@ class Segments:
             return
         for source, record in owned:
             offset += record.request_bytes
-            at = StoredAt(segment.path, record.body_bytes, record.sha256, offset, record.response_bytes)
-            source.set_result(at)
+            source.set_result(self._stored(segment, record, offset))
             offset += record.response_bytes
+
+    def _stored(self, segment: Segment, record: WarcRecord, offset: int) -> StoredAt:
+        """Index a record that is in its segment. Returns the place of the record that has the body."""
+        at = segment.path, offset, record.response_bytes
+        segment.index.add(record.start, offset, record.response_bytes)
+        if record.original is not None:
+            at = record.original.path, record.original.offset, record.original.length
+        elif record.body_bytes >= MIN_BYTES:
+            self._known.add(record.digest, *at)
+        path, offset, length = at
+        return StoredAt(path, record.body_bytes, record.sha256, offset, length)
 
     def _append(self, segment: Segment, group: _Group) -> None:
         """Append and sync a group. On an error the segment is unchanged, or closed."""
         before_bytes, durability = segment.size_bytes, {source.durability for source, _ in group}
         first = group[0][1]
         try:
-            if first.partial is None:
+            if first.file is None:
                 segment.append([block for _, record in group for block in record.blocks])
             else:
-                file = self._directory.open_partial(first.partial)
+                file = self._directory.open_partial(first.file.name)
                 try:
-                    segment.append_file(first.blocks, file, first.partial_bytes, first.end)
+                    segment.append_file(first.blocks, file, first.file.size_bytes, first.file.after)
                 finally:
                     os.close(file)
             if durability != {"none"}:

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 
+from fetchfleet.worker.sink.warc.known_bodies import KnownBodies
 from fetchfleet.worker.sink.warc.segments import RecordSource, Segments
 from fetchfleet.worker.util.clock import mono_s
 
@@ -13,7 +14,10 @@ from fetchfleet.worker.util.clock import mono_s
 class SegmentWriter:
     """Writes the segments in one thread. Call its methods on the loop, except `close_segment`."""
 
-    def __init__(self, segments: Segments) -> None:
+    def __init__(self, segments: Segments, known: KnownBodies, *, compressed: bool) -> None:
+        self.known = known
+        self.compressed = compressed
+        """Each record is a gzip member."""
         self._segments = segments
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="warc")
         self._waiting: list[RecordSource] = []

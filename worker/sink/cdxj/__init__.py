@@ -1,0 +1,1 @@
+"""The index of WARC segments, in the format CDXJ."""

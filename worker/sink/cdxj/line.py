@@ -1,0 +1,118 @@
+"""The lines of a CDXJ index: one for each record with a response. Pure.
+
+A line has the sort key of the URL, the time, and a JSON object. Keys, values and their order are those of the
+package `cdxj-indexer`.
+"""
+
+import json
+import re
+from typing import NamedTuple
+
+import msgspec
+
+from fetchfleet.worker.sink.cdxj.surt import surt
+
+REVISIT_MIME = "warc/revisit"
+"""The `mime` of a line for a revisit record, which has no body."""
+
+_INDEXED = frozenset({"response", "revisit"})
+_END_OF_HEAD = b"\r\n\r\n"
+_NO_DIGITS = re.compile(r"\D")
+_AFTER_MIME = re.compile(r"[;\s]")
+_SECONDS_DIGITS = 14
+
+
+class IndexedRecord(msgspec.Struct, frozen=True):
+    """The JSON object of a line."""
+
+    url: str
+    digest: str
+    length: str
+    """Size of the record in the segment, in bytes; without its last line breaks if it is not compressed."""
+    offset: str
+    filename: str
+    """The name of the segment."""
+    mime: str = ""
+
+    @property
+    def record_bytes(self) -> int:
+        """Size of the whole record in the segment. Raises ValueError."""
+        return int(self.length) + _end_bytes(self.filename)
+
+
+class RecordHead(NamedTuple):
+    """The head of a WARC record, and the head of its HTTP message."""
+
+    fields: dict[str, str]
+    """By name in lower case; the first of several with one name."""
+    http_start: str
+    """The first line of the HTTP message; empty without one."""
+    http_fields: dict[str, str]
+
+
+def head_of(start: bytes) -> RecordHead:
+    """Parse the start of a record, which has both heads."""
+    head, _, block = start.partition(_END_OF_HEAD)
+    _, fields = _head(head)
+    if not fields.get("content-type", "").startswith("application/http"):
+        return RecordHead(fields, "", {})
+    return RecordHead(fields, *_head(block.partition(_END_OF_HEAD)[0]))
+
+
+def line_of(start: bytes, offset: int, length: int, filename: str) -> bytes | None:
+    """Return the line of a record; None if it is of a type that is not indexed.
+
+    start: the start of the record, with the head of its HTTP message.
+    """
+    fields, http_start, http_fields = head_of(start)
+    kind = fields.get("warc-type")
+    if kind not in _INDEXED:
+        return None
+    url, values = fields.get("warc-target-uri", ""), {}
+    values["url"] = url
+    mime = REVISIT_MIME if kind == "revisit" else http_fields.get("content-type")
+    if mime is not None:
+        values["mime"] = _AFTER_MIME.split(mime, 1)[0]
+    if http_start:
+        values["status"] = http_start.partition(" ")[2].strip().partition(" ")[0]
+    values |= {
+        "digest": fields.get("warc-payload-digest", ""),
+        "length": str(length - _end_bytes(filename)),
+        "offset": str(offset),
+        "filename": filename,
+    }
+    time = _NO_DIGITS.sub("", fields.get("warc-date", ""))[:_SECONDS_DIGITS]
+    return f"{surt(url)} {time} {json.dumps(values)}\n".encode()
+
+
+_decode = msgspec.json.Decoder(IndexedRecord).decode
+
+
+def parsed(line: bytes) -> IndexedRecord | None:
+    """Return the JSON object of a line; None if the line is malformed."""
+    try:
+        return _decode(line.split(b" ", 2)[2])
+    except (IndexError, msgspec.DecodeError, UnicodeError):
+        return None
+
+
+def _end_bytes(filename: str) -> int:
+    """Return the size of a record's last line breaks if the index does not count them, else 0."""
+    return 0 if filename.endswith(".gz") else len(_END_OF_HEAD)
+
+
+def _head(head: bytes) -> tuple[str, dict[str, str]]:
+    """Return the first line of a head, and its fields."""
+    first, *lines = map(_decoded, head.split(b"\r\n"))
+    fields: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        fields.setdefault(name.lower(), value.strip())
+    return first, fields
+
+
+def _decoded(line: bytes) -> str:
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        return line.decode("iso-8859-1")

@@ -1,0 +1,187 @@
+"""Writes one body to a record of a segment."""
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from fetchfleet.worker.errors import InTheWayError
+from fetchfleet.worker.sink.base import Expected
+from fetchfleet.worker.sink.files.buffered_body import SHA256, BufferedBody
+from fetchfleet.worker.sink.files.out_folder import OutFolder
+from fetchfleet.worker.sink.files.partial_file import Block, PartialFile, write_all
+from fetchfleet.worker.sink.index_entry import StoredAt
+from fetchfleet.worker.sink.warc import record_format
+from fetchfleet.worker.sink.warc.compression import member, member_pieces
+from fetchfleet.worker.sink.warc.record_format import END, OriginalRecord
+from fetchfleet.worker.sink.warc.segments import PartOfRecord, WarcRecord
+from fetchfleet.worker.sink.warc.writer import SegmentWriter
+from fetchfleet.worker.util import aio
+from fetchfleet.worker.util.executors import run_in, run_stoppable
+
+BLOCK = "block"
+"""The key, among the body's digests, of the sha256 of the record's block: head and body."""
+
+
+class _Parts(NamedTuple):
+    """The parts of the records of an exchange, besides the body."""
+
+    request: bytes
+    """The request record."""
+    response: bytes
+    """The response record up to the body, or the whole revisit record."""
+    digest: str
+    """The WARC-Payload-Digest."""
+    original: OriginalRecord | None
+    """The record that the revisit record refers to."""
+
+
+class RecordWriter(BufferedBody):
+    """Writes one body to a record of a segment. A RecordSource.
+
+    With gzip, a large record is compressed to a file first, in the threads of large bodies, so that the
+    records of other bodies do not wait for it.
+    """
+
+    def __init__(
+        self,
+        disk: OutFolder,
+        writer: SegmentWriter,
+        token: int,
+        expected: Expected,
+        recorded: record_format.RecordedExchange,
+        durability: str,
+    ) -> None:
+        super().__init__(disk, recorded.fetch_id, token, expected)
+        self._writer = writer
+        self._recorded = recorded
+        self._http_head = b""
+        self._may_place: Callable[[], bool] = bool
+        self._large: WarcRecord | None = None
+        """The record of a large body that is compressed."""
+        self.durability = durability
+
+    @property
+    def resumable(self) -> bool:
+        """Return False: an incomplete response cannot be recorded."""
+        return False
+
+    def _new_digests(self) -> dict[str, Any]:
+        """Return new hash objects for the whole body, and one for the block, which has hashed the head."""
+        self._http_head = record_format.response_head(self._recorded.wire)
+        return {**super()._new_digests(), BLOCK: hashlib.sha256(self._http_head)}
+
+    async def keep(self) -> int:
+        """Return 0: an incomplete response is not kept."""
+        return 0
+
+    async def commit(self, may_place: Callable[[], bool]) -> StoredAt | None:
+        """Append the record to a segment. Returns None if may_place returns False.
+
+        Raises TruncatedBodyError, UndersizedBodyError, DigestMismatchError or OSError.
+        """
+        self._may_place = may_place
+        if self._partial is not None:
+            await self.drain()
+            await self._partial.written()
+            if self._writer.compressed:
+                self._large = await run_stoppable(self._disk.for_blocks, self._compress, self._partial)
+                if self._large is None:
+                    return None
+                await self._partial.drop()
+        self._writer.add(self)
+        stored = await self.wait()
+        if stored is not None and self._disk.refusals.in_a_row:
+            self._disk.accepted()
+        return stored
+
+    async def aclose(self) -> None:
+        """Remove the temporary files, even if the caller is cancelled."""
+        await super().aclose()
+        if self._partial is not None and self._writer.compressed:
+            await aio.run_to_end(run_in(self._disk.for_names, self._drop_compressed))
+
+    def may_place(self) -> bool:
+        """Return whether the worker still owns the lane."""
+        return self._may_place()
+
+    def record(self) -> WarcRecord:
+        """Return the record. Runs off the loop. Raises the errors of `_checked`."""
+        if self._large is not None:
+            return self._large
+        sha256 = self._checked()
+        parts = self._parts()
+        if parts.original is not None:
+            return self._record(parts, sha256, [parts.response])
+        if self._partial is None:
+            return self._record(parts, sha256, [parts.response, *self._pieces, END])
+        file = PartOfRecord(self._partial.name, self.size_bytes, END)
+        return self._record(parts, sha256, [parts.response], file)
+
+    def _parts(self) -> _Parts:
+        """Return the parts of the records. The digests of the body are complete. Runs off the loop."""
+        random, recorded, http_head = os.urandom(32), self._recorded, self._http_head
+        ids = record_format.record_id(random[:16]), record_format.record_id(random[16:])
+        digest = record_format.digest_text(self._digests[SHA256].digest())
+        request = record_format.request(recorded, ids[1], ids[0])
+        original = self._writer.known.find(digest, self.size_bytes, self.durability)
+        if original is not None:
+            revisit = record_format.revisit(recorded, ids, http_head, digest, original)
+            return _Parts(request, revisit, digest, original)
+        block_digest, block_bytes = self._digests[BLOCK].digest(), len(http_head) + self.size_bytes
+        response = record_format.response(recorded, ids, block_digest, digest, block_bytes)
+        return _Parts(request, response + http_head, digest, None)
+
+    def _record(
+        self, parts: _Parts, sha256: str, blocks: list[Block], file: PartOfRecord | None = None
+    ) -> WarcRecord:
+        """Return the records. blocks: those of the response record, without the part in a file."""
+        request: list[Block] = [parts.request]
+        if self._writer.compressed:
+            request, blocks = [member(request)], [member(blocks)] if blocks else []
+        return WarcRecord(
+            blocks=(*request, *blocks),
+            request_bytes=len(request[0]),
+            response_bytes=sum(map(len, blocks)) + (0 if file is None else file.size_bytes + len(file.after)),
+            body_bytes=self.size_bytes,
+            sha256=sha256,
+            digest=parts.digest,
+            start=parts.response,
+            original=parts.original,
+            file=file,
+        )
+
+    def _compress(self, large: PartialFile, stop: threading.Event) -> WarcRecord | None:
+        """Return the record, whose response record is compressed to a file. Runs off the loop.
+
+        Returns None once `stop` is set or the lane is lost.
+        """
+        sha256 = self._checked()
+        parts = self._parts()
+        if parts.original is not None:
+            return self._record(parts, sha256, [parts.response])
+        name, size_bytes, directory = self._compressed_name(), 0, self._disk.directory
+        file = directory.open_partial(large.name)
+        try:
+            compressed = directory.create(name)
+            try:
+                for piece in member_pieces(parts.response, file, self.size_bytes, END):
+                    if stop.is_set() or not self.may_place():
+                        return None
+                    if piece:
+                        write_all(compressed, [piece])
+                        size_bytes += len(piece)
+            finally:
+                os.close(compressed)
+        finally:
+            os.close(file)
+        return self._record(parts, sha256, [], PartOfRecord(name, size_bytes))
+
+    def _drop_compressed(self) -> None:
+        with suppress(OSError, InTheWayError):
+            self._disk.directory.drop(self._compressed_name())
+
+    def _compressed_name(self) -> str:
+        return f"{self._partial_name()}.gz"
