@@ -282,6 +282,8 @@ class Answer:
             return
         read_bytes = 0
         with contextlib.suppress(FetchError, TimeoutError):
+            if (self.length_bytes or 0) > DISCARD_BYTES:
+                return
             async with asyncio.timeout(DISCARD_S):
                 while read_bytes <= DISCARD_BYTES and (piece := await self.read()):
                     read_bytes += len(piece)

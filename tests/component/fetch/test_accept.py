@@ -29,43 +29,40 @@ def events(lines: Lines, *names: str) -> Lines:
     return [line for line in lines if line["event"] in names]
 
 
+REFUSED: dict[str, tuple[Behaviour, dict[str, Any], Reason]] = {
+    "/other-type": (o.ok(BODY, HTML), {"accept": IMAGES}, Reason.TYPE_REFUSED),
+    "/no-type": (o.ok(BODY), {"accept": IMAGES}, Reason.TYPE_REFUSED),
+    "/small": (o.ok(BODY), {"accept": Accept(min_bytes=11)}, Reason.TOO_SMALL),
+    "/small-chunks": (o.chunked([BODY]), {"accept": Accept(min_bytes=11)}, Reason.TOO_SMALL),
+    "/empty": (o.status(204), {"accept": Accept(min_bytes=1)}, Reason.TOO_SMALL),
+    "/large": (o.ok(BODY), {"accept": Accept(max_bytes=9)}, Reason.TOO_LARGE),
+    "/large-chunks": (
+        o.chunked([BODY]),
+        {"accept": Accept(max_bytes=9), "max_bytes": 20},
+        Reason.TOO_LARGE,
+    ),
+    "/other-status": (o.status(203, (), BODY), {"accept": Accept(statuses=(200,))}, Reason.STATUS_REFUSED),
+    "/noai": (o.ok(BODY, [("X-Robots-Tag", "noai")]), {"x_robots": "obey"}, Reason.X_ROBOTS_REFUSED),
+}
+"""The response, the fields of the fetch and the reason, by path."""
+
+
 @on_both_engines
 @pytest.mark.parametrize("sink", ["files", "warc"])
-@pytest.mark.parametrize(
-    ("behaviour", "fields", "reason"),
-    [
-        (o.ok(BODY, HTML), {"accept": IMAGES}, Reason.TYPE_REFUSED),
-        (o.ok(BODY), {"accept": IMAGES}, Reason.TYPE_REFUSED),
-        (o.ok(BODY), {"accept": Accept(min_bytes=11)}, Reason.TOO_SMALL),
-        (o.chunked([BODY]), {"accept": Accept(min_bytes=11)}, Reason.TOO_SMALL),
-        (o.status(204), {"accept": Accept(min_bytes=1)}, Reason.TOO_SMALL),
-        (o.ok(BODY), {"accept": Accept(max_bytes=9)}, Reason.TOO_LARGE),
-        (o.chunked([BODY]), {"accept": Accept(max_bytes=9), "max_bytes": 20}, Reason.TOO_LARGE),
-        (o.status(203, body=BODY), {"accept": Accept(statuses=(200,))}, Reason.STATUS_REFUSED),
-        (o.ok(BODY, [("X-Robots-Tag", "noai")]), {"x_robots": "obey"}, Reason.X_ROBOTS_REFUSED),
-    ],
-    ids=[
-        *("other type", "no type", "small", "small chunks", "empty"),
-        *("large", "large chunks", "other status", "noai"),
-    ],
-)
 async def test_a_refused_response_ends_its_fetch_and_leaves_nothing(
-    origin: Origin,
-    start: Start,
-    lines: Lines,
-    behaviour: Behaviour,
-    fields: dict[str, Any],
-    reason: Reason,
-    sink: str,
+    origin: Origin, start: Start, lines: Lines, sink: str
 ) -> None:
-    """The host receives one request, and counts as working. No file remains."""
+    """The host receives one request for each, and counts as working. No file remains."""
     worker = await start(sink=sink, policy={"breaker_failures": 1})
-    origin.behaviour = behaviour
+    origin.behaviour = o.by_path({path: behaviour for path, (behaviour, *_) in REFUSED.items()})
 
-    result = await worker.one(origin.url(), **fields)
+    results = await worker.results(
+        Fetch(url=origin.url(path), **fields) for path, (_, fields, _) in REFUSED.items()
+    )
 
-    assert (result.outcome, result.reason, result.attempts) == (Outcome.FAILED, reason, 1)
-    assert len(origin.requests) == 1
+    expected = [(Outcome.FAILED, reason, 1) for *_, reason in REFUSED.values()]
+    assert expected == [(result.outcome, result.reason, result.attempts) for result in results]
+    assert sorted(REFUSED) == sorted(seen.target for seen in origin.requests)
     assert not worker.files() | worker.parts()
     assert not events(lines, "lane.breaker_open")
 

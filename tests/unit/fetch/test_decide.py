@@ -133,6 +133,21 @@ def sent_and_unanswered() -> Iterator[AttemptOutcome]:
     yield from (Interrupted(), Interrupted(reason=Reason.DISK, wait_s=LaneParameters().disk_pause_s))
 
 
+@given(st.sampled_from([200, 202, 404, 410, 501]), st.none() | st.floats(0, 100))
+def test_a_status_of_retry_statuses_is_retried_like_a_temporary_failure(
+    status: int, wait_s: float | None
+) -> None:
+    """By the policy or the fetch, whose empty list takes precedence. A throttle stays a throttle."""
+    policy, happened = replace(POLICY, retry_statuses=(status, 429)), Answered(status=status, wait_s=wait_s)
+    temporary = Answered(status=500, wait_s=wait_s)
+    its_own, none = (entry(Fetch(url=GET.url, retry_statuses=of)) for of in ((status,), ()))
+
+    assert decided(entry(), happened, policy=policy) == decided(entry(), temporary)
+    assert decided(its_own, happened) == decided(its_own, temporary)
+    assert decided(none, happened, policy=policy) == failed(Reason.HTTP_STATUS)
+    assert decided(entry(), Answered(status=429), policy=policy) == decided(entry(), Answered(status=429))
+
+
 def test_a_complete_body_is_stored() -> None:
     """It holds with any ledgers."""
     assert Finish(outcome=Outcome.STORED) == decided(entry(attempts=2, left_ms=-1), STORED)

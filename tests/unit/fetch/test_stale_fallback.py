@@ -60,6 +60,7 @@ WELL: list[tuple[Reason, AttemptOutcome, WaitReason | None, Reason | None]] = [
             *(Reason.BAD_DEST, Reason.DIGEST_MISMATCH, Reason.DISK, Reason.EGRESS_REFUSED, Reason.INTERNAL),
             *(Reason.INTERRUPTED, Reason.INVALID, Reason.POISON, Reason.REDIRECT_REFUSED),
             *(Reason.ROBOTS_DISALLOWED, Reason.TLS, Reason.TOO_LARGE, Reason.TOO_MANY_REDIRECTS),
+            *(Reason.STATUS_REFUSED, Reason.TOO_SMALL, Reason.TYPE_REFUSED, Reason.X_ROBOTS_REFUSED),
         )
     ),
 ]
