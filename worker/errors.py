@@ -148,6 +148,10 @@ class DigestMismatchError(BodyError):
     """The digest of the body differs from the one that the fetch or the response states."""
 
 
+class ChangedBodyError(BodyError):
+    """The host no longer serves ranges of the version of the body that is being received."""
+
+
 class TooSlowError(BodyError):
     """The body arrives more slowly than the minimum rate of the policy."""
 

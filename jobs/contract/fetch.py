@@ -38,7 +38,7 @@ class Priority(StrEnum):
     LOW = "low"
 
 
-_UNSET = (None, None, False, None, None, None, None, None, None, None)
+_UNSET = (None, None, False, None, None, None, None, None, None, None, None)
 """The defaults of fields that few fetches set, in the order in which `__post_init__` compares them."""
 
 
@@ -52,7 +52,7 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
 
     Request: url, method, headers, body or body_base64 or body_file, etag, last_modified, revalidate.
     Response: accept, retry_statuses, x_robots.
-    Body: dest or name, if_exists, sha256, max_bytes, decode, lines.
+    Body: dest or name, if_exists, sha256, max_bytes, segments, decode, lines.
     Scheduling: priority, deadline_s, retry_unsafe, fallback, key. Context: traceparent, tracestate, meta.
     Each field is described below its definition, and in docs/api.md.
     """
@@ -89,6 +89,8 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
     """Further statuses that are retried, of 2xx, 4xx and 5xx; in place of the policy's `retry_statuses`."""
     x_robots: str | None = None
     """"obey": refuse a response whose X-Robots-Tag forbids its use; "ignore": store it; else the policy's."""
+    segments: int | None = None
+    """Ranges in which a large body is received at once, 1 to 16, GET only; 1: none. The policy's if unset."""
     etag: str | None = None
     """ETag of an earlier result, GET and HEAD only. If it still matches, the fetch ends as `unchanged`."""
     last_modified: str | None = None
@@ -138,7 +140,7 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
             )
         rarely_set = (self.if_exists, self.max_bytes, self.decode, self.deadline_s, self.fallback)
         requirements = (self.accept, self.retry_statuses, self.x_robots)
-        if (*rarely_set, self.sha256, self.key, *requirements) != _UNSET:
+        if (*rarely_set, self.sha256, self.key, self.segments, *requirements) != _UNSET:
             self._check_rarely_set()
         if self.sign and (self.method != "POST" or self.body is None):
             raise InvalidFetchError("sign: needs a POST with a body")
@@ -165,6 +167,7 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
         if_exists = field_checks.if_exists(self.if_exists, self.dest, self.name)
         msgspec.structs.force_setattr(self, "if_exists", if_exists)
         field_checks.max_bytes(self.max_bytes)
+        field_checks.segments(self.segments)
         field_checks.decode(self.headers, wanted=self.decode)
         field_checks.deadline(self.deadline_s, MAX_DEADLINE_S)
         if self.deadline_s is not None:  # 30 and 30.0 are one JSON
@@ -196,6 +199,7 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
             or self.revalidate
             or self.sign
             or self.method == "HEAD"
+            or (self.segments is not None and self.segments > 1)
             or self.if_exists is not None
             or self.fallback == field_checks.Fallback.STALE
             or self.accept is not None

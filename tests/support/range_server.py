@@ -9,7 +9,7 @@ from tools.origin.server import Exchange, Header, Origin, Seen
 RangeResponse = tuple[int, list[Header], bytes]
 """Status, header fields without Content-Length, and content."""
 
-_OPEN_RANGE = re.compile(r"bytes=([0-9]+)-")
+_RANGE = re.compile(r"bytes=([0-9]+)-([0-9]*)")
 
 
 def body_of(size_bytes: int) -> bytes:
@@ -57,21 +57,24 @@ class RangedBody:
             self.ends(x)
 
     def _response(self, x: Exchange) -> RangeResponse:
-        start, total = self._start(x), len(self.body)
-        if start is None:
+        asked, total = self._asked(x), len(self.body)
+        if asked is None:
             return 200, self.headers, self.body
+        start, end = asked
         if self.respond_to_range is not None:
             return self.respond_to_range(start, total)
         if start >= total:
             return 416, [("Content-Range", f"bytes */{total}"), *self.headers], b""
-        content_range = ("Content-Range", f"bytes {start}-{total - 1}/{total}")
-        return 206, [content_range, *self.headers], self.body[start:]
+        content_range = ("Content-Range", f"bytes {start}-{end - 1}/{total}")
+        return 206, [content_range, *self.headers], self.body[start:end]
 
-    def _start(self, x: Exchange) -> int | None:
-        found = _OPEN_RANGE.fullmatch(range_of(x.request) or "")
-        current = {value for name, value in self.headers if name in {"ETag", "Last-Modified"}}
+    def _asked(self, x: Exchange) -> tuple[int, int] | None:
+        """Return the start and the end of the requested range, None for the whole body."""
+        found = _RANGE.fullmatch(range_of(x.request) or "")
+        current = {None, *(value for name, value in self.headers if name in {"ETag", "Last-Modified"})}
         if found is None or (
             self.respond_to_range is None and Origin.header(x.request, "If-Range") not in current
         ):
             return None
-        return int(found[1])
+        total = len(self.body)
+        return int(found[1]), min(int(found[2]) + 1, total) if found[2] else total

@@ -17,6 +17,7 @@ from fetchfleet.worker.body.json_lines import BadLineError, CutLineError
 from fetchfleet.worker.errors import (
     BadDestError,
     BodyFileChangedError,
+    ChangedBodyError,
     ConnectError,
     ConnectTimeoutError,
     DigestMismatchError,
@@ -153,6 +154,8 @@ def outcome_of(
         return Interrupted(reason=Reason.DISK, wait_s=disk_pause_s, note=str(error))
     if isinstance(error, UnreadableBodyFileError):
         return Interrupted(reason=Reason.DISK, wait_s=disk_pause_s, note=str(error))
+    if isinstance(error, ChangedBodyError):
+        return Interrupted(note=str(error))
     # The SSLError may be nested at any depth, as the cause or as an argument.
     tls: object = error
     while isinstance(tls, BaseException) and not isinstance(tls, ssl.SSLError):

@@ -210,6 +210,14 @@ def started(state: GateState, policy: LanePolicy, now_ms: int) -> GateState:
     return state
 
 
+def is_wary(state: GateState, policy: LanePolicy, now_ms: int) -> bool:
+    """Return whether a fetch in flight may not have further requests at once, as the host has throttled.
+
+    Adaptive concurrency has learned from the throttle how many requests the host takes.
+    """
+    return isinstance(policy.concurrency, int) and now_ms < state.cool_until_ms + FORGIVE_AFTER_MS
+
+
 def is_healthy(state: GateState, policy: LanePolicy) -> bool:
     """Return whether a good response changes nothing in the state but `answers` (see `answered`)."""
     return (

@@ -34,6 +34,8 @@ class Claims:
         self.emptied = False
         """The last claim left no fetch waiting in the lane."""
         self._just_emptied = False
+        self.left_waiting = False
+        """The last claim left fetches waiting that may start now, as opposed to retries."""
         self.is_early = False
         """Make the next claim when the last fetch of this one starts, not when it ends: the host is fast."""
 
@@ -44,9 +46,9 @@ class Claims:
         self.is_early = self._size > max_in_flight
         return self._size
 
-    def record(self, *, emptied: bool, found: bool) -> None:
-        """Record if a claim left no fetch waiting in the lane, and if it found any."""
-        self.emptied, self._just_emptied = emptied, emptied and found
+    def record(self, *, emptied: bool, found: bool, left_waiting: bool = False) -> None:
+        """Record if a claim left no fetch waiting in the lane, if it found any, and if some may start now."""
+        self.emptied, self._just_emptied, self.left_waiting = emptied, emptied and found, left_waiting
         self.is_early = self.is_early and not emptied
 
     def was_just_emptied(self) -> bool:
@@ -104,6 +106,7 @@ class Lane:
         self.handover_since_s = 0.0
         """The monotonic time at which the first handover was added."""
         self.in_flight: dict[str, asyncio.Task[None]] = {}  # by fetch ID
+        self.ranges = 0  # requests for further pieces of bodies, besides those of the fetches
         self.entries: dict[str, Entry] = {}
         """Every claimed fetch that is not settled, by ID."""
         self.interrupted: set[str] = set()
@@ -171,10 +174,24 @@ class Lane:
 
     def admission(self, *, excluding: int = 0) -> Admission:
         """Return whether a fetch may start now. excluding: number of fetches in flight to ignore."""
-        in_flight = len(self.in_flight) - excluding
+        in_flight = self.requests - excluding
         if self.grant:
             return SATURATED if in_flight >= self.grant else ADMIT
         return gate.admit(self.gate, self.policy, in_flight, self.clock.now_ms())
+
+    @property
+    def requests(self) -> int:
+        """The number of requests that count against the concurrency: of fetches and of further pieces."""
+        return len(self.in_flight) + self.ranges
+
+    def begin_range(self) -> None:
+        """Count a request for a piece of a body, besides the request of its fetch."""
+        self.ranges += 1
+
+    def end_range(self) -> None:
+        """Record that such a request has ended, and let a waiting fetch start in its place."""
+        self.ranges -= 1
+        self.notify()
 
     def count_start(self, now_ms: int) -> None:
         """Count a request that is about to be sent under the grant."""

@@ -29,3 +29,5 @@ class LaneParameters:
     """Bytes of a body between two checkpoints, from which it is resumed after a crash."""
     checkpoint_s: float = 10.0
     """Maximum time between two checkpoints."""
+    piece_bytes: int = 4 << 20
+    """Size of the smallest piece of a body that is received in several ranges at once."""

@@ -92,7 +92,7 @@ class LaneSession(Generic[S_co]):
         """Add the entries of a claim to the lane's `ready` fetches, and record if the queues are empty."""
         self.hold(claim)
         emptied = not claim.waiting and claim.next_retry_ms is None
-        self.lane.claims.record(emptied=emptied, found=bool(claim.serialized))
+        self.lane.claims.record(emptied=emptied, found=bool(claim.serialized), left_waiting=claim.waiting > 0)
 
     def change_gate(self, state: GateState, *, save: bool = False) -> None:
         """Replace the state of the lane's gate, and log a new cool-down or breaker state.

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from fetchfleet.jobs.contract.checks.accept import Accept, XRobots, statuses
-from fetchfleet.jobs.contract.checks.field_checks import Fallback
+from fetchfleet.jobs.contract.checks.field_checks import MAX_SEGMENTS, Fallback
 from fetchfleet.jobs.errors import InvalidFetchError
 from fetchfleet.worker.policy.egress import WEB_PORTS
 
@@ -34,6 +34,7 @@ BOUNDS = {
     "concurrency": Bounds(1, 1000),
     "rate_per_s": Bounds(0.00001, 100_000, off=True),  # at least about one request a day
     "burst": Bounds(1, 100_000),
+    "segments": Bounds(1, MAX_SEGMENTS),
     "attempts": Bounds(1, 100),
     "retry_base_s": Bounds(MIN_S, 3600),
     "retry_cap_s": Bounds(MIN_S, DAY_S),
@@ -164,6 +165,9 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Requests started per second, including retries and redirects; 0 for no rate limit."""
     burst: int = 1
     """Requests that may start together under a rate limit."""
+    segments: int = 1
+    """Ranges in which a large body is received at once, each counted against the concurrency; 1 for none. A
+    fetch may override it."""
     attempts: int = 5
     """Failed attempts after which the fetch fails."""
     retry_base_s: float = 1.0
@@ -285,6 +289,7 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         return not (
             self.context
             or self.min_rate_bytes_per_s
+            or self.segments > 1
             or self.fallback == Fallback.STALE
             or self.accept != Accept()
             or self.retry_statuses

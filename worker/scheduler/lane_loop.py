@@ -143,7 +143,8 @@ async def _step(session: FetchSession) -> Step:
         if isinstance(admission, Closed):
             return await _wait_or_release(session, admission)
         if admission is SATURATED:
-            claims = lane.claims.is_early and not lane.ready and not settler.full
+            # Claim during the requests for pieces too: they leave their places to fetches that wait.
+            claims = (lane.claims.is_early or lane.ranges) and not lane.ready and not settler.full
             return await _claim(session) if claims else WAIT_FOR_CHANGE
         if isolation.closed or settler.full:
             return _wait_for_others(session)
@@ -192,7 +193,7 @@ def next_granted(session: FetchSession, excluding: int = 0) -> Entry | None:
     Counts its start. excluding: number of fetches in flight to ignore.
     """
     lane = session.lane
-    if not lane.ready or len(lane.in_flight) - excluding >= lane.grant or not lane.serving or lane.cancelled:
+    if not lane.ready or lane.requests - excluding >= lane.grant or not lane.serving or lane.cancelled:
         return None
     entry, now_ms = lane.ready[0], lane.clock.now_ms()
     fetch = entry.fetch

@@ -101,6 +101,18 @@ class BodyWriter(Protocol):
     async def commit(self, may_place: Callable[[], bool]) -> StoredAt | None:
         """Check the body and store it. Returns None and stores nothing if `may_place` returns False."""
 
+    async def write_at(self, at: int, block: list[bytes | bytearray | memoryview]) -> None:
+        """Write a block at an offset, ahead of bytes that are still missing; one call at a time.
+
+        Call `extend` when none is missing before the end of the block. Raises OSError.
+        """
+
+    def extend(self, size_bytes: int) -> None:
+        """Set the size to that of the start of the body of which `write_at` has written every byte."""
+
+    async def join(self) -> None:
+        """Hash the rest of a body that `write_at` has written. Raises OSError."""
+
     async def sync(self) -> int:
         """Sync the bytes so far to disk. Returns their number."""
 

@@ -60,6 +60,9 @@ MAX_BODY_BYTES = 1 << 20
 MAX_BYTES = (1 << 63) - 1
 """Largest `max_bytes`: the largest signed 64-bit integer."""
 
+MAX_SEGMENTS = 16
+"""Most ranges in which one body is received at once."""
+
 MAX_DEST_BYTES = 1024
 MAX_DEST_PART_BYTES = 255
 MAX_KEY_BYTES = 200
@@ -225,6 +228,12 @@ def max_bytes(value: int | None) -> None:
     """Require 1 to MAX_BYTES, if set."""
     if value is not None and (isinstance(value, bool) or not 1 <= value <= MAX_BYTES):
         raise InvalidFetchError(f"max_bytes: must be 1 to {MAX_BYTES}, got {value}")
+
+
+def segments(value: int | None) -> None:
+    """Require 1 to MAX_SEGMENTS, if set."""
+    if value is not None and (isinstance(value, bool) or not 1 <= value <= MAX_SEGMENTS):
+        raise InvalidFetchError(f"segments: must be 1 to {MAX_SEGMENTS}, got {value}")
 
 
 def decode(with_headers: Mapping[str, str], *, wanted: bool) -> None:

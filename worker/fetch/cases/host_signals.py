@@ -23,13 +23,13 @@ def learn_from_head(session: FetchSession, trace: Trace, answer: Answer) -> None
     lane, before = session.lane, session.lane.gate
     now_ms = lane.clock.now_ms()
     if before.breaker is Breaker.HALF_OPEN and not is_host_failure(answer.status):
-        answered = Observation(HostSignal.ANSWERED, lane.since_ms(trace.started_s), len(lane.in_flight))
+        answered = Observation(HostSignal.ANSWERED, lane.since_ms(trace.started_s), lane.requests)
         session.change_gate(gate.attempt_ended(before, lane.policy, answered, now_ms, 0.0))
     host_quota = quota.quota_of(answer.header, now_ms) if lane.policy.quota else None
     # A Retry-After takes precedence (draft-ietf-httpapi-ratelimit-headers-11 §5).
     if host_quota is not None and answer.header("retry-after") is None:
         max_in_flight = gate.max_in_flight(lane.gate, lane.policy)
-        in_flight = len(lane.in_flight) - 1
+        in_flight = lane.requests - 1
         session.change_gate(gate.quota_received(lane.gate, host_quota, in_flight, now_ms, max_in_flight))
     if lane.gate is not before:
         lane.notify()
@@ -48,7 +48,7 @@ def learn(session: FetchSession, trace: Trace, outcome: AttemptOutcome, fetch_id
     """
     lane, services = session.lane, session.services
     now_ms, sent_ms = lane.clock.now_ms(), lane.since_ms(trace.started_s)
-    observation = observation_of(outcome, sent_ms, len(lane.in_flight), trace.latency_ms, fetch_id)
+    observation = observation_of(outcome, sent_ms, lane.requests, trace.latency_ms, fetch_id)
     state = gate.attempt_ended(lane.gate, lane.policy, observation, now_ms, services.chance())
     throttle = throttle_of(outcome)
     if throttle is not None:

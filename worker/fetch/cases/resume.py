@@ -8,6 +8,7 @@ import msgspec
 from fetchfleet.jobs.contract.entry import Entry, Hop, PartialNote
 from fetchfleet.worker.errors import (
     BadDestError,
+    ChangedBodyError,
     DigestMismatchError,
     OverlongBodyError,
     UndersizedBodyError,
@@ -15,25 +16,35 @@ from fetchfleet.worker.errors import (
 from fetchfleet.worker.fetch.rules.range_rules import (
     Append,
     RangeVerdict,
+    first_piece_request,
     is_source,
+    may_have_range,
     range_request,
     url_digest,
     validator_of,
     verdict_of,
+    verdict_of_first_piece,
 )
 from fetchfleet.worker.fetch.services import FetchSession
 from fetchfleet.worker.http.exchange import Answer
 from fetchfleet.worker.lanes import settler
 from fetchfleet.worker.sink.base import BodyWriter, HttpExchange, ResumePoint
 
-_DISCARDING_ERRORS = (DigestMismatchError, OverlongBodyError, UndersizedBodyError, BadDestError)
+_DISCARDING_ERRORS = (
+    DigestMismatchError,
+    OverlongBodyError,
+    UndersizedBodyError,
+    BadDestError,
+    ChangedBodyError,
+)
 """Errors after which no attempt can use the bytes received so far."""
 
 
 class Resume:
     """The partial file of one attempt: taken over from an earlier attempt, or left for a later one."""
 
-    def __init__(self, session: FetchSession, entry: Entry) -> None:
+    def __init__(self, session: FetchSession, entry: Entry, piece_bytes: int | None = None) -> None:
+        """piece_bytes: request the first piece of a body, of this size; None: request all of it."""
         self._entry = entry
         self._lane = session.lane
         self._session = session
@@ -42,17 +53,20 @@ class Resume:
         self.partial_file: ResumePoint | None = None
         """The partial file on this worker's disk, while it is open."""
         self.verdict: Append | RangeVerdict = RangeVerdict.NOTHING
+        self._piece_bytes = piece_bytes
+        self._request: Hop | None = None
+        """The request whose first piece was requested, without the range; None if no piece was."""
 
     async def with_range(self, request: Hop) -> Hop:
-        """Return the request for the rest of the body, or unchanged if this worker has no partial file of it.
+        """Return the request for the rest of the body, or for all of it without a partial file of it.
 
         Opening a partial file takes as long as reading it, since it is hashed again.
         """
         self.close()
-        self.verdict = RangeVerdict.NOTHING
+        self.verdict, self._request = RangeVerdict.NOTHING, None
         note, partial_files = self.note, self._session.services.sink.partial_files
         if note is None or not is_source(request, note):
-            return request
+            return self._with_first_piece(request)
         own_note = msgspec.structs.replace(note, token=self._lane.token)
 
         def opened(partial_file: ResumePoint | None) -> None:
@@ -64,14 +78,24 @@ class Resume:
             opened(await partial_files.take_over(self._entry.id, note, own_note.token, on_cancelled=opened))
         if self.partial_file is None:
             self._carry(None)
+            return self._with_first_piece(request)
+        return range_request(request, own_note, self._piece_bytes)
+
+    def _with_first_piece(self, request: Hop) -> Hop:
+        """Return the request for the first piece of the body, if it may be received in pieces."""
+        if self._piece_bytes is None or not may_have_range(request):
             return request
-        return range_request(request, own_note)
+        self._request = request
+        return first_piece_request(request, self._piece_bytes)
 
     async def judge(self, answer: Answer) -> Append | RangeVerdict:
         """Return what the response means for the partial file; NOTHING if no range was requested."""
-        if self.partial_file is None or self.note is None:
-            return RangeVerdict.NOTHING
-        self.verdict = verdict_of(self.note, answer.status, answer.header)
+        if self._request is not None:
+            self.verdict = verdict_of_first_piece(self._request, answer.status, answer.header)
+        elif self.partial_file is not None and self.note is not None:
+            self.verdict = verdict_of(self.note, answer.status, answer.header)
+        if self.verdict is RangeVerdict.REFUSE:
+            self._piece_bytes = None
         if self.verdict in {RangeVerdict.RESTART, RangeVerdict.REFUSE}:
             await self.drop()
         return self.verdict
@@ -119,17 +143,22 @@ class Resume:
 
         Returns their number, or that of all received bytes if the body cannot be resumed. Raises OSError.
         """
-        note = self._note_of(exchange)
+        note = self.note_of(exchange)
         if note is None:
             return writer.size_bytes
         offset_bytes = await writer.sync()
         self._carry_in_redis(msgspec.structs.replace(note, offset_bytes=offset_bytes))
         return offset_bytes
 
-    async def keep_partial(self, error: BaseException, writer: BodyWriter, exchange: HttpExchange) -> None:
-        """Keep the bytes received before the error as a partial file, if the body can be resumed."""
+    async def keep_partial(
+        self, error: BaseException | None, writer: BodyWriter, exchange: HttpExchange
+    ) -> None:
+        """Keep the bytes received before the error as a partial file, if the body can be resumed.
+
+        error: None if the attempt ends without one.
+        """
         lane = self._lane
-        note = None if isinstance(error, _DISCARDING_ERRORS) else self._note_of(exchange)
+        note = None if isinstance(error, _DISCARDING_ERRORS) else self.note_of(exchange)
         if note is None or lane.lost or self._entry.batch_id in lane.cancelled:
             self._carry(None)
             return
@@ -137,7 +166,7 @@ class Resume:
         offset_bytes = await writer.keep() if fits else 0
         self._carry(msgspec.structs.replace(note, offset_bytes=offset_bytes) if offset_bytes else None)
 
-    def _note_of(self, exchange: HttpExchange) -> PartialNote | None:
+    def note_of(self, exchange: HttpExchange) -> PartialNote | None:
         """Return the note for this body, with a provisional offset; None if the body cannot be resumed."""
         request, answer = exchange
         total_bytes = self.total_bytes(answer.length_bytes)

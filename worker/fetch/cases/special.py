@@ -9,14 +9,16 @@ import msgspec
 
 from fetchfleet.jobs.contract.entry import Entry, Hop
 from fetchfleet.worker import errors
+from fetchfleet.worker.body.pieces import Piece, Pieces
 from fetchfleet.worker.body.pipeline import BodyPipeline, DecoderSlot, with_accept_encoding
 from fetchfleet.worker.fetch.cases import stored_bodies
 from fetchfleet.worker.fetch.cases.host_signals import requested_wait_s
 from fetchfleet.worker.fetch.cases.resume import Resume
+from fetchfleet.worker.fetch.cases.segments import SegmentedBody, most_segments
 from fetchfleet.worker.fetch.rules import accept, stale_fallback, trace_context
 from fetchfleet.worker.fetch.rules.decide import may_repeat
 from fetchfleet.worker.fetch.rules.outcome import AttemptOutcome, Interrupted, Stored
-from fetchfleet.worker.fetch.rules.range_rules import RangeVerdict
+from fetchfleet.worker.fetch.rules.range_rules import Append, RangeVerdict, content_range
 from fetchfleet.worker.fetch.rules.validators import conditional, validators_of
 from fetchfleet.worker.fetch.services import FetchSession
 from fetchfleet.worker.gate.robots_rules import token_of
@@ -38,7 +40,10 @@ class SpecialCases:
         self._lane = session.lane
         self._services = session.services
         self._entry = entry
-        self._resume = Resume(session, entry) if entry.part is not None else None
+        self._most_segments = most_segments(session, entry)
+        piece_bytes = session.services.parameters.piece_bytes if self._most_segments > 1 else None
+        resumes = entry.part is not None or piece_bytes is not None
+        self._resume = Resume(session, entry, piece_bytes) if resumes else None
         self._decoder = DecoderSlot(session.services.decoder_budget) if entry.fetch.decode else None
         self._required = accept.requirements_of(entry.fetch, session.lane.policy)
         self._index_read = False
@@ -57,7 +62,7 @@ class SpecialCases:
 
     async def prepare(self, request: Hop) -> Hop:
         """Return the request with the headers of the special cases."""
-        fetch, resume, lane = self._entry.fetch, self._resume, self._lane
+        fetch, resume = self._entry.fetch, self._resume
         if fetch.revalidate and not self._index_read:
             self._index_read = True
             self._index_entry = await stored_bodies.find_indexed(fetch, self._services.sink)
@@ -69,12 +74,16 @@ class SpecialCases:
             request = conditional(request, self._index_entry)  # else If-Range detects a newer version
         if fetch.sign:
             signature = self._services.signing_keys.headers(
-                self._entry.id, lane.clock.now_ms() // 1000, request.body or ""
+                self._entry.id, self._lane.clock.now_ms() // 1000, request.body or ""
             )
             request = msgspec.structs.replace(request, headers=request.headers + signature)
-        if lane.policy.context:
-            request = trace_context.with_context(request, fetch, self._entry.id, self._span_id())
-        return request
+        return self._with_context(request)
+
+    def _with_context(self, request: Hop) -> Hop:
+        """Return the request with the trace context, if the policy sends it."""
+        if not self._lane.policy.context:
+            return request
+        return trace_context.with_context(request, self._entry.fetch, self._entry.id, self._span_id())
 
     def _span_id(self) -> str:
         """Return the span ID that the host receives: that of the fetch, or a random one without spans."""
@@ -109,12 +118,11 @@ class SpecialCases:
         if fetch.sign:  # the response to a webhook says nothing but its status
             await answer.discard()
             return Stored(status=answer.status, at=None, validators=Validators(request.url))
-        resumed = resume is not None and resume.partial_file is not None
+        part_only = resume is not None and isinstance(resume.verdict, Append)
         has_range = any(name.lower() == "range" for name, _ in request.headers)
-        if answer.status == 206 and not resumed and not has_range:
+        if answer.status == 206 and not part_only and not has_range:
             raise errors.BadAnswerError("206 in response to a request without Range")
-        rest_only = answer.status == 206 and resumed
-        refusal = None if self.is_complete else self._refusal(answer, rest_only=rest_only)
+        refusal = None if self.is_complete else self._refusal(answer, part_only=part_only)
         if refusal is not None:
             await answer.discard()
             return refusal
@@ -133,7 +141,7 @@ class SpecialCases:
                 wait_s=self._services.parameters.decoder_pause_s,
                 note="no decoder with a large window is free",
             )
-        expected = await self._expected(answer, request, body, max_bytes, rest_only=rest_only)
+        expected = await self._expected(answer, request, body, max_bytes, part_only=part_only)
         if expected.length_bytes is not None and expected.length_bytes < expected.min_bytes:
             await answer.discard()
             raise errors.UndersizedBodyError(expected.length_bytes, expected.min_bytes)
@@ -160,19 +168,22 @@ class SpecialCases:
             unverified=answer.ends_with_connection and not (body.coding_ended or expected.detects_truncation),
         )
 
-    def _refusal(self, answer: Answer, *, rest_only: bool) -> AttemptOutcome | None:
+    def _refusal(self, answer: Answer, *, part_only: bool) -> AttemptOutcome | None:
         """Return the outcome if the head of the response does not meet the requirements, else None."""
         content_type, x_robots_tags = answer.header("content-type"), answer.values("x-robots-tag")
-        about = (answer.status, content_type, x_robots_tags, token_of(self._services.user_agent))
-        return accept.refusal_of(self._required, *about, resumed=rest_only)
+        resumed = part_only and self._resume is not None and self._resume.partial_file is not None
+        # The first piece of a body is requested as a range by the worker, in place of a 200.
+        status = 200 if part_only and not resumed else answer.status
+        about = (status, content_type, x_robots_tags, token_of(self._services.user_agent))
+        return accept.refusal_of(self._required, *about, resumed=resumed)
 
     async def _expected(
-        self, answer: Answer, request: Hop, body: BodyPipeline, max_bytes: int, *, rest_only: bool
+        self, answer: Answer, request: Hop, body: BodyPipeline, max_bytes: int, *, part_only: bool
     ) -> Expected:
         """Return the properties that the whole body must have."""
         fetch, resume, min_bytes = self._entry.fetch, self._resume, self._required.accept.min_bytes
         complete = answer.status in {200, 203} and request.method == "GET"
-        digests = body.host_digests(complete=complete, resumed=rest_only) if answer.status != 416 else ()
+        digests = body.host_digests(complete=complete, resumed=part_only) if answer.status != 416 else ()
         if body.decodes:  # length and digests of the host are those of the coded body (RFC 9530 §2, §3)
             body.check_coded(digests)
             return Expected(None, fetch.sha256, max_bytes, min_bytes=min_bytes)
@@ -210,7 +221,13 @@ class SpecialCases:
         partial_file = resume.partial_file if resume is not None else None
         writer = sink.writer(self._entry, lane.token, expected, options, partial_file, exchange)
         try:
-            if not self.is_complete:
+            segmented = self._segmented(exchange, writer)
+            if segmented is not None:
+                ended = await segmented.receive(body.receive)
+                if ended is not None:
+                    await self.keep_partial(None, writer, exchange)
+                    return ended
+            elif not self.is_complete:
                 parameters = self._services.parameters
                 save_bytes = writer.size_bytes + parameters.checkpoint_bytes
                 save_s = mono_s() + parameters.checkpoint_s
@@ -224,6 +241,20 @@ class SpecialCases:
             raise
         finally:
             await writer.aclose()
+
+    def _segmented(self, exchange: HttpExchange, writer: BodyWriter) -> SegmentedBody | None:
+        """Return the body to receive in pieces, None if the response has all that is missing."""
+        resume, sent = self._resume, content_range(exchange.answer.header("content-range"))
+        note = resume.note_of(exchange) if resume is not None else None
+        if resume is None or note is None or sent is None or sent.last is None or self._most_segments == 1:
+            return None
+        total_bytes = note.total_bytes
+        if total_bytes is None or sent.last + 1 == total_bytes or not isinstance(resume.verdict, Append):
+            return None
+        first, most = Piece(writer.size_bytes, sent.last + 1), self._most_segments
+        pieces = Pieces(first, total_bytes, most, self._services.parameters.piece_bytes)
+        sendable = exchange._replace(request=self._with_context(exchange.request))
+        return SegmentedBody(self._session, self._entry, resume, sendable, writer, note, pieces)
 
     async def receive(
         self,
@@ -251,7 +282,9 @@ class SpecialCases:
                 return
             writer.write(piece)
 
-    async def keep_partial(self, error: BaseException, writer: BodyWriter, exchange: HttpExchange) -> None:
+    async def keep_partial(
+        self, error: BaseException | None, writer: BodyWriter, exchange: HttpExchange
+    ) -> None:
         """Keep the bytes received before the error as a partial file, if the body can be resumed."""
         self._resume = self._resume or Resume(self._session, self._entry)
         await self._resume.keep_partial(error, writer, exchange)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from fetchfleet.jobs.contract.entry import MAX_VALIDATOR_CHARS, Hop, PartialNote
 from fetchfleet.worker.body.decoders import codings_of
+from fetchfleet.worker.body.pieces import Piece
 from fetchfleet.worker.gate.retry_after import http_date
 
 _STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e]*"')
@@ -80,11 +81,18 @@ def is_source(request: Hop, note: PartialNote | None) -> bool:
     return note is not None and may_have_range(request) and note.of == url_digest(request.url)
 
 
-def range_request(request: Hop, note: PartialNote) -> Hop:
-    """Return the request for the rest of the body."""
+def range_request(request: Hop, note: PartialNote, size_bytes: int | None = None) -> Hop:
+    """Return the request for the rest of the body, or for that many bytes of it."""
+    last = "" if size_bytes is None else note.offset_bytes + size_bytes - 1
     validator = note.etag or note.last_modified or ""
-    range_fields = (("Range", f"bytes={note.offset_bytes}-"), ("If-Range", validator))
+    range_fields = (("Range", f"bytes={note.offset_bytes}-{last}"), ("If-Range", validator))
     return Hop(request.method, request.url, (*request.headers, *range_fields), request.body)
+
+
+def first_piece_request(request: Hop, size_bytes: int) -> Hop:
+    """Return the request for the start of a body of which nothing is known yet."""
+    first = ("Range", f"bytes=0-{size_bytes - 1}")
+    return Hop(request.method, request.url, (*request.headers, first), request.body)
 
 
 def validator_of(request: Hop, status: int, header: Header) -> Validator | None:
@@ -113,20 +121,15 @@ def verdict_of(note: PartialNote, status: int, header: Header) -> Append | Range
     """Return what the response to a request for the rest of a body means."""
     sent = content_range(header("content-range"))
     if status == 206:
-        media_type = (header("content-type") or "").strip().lower()
-        multipart = media_type.startswith("multipart/byteranges")
-        if sent is None or sent.first is None or sent.last is None or multipart:
+        if sent is None or sent.first is None or sent.last is None:
             return RangeVerdict.REFUSE
         declared_bytes = sent.total if sent.total is not None else note.total_bytes
         total_bytes = sent.last + 1 if declared_bytes is None else declared_bytes
-        length = header("content-length")
-        coded = bool(codings_of(header("content-encoding")))
         fits = (
             sent.first == note.offset_bytes
             and sent.last < total_bytes
             and note.total_bytes in {None, total_bytes}
-            and (length is None or length.strip() == str(sent.last - sent.first + 1))
-            and not coded
+            and _is_plain_range(sent.last - sent.first + 1, header)
             and _same_version(note, header)
         )
         return Append(total_bytes) if fits else RangeVerdict.REFUSE
@@ -137,6 +140,42 @@ def verdict_of(note: PartialNote, status: int, header: Header) -> Append | Range
     complete = sent is not None and sent.first is None and sent.total == note.offset_bytes
     fits = complete and note.total_bytes in {None, note.offset_bytes} and _same_version(note, header)
     return RangeVerdict.COMPLETE if fits else RangeVerdict.REFUSE
+
+
+def verdict_of_first_piece(request: Hop, status: int, header: Header) -> Append | RangeVerdict:
+    """Return what the response to the request for the start of a body means.
+
+    Without a strong validator the rest cannot be requested, so the whole body must be. A 416 is the response
+    for an empty body.
+    """
+    sent = content_range(header("content-range"))
+    if status not in {206, 416}:
+        return RangeVerdict.NOTHING
+    if status == 416 or sent is None or sent.first != 0 or sent.last is None or sent.total is None:
+        return RangeVerdict.REFUSE
+    usable = sent.last == sent.total - 1 or validator_of(request, status, header) is not None
+    fits = usable and _is_plain_range(sent.last + 1, header)
+    return Append(sent.total) if fits else RangeVerdict.REFUSE
+
+
+def is_piece(note: PartialNote, piece: Piece, status: int, header: Header) -> bool:
+    """Return whether a response has exactly the missing bytes of a piece, and of the version of the note.
+
+    note: with the offset of these bytes.
+    """
+    sent = content_range(header("content-range"))
+    whole = sent is not None and sent.last == piece.end - 1 and sent.total == note.total_bytes
+    return whole and isinstance(verdict_of(note, status, header), Append)
+
+
+def _is_plain_range(size_bytes: int, header: Header) -> bool:
+    """Return whether the content of a 206 is one range of that size, without a content coding."""
+    length, media_type = header("content-length"), (header("content-type") or "").strip().lower()
+    return (
+        (length is None or length.strip() == str(size_bytes))
+        and not media_type.startswith("multipart/byteranges")
+        and not codings_of(header("content-encoding"))
+    )
 
 
 def content_range(value: str | None) -> ContentRange | None:

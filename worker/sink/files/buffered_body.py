@@ -121,6 +121,29 @@ class BufferedBody(aio.Pending[StoredAt | None]):
             self._buffers, self._receive_buffer = self._buffers[::-1], None
             self._partial.start(block)
 
+    async def write_at(self, at: int, block: list[Block]) -> None:
+        """Write a block at an offset, ahead of bytes that are still missing; one call at a time.
+
+        Call `extend` when none is missing before the end of the block. Raises OSError.
+        """
+        if self._partial is None:
+            await self.drain()
+        assert self._partial is not None
+        await self._partial.written()
+        self._partial.start(block, at)
+        self._disk.received_bytes += sum(map(len, block))
+        await self._partial.written()
+
+    def extend(self, size_bytes: int) -> None:
+        """Set the size to that of the start of the body of which `write_at` has written every byte."""
+        assert self._partial is not None
+        self.size_bytes = self._partial.whole_bytes = size_bytes
+
+    async def join(self) -> None:
+        """Hash the rest of a body that `write_at` has written. Raises OSError."""
+        while self._partial is not None and self._partial.unhashed_bytes:
+            await self.write_at(self.size_bytes, [])
+
     async def sync(self) -> int:
         """Sync the bytes so far to disk. Returns their number. Raises OSError."""
         size_bytes = self.size_bytes

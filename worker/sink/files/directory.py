@@ -26,7 +26,7 @@ WARC_FOLDER = "warc"
 TRIAL_FOLDER = ".fetchfleet-trial"
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY
-_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+_NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 _UNNAMED = os.O_WRONLY | getattr(os, "O_TMPFILE", 0)
 _OPEN_FILES = "/proc/self/fd"
 _UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL})

@@ -12,13 +12,16 @@ from typing import Any
 from aiofiles.threadpool import wrap
 
 from fetchfleet.worker.sink.base import ResumePoint
-from fetchfleet.worker.sink.files.open_file import lock
+from fetchfleet.worker.sink.files.open_file import READ_BYTES, lock
 from fetchfleet.worker.sink.files.out_folder import OutFolder
 from fetchfleet.worker.util import aio
 from fetchfleet.worker.util.executors import run_in
 
 MAX_BLOCKS = 512
 """Pieces in one writev(2); Linux accepts 1024 (IOV_MAX)."""
+
+HASH_BYTES = 4 << 20
+"""The most bytes that are read back and hashed after one block, as the next one waits for it."""
 
 Block = bytes | bytearray | memoryview
 
@@ -45,6 +48,8 @@ class PartialFile:
         self._syncing = threading.Lock()
         self._damaged = False
         """A sync has failed, so the bytes on disk are unknown."""
+        self.whole_bytes = 0
+        """The bytes from the start of the file of which none is missing, if blocks have offsets."""
         if resume is not None:
             self._file = HashedFile(os.dup(resume.file.fileno()), self._digests)  # dup(2) shares the lock
             resume.close()
@@ -54,13 +59,21 @@ class PartialFile:
         """True until the file is closed, from the first block or the resume point."""
         return self._file is not None
 
-    def start(self, block: list[Block]) -> None:
-        """Begin to write a block in a thread. Call `written` before the next block."""
+    @property
+    def unhashed_bytes(self) -> int:
+        """The bytes before `whole_bytes` that the digests do not include yet."""
+        return 0 if self._file is None else max(0, self.whole_bytes - self._file.hashed_bytes)
+
+    def start(self, block: list[Block], at: int | None = None) -> None:
+        """Begin to write a block in a thread. Call `written` before the next block.
+
+        at: the offset of the block, if it is not the next one. It is hashed once `whole_bytes` includes it.
+        """
         writing: aio.Pending[None] = aio.Pending()
         self._writing = writing
         loop = asyncio.get_running_loop()
         try:
-            self._disk.for_blocks.submit(self._write_and_report, block, writing, loop)
+            self._disk.for_blocks.submit(self._write_and_report, block, at, writing, loop)
         except RuntimeError as error:  # the threads have been shut down
             writing.set_error(error)
 
@@ -70,11 +83,15 @@ class PartialFile:
             await self._writing.outcome()
 
     def _write_and_report(
-        self, block: list[Block], writing: aio.Pending[None], loop: asyncio.AbstractEventLoop
+        self,
+        block: list[Block],
+        at: int | None,
+        writing: aio.Pending[None],
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
         """Write a block, and report the outcome. Runs off the loop."""
         try:
-            self._write(block)
+            self._write(block, at)
         except BaseException as error:  # noqa: BLE001 the block's own error, of any kind
             writing.set_error(error)
         else:
@@ -82,13 +99,17 @@ class PartialFile:
         with suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(writing.notify)
 
-    def _write(self, block: list[Block]) -> None:
+    def _write(self, block: list[Block], at: int | None) -> None:
         directory = self._disk.directory
         if directory.displaced or directory.opening != self.opening:
             raise directory.out_of_place()
         if self._file is None:
             self._file = HashedFile(self._create(), self._digests)
-        self._file.writelines(block)
+        if at is None:
+            self._file.writelines(block)
+        else:
+            write_all_at(self._file.fileno(), block, at)
+            self._file.hash_written(min(self.whole_bytes, self._file.hashed_bytes + HASH_BYTES))
 
     def _create(self) -> int:
         file = self._disk.directory.create(self.name)
@@ -154,6 +175,34 @@ class HashedFile(FileIO):
         for digest in self._digests.values():
             for block in blocks:
                 digest.update(block)
+
+    @property
+    def hashed_bytes(self) -> int:
+        """The bytes from the start of the file that the digests include, and the offset of `writelines`."""
+        return self.tell()
+
+    def hash_written(self, up_to: int) -> None:
+        """Read the bytes after `hashed_bytes` up to this offset, and hash them. Raises OSError."""
+        at = self.hashed_bytes
+        while at < up_to:
+            block = os.pread(self.fileno(), min(READ_BYTES, up_to - at), at)
+            if not block:
+                raise OSError(errno.EIO, f"the partial file ends before byte {up_to}, which was written")
+            for digest in self._digests.values():
+                digest.update(block)
+            at += len(block)
+        self.seek(at)
+
+
+def write_all_at(file: int, blocks: Sequence[Block], at: int) -> None:
+    """Write every byte at an offset. Repeats pwritev(2), which writes fewer bytes on a nearly full disk."""
+    while blocks:
+        some, blocks = blocks[:MAX_BLOCKS], blocks[MAX_BLOCKS:]
+        written_bytes = os.pwritev(file, some, at)
+        at += written_bytes
+        left_bytes = sum(map(len, some)) - written_bytes
+        if left_bytes:
+            blocks = [b"".join(some)[-left_bytes:], *blocks]
 
 
 def write_all(file: int, blocks: Sequence[Block]) -> None:
