@@ -190,34 +190,39 @@ def main_of(
 
 
 async def test_the_python_of_the_api_and_result_pages_runs(redis_url: str, tmp_path: Path) -> None:
-    """The client, plain arq, a reader that continues from a position, and a consumer group."""
+    """The client, plain arq, a reader that continues from a position, and two consumer groups."""
     printed: list[tuple[Any, ...]] = []
     read: list[tuple[Any, ...]] = []
     heard: list[str] = []
     plainly: list[str] = []
     client, arq, patient, _ = fenced(API, "python")
-    reader, plain, _, group = fenced(RESULTS, "python")
+    reader, plain, _, each, group = fenced(RESULTS, "python")
     async with Origin.serving("127.0.0.182", ok(b"body")) as origin:
         programs = [
             main_of(text, redis_url, origin, print=lambda *words: printed.append(words))
             for text in (client, arq, patient)
         ]
         programs.append(main_of(reader, redis_url, origin, print=lambda *words: read.append(words)))
-        consume = main_of(group, redis_url, origin, print=heard.append)
+        handed: list[tuple[Any, ...]] = []
+        consumers = [
+            main_of(group, redis_url, origin, print=heard.append),
+            main_of(each, redis_url, origin, print=lambda *words: handed.append(words)),
+        ]
         with workers(1, redis_url, tmp_path):
-            consumer = asyncio.create_task(consume())
+            tasks = [asyncio.create_task(consume()) for consume in consumers]
             for program in programs:
                 await asyncio.wait_for(program(), 60)
-            await wait_until(lambda: len(heard) >= 6, "the results of all")
+            await wait_until(lambda: len(heard) >= 6 and len(handed) >= 6, "the results of all")
             plain = plain.replace("redis://localhost:6379", redis_url)
             scope = {"print": plainly.append}
             await asyncio.to_thread(exec, compile(plain, "results.md", "exec"), scope)
-            await aio.end(consumer)
+            await aio.end(*tasks)
         wanted = [origin.url("/a.bin"), origin.url("/b.bin")]
 
     assert sorted(wanted) == sorted(words[1] for words in printed[:2])
     assert "fedcba9876543210" == printed[2][0]["batch"]
     assert sorted(wanted * 3) == sorted(heard)
+    assert sorted((of, "stored") for of in wanted * 3) == sorted(handed)
     assert sorted(wanted) == sorted(plainly)
     assert sorted(wanted) == sorted(words[0] for words in read)
 

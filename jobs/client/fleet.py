@@ -9,6 +9,7 @@ from redis.exceptions import RedisError
 
 from fetchfleet.jobs.client.batch import Batch, Submitted
 from fetchfleet.jobs.client.batch_list import BatchSummary, list_batches
+from fetchfleet.jobs.client.consumer import Consumer, Handler, OnFailure
 from fetchfleet.jobs.client.dead_letters import DeadLetters
 from fetchfleet.jobs.client.inbox import InboxClient
 from fetchfleet.jobs.client.submit import (
@@ -193,6 +194,43 @@ class Fleet:
             fetches, batch_id=batch_id, when_full=when_full, check=check, notify=webhook
         )
         return Submitted(self._redis, receipt, self.notify, self.call)
+
+    async def each(
+        self,
+        handler: Handler,
+        *,
+        group: str,
+        concurrency: int = 16,
+        attempts: int = 3,
+        claim_after_s: float = 60.0,
+        on_failure: OnFailure | None = None,
+    ) -> None:
+        """Await the handler for each result of every batch, at least once, until cancelled.
+
+        group: name of a Redis consumer group. Its consumers, in any number of processes, share the results;
+        a new group begins with the oldest result that Redis keeps (24 h).
+
+        concurrency: most handlers at a time. Results arrive in no particular order.
+
+        attempts: calls of a handler that raises, with pauses of 1 s, 2 s and so on. Then `on_failure` is
+        awaited with the result and the error. Without it, the error is logged and the result stays pending.
+
+        claim_after_s: time after which a pending result is handed over again, by any consumer of the group:
+        if its consumer has died, or its handler has failed. Longer than the longest time that a handler
+        takes: else a result may be handled twice at a time.
+
+        A result is acknowledged once the handler or `on_failure` has returned. After cancellation, and after
+        an error of `on_failure` or Redis, the other results stay pending. Results of webhooks are skipped.
+        Raises FleetUnreachableError; ValueError for an invalid argument.
+        """
+        self._refuse_by_inbox("read all results")
+        await Consumer(
+            *(self._redis, self.call, handler, group),
+            concurrency=concurrency,
+            attempts=attempts,
+            claim_after_s=claim_after_s,
+            on_failure=on_failure,
+        ).run()
 
     async def notify(self, notifications: Iterable[LaneNotification]) -> None:
         """Enqueue arq jobs that notify workers of due lanes; `submit` and `cancel` do so already."""

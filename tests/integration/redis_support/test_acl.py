@@ -1,5 +1,6 @@
 """ops/users.acl, loaded: each user can do its work."""
 
+import asyncio
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 from arq.jobs import JobStatus
 from redis.asyncio import Redis
 
-from fetchfleet import BatchExistsError, Fetch, Fleet, FleetFullError, Outcome, Reason
+from fetchfleet import BatchExistsError, Fetch, Fleet, FleetFullError, Outcome, Reason, Result
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.submit import CHUNK_FETCHES
 from fetchfleet.jobs.contract.entry import parse_entry
@@ -24,6 +25,7 @@ from fetchfleet.worker.local.output.progress import Progress
 from fetchfleet.worker.policy import overrides
 from fetchfleet.worker.policy.file import Policy
 from fetchfleet.worker.redis_support import drains
+from fetchfleet.worker.util import aio
 from tests.support import guarded_redis, redis
 from tests.support.guarded_redis import (
     PRODUCER_SCRIPTS,
@@ -46,6 +48,7 @@ from tests.support.lanes import (
     stored,
     url,
 )
+from tests.support.waiting import wait_until
 
 WHY_NOT = guarded_redis.acl_skip_reason()
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")
@@ -182,6 +185,25 @@ async def test_a_pusher_may_push(guarded: GuardedRedis, admin: Redis) -> None:
         assert 2 == await ask(client, "RPUSH", keys.INBOX, url("/1"), url("/2"))
     assert 1 == await admin.delete(keys.INBOX)
     assert set() == guarded.refused()
+
+
+async def test_a_reader_may_have_each_result_handed_over(guarded: GuardedRedis, admin: Redis) -> None:
+    """The client creates the group, reads, claims and acknowledges with the rights of the reader."""
+    seen: list[str] = []
+
+    async def handle(result: Result) -> None:
+        seen.append(result.id)
+
+    async with Fleet(guarded.url("producer")) as fleet:
+        batch = await fleet.submit([url("/a")])
+    await (await LaneHold.begin(admin)).finish(1)
+    async with Fleet(guarded.url("reader")) as fleet:
+        task = asyncio.create_task(fleet.each(handle, group="billing"))
+        await wait_until(lambda: seen or task.done(), "the result")
+        await aio.end(task)
+
+    assert seen == batch.ids
+    assert (await admin.xpending(keys.ALL_RESULTS, "billing"))["pending"] == 0
 
 
 async def test_a_reader_may_consume_all_results(guarded: GuardedRedis, admin: Redis) -> None:
