@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from fetchfleet import Fleet
 from fetchfleet.jobs.redis_connection import connect
 from fetchfleet.worker.observability import log
-from tests.support import containers, fork_server, leaks, log_lines, session_redis
+from tests.support import containers, fork_server, leaks, log_lines, object_store, session_redis
 from tests.support.redis import flush, nothing_stranded
 from tests.support.waiting import wait_until
 
@@ -118,6 +118,24 @@ def any_stream() -> Iterator[io.StringIO]:
     structlog.configure(**before)
     root.handlers = handlers
     root.setLevel(level)
+
+
+@pytest.fixture(scope="session")
+def object_server() -> Iterator[object_store.ObjectServer]:
+    """An S3 server for the session. Tests use `bucket`."""
+    with object_store.serving() as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(
+    object_server: object_store.ObjectServer, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[object_store.Bucket]:
+    """An empty bucket of the server, which the environment names. The rules of the test end with it."""
+    for name, value in object_server.environment.items():
+        monkeypatch.setenv(name, value)
+    yield object_server.bucket()
+    object_server.release()
 
 
 @pytest.fixture(scope="session")

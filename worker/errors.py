@@ -1,5 +1,7 @@
 """The exit codes of commands, and the exceptions of the worker."""
 
+import asyncio
+
 FAILED = 1
 """Some fetches failed, or the command did."""
 BAD_USE = 2
@@ -173,6 +175,10 @@ class BodyFileChangedError(RequestBodyError):
 
 class UnreadableBodyFileError(RequestBodyError):
     """The file cannot be read. The message names it."""
+
+
+class StoringCancelledError(asyncio.CancelledError):
+    """The attempt was cancelled while its whole body was on the way to an object store."""
 
 
 # --- The destination of the body ---------------------------------------------

@@ -21,6 +21,7 @@ from fetchfleet.worker.policy.file import NO_KEYS, Policy, parse_policy
 from fetchfleet.worker.policy.model import PolicyError, PolicyFault
 from fetchfleet.worker.policy.names import DEFAULT
 from fetchfleet.worker.policy.published import digest_of_bytes
+from fetchfleet.worker.util import object_url
 from fetchfleet.worker.util.listen import host_and_port
 
 HTTPX, DIRECT = "httpx", "direct"
@@ -29,6 +30,9 @@ REMOVED = {"reqwest": "was removed: direct replaces it and needs no extra; use -
 """The engines of earlier versions, each with the rest of its error message."""
 FILES, WARC = "files", "warc"
 SINKS = (FILES, WARC)
+OBJECTS = "objects"
+"""The sink of workers with an object store, in their log and registration."""
+SPOOL = Path("spool")
 GZIP, NONE = "gzip", "none"
 COMPRESSIONS = (GZIP, NONE)
 LOG_LEVELS = ("debug", "info")
@@ -66,7 +70,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     redis_url: str = "redis://127.0.0.1:6379"
     """The fleet's Redis."""
     out: Path = Path("data")
-    """The folder for bodies; created if missing."""
+    """The folder for bodies, or with an object store its spool; created if missing."""
+    store: str = ""
+    """The URL of the object store for bodies, set by `--out URL`; empty if they are files."""
+    spool: Path | None = None
+    """The folder for bodies that are not yet in the store; needs a store."""
     in_folder: Path | None = None
     """The folder with the files that fetches name as `body_file`. If None, no fetch may name one."""
     policy: Policy = NO_POLICY
@@ -164,6 +172,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """The limits that `worker.started` names."""
         return {name: getattr(self, name) for name in _LIMITS}
 
+    @property
+    def sink_kind(self) -> str:
+        """The kind of the sink: OBJECTS, or one of SINKS."""
+        return OBJECTS if self.store else self.sink
+
+    @property
+    def bodies(self) -> str:
+        """The place of stored bodies, for messages: the URL of the store, or the out folder."""
+        return self.store or str(self.out)
+
     def __repr__(self) -> str:
         return f"<Settings {redacted_url(self.redis_url)} out={self.out} id={self.worker_id}>"
 
@@ -174,6 +192,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 ENVIRONMENT = {name: f"FETCHFLEET_{name.upper()}" for name in Settings.__struct_fields__}
 ENVIRONMENT["in_folder"] = "FETCHFLEET_IN"
+del ENVIRONMENT["store"]
 """The environment variables, by the names of the settings."""
 
 
@@ -241,12 +260,28 @@ def load_settings(flags: Mapping[str, Any], environment: Mapping[str, str]) -> S
         if values.get(name, "0") not in _BOOLEANS
     ]
     values |= {name: _BOOLEANS[values[name]] for name in _SWITCHES if name in values}
-    values |= {name: Path(values[name]) for name in ("out", "in_folder") if name in values}
+    errors += _separate_store(values)
+    values |= {name: Path(values[name]) for name in ("out", "in_folder", "spool") if name in values}
     settings = Settings(**values)
     errors += _faults(settings)
     if errors:
         raise SettingsError("\n".join(errors))
     return settings
+
+
+def _separate_store(values: dict[str, Any]) -> list[str]:
+    """Make an `out` that is a URL the store, and the spool the out folder. Returns the faults of the URL."""
+    out = str(values.get("out", ""))
+    if "://" not in out:
+        return []
+    values["out"] = values.get("spool", SPOOL)
+    try:
+        values["store"] = str(object_url.parse(out))
+    except ValueError as error:
+        return [f"--out: {error}"]
+    if find_spec("obstore") is None:
+        return ["--out: a store needs an extra; install it with: pip install 'fetchfleet[objects]'"]
+    return []
 
 
 def read_policy(path: Path | None, default_keys: Mapping[str, Any] = NO_KEYS) -> Policy:
@@ -290,6 +325,10 @@ def _faults(settings: Settings) -> Iterator[str]:
         value = getattr(settings, name)
         if not least <= value <= most:
             yield f"{ENVIRONMENT[name]}: must be between {least}{least_means} and {most}, got {value}"
+    if settings.spool is not None and not settings.store:
+        yield f"--spool {settings.spool}: needs an object store; give --out s3://bucket/prefix"
+    if settings.store and settings.sink == WARC:
+        yield "--sink warc: writes segments to a folder; give --out a folder, or leave out --sink warc"
     if not settings.user_agent.isascii() or not settings.user_agent.isprintable():
         yield f"FETCHFLEET_USER_AGENT: must be printable ASCII, got {settings.user_agent!a}"
     if match := UNSAFE.search(settings.worker_id):

@@ -101,7 +101,9 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str | None = None
     """SHA-256 of the same body, 64 hex digits; null for HEAD, and for a kept file of unknown digest."""
     path: str | None = None
-    """Path of the body, relative to the out folder; or of the WARC segment that holds it."""
+    """Path of the body, relative to the out folder or `store`; or of the WARC segment that holds it."""
+    store: str | None = None
+    """URL of the object store to whose prefix `path` is relative; null if `path` is in the out folder."""
     offset: int | None = None
     """Position of the body's WARC record in that segment, in bytes; null if `path` is the body."""
     length: int | None = None

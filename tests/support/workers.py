@@ -3,7 +3,7 @@
 import json
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,22 @@ breaker_reset_s = 0.5
 
 @contextmanager
 def workers(
-    count: int, redis_url: str, folder: Path, policy: str = QUICK_POLICY, *, first: int = 1
+    count: int,
+    redis_url: str,
+    folder: Path,
+    policy: str = QUICK_POLICY,
+    *,
+    first: int = 1,
+    settings: Mapping[str, str] | None = None,
 ) -> Iterator["Workers"]:
-    """Yield `count` worker processes on one Redis, numbered from `first`; bodies go to `folder`/bodies."""
+    """Yield `count` worker processes on one Redis, numbered from `first`; bodies go to `folder`/bodies.
+
+    settings: further settings of the workers, which override the others.
+    """
     folder.mkdir(exist_ok=True)
     (folder / "policy.toml").write_text(policy)
-    settings = {"redis_url": redis_url, "out": str(folder / "bodies"), "allow_net": LOOPBACK}
-    settings |= {"policy": str(folder / "policy.toml")}
+    defaults = {"redis_url": redis_url, "out": str(folder / "bodies"), "allow_net": LOOPBACK}
+    settings = {**defaults, "policy": str(folder / "policy.toml"), **(settings or {})}
     processes: list[WorkerProcess] = [
         ForkedWorker(f"worker-{number}") for number in range(first, first + count)
     ]

@@ -238,3 +238,43 @@ def test_spans_need_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert [] == [fault for fault in faults_of({"sink": "tape"}, {}) if "otel" in fault]
     assert "pip install 'fetchfleet[otel]'" in faults_of({}, {"FETCHFLEET_OTEL": "all"})[0]
+
+
+def test_out_may_be_the_url_of_a_store_with_a_spool() -> None:
+    """Then the out folder is the spool. The environment sets both too."""
+    settings = load_settings({"out": "s3://bucket/a/", "spool": "/srv/spool"}, {})
+    assert (settings.store, settings.out, settings.bodies) == (
+        "s3://bucket/a",
+        Path("/srv/spool"),
+        "s3://bucket/a",
+    )
+    settings = load_settings({}, {"FETCHFLEET_OUT": "gs://bucket", "FETCHFLEET_STORE": "ignored"})
+    assert (settings.store, settings.out, settings.sink_kind) == ("gs://bucket", Path("spool"), "objects")
+    settings = load_settings({"out": "folder"}, {})
+    assert (settings.store, settings.bodies, settings.sink_kind) == ("", "folder", "files")
+
+
+@pytest.mark.parametrize(
+    ("flags", "error"),
+    [
+        ({"out": "s3://user:secret@bucket/x"}, "--out: has credentials"),
+        ({"out": "https://bucket/x"}, "--out: https is not a store"),
+        ({"spool": "folder"}, "--spool folder: needs an object store"),
+        ({"out": "s3://bucket/x", "sink": "warc"}, "--sink warc: writes segments to a folder"),
+    ],
+)
+def test_settings_that_do_not_fit_a_store_are_refused(flags: dict[str, str], error: str) -> None:
+    """No message has a secret."""
+    with pytest.raises(SettingsError) as caught:
+        load_settings(flags, {})
+
+    assert error in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_store_without_its_extra_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message has the command that installs it."""
+    monkeypatch.setattr("fetchfleet.worker.settings.find_spec", lambda _: None)
+
+    with pytest.raises(SettingsError, match=r"pip install 'fetchfleet\[objects\]'"):
+        load_settings({"out": "s3://bucket/x"}, {})

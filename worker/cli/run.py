@@ -101,11 +101,13 @@ def run(
         outputs = outputs._replace(skipped=fetches.skipped)
         warc = [directory.WARC_FOLDER] if settings.sink == WARC else []
         directory.make_out(settings.out, [directory.PARTIAL_FILES, directory.REDIS_FOLDER, *warc])
+        if settings.store:
+            check_store(settings.store)
         counts = run_until_signal(
             local.run(fetches, settings, flags, processes, outputs, again=again),
             "interrupted; repeat the command to continue the run",
         )
-        console.print(f"bodies are in {settings.out}", soft_wrap=True)
+        console.print(f"bodies are in {settings.bodies}", soft_wrap=True)
         raise typer.Exit(local.exit_code_of(counts))
 
 
@@ -114,6 +116,14 @@ def import_worker(engine: str) -> ModuleType:
     if engine == HTTPX:
         import_module("fetchfleet.worker.http.httpx_engine")
     return import_module("fetchfleet.worker.local.prestart")
+
+
+def check_store(url: str) -> None:
+    """Write a first object to the store. Raises CommandError."""
+    from fetchfleet.worker.sink.objects.store import ObjectStore  # noqa: PLC0415 it needs an extra
+    from fetchfleet.worker.util import object_url  # noqa: PLC0415
+
+    ObjectStore(object_url.parse(url)).check()
 
 
 @with_worker_options

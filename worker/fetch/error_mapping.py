@@ -3,6 +3,7 @@
 The exceptions are in worker/errors.py, those of decoding in worker/body.
 """
 
+import asyncio
 import ssl
 
 from fetchfleet.jobs.contract.entry import Entry
@@ -36,6 +37,7 @@ from fetchfleet.worker.errors import (
     ReadError,
     ReadTimeoutError,
     RemoteProtocolError,
+    StoringCancelledError,
     TlsError,
     TlsTimeoutError,
     TooSlowError,
@@ -179,6 +181,19 @@ def outcome_of(
         line=error.line if isinstance(error, BadLineError) else None,
         note=str(error),
     )
+
+
+def expired_outcome(
+    cancelled: asyncio.CancelledError, reason: Reason, status: int | None, parameters: LaneParameters
+) -> AttemptOutcome:
+    """Return the outcome of an attempt that reached its time limit.
+
+    If the whole body was received, and was on the way to an object store, the host is not at fault.
+    """
+    if isinstance(cancelled, StoringCancelledError):
+        note = "the object store took too long"
+        return Interrupted(reason=Reason.DISK, wait_s=parameters.disk_pause_s, note=note)
+    return Failed(reason=reason, final=reason is Reason.DEADLINE, status=status)
 
 
 async def failure_of(

@@ -15,7 +15,7 @@ from fetchfleet.worker.fetch.cases import handover, host_signals, stored_bodies
 from fetchfleet.worker.fetch.cases.redirect import move_to_lane, request_after
 from fetchfleet.worker.fetch.cases.special import SPECIAL_FIELDS, SpecialCases
 from fetchfleet.worker.fetch.cases.start_marker import run_marked
-from fetchfleet.worker.fetch.error_mapping import failure_of
+from fetchfleet.worker.fetch.error_mapping import expired_outcome, failure_of
 from fetchfleet.worker.fetch.rules.abilities import SETTING_OF_REASON
 from fetchfleet.worker.fetch.rules.decide import (
     CANCELLED,
@@ -29,7 +29,6 @@ from fetchfleet.worker.fetch.rules.decide import (
 )
 from fetchfleet.worker.fetch.rules.outcome import (
     AttemptOutcome,
-    Failed,
     Interrupted,
     Redirected,
     Stored,
@@ -102,11 +101,11 @@ class Attempt:
         try:
             while self.outcome is None:
                 self.outcome = await self._exchange()
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as cancelled:
             if self._expired is None or self._expired.uncancel():
                 raise
             reason = Reason.DEADLINE if left_s <= total_s else Reason.TOTAL_TIMEOUT
-            self.outcome = Failed(reason=reason, final=reason is Reason.DEADLINE, status=self.status)
+            self.outcome = expired_outcome(cancelled, reason, self.status, self.session.services.parameters)
         except Exception as error:  # noqa: BLE001 after any error, the fetch must be settled
             self.outcome = await failure_of(self.session, self.entry, error, self.status)
         finally:
@@ -235,8 +234,8 @@ async def finish_fetch(
         services.sink.disk.remove_partial_file(entry.id, entry.part)
     last_url, trace = (attempt.request.url, attempt.trace) if attempt is not None else (None, None)
     timings = timings_of(trace, lane.clock.now_ms() - entry.submitted_ms)
-    content_type = content_type_of(trace)
-    result = result_of(entry, finish, outcome, last_url, stand_in, timings, content_type, services.worker_id)
+    about, store = (timings, content_type_of(trace), services.worker_id), services.sink.store
+    result = result_of(entry, finish, outcome, last_url, stand_in, *about, store=store)
     note = None if isinstance(outcome, Stored) else note_of(outcome)
     if result.outcome is Outcome.FAILED:
         session.settle(settler.failed(result, note or ""))

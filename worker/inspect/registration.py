@@ -64,7 +64,7 @@ def registration_of(settings: Settings, started_ms: int) -> Registration:
         version=__version__,
         python=".".join(map(str, sys.version_info[:3])),
         engine=settings.engine,
-        sink=settings.sink,
+        sink=settings.sink_kind,
         policy=digest_of(settings.policy),
         abilities=tuple(sorted(_abilities(settings))),
         in_folder=_digest(socket.gethostname(), settings.in_folder.resolve()) if settings.in_folder else "",

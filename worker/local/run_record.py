@@ -1,5 +1,6 @@
 """The record of a run, for the next command: its progress while it is unfinished, and its end."""
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import msgspec
 
 from fetchfleet.jobs.client.batch import FROM_THE_START, Counts
 from fetchfleet.jobs.contract.fetch import encode
+from fetchfleet.jobs.contract.ids import BATCH_ID_CHARS
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.local.output.progress import Tally
 from fetchfleet.worker.local.output.reports import check_converted, is_unconverted, lines_of
@@ -85,6 +87,16 @@ class EndedRunError(CommandError):
     exit_code = BAD_USE
 
 
+def batch_id_of(list_id: str, store: str) -> str:
+    """Return the batch ID of a run: that of the list, or a digest of it and the URL of an object store.
+
+    So a list that was fetched into one store can be fetched into another one with the same spool.
+    """
+    if not store:
+        return list_id
+    return hashlib.sha256(f"{store} {list_id}".encode()).hexdigest()[:BATCH_ID_CHARS]
+
+
 def load(file: Path) -> RunRecord:
     """Return the record in a file, or an empty record if it cannot be read."""
     with suppress(OSError, msgspec.MsgspecError):
@@ -142,7 +154,7 @@ def is_report_of(record: RunRecord, report: Path) -> bool:
     return record.report == str(report.resolve())
 
 
-def ended_run(ended_file: Path, record_file: Path, out: Path, report: Path | None) -> Counts | None:
+def ended_run(ended_file: Path, record_file: Path, bodies: Path | str, report: Path | None) -> Counts | None:
     """Return the counts of an ended run whose report is not converted yet; None if the run goes on.
 
     The run goes on if a later run of the list is unfinished. Raises EndedRunError if nothing is left to do.
@@ -152,10 +164,10 @@ def ended_run(ended_file: Path, record_file: Path, out: Path, report: Path | Non
     record = load(ended_file)
     if report is not None and is_report_of(record, report) and is_unconverted(report):
         return record.counts or Counts()
-    raise refusal(record, out)
+    raise refusal(record, bodies)
 
 
-def refusal(record: RunRecord, out: Path) -> EndedRunError:
+def refusal(record: RunRecord, bodies: Path | str) -> EndedRunError:
     """Return the error for a list that was fetched, with the end of that run, its outcomes and the remedy."""
     when = ""
     with suppress(ValueError):
@@ -168,7 +180,7 @@ def refusal(record: RunRecord, out: Path) -> EndedRunError:
     ]
     report = record.report or "REPORT (the file of --report)"
     return EndedRunError(
-        f"this list was already fetched into {out}; the run ended{when}: {', '.join(numbers)}."
+        f"this list was already fetched into {bodies}; the run ended{when}: {', '.join(numbers)}."
         " To fetch all of it again, give --again or another --out."
         + (f" To fetch what failed: --only-failed {report}" if counts.failed + counts.cancelled else "")
     )

@@ -114,7 +114,9 @@ class Runtime:
         self._start_loop("index", disk.sweep_index, self._fleet_loops)
         loop = type(asyncio.get_running_loop()).__module__
         about, limits = self.registration.log_fields(), self.settings.limits
-        self.log.info(Event.WORKER_STARTED, **about, out=str(self.settings.out), loop=loop, limits=limits)
+        if self.settings.store:
+            about["spool"] = str(self.settings.out)
+        self.log.info(Event.WORKER_STARTED, **about, out=self.settings.bodies, loop=loop, limits=limits)
 
     async def _join(self) -> None:
         """Join the fleet, again after the repair of a key with a conflicting value."""

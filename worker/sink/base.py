@@ -1,6 +1,7 @@
 """The interface of a sink, which stores bodies.
 
-`files/sink.py` stores each body as a file, `warc/sink.py` as a record of a WARC segment.
+`files/sink.py` stores each body as a file, `objects/sink.py` as an object of a store, `warc/sink.py` as a
+record of a WARC segment.
 """
 
 from collections.abc import Callable, Collection
@@ -194,8 +195,12 @@ class Sink(Protocol):
         """True if the response to a HEAD request is stored too."""
 
     @property
+    def store(self) -> str | None:
+        """The URL of the object store for bodies, without secrets; None if they are in the out folder."""
+
+    @property
     def disk(self) -> Disk:
-        """The disk on which bodies are stored."""
+        """The disk on which bodies are stored, or on which they are spooled."""
 
     @property
     def stored(self) -> StoredBodies | None:

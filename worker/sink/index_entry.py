@@ -49,6 +49,8 @@ class IndexEntry(msgspec.Struct, frozen=True, kw_only=True):
     """The file's modification time, Unix time."""
     inode: int = 0
     """The file's inode; 0 if not recorded. It detects a file replaced within one tick of the clock."""
+    object_etag: str | None = None
+    """The ETag of the object in the store; None if the body is a file."""
     url: str = ""
     """The URL that sent the body, after redirects."""
     etag: str | None = None

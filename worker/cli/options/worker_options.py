@@ -28,7 +28,20 @@ def _option(
 
 
 SETTING_OPTIONS = [
-    _option(STORAGE, "out", "FOLDER", "Folder for bodies (default: ./data, env: FETCHFLEET_OUT)."),
+    _option(
+        STORAGE,
+        "out",
+        "FOLDER|URL",
+        "Folder for bodies (default: ./data), or an object store: s3://bucket/prefix, gs://…, az://…"
+        " (env: FETCHFLEET_OUT).",
+    ),
+    _option(
+        STORAGE,
+        "spool",
+        "FOLDER",
+        "Folder for bodies that are not yet whole, with an object store (default: ./spool,"
+        " env: FETCHFLEET_SPOOL).",
+    ),
     _option(
         STORAGE,
         "sink",

@@ -172,6 +172,8 @@ class Resume:
         total_bytes = self.total_bytes(answer.length_bytes)
         if isinstance(self.verdict, Append) and self.note is not None:
             return msgspec.structs.replace(self.note, total_bytes=total_bytes)
+        if self.verdict is RangeVerdict.COMPLETE:
+            return self.note
         fetch = self._entry.fetch
         validator = validator_of(request, answer.status, answer.header)
         if validator is None or fetch.decode or fetch.lines:  # both must read from the first byte

@@ -35,16 +35,18 @@ def result_of(
     timings: Timings,
     content_type: str | None,
     worker_id: str,
+    *,
+    store: str | None = None,
 ) -> Result:
     """Return the result of a fetch after its last outcome.
 
     last_url: the URL of the last request, None if the fetch ended without an attempt.
-    stand_in: a body stored before, used in place of a failure. content_type: of the last response.
+    stand_in: a body stored before, used in place of a failure. content_type: of the last response. store: the
+    URL of the object store with the bodies, None if they are files.
     """
     if isinstance(outcome, Stored):
-        return _result_of_stored(
-            entry, outcome, last_url or entry.fetch.url, timings, content_type, worker_id
-        )
+        url = last_url or entry.fetch.url
+        return _result_of_stored(entry, outcome, url, timings, content_type, worker_id, store)
     body = outcome if isinstance(outcome, Unchanged | AlreadyExists) else stand_in
     with_validators = body if not isinstance(body, StoredBody) else None
     attempted = last_url is not None and not isinstance(outcome, Interrupted)
@@ -60,6 +62,7 @@ def result_of(
         bytes=body.size_bytes if body else None,
         sha256=body.sha256 if body else None,
         path=body.path if body else None,
+        store=store if body and body.path is not None else None,
         etag=with_validators.etag if with_validators else None,
         last_modified=with_validators.last_modified if with_validators else None,
         content_type=content_type,
@@ -87,6 +90,7 @@ def _result_of_stored(
     timings: Timings,
     content_type: str | None,
     worker_id: str,
+    store: str | None,
 ) -> Result:
     fetch, at, validators = entry.fetch, stored.at, stored.validators
     return Result(
@@ -98,6 +102,7 @@ def _result_of_stored(
         bytes=at.size_bytes if at is not None else 0,
         sha256=(at.sha256 or None) if at is not None else None,
         path=at.path if at is not None else None,
+        store=store if at is not None else None,
         offset=at.offset if at is not None else None,
         length=at.length if at is not None else None,
         etag=validators.etag,

@@ -202,6 +202,9 @@ class JsonlExport:
         """Open the body of a result, without following links in the out folder; None if it has none."""
         if result.outcome is not Outcome.STORED or result.path is None:
             return None
+        if result.store is not None:
+            self._skip(result, "it is in an object store, which --lines-to cannot read")
+            return None
         if result.offset is not None:
             self._skip(result, "it is in a WARC segment, which --lines-to cannot read")
             return None
@@ -221,7 +224,6 @@ class JsonlExport:
         """Count a body whose records are left out, and warn of the first one."""
         self._missing += 1
         if self._missing == 1:
-            self._warn(
-                f"{result.url}: records left out: {self._target.out}/{result.path}: {why}."
-                " With --out, give the workers' folder on this machine"
-            )
+            place = result.store or self._target.out
+            advice = "" if result.store else ". With --out, give the workers' folder on this machine"
+            self._warn(f"{result.url}: records left out: {place}/{result.path}: {why}{advice}")

@@ -171,6 +171,7 @@ EVENTS = {
         "info",
         "the worker is ready",
         "instance version python engine sink policy out loop limits",
+        "spool",
         own={"loop": Field(str, "implementation of the event loop")},
     ),
     Event.WORKER_NAME_TAKEN: EventSchema(

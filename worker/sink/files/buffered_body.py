@@ -39,11 +39,14 @@ BUFFER_BYTES = BLOCK_BYTES + 256 * 1024
 JOINED_BYTES = 4096
 """Smaller pieces are joined, to save the overhead of one object for each."""
 
+RESUME_MIN_BYTES = 512 * 1024
+"""The minimum size of a partial file to keep. A smaller body is cheaper to fetch again."""
+
 Work = Callable[[Directory], StoredAt | None]
 
 
 class BufferedBody(aio.Pending[StoredAt | None]):
-    """A BodyWriter without `commit` and `keep`, which the sinks add.
+    """A BodyWriter without `commit`, which the sinks add.
 
     At most two blocks are in memory: one is written to disk while the next one is received.
     """
@@ -82,6 +85,11 @@ class BufferedBody(aio.Pending[StoredAt | None]):
             self._partial = PartialFile(disk, self._partial_name(), self._digests, resume)
         if expected.max_bytes and expected.length_bytes is not None:
             self._refuse_overlong(expected.length_bytes)
+
+    @property
+    def resumable(self) -> bool:
+        """True if the body is large enough to be resumed by a later attempt."""
+        return self.size_bytes >= RESUME_MIN_BYTES
 
     def receive_buffer(self) -> memoryview | None:
         """Return the buffer to receive the next piece into; None while the body is below a block."""
@@ -151,6 +159,24 @@ class BufferedBody(aio.Pending[StoredAt | None]):
         assert self._partial is not None
         await self._partial.sync()
         return size_bytes
+
+    async def keep(self) -> int:
+        """Keep the partial file for a later attempt. Returns its size in bytes, 0 if it is not kept."""
+        if self._partial is None or not self.resumable:
+            return 0
+        return await aio.run_to_end(self._keep(self._partial))
+
+    async def _keep(self, large: PartialFile) -> int:
+        try:
+            await self.drain()
+            await large.written()
+            if not large.is_open:  # closed by commit
+                return 0
+            await large.close(synced=True)
+        except OSError:
+            return 0
+        large.on_disk = False
+        return self.size_bytes
 
     async def aclose(self) -> None:
         """Remove the partial file unless it was committed or kept, even if the caller is cancelled."""

@@ -25,14 +25,12 @@ from fetchfleet.worker.sink.index_entry import StoredAt, key_of
 from fetchfleet.worker.util import aio
 from fetchfleet.worker.util.executors import HASHING, run_in
 
-RESUME_MIN_BYTES = 512 * 1024
-"""The minimum size of a partial file to keep. A smaller body is cheaper to fetch again."""
-
 
 class FileSink:
     """Stores bodies as files below one folder. Call open() first, and close() at the end."""
 
     stores_head_responses = False
+    store = None
 
     def __init__(self, out: Path, timings: BatchTimings | None = None) -> None:
         self.disk = OutFolder(out)
@@ -90,11 +88,6 @@ class FileWriter(BufferedBody):
         self._options = options
         self._may_place: Callable[[], bool] = bool
 
-    @property
-    def resumable(self) -> bool:
-        """True if the body is large enough to be resumed by a later attempt."""
-        return self.size_bytes >= RESUME_MIN_BYTES
-
     async def commit(self, may_place: Callable[[], bool]) -> StoredAt | None:
         """Check the body and give it its final name. Returns None without a file if may_place returns False.
 
@@ -118,24 +111,6 @@ class FileWriter(BufferedBody):
         placed = await run_in(threads, self._place, directory, large.opening, sha256)
         large.on_disk = placed is None
         return placed
-
-    async def keep(self) -> int:
-        """Keep the partial file for a later attempt. Returns its size in bytes, 0 if it is not kept."""
-        if self._partial is None or not self.resumable:
-            return 0
-        return await aio.run_to_end(self._keep(self._partial))
-
-    async def _keep(self, large: PartialFile) -> int:
-        try:
-            await self.drain()
-            await large.written()
-            if not large.is_open:  # closed by commit
-                return 0
-            await large.close(synced=True)
-        except OSError:
-            return 0
-        large.on_disk = False
-        return self.size_bytes
 
     def _store(self, directory: Directory) -> StoredAt | None:
         """Store a body from memory without a sync. Runs off the loop.

@@ -26,6 +26,7 @@ class WarcSink:
     """
 
     stores_head_responses = True
+    store = None
     stored = None
     partial_files = None  # an incomplete response cannot be recorded
 

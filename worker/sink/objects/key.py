@@ -1,0 +1,73 @@
+"""The key of a body that has a template, or that does not replace an object of its name.
+
+A body whose key is taken gets the key with its fetch ID. If the object there has the same bytes, by the
+digest in its metadata, it is used instead, so a repeated attempt leaves no second copy.
+"""
+
+from typing import NamedTuple, Protocol
+
+from fetchfleet.jobs.contract.checks.field_checks import IfExists
+from fetchfleet.jobs.contract.entry import Entry
+from fetchfleet.worker.errors import ExistsError
+from fetchfleet.worker.sink.base import HttpExchange
+from fetchfleet.worker.sink.names import is_content_addressed, path_for, suffixed
+from fetchfleet.worker.sink.objects.store import MAX_PUT_BYTES, ObjectStore
+
+
+class WholeBody(NamedTuple):
+    """The complete body."""
+
+    size_bytes: int
+    sha256: str
+
+
+class PlacedObject(NamedTuple):
+    """A stored body."""
+
+    path: str
+    etag: str | None
+
+
+class PutBody(Protocol):
+    """Stores the body at a path, and returns the ETag."""
+
+    async def __call__(self, path: str, *, create: bool) -> str | None:
+        """Raise ExistsError with `create` if an object has the path."""
+
+
+async def place(
+    entry: Entry, exchange: HttpExchange | None, content: WholeBody, store: ObjectStore, put: PutBody
+) -> PlacedObject:
+    """Store a body at the path of its fetch, or at another one if the fetch allows that.
+
+    Raises BadDestError, ExistsError, OSError and the errors of `put`.
+    """
+    path = path_for(entry, exchange, content.sha256)
+    on_existing = entry.fetch.on_existing
+    if on_existing is not IfExists.SUFFIX:
+        etag = await put(path, create=on_existing is not IfExists.REPLACE)
+        return PlacedObject(path, etag)
+    if is_content_addressed(entry):
+        found = await _same(store, path, content)
+        return found or PlacedObject(path, await put(path, create=False))
+    last = suffixed(path, entry.id)
+    if content.size_bytes <= MAX_PUT_BYTES:  # a larger body cannot be sent with a condition
+        for candidate in (path, last):
+            if await store.head(candidate) is None:
+                try:
+                    return PlacedObject(candidate, await put(candidate, create=True))
+                except ExistsError:
+                    pass
+            found = await _same(store, candidate, content)
+            if found is not None:
+                return found
+    # An object of that key is of an earlier attempt at the same fetch.
+    return PlacedObject(last, await put(last, create=False))
+
+
+async def _same(store: ObjectStore, path: str, content: WholeBody) -> PlacedObject | None:
+    """Return the object at the path if it has the same bytes, else None."""
+    found = await store.read_attributes(path)
+    if found is None or (found.size_bytes, found.sha256) != content:
+        return None
+    return PlacedObject(path, found.etag)
