@@ -51,7 +51,7 @@ class Some:
         await (self._then if self._left >= 0 else held(self.go_on, self._then))(x)
 
 
-async def interrupt_and_continue(folder: Path, kind: str, host: str) -> None:
+async def interrupt_and_continue(folder: Path, kind: str, host: str, together: asyncio.Barrier) -> None:
     """Kill a run, let the conversion of the second fail, and check the report of the third."""
     behaviour, report = Some(6, ok(b"x")), folder / f"report.{kind}"
     lines, obstacle = folder / f"report.{kind}.part.jsonl", folder / f".report.{kind}.new"
@@ -63,8 +63,10 @@ async def interrupt_and_continue(folder: Path, kind: str, host: str) -> None:
         arguments += ["--report", report]
         first = Process(COMMAND, *arguments, stderr=subprocess.DEVNULL)
         await wait_until(lambda: lines.exists() and lines.read_bytes().count(b"\n") == 6, "six", 30)
+        await together.wait()  # while a command starts, this process would adopt the workers of a killed one
         first.kill()
         await wait_until(lambda: first.poll() is not None, "the end of the run", 30)
+        await together.wait()
         obstacle.mkdir()
         behaviour.go_on.set()
         second = await run(*arguments)
@@ -88,7 +90,10 @@ async def test_a_continued_run_has_each_result_once_in_its_table(tmp_path: Path)
     folders = {kind: tmp_path / kind for kind in kinds}
     for folder in folders.values():
         folder.mkdir()
-    await asyncio.gather(*(interrupt_and_continue(folders[kind], kind, host) for kind, host in kinds.items()))
+    together = asyncio.Barrier(len(kinds))
+    async with asyncio.TaskGroup() as group:
+        for kind, host in kinds.items():
+            group.create_task(interrupt_and_continue(folders[kind], kind, host, together))
 
 
 async def test_a_submit_with_a_table_keeps_the_results_of_an_earlier_one(
