@@ -102,6 +102,7 @@ def run(
         warc = [directory.WARC_FOLDER] if settings.sink == WARC else []
         directory.make_out(settings.out, [directory.PARTIAL_FILES, directory.REDIS_FOLDER, *warc])
         if settings.store:
+            local.check_lines_to(outputs, settings)
             check_store(settings.store)
         counts = run_until_signal(
             local.run(fetches, settings, flags, processes, outputs, again=again),

@@ -114,7 +114,6 @@ async def run(
     async def enqueue(fleet: Fleet) -> Batch:
         return await submit_stream(fleet, fetches, batch_id)
 
-    _check_lines_to(outputs, settings)
     state = settings.out / STATE_FOLDER
     record_file, export_state = state / "run.json", state / "lines.json"
     batch_id = run_record.batch_id_of(fetches.batch_id, settings.store)
@@ -174,7 +173,7 @@ async def submit(
     if Redis is unreachable while the list is enqueued, or while the batch is followed. Raises ExportError,
     CommandError.
     """
-    _check_lines_to(outputs, settings)
+    check_lines_to(outputs, settings)
     url = settings.redis_url
     if outputs.report is not None:
         check_converted(outputs.report)
@@ -260,7 +259,7 @@ async def announce(redis: Redis, worker_ids: Iterable[str]) -> None:
     await redis.zadd(keys.WORKERS, dict.fromkeys(worker_ids, now_ms))
 
 
-def _check_lines_to(outputs: Outputs, settings: Settings) -> None:
+def check_lines_to(outputs: Outputs, settings: Settings) -> None:
     """Raise CommandError if records are to be read from bodies in an object store."""
     if outputs.lines_to is not None and settings.store:
         raise CommandError("--lines-to reads bodies from files; leave it out with an object store", BAD_USE)
