@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 from fetchfleet.jobs.contract.checks.field_checks import Dests
-from fetchfleet.jobs.contract.fetch import Fetch, decode_fetch
+from fetchfleet.jobs.contract.fetch import MAX_FETCH_BYTES, Fetch, decode_fetch
 from fetchfleet.jobs.contract.safe_text import shown
 from fetchfleet.jobs.contract.urls import UrlError
 from fetchfleet.jobs.errors import InvalidFetchError
@@ -70,6 +70,15 @@ def parse_list(lines: Iterable[str]) -> FetchList:
         else:
             fetches.append(fetch)
     return parsed
+
+
+def bounded(file: TextIO) -> Iterator[str]:
+    """Yield the lines of a text. Of one that is longer than any fetch, only the start."""
+    limit = MAX_FETCH_BYTES + 2
+    while line := file.readline(limit):
+        yield line
+        while len(line) == limit and not line.endswith(("\n", "\r")):
+            line = file.readline(limit)
 
 
 def numbered(lines: Iterable[str]) -> Iterator[tuple[int, str]]:

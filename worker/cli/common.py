@@ -2,8 +2,9 @@
 
 import shlex
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -13,15 +14,19 @@ from rich.console import RenderableType
 from rich.highlighter import JSONHighlighter
 
 from fetchfleet.jobs.client.fleet import Fleet, Via
+from fetchfleet.jobs.contract.fetch import Fetch
 from fetchfleet.jobs.contract.ids import is_position
 from fetchfleet.jobs.contract.safe_text import shown, shown_json, shown_lines
 from fetchfleet.jobs.errors import RoleError
 from fetchfleet.jobs.redis_connection import connect
 from fetchfleet.worker.errors import BAD_USE, FAILED, INTERRUPTED, CommandError
+from fetchfleet.worker.local.output.output_files import Outputs
 from fetchfleet.worker.local.output.progress import SafeConsole, StandardError
 from fetchfleet.worker.local.process import run_until_signal, settings_from
 from fetchfleet.worker.observability import redact
+from fetchfleet.worker.policy.file import Policy
 from fetchfleet.worker.redis_support.errors import NextCommand, followed_at, redis_at
+from fetchfleet.worker.util.quantities import count
 
 T = TypeVar("T")
 
@@ -124,6 +129,29 @@ def print_json(
             SafeConsole().print(JSONHighlighter()(shown_json(indented)), soft_wrap=True)
     else:
         echo(shown_json(text.decode()))
+
+
+def print_dry_run(
+    file: str | None,
+    only_failed: Path | None,
+    outputs: Outputs,
+    changes: Sequence[Callable[[Fetch], Fetch]],
+    reading: Mapping[str, Any],
+    policy: Policy,
+    slots: int = 0,
+) -> None:
+    """Check a list and print its fetches by host. The arguments are those of `open_fetches` and `report`."""
+    from fetchfleet.worker.local.lists.dry_run import HostCounts, report  # noqa: PLC0415 few commands need it
+    from fetchfleet.worker.local.run import open_fetches  # noqa: PLC0415
+
+    hosts = HostCounts()
+    try:
+        with open_fetches(file, only_failed, outputs, changes, reading, hosts) as fetches:
+            skipped = f", {count(fetches.skipped, 'invalid line')} skipped" if fetches.skipped else ""
+            echo(f"{count(fetches.count, 'fetch', 'fetches')}{skipped}; nothing was enqueued (dry run)")
+    finally:
+        if hosts.total:
+            echo_lines("\n".join(report(hosts, policy, slots)))
 
 
 def print_table(table: RenderableType) -> None:

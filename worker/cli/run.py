@@ -1,16 +1,20 @@
 """The commands that fetch: `run`, a fleet on this machine, and `worker`, one worker of a fleet."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from importlib import import_module
 from types import ModuleType
 from typing import Annotated, Any
 
 import typer
 
+from fetchfleet.jobs.contract.checks.field_checks import IfExists
+from fetchfleet.jobs.contract.fetch import Fetch
 from fetchfleet.worker.cli.options.headers import HeaderLines, header_change
 from fetchfleet.worker.cli.options.names import NameTemplate, OnExisting, name_changes
 from fetchfleet.worker.cli.options.shared import (
+    DryRun,
     FileOrReport,
     LinesTo,
     OnlyFailed,
@@ -19,7 +23,7 @@ from fetchfleet.worker.cli.options.shared import (
     Report,
     SkipInvalid,
 )
-from fetchfleet.worker.cli.options.worker_options import with_worker_options
+from fetchfleet.worker.cli.options.worker_options import with_list_options, with_worker_options
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.local.process import prestarted, run_until_signal, worker_settings_from
 from fetchfleet.worker.settings import HTTPX, WARC
@@ -50,6 +54,7 @@ def register(app: typer.Typer) -> None:
 
 
 @with_worker_options
+@with_list_options
 def run(
     file: FileOrReport = None,
     workers: Workers = 1,
@@ -59,28 +64,29 @@ def run(
     skip_invalid: SkipInvalid = None,
     again: Again = False,
     only_failed: OnlyFailed = None,
+    dry_run: DryRun = False,
     redis_patience: RedisPatience = None,
     header: HeaderLines = None,
     name: NameTemplate = None,
     if_exists: OnExisting = None,
     flags: Mapping[str, Any],
+    reading: Mapping[str, Any],
 ) -> None:
     """Fetch the URLs in FILE with workers on this machine.
 
     Redis and the workers run until the end. Repeat the command to continue an interrupted run.
     """
-    from fetchfleet.worker.cli.common import console  # noqa: PLC0415
+    from fetchfleet.worker.cli.common import console, print_dry_run  # noqa: PLC0415
+    from fetchfleet.worker.local.output.output_files import Outputs  # noqa: PLC0415
 
     settings = worker_settings_from({**flags, "redis_patience_s": redis_patience})
-    changes = [header_change(header)] if header else []
-    if name is not None or if_exists is not None:
-        changes += name_changes(name, if_exists)
-    if lines_to is not None and settings.sink == WARC:
-        raise CommandError("--lines-to reads bodies from files; leave it out with --sink warc", BAD_USE)
-    if name is not None and settings.sink == WARC:
-        raise CommandError(
-            "--name: WARC segments hold no named files; leave it out with --sink warc", BAD_USE
-        )
+    changes = changes_of(header, name, if_exists)
+    if settings.sink == WARC:
+        refuse_files(lines_to, name)
+    outputs = Outputs(console, report, lines_to, skip_invalid, out=settings.out)
+    if dry_run:
+        slots = workers * settings.max_in_flight
+        return print_dry_run(file, only_failed, outputs, changes, reading, settings.policy, slots)
     if workers > 1:  # import once, for all; one worker imports while this process starts Redis
         import_worker(settings.engine)
     # Fork before the list is read, so that the workers have no copy of it.
@@ -88,14 +94,16 @@ def run(
         prestarted(workers, lambda: import_worker(settings.engine).main()) as processes,
         ExitStack() as stack,
     ):
-        from fetchfleet.worker.local import run as local  # noqa: PLC0415 workers need none of it
-        from fetchfleet.worker.local.lists.checked_list import ListUse  # noqa: PLC0415
-        from fetchfleet.worker.local.output.output_files import Outputs  # noqa: PLC0415
+        from fetchfleet.worker.local import list_downloads  # noqa: PLC0415 workers need none of it
+        from fetchfleet.worker.local import run as local  # noqa: PLC0415
         from fetchfleet.worker.sink.files import directory  # noqa: PLC0415
 
-        outputs = Outputs(console, report, lines_to, skip_invalid, out=settings.out)
-        use = ListUse(changes, rejects=skip_invalid)
-        fetches = stack.enter_context(local.open_fetches(file, only_failed, outputs, use))
+        fetch_lists = partial(
+            list_downloads.by_run, settings=settings, flags=flags, changes=changes, outputs=outputs
+        )
+        fetches = stack.enter_context(
+            local.open_fetches(file, only_failed, outputs, changes, reading, fetch_lists=fetch_lists)
+        )
         if not fetches.count:
             raise typer.Exit
         outputs = outputs._replace(skipped=fetches.skipped)
@@ -110,6 +118,26 @@ def run(
         )
         console.print(f"bodies are in {settings.bodies}", soft_wrap=True)
         raise typer.Exit(local.exit_code_of(counts))
+
+
+def changes_of(
+    header: list[str] | None, name: str | None, if_exists: IfExists | None
+) -> list[Callable[[Fetch], Fetch]]:
+    """Return the functions that apply options to each fetch of a list."""
+    changes = [header_change(header)] if header else []
+    if name is not None or if_exists is not None:
+        changes += name_changes(name, if_exists)
+    return changes
+
+
+def refuse_files(lines_to: str | None, name: str | None) -> None:
+    """Raise CommandError for an option that needs bodies in files."""
+    if lines_to is not None:
+        raise CommandError("--lines-to reads bodies from files; leave it out with --sink warc", BAD_USE)
+    if name is not None:
+        raise CommandError(
+            "--name: WARC segments hold no named files; leave it out with --sink warc", BAD_USE
+        )
 
 
 def import_worker(engine: str) -> ModuleType:

@@ -1,8 +1,12 @@
 """The command `submit`, which enqueues a list of fetches for a running fleet."""
 
+import os
 import shlex
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -10,12 +14,13 @@ from fetchfleet.jobs.client.batch import FROM_THE_START
 from fetchfleet.jobs.contract.ids import is_batch_id
 from fetchfleet.jobs.contract.webhooks import notify_url
 from fetchfleet.jobs.errors import FleetUnreachableError, InvalidFetchError
-from fetchfleet.worker.cli.common import command_line, console, echo
+from fetchfleet.worker.cli.common import command_line, console, echo, print_dry_run
 from fetchfleet.worker.cli.options.headers import HeaderLines, header_change
 from fetchfleet.worker.cli.options.names import NameTemplate, OnExisting, name_changes, name_words
 from fetchfleet.worker.cli.options.shared import (
     FLEET,
     OUTPUT,
+    DryRun,
     File,
     LinesTo,
     RedisPatience,
@@ -25,13 +30,15 @@ from fetchfleet.worker.cli.options.shared import (
     Via,
     via_words,
 )
+from fetchfleet.worker.cli.options.worker_options import reading_words, with_list_options
 from fetchfleet.worker.errors import BAD_USE, CommandError
-from fetchfleet.worker.local.lists.checked_list import ListUse
+from fetchfleet.worker.local import list_downloads
 from fetchfleet.worker.local.output.output_files import Outputs
 from fetchfleet.worker.local.output.reports import command_to_convert, lines_of
 from fetchfleet.worker.local.process import run_until_signal, settings_from
 from fetchfleet.worker.local.run import SubmitOptions, exit_code_of, open_fetches
 from fetchfleet.worker.local.run import submit as submit_list
+from fetchfleet.worker.redis_support.errors import NextCommand
 from fetchfleet.worker.util.quantities import count
 
 
@@ -47,7 +54,7 @@ WorkersOut = Annotated[
     typer.Option(
         "--out",
         metavar="FOLDER",
-        help="The workers' folder for bodies, for --lines-to (env: FETCHFLEET_OUT).",
+        help="The workers' folder for bodies, for --lines-to and a FILE that is a URL (env: FETCHFLEET_OUT).",
         rich_help_panel=OUTPUT,
     ),
 ]
@@ -100,6 +107,8 @@ WhenFull = Annotated[WhenFullChoice, typer.Option(help="Fail or wait at that lim
 
 
 MAX_MAX_BACKLOG = 1 << 53
+OUT = "FETCHFLEET_OUT"
+"""The variable of the workers' folder."""
 EXAMPLE = "Example: fetchfleet submit urls.txt --wait --report results.jsonl"
 
 
@@ -108,6 +117,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog=EXAMPLE)(submit)
 
 
+@with_list_options
 def submit(
     file: File,
     redis: RedisUrl = None,
@@ -126,37 +136,41 @@ def submit(
     name: NameTemplate = None,
     if_exists: OnExisting = None,
     notify: Notify = None,
+    dry_run: DryRun = False,
+    reading: Mapping[str, Any],
 ) -> None:
     """Enqueue the fetches in FILE for a running fleet, and print their batch ID."""
     flags = {"redis_url": redis, "out": out, "redis_patience_s": redis_patience, "via": via}
     settings = settings_from(flags)
-    options = _options(max_backlog, when_full, settings.via)._replace(notify=notify)
+    options = submit_options(max_backlog, when_full, settings.via)._replace(notify=notify)
     outputs = Outputs(console, report, lines_to, skip_invalid)
     changes = [*([header_change(header)] if header else []), *name_changes(name, if_exists)]
-    use = ListUse(changes, rejects=skip_invalid)
+    if dry_run:
+        print_dry_run(file, None, outputs, changes, reading, settings.policy)
+        return
     notify_words = ["--notify", notify] if notify else []
     waits = wait or report is not None or lines_to is not None
 
     def complete(error: FleetUnreachableError) -> str:
         skips = ["--skip-invalid", str(skip_invalid)] if skip_invalid else []
-        words = [*skips, *name_words(name, if_exists), *notify_words, *via_words(via)]
+        words = [
+            *skips,
+            *name_words(name, if_exists),
+            *notify_words,
+            *via_words(via),
+            *reading_words(reading),
+        ]
         return command_line("submit", file, "--batch", error.batch_id, *words, redis_url=redis)
 
-    def next_command(error: FleetUnreachableError) -> str:
-        words = ["results", error.batch_id, "--follow", "--after", error.position or FROM_THE_START]
-        words += via_words(via)
-        if report is None:
-            return command_line(*words, redis_url=redis)
-        lines = shlex.quote(str(lines_of(report)))
-        command = f"{command_line(*words, '--json', '--reveal', redis_url=redis)} >> {lines}"
-        return command if lines_of(report) == report else f"{command} && {command_to_convert(report)}"
-
-    with open_fetches(file, None, outputs, use) as fetches:
+    fetch_lists = None
+    if out or OUT in os.environ:
+        fetch_lists = partial(list_downloads.by_fleet, settings=settings, changes=changes, outputs=outputs)
+    with open_fetches(file, None, outputs, changes, reading, fetch_lists=fetch_lists) as fetches:
         outputs = outputs._replace(skipped=fetches.skipped)
-        follows = next_command if waits else None
+        follows = next_command(report, via, redis) if waits else None
         batch, counts = run_until_signal(
             submit_list(fetches, settings, options, outputs, batch_id, complete, follows),
-            "interrupted; the workers fetch what was enqueued",
+            "interrupted; the workers fetch what was enqueued. Repeat the command to enqueue the rest",
         )
     if counts is not None:
         raise typer.Exit(exit_code_of(counts))
@@ -165,7 +179,23 @@ def submit(
     echo(batch.id)
 
 
-def _options(max_backlog: int, when_full: WhenFullChoice, via: str) -> SubmitOptions:
+def next_command(report: Path | None, via: str | None, redis: str | None) -> NextCommand:
+    """Return the function for the command that follows the batch after an error of Redis."""
+
+    def follow(error: FleetUnreachableError) -> str:
+        words = ["results", error.batch_id, "--follow", "--after", error.position or FROM_THE_START]
+        words += via_words(via)
+        if report is None:
+            return command_line(*words, redis_url=redis)
+        lines = shlex.quote(str(lines_of(report)))
+        command = f"{command_line(*words, '--json', '--reveal', redis_url=redis)} >> {lines}"
+        return command if lines_of(report) == report else f"{command} && {command_to_convert(report)}"
+
+    return follow
+
+
+def submit_options(max_backlog: int, when_full: WhenFullChoice, via: str) -> SubmitOptions:
+    """Return the options of a submit. Raises CommandError for values that are invalid or exclude others."""
     if not 0 <= max_backlog <= MAX_MAX_BACKLOG:
         raise CommandError(
             f"--max-backlog: must be between 0 and {MAX_MAX_BACKLOG}, got {max_backlog}", BAD_USE

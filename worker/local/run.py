@@ -1,7 +1,7 @@
 """The work of `fetchfleet run` and `fetchfleet submit`, from the list of fetches to its last result."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,9 +21,9 @@ from fetchfleet.jobs.redis_connection import connect, inbox_of, redis_now_ms
 from fetchfleet.worker.errors import BAD_USE, FAILED, CommandError
 from fetchfleet.worker.local import run_record
 from fetchfleet.worker.local.embedded_redis import EmbeddedRedis, supervised
-from fetchfleet.worker.local.lists.checked_list import BY_CONTENT, ListUse, open_failed, open_list
-from fetchfleet.worker.local.lists.fetch_stream import FetchStream
-from fetchfleet.worker.local.lists.recognition import ListOptions
+from fetchfleet.worker.local.lists.checked_list import FetchLists, Hosts, ListUse, open_failed, open_list
+from fetchfleet.worker.local.lists.fetch_stream import Change, FetchStream
+from fetchfleet.worker.local.lists.rows import ListOptions
 from fetchfleet.worker.local.output.follow import finish_report, follow
 from fetchfleet.worker.local.output.jsonl_export import ExportTarget
 from fetchfleet.worker.local.output.output_files import Outputs, check_distinct, check_outputs
@@ -37,6 +37,8 @@ from fetchfleet.worker.local.run_record import ENDED_RUNS
 from fetchfleet.worker.redis_support.errors import NextCommand, followed_at, redis_at
 from fetchfleet.worker.settings import Settings
 from fetchfleet.worker.sink.files.directory import REDIS_FOLDER, STATE_FOLDER
+
+NOTHING: Mapping[str, Any] = {}
 
 
 class UnfinishedRunError(CommandError):
@@ -60,17 +62,22 @@ def open_fetches(
     file: str | None,
     only_failed: Path | None,
     outputs: Outputs,
-    use: ListUse,
-    options: ListOptions = BY_CONTENT,
+    changes: Sequence[Change] = (),
+    reading: Mapping[str, Any] = NOTHING,
+    hosts: Hosts | None = None,
+    fetch_lists: FetchLists | None = None,
 ) -> FetchStream:
     """Check the outputs of a command, then its list; return the stream of its fetches.
 
-    only_failed: a report. Only what failed by it is fetched, and the list is optional. With `lines_to`, every
-    fetch requires JSON Lines. Raises CommandError for invalid lines and for outputs that cannot be written.
+    only_failed: a report. Only what failed by it is fetched, and the list is optional. changes: applied to
+    each fetch; with `lines_to`, every fetch requires JSON Lines too. reading: the options of the list, by
+    parameter. hosts: receives the URL of each fetch. fetch_lists: fetches the lists at URLs, if that is
+    possible. Raises CommandError for invalid lines and for outputs
+    that cannot be written.
     """
     lines_to = outputs.lines_to
-    if lines_to is not None:
-        use = use._replace(changes=[_require_lines, *use.changes])
+    all_changes = [*([] if lines_to is None else [_require_lines]), *changes]
+    use = ListUse(all_changes, hosts=hosts, rejects=outputs.rejects, expand=bool(reading.get("expand")))
     if only_failed is not None:
         files = {"--report": outputs.report, "--lines-to": Path(lines_to) if lines_to else None}
         check_distinct({"--only-failed": only_failed, **files})
@@ -79,15 +86,25 @@ def open_fetches(
         raise CommandError(message, BAD_USE)
     if (outputs.report, lines_to, outputs.rejects) != (None, None, None):
         check_outputs(file or "-", outputs)
+    options = ListOptions(
+        reading.get("list_format"),
+        reading.get("url_col"),
+        tuple((reading.get("meta_cols") or "").split(",")) if reading.get("meta_cols") else (),
+        reading.get("dest_col"),
+        reading.get("sha256_col"),
+    )
     if only_failed is None:
-        return open_list(str(file), use, options)
-    stream, missing = open_failed(file, only_failed, use, options, lines=lines_to is not None)
-    if not stream.count:
-        outputs.warn(f"{only_failed}: no fetch failed, so there is nothing to do", "")
-    if missing:
-        outputs.warn(
-            f"{missing} failed fetches of {only_failed} are left out, because {file} does not have them"
-        )
+        stream = open_list(str(file), use, options, fetch_lists)
+    else:
+        exports = lines_to is not None
+        stream, missing = open_failed(file, only_failed, use, options, fetch_lists, lines=exports)
+        if not stream.count:
+            outputs.warn(f"{only_failed}: no fetch failed, so there is nothing to do", "")
+        if missing:
+            left_out = f"{missing} failed fetches of {only_failed} are left out"
+            outputs.warn(f"{left_out}, because {file} does not have them")
+    for note in stream.notes:
+        outputs.warn(note, "")
     return stream
 
 

@@ -8,7 +8,6 @@ import pytest
 from rich.console import Console
 
 from fetchfleet.worker.errors import BAD_USE, FAILED, CommandError
-from fetchfleet.worker.local.lists.checked_list import ListUse
 from fetchfleet.worker.local.output.output_files import (
     Outputs,
     ReportFile,
@@ -122,7 +121,7 @@ def test_a_list_without_a_valid_line_names_its_rejects(tmp_path: Path) -> None:
     (tmp_path / "list").write_text("htp://a\nhtp://b\n")
     outputs = Outputs(Console(), rejects=tmp_path / "rejects")
     with pytest.raises(CommandError, match=r"every line is invalid; see .*rejects"):
-        open_fetches(str(tmp_path / "list"), None, outputs, ListUse(rejects=outputs.rejects))
+        open_fetches(str(tmp_path / "list"), None, outputs)
     assert (tmp_path / "rejects").read_text().count("not an http or https URL") == 2
 
 

@@ -13,7 +13,10 @@ OUTPUT, FLEET = "Output", "Fleet"
 """Groups of options in help texts."""
 
 HOST_HELP = "A host, one of its URLs, a pattern (*.cdn.net), or default."
-_LIST_HELP = "File with a URL or a JSON fetch on each line; - for standard input."
+_LIST_HELP = (
+    "List of URLs: text, JSON Lines, CSV, TSV, Parquet, aria2 or sitemap, also in gzip or zstd. A path, a"
+    " quoted pattern, the URL of an object or of a list, or - for standard input."
+)
 File = Annotated[str, typer.Argument(metavar="FILE", help=_LIST_HELP)]
 FileOrReport = Annotated[str | None, typer.Argument(metavar="FILE", help=_LIST_HELP)]
 RedisUrl = Annotated[
@@ -81,6 +84,13 @@ LinesTo = Annotated[
         metavar="FILE",
         help="Require bodies in JSON Lines, and append their records to this file; - for standard output.",
         rich_help_panel=OUTPUT,
+    ),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Only check FILE: print its fetches by host and the expected duration. Needs no Redis.",
     ),
 ]
 Limit = Annotated[int, typer.Option(metavar="N", min=1, max=1_000_000_000, help="Show at most N.")]

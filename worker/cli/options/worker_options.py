@@ -15,7 +15,7 @@ from fetchfleet.worker.policy.model import PROFILES, PolicyError
 from fetchfleet.worker.policy.pairs import parsed
 from fetchfleet.worker.settings import OPTIONS_OF_KEYS, POLICY_KEYS
 
-STORAGE, NETWORK, LIMITS = "Storage", "Network", "Limits of each host"
+LIST, STORAGE, NETWORK, LIMITS = "List", "Storage", "Network", "Limits of each host"
 """Groups of options in help texts."""
 
 
@@ -26,6 +26,29 @@ def _option(
     option = typer.Option(None, *flags, metavar=metavar, help=text, rich_help_panel=group)
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=type_ | None)
 
+
+LIST_OPTIONS = [
+    _option(
+        LIST,
+        "list_format",
+        "NAME",
+        "Format of FILE: text, csv, tsv, parquet, aria2 or sitemap (default: by its content).",
+        "--format",
+    ),
+    _option(LIST, "url_col", "NAME|N", "Column of URLs in a table (default: the one that has URLs)."),
+    _option(LIST, "meta_cols", "A,B|all", "Columns of a table that results repeat as `meta`."),
+    _option(LIST, "dest_col", "NAME|N", "Column of a table with the path of each body, or its template."),
+    _option(LIST, "sha256_col", "NAME|N", "Column of a table with the SHA-256 of each body.", "--sha256-col"),
+    _option(
+        LIST,
+        "expand",
+        "",
+        "Expand {000..999}, {0..90..10}, {a..z} and {a,b} in URLs of a text.",
+        "--expand",
+        type_=bool,
+    ),
+]
+"""The options that say how FILE is read."""
 
 SETTING_OPTIONS = [
     _option(
@@ -111,6 +134,28 @@ _NUMBER = re.compile(r"[0-9]{1,9}")
 _RANGE = re.compile(r"([0-9]{1,9})-([0-9]{1,9})")
 
 
+def with_list_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of a list to a command, which receives them as one mapping, `reading`."""
+
+    @functools.wraps(command)
+    def wrapper(**values: Any) -> None:
+        reading = {option.name: values.pop(option.name) for option in LIST_OPTIONS}
+        command(reading=reading, **values)
+
+    _add_options(wrapper, command, "reading", LIST_OPTIONS)
+    return wrapper
+
+
+def reading_words(reading: Mapping[str, Any]) -> list[str]:
+    """Return the words of the options of a list, for a command line that continues this one."""
+    words: list[str] = []
+    for option in LIST_OPTIONS:
+        if value := reading[option.name]:
+            flags = option.default.param_decls or [f"--{option.name.replace('_', '-')}"]
+            words += flags if value is True else [*flags, value]
+    return words
+
+
 def with_worker_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options of a worker to a command, which receives them as one mapping, `flags`."""
 
@@ -120,12 +165,17 @@ def with_worker_options(command: Callable[..., None]) -> Callable[..., None]:
         limits = {option.name: values.pop(option.name) for option in LIMIT_OPTIONS}
         command(flags={**flags, POLICY_KEYS: policy_keys(limits)}, **values)
 
-    signature = inspect.signature(command)
-    own = [parameter for parameter in signature.parameters.values() if parameter.name != "flags"]
-    wrapper.__signature__ = signature.replace(  # type: ignore[attr-defined]
-        parameters=[*own, *SETTING_OPTIONS, *LIMIT_OPTIONS]
-    )
+    _add_options(wrapper, command, "flags", [*SETTING_OPTIONS, *LIMIT_OPTIONS])
     return wrapper
+
+
+def _add_options(
+    wrapper: Callable[..., None], command: Callable[..., None], name: str, options: list[inspect.Parameter]
+) -> None:
+    """Give a wrapper the parameters of its command, with options in place of the one of that name."""
+    signature = inspect.signature(command)
+    own = [parameter for parameter in signature.parameters.values() if parameter.name != name]
+    wrapper.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
 
 
 def policy_keys(values: Mapping[str, Any]) -> dict[str, Any]:

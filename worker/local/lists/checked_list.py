@@ -1,7 +1,7 @@
 """Opens a list of fetches: finds its files, recognises their formats, and checks every fetch."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
@@ -10,7 +10,6 @@ from typing import NamedTuple, Protocol
 from fetchfleet.jobs.contract.fetch_list import NOT_TEXT, SAMPLE_LINES, read_fetch
 from fetchfleet.jobs.errors import InvalidFetchError
 from fetchfleet.worker.errors import BAD_USE, CommandError
-from fetchfleet.worker.local.lists import recognition
 from fetchfleet.worker.local.lists.fetch_stream import (
     Change,
     Checked,
@@ -25,11 +24,18 @@ from fetchfleet.worker.local.lists.fetch_stream import (
     check,
     in_memory,
 )
-from fetchfleet.worker.local.lists.recognition import ListOptions
+from fetchfleet.worker.local.lists.formats import recognition
 from fetchfleet.worker.local.lists.rejects import Rejects
-from fetchfleet.worker.local.lists.sources import ListFile, find_sources
+from fetchfleet.worker.local.lists.rows import ListError, ListOptions
+from fetchfleet.worker.local.lists.sources import URLS, ListFile, file_sources, find_sources
 
 BY_CONTENT = ListOptions()
+MAX_LISTS = 50_000
+"""The most sitemaps of an index, as in the protocol."""
+MAX_INDEX_LEVELS = 3
+"""The most indexes above a sitemap. The protocol has one."""
+FetchLists = Callable[[Sequence[str]], Mapping[str, Path]]
+"""Fetches the lists at URLs, and returns the file of each."""
 HEAD_BYTES = 64 * 1024
 """The start of a file that shows its format."""
 
@@ -59,25 +65,68 @@ class ListUse(NamedTuple):
     """Expand ranges and alternatives in braces."""
 
 
-def open_list(file: str, use: ListUse, options: ListOptions = BY_CONTENT) -> FetchStream:
+def open_list(
+    file: str, use: ListUse, options: ListOptions, fetch_lists: FetchLists | None = None
+) -> FetchStream:
     """Read a list for the first time and return its stream. Raises CommandError, also for an empty list.
 
-    file: the argument FILE: a path, a pattern of paths, the URL of an object, or `-` for standard input. With
-    `select` the stream may be empty.
+    file: the argument FILE: a path, a pattern of paths, the URL of an object or of a list, or `-` for
+    standard input. With `select` the stream may be empty.
     """
     expand = None
     if use.expand:
-        from fetchfleet.worker.local.lists.expansion import expanded  # noqa: PLC0415 few lists need it
+        from fetchfleet.worker.local.lists.formats.expansion import expanded  # noqa: PLC0415 few lists need it
 
         expand = expanded
     with ExitStack() as stack:
-        sources = find_sources(file)
-        for source in sources:
-            stack.callback(source.close)
-        rows = Rows([recognised(source, options) for source in sources], expand)
+        rows = Rows(find_parts(file, options, fetch_lists, stack), expand)
         checked, skipped = _check(file, rows, use)
         stack.pop_all()
     return FetchStream(checked, rows, use.changes, use.select, skipped)
+
+
+def find_parts(
+    file: str, options: ListOptions, fetch_lists: FetchLists | None, stack: ExitStack
+) -> list[Part]:
+    """Return the files of a list with their readers. The lists of an index take its place.
+
+    stack: closes the files. Raises CommandError.
+    """
+    is_url = file.startswith(URLS)
+    if is_url and fetch_lists is None:
+        raise ListError(
+            f"{file}: a list at a URL is fetched by `run`, and by `submit` if --out FOLDER names the workers'"
+            " folder on this machine, but not by a dry run"
+        )
+    sources = file_sources(fetch_lists([file])) if is_url and fetch_lists else find_sources(file)
+    parts = []
+    for level in range(MAX_INDEX_LEVELS + 1):
+        for source in sources:
+            stack.callback(source.close)
+        found = [recognised(source, options) for source in sources]
+        parts += [part for part in found if not part.reader.is_index]
+        urls = list(dict.fromkeys(islice(_listed(found), MAX_LISTS + 1)))
+        if not urls:
+            return parts
+        name = next(part.file.name for part in found if part.reader.is_index)
+        if fetch_lists is None:
+            raise ListError(
+                f"{name}: an index; its sitemaps are fetched by `run`, and by `submit` if --out FOLDER names"
+                " the workers' folder on this machine, but not by a dry run"
+            )
+        if level == MAX_INDEX_LEVELS or len(urls) > MAX_LISTS:
+            limits = f"more than {MAX_INDEX_LEVELS} levels or {MAX_LISTS:,} sitemaps"
+            raise ListError(f"{name}: an index with {limits}")
+        sources = file_sources(fetch_lists(urls))
+    raise AssertionError
+
+
+def _listed(parts: Sequence[Part]) -> Iterator[str]:
+    """Yield the URLs of the lists in indexes."""
+    for part in parts:
+        if part.reader.is_index:
+            with part.file.opened() as file:
+                yield from (url for _, url in part.reader.read(file))
 
 
 def recognised(source: ListFile, options: ListOptions) -> Part:
@@ -87,7 +136,7 @@ def recognised(source: ListFile, options: ListOptions) -> Part:
     sample = [] if NOT_TEXT.search(head) else sample_of(head)
     if options == BY_CONTENT and sample and all(map(is_fetch, sample)):
         return Part(source, TextReader(), sample)
-    return Part(source, recognition.reader_of(source.name, head, sample), sample)
+    return Part(source, recognition.reader_of(source.name, head, sample, options), sample)
 
 
 def sample_of(head: bytes) -> list[str]:
@@ -146,7 +195,13 @@ def _check(file: str, rows: Rows, use: ListUse) -> tuple[Checked, int]:
 
 
 def open_failed(
-    file: str | None, report: Path, use: ListUse, options: ListOptions, *, lines: bool
+    file: str | None,
+    report: Path,
+    use: ListUse,
+    options: ListOptions,
+    fetch_lists: FetchLists | None,
+    *,
+    lines: bool,
 ) -> tuple[FetchStream, int]:
     """Return the fetches of a list that failed by a report, and the number of failures that it lacks.
 
@@ -158,14 +213,18 @@ def open_failed(
     results = read_failed(report)
     if file is None or not results:
         fetches = restore_fetches(report, results, lines=lines)
-        return in_memory([changed(fetch, use.changes) for fetch in fetches]), 0
+        stream = in_memory([changed(fetch, use.changes) for fetch in fetches])
+        if use.hosts is not None:
+            for fetch in fetches:
+                use.hosts.add(fetch.url)
+        return stream, 0
     selections: list[Selection] = []
 
     def select() -> Selection:
         selections.append(Selection(results))
         return selections[-1]
 
-    stream = open_list(file, use._replace(select=select), options)
+    stream = open_list(file, use._replace(select=select), options, fetch_lists)
     if not stream.count:
         stream.close()
         raise CommandError(f"{file}: none of the {len(results)} failed fetches of {report} is in it", BAD_USE)

@@ -8,8 +8,8 @@ from typing import IO, NamedTuple, Protocol, Self
 
 import msgspec
 
-from fetchfleet.jobs.contract.fetch import MAX_FETCH_BYTES, Fetch, encode
-from fetchfleet.jobs.contract.fetch_list import error_of, numbered, read_fetch
+from fetchfleet.jobs.contract.fetch import Fetch, encode
+from fetchfleet.jobs.contract.fetch_list import bounded, error_of, numbered, read_fetch
 from fetchfleet.jobs.contract.ids import BATCH_ID_CHARS
 from fetchfleet.jobs.contract.urls import UrlError, canonical_url
 from fetchfleet.jobs.errors import InvalidFetchError
@@ -27,19 +27,12 @@ class TextReader:
     """The reader of a text: a URL or a JSON object a line."""
 
     noun = "line"
+    description = ""
+    is_index = False
 
     def read(self, file: IO[bytes]) -> Iterator[Row]:
         """Yield the lines that are not skipped."""
         return numbered(bounded(io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape")))
-
-
-def bounded(file: io.TextIOWrapper) -> Iterator[str]:
-    """Yield the lines of a text. Of one that is longer than any fetch, only the start."""
-    limit = MAX_FETCH_BYTES + 2
-    while line := file.readline(limit):
-        yield line
-        while len(line) == limit and not line.endswith("\n"):
-            line = file.readline(limit)
 
 
 class Part(NamedTuple):
@@ -140,6 +133,15 @@ class FetchStream:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def notes(self) -> list[str]:
+        """The forms of files that are not texts of the usual grammar, each with its first file."""
+        first: dict[str, str] = {}
+        for part in self._rows.parts:
+            if part.reader.description:
+                first.setdefault(part.reader.description, part.file.name)
+        return [f"{file}: {description}" for description, file in first.items()]
 
     def close(self) -> None:
         """Close the files."""

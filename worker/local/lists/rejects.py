@@ -12,8 +12,8 @@ import msgspec
 from fetchfleet.jobs.contract.fetch_list import MAX_NAMED_ERRORS
 from fetchfleet.jobs.contract.safe_text import safe_json, shown
 from fetchfleet.worker.errors import BAD_USE, CommandError
-from fetchfleet.worker.local.lists import list_formats
 from fetchfleet.worker.local.lists.fetch_stream import Part, RowPlace
+from fetchfleet.worker.local.lists.formats import list_formats
 
 IN_MEMORY_BYTES = 1 << 20
 """The size of rejects up to which they are in memory until they are written."""
@@ -68,7 +68,10 @@ class Rejects:
     def refusal(self, file: str, *, some_valid: bool) -> CommandError:
         """Return the error for a list with invalid rows. It names the format if that is the cause."""
         part = self._part
-        message = None if part is None else list_formats.text_format(part.sample, part.file.name)
+        is_text = part is not None and not part.reader.description
+        message = (
+            list_formats.text_format(part.sample, part.file.name) if part is not None and is_text else None
+        )
         if message is None:
             more = self.count - len(self._first)
             message = "\n".join([*self._first, *([f"and {more} more bad lines"] if more else [])])

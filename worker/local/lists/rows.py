@@ -1,7 +1,7 @@
 """The rows of a list, as the reader of a format yields them. Pure."""
 
 from collections.abc import Iterator
-from typing import IO, Protocol, Self
+from typing import IO, NamedTuple, Protocol, Self
 
 from fetchfleet.worker.errors import BAD_USE, CommandError
 
@@ -39,6 +39,29 @@ class Reader(Protocol):
 
     noun: str
     """The unit that the numbers of its rows count, such as `line`."""
+    description: str
+    """The form of a file that is not a text with a URL or a JSON object a line, for the user; else empty."""
+
+    is_index: bool
+    """True if the rows are the URLs of lists."""
 
     def read(self, file: IO[bytes]) -> Iterator[Row]:
         """Yield the rows of a file. Raises ListError."""
+
+
+class ListOptions(NamedTuple):
+    """The options that say how a list is read."""
+
+    format: str | None = None
+    """The name of the format; None to recognise it."""
+    url_column: str | None = None
+    """The column of URLs in a table: its name, or its number from 1. The other columns are given so too."""
+    meta_columns: tuple[str, ...] = ()
+    """The columns that become `meta`; `all` for every column that has no other purpose."""
+    dest_column: str | None = None
+    sha256_column: str | None = None
+
+    @property
+    def names_columns(self) -> bool:
+        """True if a column is named, so that the list is a table."""
+        return any((self.url_column, self.meta_columns, self.dest_column, self.sha256_column))

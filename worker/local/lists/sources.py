@@ -6,10 +6,10 @@ import io
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, Self
 
 from fetchfleet.worker.local.lists.rows import ListChangedError, ListError
 
@@ -102,11 +102,17 @@ class ListFile:
         """open_raw: opens the bytes as stored. own: files to close."""
         self.name = name
         self._open_raw = open_raw
-        self._own = own
+        self.own = own
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Close the files that stay open between passes."""
-        for file in self._own:
+        for file in self.own:
             file.close()
 
     @contextmanager
@@ -168,10 +174,15 @@ def find_sources(file: str) -> list[ListFile]:
         paths = [path for path in paths if not path.is_dir()]
         if not paths:
             raise ListError(f"{file}: no file matches")
+    return file_sources({str(path): path for path in paths})
+
+
+def file_sources(paths: Mapping[str, Path]) -> list[ListFile]:
+    """Return the sources of files, given by their name in errors. Raises ListError."""
     sources: list[ListFile] = []
     try:
-        for path in paths:
-            sources.append(file_source(path, keep=len(sources) < KEPT_OPEN))
+        for name, path in paths.items():
+            sources.append(file_source(name, path, keep=len(sources) < KEPT_OPEN))
     except BaseException:
         for source in sources:
             source.close()
@@ -179,22 +190,22 @@ def find_sources(file: str) -> list[ListFile]:
     return sources
 
 
-def file_source(path: Path, *, keep: bool) -> ListFile:
+def file_source(name: str, path: Path, *, keep: bool) -> ListFile:
     """Return the source of a file. keep: it stays open, so that it may be renamed or deleted meanwhile."""
     try:
         file = path.open("rb", buffering=0)
     except OSError as error:
-        raise ListError(f"{path}: {error.strerror}") from None
+        raise ListError(f"{name}: {error.strerror}") from None
     status = os.fstat(file.fileno())
     if not stat.S_ISREG(status.st_mode):  # a pipe or a device
         with file:
-            return spooled(str(path), io.BufferedReader(file, BLOCK_BYTES))
+            return spooled(name, io.BufferedReader(file, BLOCK_BYTES))
     version = _version(status)
 
     def check(descriptor: int) -> None:
         if _version(os.fstat(descriptor)) != version:
             raise ListChangedError(
-                f"{path}: changed after it was checked; repeat the command once the file is complete"
+                f"{name}: changed after it was checked; repeat the command once the file is complete"
             )
 
     def reopen() -> io.RawIOBase:
@@ -202,9 +213,9 @@ def file_source(path: Path, *, keep: bool) -> ListFile:
         return _Owned(again, check)
 
     if keep:
-        return ListFile(str(path), lambda: Reread(file, check), file)
+        return ListFile(name, lambda: Reread(file, check), file)
     file.close()
-    return ListFile(str(path), reopen)
+    return ListFile(name, reopen)
 
 
 class _Owned(Reread):

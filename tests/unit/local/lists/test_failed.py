@@ -10,7 +10,6 @@ from fetchfleet.jobs.contract.result import Outcome, Result
 from fetchfleet.worker.errors import CommandError
 from fetchfleet.worker.fetch.rules.result import omitted_of
 from fetchfleet.worker.local import run
-from fetchfleet.worker.local.lists.checked_list import ListUse
 from fetchfleet.worker.local.lists.failed import Selection, read_failed, restore_fetches
 from fetchfleet.worker.local.output.output_files import Outputs
 from fetchfleet.worker.local.output.progress import StandardError
@@ -137,7 +136,7 @@ def test_the_omitted_fields_of_a_result_are_named() -> None:
 
 def failed_of(file: str | None, report: Path, outputs: Outputs) -> list[Fetch]:
     """Return the fetches that a command with `--only-failed` makes."""
-    with run.open_fetches(file, report, outputs, ListUse()) as stream:
+    with run.open_fetches(file, report, outputs) as stream:
         return list(stream.fetches())
 
 

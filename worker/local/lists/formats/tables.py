@@ -1,0 +1,218 @@
+"""Tables of URLs in text: CSV, TSV, and columns with another delimiter. Pure."""
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO, Any, NamedTuple
+
+import msgspec
+
+from fetchfleet.jobs.contract.fetch import MAX_FETCH_BYTES
+from fetchfleet.jobs.contract.fetch_list import bounded, error_of
+from fetchfleet.jobs.errors import InvalidFetchError
+from fetchfleet.worker.local.lists.rows import BadRow, ListError, ListOptions, Row
+
+ALL = "all"
+"""The value of `--meta-cols` for every column that has no other purpose."""
+DELIMITERS = "\t,;|"
+NO_DELIMITER = "\x1f"
+"""The delimiter of a table with one column, whose URLs may contain commas."""
+
+_SHOWN_CHARS = 60
+_MAX_LINE_CHARS = 4000
+_USUAL_SHARE = 0.9
+_URL = re.compile(r"""["']?https?://[^\s"']+["']?""", re.IGNORECASE)
+_NAME = re.compile(r"[\w -]+")
+_SEPARATOR_LINE = re.compile(r"sep=(.)", re.IGNORECASE)
+"""The line that gives Excel the delimiter of the rows below."""
+
+
+class TableForm(NamedTuple):
+    """The form of a table."""
+
+    delimiter: str
+    place: int
+    """The index of the column of URLs, from 0."""
+    header: Sequence[str] | None
+    """The names of its columns; None if it has no header."""
+    skip: int = 0
+    """The number of rows before the first URL."""
+
+    @property
+    def description(self) -> str:
+        """The form, for the user."""
+        kinds = {"\t": "TSV", ",": "CSV", " ": "columns with spaces between them", NO_DELIMITER: "a column"}
+        kind = kinds.get(self.delimiter, f"CSV with {self.delimiter!r}")
+        name = f" ({self.header[self.place][:_SHOWN_CHARS]!a})" if self.header else ""
+        return f"{kind}: its URLs are in column {self.place + 1}{name}"
+
+
+class Columns(NamedTuple):
+    """The columns of a table that are read, by index from 0."""
+
+    url: int
+    dest: int | None
+    sha256: int | None
+    meta: dict[str, int]
+    """By name."""
+
+
+class TableReader:
+    """The reader of one table."""
+
+    noun = "line"
+    is_index = False
+
+    def __init__(self, name: str, table: TableForm, options: ListOptions) -> None:
+        """name: of the file. Raises ListError for a column that the table lacks."""
+        self._name = name
+        self._table = table
+        self._columns = columns_of(name, table.header, table.place, options)
+        self.description = table.description
+
+    def read(self, file: IO[bytes]) -> Iterator[Row]:
+        """Yield the rows."""
+        text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+        csv.field_size_limit(MAX_FETCH_BYTES)
+        rows = csv.reader(bounded(text), delimiter=self._table.delimiter, skipinitialspace=True)
+        skipped, line = 0, 1
+        try:
+            for row in rows:
+                number, line = line, rows.line_num + 1
+                if not any(map(str.strip, row)) or row[0].startswith("#"):
+                    continue
+                if skipped < self._table.skip:
+                    skipped += 1
+                    continue
+                yield number, self._text_of(row)
+        except csv.Error as error:
+            raise ListError(f"{self._name}: line {line}: {error}") from None
+
+    def _text_of(self, row: list[str]) -> str:
+        columns = self._columns
+        if len(row) <= columns.url:
+            return BadRow(
+                self._table.delimiter.join(row),
+                f"has {len(row)} columns; the URLs are in column {columns.url + 1}",
+            )
+
+        def cell(place: int | None) -> str | None:
+            return row[place].strip() or None if place is not None and place < len(row) else None
+
+        meta = {name: row[place] for name, place in columns.meta.items() if place < len(row)}
+        return fetch_text(cell(columns.url) or "", cell(columns.dest), cell(columns.sha256), meta)
+
+
+def fetch_text(url: str, dest: str | None, sha256: str | None, meta: dict[str, Any]) -> str:
+    """Return the fetch of a row as a line of a text list."""
+    if dest is None and sha256 is None and not meta and url[:4].lower() == "http":
+        return url
+    fields = {"url": url, "dest": dest, "sha256": sha256, "meta": meta or None}
+    try:
+        return msgspec.json.encode(
+            {name: value for name, value in fields.items() if value is not None}
+        ).decode()
+    except (UnicodeEncodeError, TypeError, ValueError, RecursionError) as error:
+        text = " ".join(map(str, (url, dest or "", *meta.values())))
+        return BadRow(text, error_of(text, InvalidFetchError(str(error))))
+
+
+def columns_of(name: str, header: Sequence[str] | None, url: int, options: ListOptions) -> Columns:
+    """Return the columns that the options name. url: the place of the URLs. Raises ListError."""
+
+    def place(option: str, column: str) -> int:
+        return place_of(name, header, option, column)
+
+    dest = None if options.dest_column is None else place("--dest-col", options.dest_column)
+    sha256 = None if options.sha256_column is None else place("--sha256-col", options.sha256_column)
+    if options.meta_columns == (ALL,):
+        if header is None:
+            raise ListError(f"{name}: --meta-cols all: the table has no header with the names of its columns")
+        others = {title: index for index, title in enumerate(header) if index not in {url, dest, sha256}}
+        return Columns(url, dest, sha256, others)
+    places = {column: place("--meta-cols", column) for column in options.meta_columns}
+    meta = {header[index] if header else column: index for column, index in places.items()}
+    return Columns(url, dest, sha256, meta)
+
+
+def place_of(name: str, header: Sequence[str] | None, option: str, column: str) -> int:
+    """Return the index of a column, given by name or number. Raises ListError."""
+    if header is not None and column in header:
+        return header.index(column)
+    if column.isdecimal() and 0 < int(column) <= (len(header) if header is not None else 10_000):
+        return int(column) - 1
+    names = ", ".join(f"{title[:_SHOWN_CHARS]!a}" for title in (header or [])[:20])
+    has = f"its columns are {names}" if header else "it has no header; give the number of a column"
+    raise ListError(f"{name}: {option} {column}: no such column; {has}")
+
+
+def table_of(sample: Sequence[str], name: str, options: ListOptions) -> TableForm | None:
+    """Return the form of a table, from its first lines; None if they are not one.
+
+    sample: lines that are not blank, stripped. Raises ListError if `--url-col` names no column.
+    """
+    if options.url_column is None:
+        return url_table(sample)
+    stated = _SEPARATOR_LINE.fullmatch(sample[0]) if sample else None
+    lines = list(sample if stated is None else sample[1:])[:1]
+    column = options.url_column
+    for delimiter in (DELIMITERS + NO_DELIMITER) if stated is None else stated[1]:
+        row = next(csv.reader(lines, delimiter=delimiter, skipinitialspace=True), [])
+        is_number = (
+            column.isdecimal() and 0 < int(column) <= len(row) and (len(row) > 1 or delimiter == NO_DELIMITER)
+        )
+        if column not in row and not is_number:
+            continue
+        place = row.index(column) if column in row else int(column) - 1
+        header = None if is_url(row[place]) else row
+        return TableForm(delimiter, place, header, (header is not None) + (stated is not None))
+    raise ListError(f"{name}: --url-col {column}: no such column in the first line, {lines[0][:200]!a}")
+
+
+def url_table(sample: Sequence[str]) -> TableForm | None:
+    """Return the form of a table if the lines are its rows, and one column clearly has URLs."""
+    if not sample or sample[0].startswith(("{", "[", "<")):
+        return None
+    stated = _SEPARATOR_LINE.fullmatch(sample[0])
+    lines = [line[:_MAX_LINE_CHARS] for line in (sample if stated is None else sample[1:])]
+    for delimiter in f"{DELIMITERS} " if stated is None else stated[1]:
+        try:
+            rows = list(csv.reader(lines, delimiter=delimiter, skipinitialspace=True)) or [[""]]
+        except csv.Error:
+            continue
+        width = len(rows[0])
+        quoted = width == 1 and delimiter == "," and usually(lambda line: line[:1] == line[-1:] == '"', lines)
+        if not quoted and (width == 1 or not usually(lambda row, width=width: len(row) == width, rows)):
+            continue
+        for place in range(width):
+            cells = [row[place] if place < len(row) else "" for row in rows]
+            has_header = _URL.match(cells[0]) is None
+            urls = cells[1:] if has_header else cells
+            if not urls or not usually(is_url, urls) or (has_header and "/" in cells[0]):
+                continue
+            # Without a header, a line such as `http://h/a,b` may be a URL or a row. If lines contain spaces,
+            # they are not URLs.
+            spaced = any(" " in line or '"' in line for line in lines)
+            is_table = has_header or delimiter == "\t" or spaced
+            if place > 0 or (is_table and delimiter != " "):
+                skip = has_header + (stated is not None)
+                return TableForm(delimiter, place, rows[0] if has_header else None, skip)
+    if (
+        stated is None
+        and len(lines) > 1
+        and _NAME.fullmatch(lines[0])
+        and all(map(_URL.fullmatch, lines[1:]))
+    ):
+        return TableForm(NO_DELIMITER, 0, lines[:1], 1)
+    return None
+
+
+def is_url(cell: str) -> bool:
+    """Return whether a cell is a URL."""
+    return _URL.match(cell) is not None
+
+
+def usually(test: Callable[..., bool], items: Sequence[object]) -> bool:
+    """Return whether the test holds for nearly all items."""
+    return sum(map(test, items)) >= _USUAL_SHARE * len(items)
