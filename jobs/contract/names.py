@@ -37,9 +37,12 @@ _RESERVED = '<>:"|?*'
 """Characters that Windows reserves in file names."""
 
 _UNSAFE = re.compile(rf"[/\\{re.escape(_RESERVED)}{UNSAFE_CHARACTERS}]")
-_PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_-]{4,99}(?:\.[A-Za-z0-9]{1,16})?")
-"""Parts that need no change: no device has a name of more than four letters without a `$`."""
+_PLAIN = re.compile(r"[A-Za-z0-9_+~-](?:[A-Za-z0-9._+~-]{0,98}[A-Za-z0-9_+~-])?")
+"""Parts that need no change, unless they are names of devices."""
 
+_PLAIN_DEVICES = frozenset(
+    {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(10))}
+)
 _DEVICE = re.compile(
     r"(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9\u00b9\u00b2\u00b3]) *(?:\..*)?", re.IGNORECASE
 )
@@ -158,7 +161,7 @@ def unquoted(text: str) -> str:
 
 def safe_part(text: str) -> str:
     """Return a part of a path that is a valid file name everywhere. text: without unsafe characters."""
-    if _PLAIN.fullmatch(text) is not None:
+    if _PLAIN.fullmatch(text) is not None and text.partition(".")[0].lower() not in _PLAIN_DEVICES:
         return text
     part = text.rstrip(" .").lstrip(" ")
     if not part:

@@ -12,7 +12,7 @@ from fetchfleet.jobs.contract.urls import lane_of_url
 from fetchfleet.jobs.scripts.lanes import Claim, Claimed
 from fetchfleet.worker.fetch.cases import handover
 from fetchfleet.worker.fetch.cases.robots_txt import request_robots, rules_for
-from fetchfleet.worker.fetch.cases.unattempted import end_unattempted
+from fetchfleet.worker.fetch.cases.unattempted import end_unattempted, may_end_unattempted
 from fetchfleet.worker.fetch.rules.crashes import crashed, interrupted
 from fetchfleet.worker.fetch.rules.decide import DISALLOWED
 from fetchfleet.worker.fetch.run import finish_fetch, run_fetch
@@ -201,7 +201,7 @@ def next_granted(session: FetchSession, excluding: int = 0) -> Entry | None:
         now_ms >= lane.expiry_check_ms
         or now_ms >= entry.deadline_ms
         or fetch.dest is not None
-        or fetch.name is not None
+        or (fetch.name is not None and may_end_unattempted(fetch, session.services.sink))
         or fetch.body_file is not None
         or fetch.decode
         or fetch.sign

@@ -109,14 +109,14 @@ def content_name(
 
     url: of the request that was answered. disposition, content_type: header fields, as ISO 8859-1.
     """
-    sent = file_name_of(disposition) if disposition else ""
-    candidates = [name for name in (sent, last_segment(url), last_segment(fetch_url)) if name]
-    split = [split_extension(name) for name in candidates]
-    stem = split[0][0] if split else "index"
-    extension = next((extension for _, extension in split if extension), "")
+    stem, extension = split_extension(file_name_of(disposition)) if disposition else ("", "")
+    for from_url in (url, fetch_url) if url != fetch_url else (url,):
+        if not stem or not extension:
+            own_stem, own_extension = split_extension(last_segment(from_url))
+            stem, extension = stem or own_stem, extension or own_extension
     if not extension and content_type:
         extension = EXTENSIONS.get(content_type.partition(";")[0].strip().lower(), "")
-    return ContentName(stem, extension.lower())
+    return ContentName(stem or "index", extension.lower())
 
 
 def last_segment(url: str) -> str:

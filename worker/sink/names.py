@@ -11,6 +11,7 @@ import msgspec
 
 from fetchfleet.jobs.contract import names
 from fetchfleet.jobs.contract.entry import Entry
+from fetchfleet.jobs.contract.fetch import Fetch
 from fetchfleet.jobs.contract.ids import path_of, place_of
 from fetchfleet.jobs.contract.urls import DEFAULT_PORTS, origin_of_url, parse_url
 from fetchfleet.worker.errors import BadDestError
@@ -39,6 +40,11 @@ def path_for(entry: Entry, exchange: HttpExchange | None, sha256: str | None) ->
         return names.expand(template, values)
     except (ValueError, OverflowError) as error:  # too long, or no date
         raise BadDestError(str(error)) from None
+
+
+def uses_meta(fetch: Fetch) -> bool:
+    """Return whether the name of the fetch has a value of `meta`."""
+    return fetch.name is not None and names.META in fetch.name
 
 
 def check(entry: Entry) -> None:

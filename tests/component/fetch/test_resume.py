@@ -225,6 +225,23 @@ async def test_a_416_for_a_range_at_the_end_completes_the_body(origin: Origin, w
     assert (result.status, result.attempts, len(origin.requests)) == (416, 2, 2)
 
 
+async def test_a_416_that_completes_the_body_does_not_name_it(origin: Origin, worker: OneWorker) -> None:
+    """Its Content-Type is that of an error page."""
+
+    async def without_end(x: Exchange) -> None:
+        await x.send_head(200, [*ETAG, ("Transfer-Encoding", "chunked")])
+        await x.send(b"%x\r\n%b\r\n" % (len(BODY), BODY))
+        x.close()
+
+    page = [("Content-Range", f"bytes */{len(BODY)}"), ("Content-Type", "text/html")]
+    origin.behaviour = o.sequence(without_end, o.status(416, page, b"no such range"))
+
+    result = await worker.one(origin.url("/file"), name="{stem}{ext}")
+
+    assert is_the_body(result, worker)
+    assert (result.status, result.path) == (416, "file")
+
+
 async def test_a_partial_body_is_kept_across_error_responses(origin: Origin, worker: OneWorker) -> None:
     """Between the two parts the host responds with 503, 429 and 500."""
     rest = RangedBody(BODY)

@@ -238,6 +238,32 @@ def versioned(body: bytes, tag: str) -> Behaviour:
     return answer
 
 
+async def test_two_workers_that_race_for_a_name_store_both_bodies(origin: Origin, start: Start) -> None:
+    """They serve two hosts. Both bodies arrive before either has its name."""
+    may_end = asyncio.Event()
+    origin.behaviour = o.held(may_end, o.ok(b"one"))
+    async with Origin.serving("127.0.0.12", o.held(may_end, o.ok(b"two"))) as other:
+        first, _ = await start(worker_id="one"), await start(worker_id="two")
+        batch = await first.submit(
+            [Fetch(url=at.url("/a.txt"), name="{stem}{ext}") for at in (origin, other)]
+        )
+        await wait_until(lambda: origin.requests and other.requests, "both requests")
+        may_end.set()
+        results = [result async for result in batch.results()]
+
+    [plain] = [result for result in results if result.path == "a.txt"]
+    [suffixed] = [result for result in results if result is not plain]
+    assert suffixed.path == f"a-{suffixed.id}.txt"
+    assert {b"one", b"two"} == {first.body(result) for result in results}
+
+
+async def test_head_stores_nothing_under_a_name(origin: Origin, worker: OneWorker) -> None:
+    """As without one."""
+    result = await worker.one(origin.url("/a.txt"), method="HEAD", name="{stem}{ext}")
+
+    assert (result.outcome, result.path, worker.files()) == (Outcome.STORED, None, set())
+
+
 async def test_a_file_that_appears_during_the_fetch_is_kept(origin: Origin, worker: OneWorker) -> None:
     """Another program creates it between the request and the end of the body."""
     may_end = asyncio.Event()

@@ -1,6 +1,7 @@
 """End fetches that this worker must not attempt."""
 
 from fetchfleet.jobs.contract.entry import Entry
+from fetchfleet.jobs.contract.fetch import Fetch
 from fetchfleet.jobs.contract.result import Outcome, Reason
 from fetchfleet.jobs.contract.urls import lane_of_url
 from fetchfleet.worker.errors import BadDestError
@@ -13,6 +14,7 @@ from fetchfleet.worker.fetch.run import finish_fetch
 from fetchfleet.worker.fetch.services import FetchSession
 from fetchfleet.worker.gate.gate import WaitReason
 from fetchfleet.worker.sink import names
+from fetchfleet.worker.sink.base import Sink
 
 
 async def end_unattempted(session: FetchSession, entry: Entry) -> bool:
@@ -53,6 +55,11 @@ async def end_unattempted(session: FetchSession, entry: Entry) -> bool:
     if existing is not None:
         await finish_fetch(session, entry, *stored_bodies.end_at_existing(entry, existing))
     return existing is not None
+
+
+def may_end_unattempted(fetch: Fetch, sink: Sink) -> bool:
+    """Return whether a name may end the fetch: a file stays, a value is missing, or the sink has no names."""
+    return fetch.if_exists is not None or names.uses_meta(fetch) or sink.refusal(fetch) is not None
 
 
 async def end_if_expired(session: FetchSession, entry: Entry) -> bool:
