@@ -211,6 +211,14 @@ def test_a_fetch_replaces_the_requirements_of_the_policy_one_by_one() -> None:
         assert requirements_of(fetch, policy) == expected
 
 
+def test_a_webhook_has_no_requirements() -> None:
+    """A policy that accepts 404, or retries 202, must not change which responses deliver a webhook."""
+    policy = LanePolicy(accept=Accept(statuses=(404,)), retry_statuses=(202,), x_robots="obey")
+    webhook = Fetch(url=URL, method="POST", body="{}", sign=True)
+
+    assert requirements_of(webhook, policy) == requirements_of(Fetch(url=URL), LanePolicy())
+
+
 @pytest.mark.parametrize(
     ("status", "signal"),
     [

@@ -113,9 +113,9 @@ class SpecialCases:
         return self.is_complete or accept.has_body(self._required, answer.status, wait_s)
 
     async def store(self, answer: Answer, request: Hop, hops: int) -> AttemptOutcome:
-        """Store the body of a response, checked against its length and digests, unless it is refused."""
-        fetch, policy, resume = self._entry.fetch, self._lane.policy, self._resume
-        if fetch.sign:  # the response to a webhook says nothing but its status
+        """Store the response, unless its head is refused."""
+        resume = self._resume
+        if self._entry.fetch.sign:  # the response to a webhook says nothing but its status
             await answer.discard()
             return Stored(status=answer.status, at=None, validators=Validators(request.url))
         part_only = resume is not None and isinstance(resume.verdict, Append)
@@ -126,12 +126,21 @@ class SpecialCases:
         if refusal is not None:
             await answer.discard()
             return refusal
-        validators = validators_of(request.url, answer.header)
         if request.method == "HEAD":
-            return await self._store_head(answer, request, validators)
-
+            return await self._store_head(answer, request)
         if resume is not None and resume.verdict is RangeVerdict.NOTHING:
             await resume.drop()  # the body of an accepted error does not continue it
+        return await self._store_body(answer, request, hops, part_only=part_only)
+
+    async def _store_body(
+        self, answer: Answer, request: Hop, hops: int, *, part_only: bool
+    ) -> AttemptOutcome:
+        """Store the body of a response, checked against its length and digests.
+
+        part_only: it is the rest of the partial file, or one of its segments.
+        """
+        fetch, policy = self._entry.fetch, self._lane.policy
+        validators = validators_of(request.url, answer.header)
         max_bytes = min(
             filter(None, (fetch.size_limit(policy.max_bytes), self._required.accept.max_bytes)), default=0
         )
@@ -193,9 +202,10 @@ class SpecialCases:
             length_bytes = resume.total_bytes(length_bytes)
         return Expected(length_bytes, fetch.sha256, max_bytes, digests, min_bytes)
 
-    async def _store_head(self, answer: Answer, request: Hop, validators: Validators) -> AttemptOutcome:
+    async def _store_head(self, answer: Answer, request: Hop) -> AttemptOutcome:
         """Store the response to a HEAD request, if the sink stores such responses."""
         lane, sink = self._lane, self._services.sink
+        validators = validators_of(request.url, answer.header)
         await answer.discard()
         at: StoredAt | None = None
         if sink.stores_head_responses:

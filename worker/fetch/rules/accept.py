@@ -33,7 +33,9 @@ class Requirements(NamedTuple):
 
 
 def requirements_of(fetch: Fetch, policy: LanePolicy) -> Requirements:
-    """Return the requirements of a fetch for a response of the host with this policy."""
+    """Return the requirements of a fetch for a response of the host with this policy; none for a webhook."""
+    if fetch.sign:
+        return Requirements(Accept(), (), XRobots.IGNORE)
     return Requirements(
         policy.accept if fetch.accept is None else fetch.accept,
         policy.retry_statuses if fetch.retry_statuses is None else fetch.retry_statuses,
