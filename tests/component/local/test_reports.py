@@ -264,6 +264,26 @@ def test_an_output_that_a_report_cannot_have_is_refused(
     ]
 
 
+def test_an_interrupted_conversion_keeps_the_lines(tmp_path: Path) -> None:
+    """A message has the command that converts them, and no partial report remains."""
+    report, warnings = tmp_path / "report.sqlite", list[str]()
+    lines = reports.lines_of(report)
+    lines.write_bytes(encode(result({"text": "x" * 1000})) + b"\n")
+
+    async def interrupt() -> None:
+        converting = asyncio.create_task(reports.finish(report, warnings.append))
+        for _ in range(2):  # it has begun, and has read the first page
+            await asyncio.sleep(0)
+        converting.cancel()
+        await converting
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(interrupt())
+
+    assert [f"every result is in {lines}; convert it with:\n{reports.command_to_convert(report)}"] == warnings
+    assert [lines] == [*tmp_path.iterdir()]
+
+
 def most_memory_mib(lines: Path, report: Path) -> int:
     """Convert the lines in a process of its own, and return its peak of resident memory."""
     code = (

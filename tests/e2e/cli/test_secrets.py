@@ -110,7 +110,7 @@ def test_no_command_shows_a_secret_without_reveal(redis_url: str) -> None:
         ["dead", "retry", "--all"],
         ["dead", "purge", "--all"],
     ]
-    last.append(["cancel", ENDED[:16]])
+    last += [["export", ENDED[:16], "-"], ["cancel", ENDED[:16]]]
     revealing = [
         ["dead", "show", "1-1", "--reveal"],
         ["dead", "list", "--json", "--reveal"],
@@ -125,6 +125,7 @@ def test_no_command_shows_a_secret_without_reveal(redis_url: str) -> None:
 
     shown = {name: canaries(outputs[name]) for name in map(" ".join, [*commands, *last])}
     assert shown.pop(f"results {ENDED[:16]} --json") == NO_SECRET_BY_NAME
+    assert shown.pop(f"export {ENDED[:16]} -") == NO_SECRET_BY_NAME
     assert {name: found for name, found in shown.items() if found} == {}
     assert letter["fetch"]["headers"] == {
         "Authorization": "***",

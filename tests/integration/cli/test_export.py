@@ -4,6 +4,8 @@ import asyncio
 import csv
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -139,3 +141,34 @@ def test_what_cannot_be_exported_is_refused(commands: Commands, tmp_path: Path) 
         assert (2, True) == (refused.exit_code, message in refused.output), refused.output
     assert (1, True) == (unknown.exit_code, "is not in Redis" in unknown.output)
     assert [same] == [*tmp_path.iterdir()]
+
+
+def test_a_large_batch_is_exported_in_pages(redis_url: str, tmp_path: Path) -> None:
+    """Twice as many results need hardly more memory."""
+    code = (
+        "from pathlib import Path; from fetchfleet.worker.cli.app import run_command; run_command();"
+        "print(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])"
+    )
+    report = tmp_path / "a.parquet"
+    words = ["export", BATCH, str(report), "--reveal", "--redis", redis_url]
+    peaks = []
+    for total in (2200, 4800):
+        asyncio.run(fill_large(redis_url, total))
+        ended = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, check=True)
+        peaks.append(int(ended.stdout) >> 10)
+    asyncio.run(clear(redis_url))
+
+    assert 4800 == parquet.read_metadata(report).num_rows
+    assert peaks[1] - peaks[0] < 16, peaks
+
+
+async def fill_large(redis_url: str, total: int) -> None:
+    """Write a batch of results of 8 kB."""
+    async with connect(redis_url) as redis, redis.pipeline() as pipe:
+        counts = {"total": total, "sealed": 1, "stored": total, "done": total}
+        pipe.hset(keys.batch(BATCH), mapping=counts)
+        pipe.delete(keys.results(BATCH))
+        for place in range(total):
+            large = msgspec.structs.replace(result(place), meta={"text": "x" * 8000})
+            pipe.xadd(keys.results(BATCH), {"r": encode(large)})
+        await pipe.execute()
