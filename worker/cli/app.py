@@ -22,6 +22,7 @@ _PANELS = {
         "batches": "batches",
         "results": "batches",
         "export": "files.export",
+        "wacz": "files.wacz",
         "explain": "hosts",
         "health": "status",
         "events": "live.events",

@@ -1,1 +1,1 @@
-"""The commands that write files of a batch."""
+"""The commands that write the results or the archive of fetches to one file."""

@@ -33,6 +33,7 @@ class IndexedRecord(msgspec.Struct, frozen=True):
     filename: str
     """The name of the segment."""
     mime: str = ""
+    status: str = ""
 
     @property
     def record_bytes(self) -> int:

@@ -28,8 +28,10 @@ def member(blocks: Iterable[Block]) -> bytes:
     return b"".join([*pieces, compressor.flush()])
 
 
-def member_pieces(before: Block, file: int, size_bytes: int, after: Block) -> Iterator[bytes]:
-    """Yield the gzip member of a block, the first `size_bytes` of a file and another block, in pieces.
+def member_pieces(
+    before: Block, file: int, size_bytes: int, after: Block, offset: int = 0
+) -> Iterator[bytes]:
+    """Yield the gzip member of a block, `size_bytes` of a file and another block, in pieces.
 
     Reads and yields at most READ_BYTES at once, with empty pieces between. Raises OSError.
     """
@@ -37,7 +39,7 @@ def member_pieces(before: Block, file: int, size_bytes: int, after: Block) -> It
     yield compressor.compress(before)
     done_bytes = 0
     while done_bytes < size_bytes:
-        block = os.pread(file, min(READ_BYTES, size_bytes - done_bytes), done_bytes)
+        block = os.pread(file, min(READ_BYTES, size_bytes - done_bytes), offset + done_bytes)
         if not block:
             raise OSError(f"the partial file ends after {done_bytes} of {size_bytes} bytes")
         done_bytes += len(block)

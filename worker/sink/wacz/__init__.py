@@ -1,0 +1,1 @@
+"""Packages of segments for archives, in the format WACZ."""
