@@ -8,7 +8,11 @@
             print(result.outcome, result.path)
 
 The names are defined in fetchfleet.jobs. Importing this package does not import the worker, arq or httpx.
+`fetchfleet.sync` has the same API without asyncio.
 """
+
+from importlib import import_module
+from types import ModuleType
 
 from fetchfleet.jobs.client.batch import Batch, Counts, Results, Submitted
 from fetchfleet.jobs.client.batch_list import BatchSummary
@@ -38,6 +42,14 @@ from fetchfleet.jobs.errors import (
 )
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Import `fetchfleet.sync` at its first use."""
+    if name == "sync":
+        return import_module("fetchfleet.sync")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "Accept",

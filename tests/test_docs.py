@@ -190,12 +190,12 @@ def main_of(
 
 
 async def test_the_python_of_the_api_and_result_pages_runs(redis_url: str, tmp_path: Path) -> None:
-    """The client, plain arq, a reader that continues from a position, and two consumer groups."""
+    """The clients, plain arq, a reader that continues from a position, and two consumer groups."""
     printed: list[tuple[Any, ...]] = []
     read: list[tuple[Any, ...]] = []
     heard: list[str] = []
     plainly: list[str] = []
-    client, arq, patient, _ = fenced(API, "python")
+    client, script, arq, patient, _ = fenced(API, "python")
     reader, plain, _, each, group = fenced(RESULTS, "python")
     async with Origin.serving("127.0.0.182", ok(b"body")) as origin:
         programs = [
@@ -217,10 +217,16 @@ async def test_the_python_of_the_api_and_result_pages_runs(redis_url: str, tmp_p
             scope = {"print": plainly.append}
             await asyncio.to_thread(exec, compile(plain, "results.md", "exec"), scope)
             await aio.end(*tasks)
+            script = script.replace("redis://localhost:6379", redis_url)
+            script = script.replace("https://example.com", origin.url().rstrip("/"))
+            scripted: list[tuple[Any, ...]] = []
+            scope = {"print": lambda *words: scripted.append(words)}
+            await asyncio.to_thread(exec, compile(script, "api.md", "exec"), scope)
         wanted = [origin.url("/a.bin"), origin.url("/b.bin")]
 
     assert sorted(wanted) == sorted(words[1] for words in printed[:2])
     assert "fedcba9876543210" == printed[2][0]["batch"]
+    assert sorted(("stored", of) for of in wanted) == sorted(scripted)
     assert sorted(wanted * 3) == sorted(heard)
     assert sorted((of, "stored") for of in wanted * 3) == sorted(handed)
     assert sorted(wanted) == sorted(plainly)
@@ -234,7 +240,7 @@ async def test_the_dead_letter_program_of_the_api_page_runs(redis_url: str, tmp_
     follow = fenced(RESULTS, "python")[2]
     async with Origin.serving("127.0.0.184", status(404)) as origin:
         retry = main_of(
-            fenced(API, "python")[3], redis_url, origin, print=lambda *words: printed.append(words)
+            fenced(API, "python")[4], redis_url, origin, print=lambda *words: printed.append(words)
         )
         with workers(1, redis_url, tmp_path):
             async with Fleet(redis_url) as fleet:

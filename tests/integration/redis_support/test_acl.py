@@ -195,7 +195,8 @@ async def test_a_reader_may_have_each_result_handed_over(guarded: GuardedRedis, 
         seen.append(result.id)
 
     async with Fleet(guarded.url("producer")) as fleet:
-        batch = await fleet.submit([url("/a")])
+        batch = await fleet.submit([url("/a")], notify="https://app.example/hooks")
+    assert 1 == await admin.zcard(keys.WEBHOOKS)
     await (await LaneHold.begin(admin)).finish(1)
     async with Fleet(guarded.url("reader")) as fleet:
         task = asyncio.create_task(fleet.each(handle, group="billing"))
