@@ -23,6 +23,12 @@ def range_of(seen: Seen) -> str | None:
     return Origin.header(seen, "Range")
 
 
+def span_of(seen: Seen) -> tuple[int, int]:
+    """Return the first offset and the end of the requested range; an end of -1 is that of the body."""
+    first, _, last = (range_of(seen) or "bytes=0-").removeprefix("bytes=").partition("-")
+    return int(first), int(last or -2) + 1
+
+
 class RangedBody:
     """Serve a body, and ranges of it (RFC 9110 §14) while the validator matches If-Range."""
 

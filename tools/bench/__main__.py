@@ -15,7 +15,7 @@ from fetchfleet.worker import settings
 from tools.bench import enqueue as enqueue_module
 from tools.bench import environment, lower_bound, report
 from tools.bench.compare import Load, side_by_side
-from tools.bench.peers import PEERS
+from tools.bench.peers import PEERS, SEGMENTED_PEERS
 from tools.bench.process import BenchError
 from tools.bench.profiler import profile as profile_module
 from tools.bench.stats import BASE, MB, OWN, is_own
@@ -39,8 +39,9 @@ Only = Annotated[
 ]
 
 SMALL, HOSTS_LOAD, LARGE, TLS = "small", "hosts", "large", "tls"
+SEGMENTS = "segments"
 NO_TLS = "nginx and openssl, for the load with TLS"
-UNITS = {SMALL: "per_s", HOSTS_LOAD: "per_s", LARGE: "mb_per_s", TLS: "per_s"}
+UNITS = {SMALL: "per_s", HOSTS_LOAD: "per_s", LARGE: "mb_per_s", TLS: "per_s", SEGMENTS: "mb_per_s"}
 """The unit of the rate of each load."""
 
 FULL = {
@@ -75,7 +76,7 @@ def bench(
     disk: Disk = False,
     json_to: JsonTo = None,
 ) -> None:
-    """Compare fetchfleet with other programs. Without a command, run all commands except profile.
+    """Compare fetchfleet with other programs. Without a command, run all but profile and segments.
 
     Programs that are not installed are skipped and listed. BENCH_PYTHON: a Python with aiohttp and Scrapy.
     """
@@ -157,6 +158,22 @@ def bodies(
 
 
 @app.command()
+def segments(
+    mb: Annotated[int, typer.Option(min=1, help="Size of the file, in MB.")] = 256,
+    mb_per_s: Annotated[int, typer.Option(min=1, help="Limit of each connection.")] = 20,
+    rounds: Rounds = 5,
+    *,
+    only: Only = None,
+    disk: Disk = False,
+    json_to: JsonTo = None,
+) -> None:
+    """Fetch one large body from a host that limits each connection, on one connection and on several."""
+    load = Load(1, mb * MB, 1, rounds, connection_bytes_per_s=mb_per_s * MB)
+    with _reported(json_to) as figures:
+        _compare(SEGMENTS, load, figures, only, disk=disk)
+
+
+@app.command()
 def layers(files: Files = 20_000, rounds: Rounds = 5, *, disk: Disk = False, json_to: JsonTo = None) -> None:
     """Measure the CPU time of a fetch at each layer, from loopback and file to the worker."""
     with _reported(json_to) as figures:
@@ -233,11 +250,12 @@ def _compare(name: str, load: Load, figures: dict[str, Any], only: list[str] | N
     if load.tls and not TLS_INSTALLED:
         figures["absent"].append(NO_TLS)
         return
-    peers = [peer for peer in PEERS if peer.installed and (not only or peer.name in only)]
+    known = SEGMENTED_PEERS if load.connection_bytes_per_s else PEERS
+    peers = [peer for peer in known if peer.installed and (not only or peer.name in only)]
     if load.tls:  # SSL_CERT_FILE configures only these programs
         peers = [peer for peer in peers if is_own(peer.name) or peer.name == BASE]
     if not peers:
-        names = "; ".join(peer.name for peer in PEERS if peer.installed)
+        names = "; ".join(peer.name for peer in known if peer.installed)
         raise BenchError(f"--only must name a program that is installed and runs this load: {names}")
     unit = UNITS[name]
     measured = side_by_side(load, peers, unit, _report_progress, disk=disk)

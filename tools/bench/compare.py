@@ -33,6 +33,8 @@ class Load(NamedTuple):
     tls: bool = False
     in_parts: bool = False
     """True if a slow program fetches only its share of the files."""
+    connection_bytes_per_s: int = 0
+    """The limit of each connection; 0 for none."""
 
 
 class Measured(NamedTuple):
@@ -93,7 +95,8 @@ def _serving(load: Load, folder: Path) -> Iterator[tuple[str, list[str], Path | 
         with serve_tls(folder / "served", hosts(load), folder / "tls") as (base_urls, ca_file):
             yield "nginx with TLS", base_urls, ca_file
     else:
-        with serve_folder(folder / "served", hosts(load)) as server:
+        limit = load.connection_bytes_per_s
+        with serve_folder(folder / "served", hosts(load), bytes_per_s=limit) as server:
             yield server.name, server.base_urls, None
 
 

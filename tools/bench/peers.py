@@ -22,6 +22,9 @@ PER_HOST = 8
 """Fetches at once per host."""
 
 MAX_AT_ONCE = 160
+SEGMENTS = 4
+"""Connections for one file, in programs that use several."""
+
 PROGRAMS = "tools.bench.contenders"
 PYTHON = os.environ.get("BENCH_PYTHON") or sys.executable
 """The Python with aiohttp and Scrapy. Scrapy's Twisted must not be in .venv: structlog would import it."""
@@ -68,6 +71,11 @@ def _fetchfleet(task: Task, *flags: str) -> list[str]:
 def _aria2c(task: Task) -> list[str]:
     # One connection a file, as in the other programs. Preallocation would write every file twice.
     options = ["-q", "-j", str(task.at_once), "-x", "1", "-s", "1", "--file-allocation=none"]
+    return ["aria2c", *options, "-i", str(task.url_file), "-d", str(task.out)]
+
+
+def _aria2c_segments(task: Task) -> list[str]:
+    options = ["-q", "-j", "1", "-x", str(SEGMENTS), "-s", str(SEGMENTS), "--file-allocation=none"]
     return ["aria2c", *options, "-i", str(task.url_file), "-d", str(task.out)]
 
 
@@ -142,3 +150,15 @@ PEERS = (
     _command("curl --parallel", _curl),
     _command("wget2", _wget2),
 )
+
+SEGMENTED_PEERS = (
+    _fetchfleet_peer(),
+    Peer(
+        f"fetchfleet, {SEGMENTS} segments",
+        partial(_with_flags, ("--set", f"segments={SEGMENTS}")),
+        installed=True,
+    ),
+    _command("aria2c", _aria2c),
+    Peer(f"aria2c -x{SEGMENTS} -s{SEGMENTS}", _aria2c_segments, shutil.which("aria2c") is not None),
+)
+"""The programs that fetch one large file, some of them on several connections."""

@@ -68,6 +68,8 @@ class _Site:
     port: int
     prefix: Path
     """The folder for the server's own files."""
+    bytes_per_s: int = 0
+    """The limit of each connection; 0 for none."""
 
     @property
     def access_log(self) -> Path:
@@ -80,12 +82,15 @@ class _Site:
 
 @contextmanager
 def serve_folder(
-    folder: Path, hosts: list[str], port: int = 0, kind: Kind | None = None
+    folder: Path, hosts: list[str], port: int = 0, kind: Kind | None = None, bytes_per_s: int = 0
 ) -> Iterator[StaticServer]:
-    """Serve the folder on every host at one port, 0 for a free one. kind: None for nginx if installed."""
+    """Serve the folder on every host at one port, 0 for a free one. kind: None for nginx if installed.
+
+    bytes_per_s: the limit of each connection, which nginx applies; 0 for none.
+    """
     kind = kind or ("nginx" if shutil.which("nginx") else "http.server")
     with TemporaryDirectory(prefix="static-server-") as prefix:
-        site = _Site(folder.resolve(), hosts, _free_port(hosts, port), Path(prefix))
+        site = _Site(folder.resolve(), hosts, _free_port(hosts, port), Path(prefix), bytes_per_s)
         with _running(_COMMANDS[kind](site), site):
             urls = [f"http://{host}:{site.port}" for host in hosts]
             yield StaticServer(kind, urls, site.access_log)
@@ -112,7 +117,8 @@ def _free_port(hosts: list[str], wanted: int) -> int:
 
 
 def _static_nginx(site: _Site) -> list[str]:
-    servers = (f"    server {{ listen {host}:{site.port} backlog=4096; }}" for host in site.hosts)
+    limit = f"limit_rate {site.bytes_per_s}; "
+    servers = (f"    server {{ listen {host}:{site.port} backlog=4096; {limit}}}" for host in site.hosts)
     return _nginx_command(site, "\n".join(servers))
 
 

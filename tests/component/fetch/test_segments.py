@@ -2,7 +2,9 @@
 
 import asyncio
 import base64
+import errno
 import hashlib
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -14,12 +16,12 @@ from fetchfleet.jobs.contract.urls import lane_of_url
 from fetchfleet.worker.policy.model import Range, Timeouts
 from fetchfleet.worker.runtime.timings import WorkerTimings
 from tests.component.conftest import Start, on_both_engines, tuned
-from tests.support.range_server import RangedBody, RangeResponse, body_of, range_of
+from tests.support.range_server import RangedBody, RangeResponse, body_of, range_of, span_of
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker, results_of
 from tools.origin import behaviours as o
 from tools.origin.judge import closer_than, most_at_once
-from tools.origin.server import Behaviour, Exchange, Origin, Seen
+from tools.origin.server import Behaviour, Exchange, Origin
 
 PIECE = 64 * 1024
 BODY = body_of(3_000_000)
@@ -40,12 +42,6 @@ def is_the_body(result: Result, worker: OneWorker) -> bool:
     assert worker.files() == {result.path}
     assert not worker.parts()
     return worker.body(result) == BODY
-
-
-def span_of(seen: Seen) -> tuple[int, int]:
-    """Return the first offset and the end of the requested range; an end of -1 is that of the body."""
-    first, _, last = (range_of(seen) or "bytes=0-").removeprefix("bytes=").partition("-")
-    return int(first), int(last or -2) + 1
 
 
 class Gathering(RangedBody):
@@ -588,6 +584,29 @@ async def test_a_body_above_the_size_limit_ends_with_its_first_response(
     assert (result.outcome, result.reason) == (Outcome.FAILED, Reason.TOO_LARGE)
     assert len(origin.requests) == 1
     assert not worker.files() | worker.parts()
+
+
+async def test_a_disk_that_refuses_a_further_piece_charges_nothing(
+    origin: Origin, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attempt ends, and the next one has the whole body."""
+    worker = await start(policy=FOUR, timings=tuned(piece_bytes=PIECE, disk_pause_s=0.02))
+    pwritev = os.pwritev
+    failed: list[int] = []
+
+    def fails_once(file: int, blocks: list[bytes], at: int) -> int:
+        if at > 1_000_000 and not failed:
+            failed.append(at)
+            raise OSError(errno.ENOSPC, "no space")
+        return pwritev(file, blocks, at)
+
+    monkeypatch.setattr(os, "pwritev", fails_once)
+    origin.behaviour = RangedBody(BODY)
+
+    result = await worker.one(origin.url())
+
+    assert is_the_body(result, worker)
+    assert (result.attempts, result.interruptions) == (1, 1)
 
 
 @pytest.mark.parametrize("right", [True, False])

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from fetchfleet import Fetch
-from fetchfleet.jobs.contract.entry import Entry
+from fetchfleet.jobs.contract.entry import Entry, PartialNote
 from fetchfleet.worker.sink.base import Expected
+from fetchfleet.worker.sink.files import partial_file
 from fetchfleet.worker.sink.files.buffered_body import BLOCK_BYTES
 from fetchfleet.worker.sink.files.out_folder import THREADS
 from fetchfleet.worker.sink.files.sink import FileSink
@@ -243,3 +244,61 @@ async def test_a_body_shorter_than_its_length_fails_while_blocks_are_being_writt
         await store_body(sink, BLOCK * 2, "a", expected=Expected(len(BLOCK) * 3))
 
     assert files(sink.disk.path) == set()
+
+
+async def test_blocks_with_offsets_are_hashed_in_order_as_gaps_close(
+    sink: FileSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pwritev(2) writes fewer bytes on a nearly full disk. At most HASH_BYTES are hashed with one block."""
+    body, pwritev = some_bytes(400_000), os.pwritev
+    monkeypatch.setattr(os, "pwritev", lambda file, blocks, at: pwritev(file, [blocks[0][:30_000]], at))
+    monkeypatch.setattr(partial_file, "HASH_BYTES", 50_000)
+    expected = Expected(len(body), hashlib.sha256(body).hexdigest())
+    async with aclosing(sink.writer(ENTRY, 1, expected)) as writer:
+        await writer.write_at(300_000, [memoryview(body)[300_000:350_000], body[350_000:]])
+        sizes = [writer.size_bytes]
+        await writer.write_at(0, [body[:100_000]])
+        writer.extend(100_000)
+        sizes.append(await writer.sync())
+        await writer.write_at(100_000, [body[100_000:300_000]])
+        writer.extend(len(body))
+        await writer.join()
+        stored = await writer.commit(lambda: True)
+
+    assert sizes == [0, 100_000]
+    assert stored is not None
+    assert (stored.size_bytes, stored.sha256) == (len(body), expected.sha256)
+    assert (sink.disk.path / stored.path).read_bytes() == body
+
+
+async def test_a_kept_body_with_a_gap_ends_before_the_gap(sink: FileSink) -> None:
+    """The takeover truncates the file to its start without gaps, and hashes that."""
+    body = some_bytes(1_000_000)
+    async with aclosing(sink.writer(ENTRY, 1, Expected(len(body)))) as writer:
+        await writer.write_at(800_000, [body[800_000:]])
+        await writer.write_at(0, [body[:600_000]])
+        writer.extend(600_000)
+        kept_bytes = await writer.keep()
+    note = PartialNote(token=1, offset_bytes=kept_bytes, of="", etag='"one"')
+
+    taken = await sink.partial_files.take_over(ENTRY.id, note, 2, on_cancelled=lambda _: None)
+    assert taken is not None
+    async with aclosing(sink.writer(ENTRY, 2, Expected(len(body)), resume=taken)) as rest:
+        await rest.write_at(600_000, [body[600_000:]])
+        rest.extend(len(body))
+        await rest.join()
+        stored = await rest.commit(lambda: True)
+
+    assert kept_bytes == 600_000
+    assert stored is not None
+    assert stored.sha256 == hashlib.sha256(body).hexdigest()
+    assert (sink.disk.path / stored.path).read_bytes() == body
+
+
+async def test_a_block_that_vanished_from_the_disk_fails_the_body(sink: FileSink) -> None:
+    """The file must not end before a byte that was written."""
+    async with aclosing(sink.writer(ENTRY, 1, Expected())) as writer:
+        await writer.write_at(0, [BLOCK])
+        writer.extend(2 * BLOCK_BYTES)
+        with pytest.raises(OSError, match="ends before byte"):
+            await writer.join()

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from fetchfleet import Fleet, Outcome
+from fetchfleet import Fetch, Fleet, Outcome
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.entry import PartialNote, parse_entry
 from fetchfleet.jobs.redis_connection import connect
 from fetchfleet.worker.lanes.parameters import LaneParameters
 from tests.support.named_workers import NamedWorkers, named_workers, results_of, worker_of
-from tests.support.range_server import RangedBody, body_of, range_of
+from tests.support.range_server import RangedBody, body_of, range_of, span_of
 from tests.support.waiting import wait_until
 from tools.origin.server import Exchange, Origin
 
@@ -95,6 +95,40 @@ async def test_after_kill_9_a_body_resumes_at_its_checkpoint(
     assert CHECKPOINT_BYTES <= note.offset_bytes <= STOPS_AT
     assert [("one", None), ("two", f"bytes={note.offset_bytes}-" if same_disk else None)] == asked
     assert [SIZE - note.offset_bytes if same_disk else SIZE] == large.served.sent_bytes
+    assert (Outcome.STORED, SIZE, large.sha256) == (result.outcome, result.bytes, result.sha256)
+    assert large.sha256 == stored
+    assert (1, 1) == (result.attempts, result.interruptions)
+    assert set() == left
+
+
+async def test_after_kill_9_a_body_in_segments_resumes_at_its_checkpoint(
+    redis_url: str, fleet: Fleet, tmp_path: Path
+) -> None:
+    """The next attempt is split too. It requests each byte after the checkpoint once."""
+    large, killed = Large(), asyncio.Event()
+
+    async def stalls_near_the_end(x: Exchange) -> None:
+        if span_of(x.request)[1] > STOPS_AT:
+            await killed.wait()
+        await large.served(x)
+
+    async with Origin.serving(HOST, stalls_near_the_end) as origin:
+        with named_workers(redis_url, tmp_path / "fleet", FETCHFLEET_LEASE_S="3") as workers:
+            await workers.start_all("one")
+            batch = await fleet.submit([Fetch(url=origin.url(), segments=4)])
+            note = await noted(redis_url)
+            workers.members["one"].kill()
+            killed.set()
+            await workers.start_all("two")
+            [result] = (await results_of(fleet, batch.id)).values()
+            stored = hashlib.sha256((workers.out / str(result.path)).read_bytes()).hexdigest()
+            left = workers.parts()
+        again = sorted(span_of(seen) for seen in origin.requests if worker_of(seen) == "two")
+
+    assert CHECKPOINT_BYTES <= note.offset_bytes <= STOPS_AT
+    assert (note.offset_bytes, SIZE) == (again[0][0], again[-1][1])
+    assert len(again) > 1
+    assert [end for _, end in again[:-1]] == [first for first, _ in again[1:]]
     assert (Outcome.STORED, SIZE, large.sha256) == (result.outcome, result.bytes, result.sha256)
     assert large.sha256 == stored
     assert (1, 1) == (result.attempts, result.interruptions)

@@ -15,17 +15,21 @@ from fetchfleet.jobs.contract.entry import (
     serialize_entry,
 )
 from fetchfleet.jobs.contract.fetch import Fetch
+from fetchfleet.worker.body.pieces import Piece
 from fetchfleet.worker.fetch.rules.range_rules import (
     Append,
     ContentRange,
     RangeVerdict,
     Validator,
     content_range,
+    first_piece_request,
+    is_piece,
     is_source,
     range_request,
     url_digest,
     validator_of,
     verdict_of,
+    verdict_of_first_piece,
 )
 from fetchfleet.worker.http.exchange import UNUSABLE
 
@@ -269,3 +273,69 @@ def test_a_note_is_read_back_unchanged(offset: int, token: int, more: int | None
 
     assert parse_entry(serialize_entry(entry)) == entry
     assert b"part" not in serialize_entry(Entry(id=entry.id, deadline_ms=5, fetch=entry.fetch))
+
+
+FIRST = "bytes 0-99/300"
+
+
+def judge_first(status: int, **fields: str) -> Append | RangeVerdict:
+    """Return the meaning of a response to the request for the first 100 bytes."""
+    return verdict_of_first_piece(GET, status, {name.replace("_", "-"): fields[name] for name in fields}.get)
+
+
+def test_the_first_piece_is_requested_without_a_validator() -> None:
+    """The request keeps its other fields."""
+    request = Hop("GET", URL, (("Accept", "a/b"),))
+    assert first_piece_request(request, 100).headers == (("Accept", "a/b"), ("Range", "bytes=0-99"))
+
+
+@pytest.mark.parametrize(
+    ("status", "fields", "verdict"),
+    [
+        (206, {"content_range": FIRST, "etag": ETAG}, Append(300)),
+        (206, {"content_range": FIRST, "last_modified": BEFORE, "date": DATE}, Append(300)),
+        (206, {"content_range": "bytes 0-9/10"}, Append(10)),
+        (206, {"content_range": FIRST}, RangeVerdict.REFUSE),
+        (206, {"content_range": FIRST, "etag": 'W/"one"'}, RangeVerdict.REFUSE),
+        (206, {"content_range": FIRST, "etag": ETAG, "accept_ranges": "none"}, RangeVerdict.REFUSE),
+        (206, {"content_range": FIRST, "etag": ETAG, "content_encoding": "gzip"}, RangeVerdict.REFUSE),
+        (206, {"content_range": FIRST, "etag": ETAG, "content_length": "99"}, RangeVerdict.REFUSE),
+        (206, {"content_range": "bytes 1-100/300", "etag": ETAG}, RangeVerdict.REFUSE),
+        (206, {"content_range": "bytes 0-99/*", "etag": ETAG}, RangeVerdict.REFUSE),
+        (206, {"etag": ETAG}, RangeVerdict.REFUSE),
+        (416, {"content_range": "bytes */0"}, RangeVerdict.REFUSE),
+        (200, {"etag": ETAG}, RangeVerdict.NOTHING),
+        (404, {}, RangeVerdict.NOTHING),
+    ],
+)
+def test_each_response_to_the_first_piece_has_its_meaning(
+    status: int, fields: dict[str, str], verdict: Append | RangeVerdict
+) -> None:
+    """A body is split only if its rest can be requested. A whole body needs no validator."""
+    assert judge_first(status, **fields) == verdict
+
+
+@pytest.mark.parametrize(
+    ("status", "content_range", "etag", "fits"),
+    [
+        (206, "bytes 100-149/300", ETAG, True),
+        (206, "bytes 100-148/300", ETAG, False),
+        (206, "bytes 100-150/300", ETAG, False),
+        (206, "bytes 101-149/300", ETAG, False),
+        (206, "bytes 100-149/301", ETAG, False),
+        (206, "bytes 100-149/*", ETAG, False),
+        (206, "bytes 100-149/300", '"two"', False),
+        (200, "bytes 100-149/300", ETAG, False),
+        (416, "bytes */300", ETAG, False),
+    ],
+)
+def test_a_piece_has_exactly_its_missing_bytes(
+    status: int,
+    content_range: str,
+    etag: str,
+    fits: bool,  # noqa: FBT001
+) -> None:
+    """Range, length and version are those of the request."""
+    piece, header = Piece(100, 150), {"content-range": content_range, "etag": etag}.get
+    assert is_piece(NOTE, piece, status, header) is fits
+    assert range_request(GET, NOTE, 50).headers[0] == ("Range", "bytes=100-149")

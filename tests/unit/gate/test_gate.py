@@ -24,6 +24,7 @@ from fetchfleet.worker.gate.gate import (
     closed_until,
     is_dead,
     is_healthy,
+    is_wary,
     max_in_flight,
     needs_clock,
     started,
@@ -133,6 +134,17 @@ def test_a_requested_wait_is_capped(asked_s: float) -> None:
 def test_a_requested_wait_does_not_advance_the_back_off() -> None:
     """The host named the wait, so no guess is needed."""
     assert 0 == throttled(FRESH, PLAIN, 5.0, NOW_MS, 0.0).incidents
+
+
+def test_after_a_throttle_a_body_has_one_request_at_a_time_for_a_minute() -> None:
+    """Adaptive concurrency has a limit that the throttle lowers instead."""
+    until_ms = NOW_MS + cooled_ms(state := throttled(FRESH, PLAIN, 5.0, NOW_MS, 0.0))
+    ends_ms = until_ms + FORGIVE_AFTER_MS
+
+    assert not is_wary(FRESH, PLAIN, NOW_MS)
+    assert is_wary(state, PLAIN, ends_ms - 1)
+    assert not is_wary(state, PLAIN, ends_ms)
+    assert not is_wary(state, LanePolicy(concurrency=Range()), ends_ms - 1)
 
 
 def test_the_back_off_doubles_to_its_cap_and_stays_there() -> None:

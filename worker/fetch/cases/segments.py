@@ -53,8 +53,8 @@ def most_segments(session: FetchSession, entry: Entry) -> int:
     """
     lane, fetch = session.lane, entry.fetch
     unlike = fetch.decode or fetch.lines or lane.policy.http2 or session.services.sink.partial_files is None
-    troubled = entry.crashes or (entry.interruptions and entry.part is None)
-    return 1 if unlike or troubled else fetch.segments or lane.policy.segments
+    interrupted = entry.interruptions and entry.part is None
+    return 1 if unlike or interrupted else fetch.segments or lane.policy.segments
 
 
 class SegmentedBody:
