@@ -105,6 +105,20 @@ async def test_the_key_is_the_prefix_and_the_dest_as_it_is(
     assert bucket.objects()[dest].body == b"ok"
 
 
+async def test_a_body_in_segments_is_one_object(origin: Origin, worker: OneWorker, bucket: Bucket) -> None:
+    """Its ranges are joined in the spool."""
+    origin.behaviour = RangedBody(PARTS_BODY)
+
+    result = await worker.one(origin.url(), segments=4)
+
+    [(path, stored)] = bucket.objects().items()
+    assert (result.outcome, result.path, result.status) == (Outcome.STORED, path, 206)
+    assert stored.body == PARTS_BODY
+    assert stored.headers["x-amz-meta-sha256"] == result.sha256 == hashlib.sha256(PARTS_BODY).hexdigest()
+    assert len(origin.requests) > 1
+    assert not worker.parts()
+
+
 async def test_a_key_over_the_limit_is_refused_before_the_request(
     origin: Origin, worker: OneWorker, lines: Lines
 ) -> None:
