@@ -18,7 +18,7 @@ from redis.exceptions import OutOfMemoryError
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.submit import CHUNK_BYTES, Fetchable, Receipt, WhenFull, iterate, new_batch_id
 from fetchfleet.jobs.contract.entry import serialize_new_entry
-from fetchfleet.jobs.contract.fetch import as_fetch, encode, version_of
+from fetchfleet.jobs.contract.fetch import CONTRACT_VERSION, as_fetch, encode, version_of
 from fetchfleet.jobs.contract.ids import fetch_id, inbox_prefix, is_batch_id
 from fetchfleet.jobs.contract.messages import (
     MAX_INPUT_BYTES,
@@ -220,7 +220,7 @@ class _Push:
         self._sizes.append(len(items))
 
     async def _push(self, items: Sequence[_Item], **fields: Any) -> None:
-        version = max((item.version for item in items), default=1)
+        version = max([CONTRACT_VERSION if "notify" in self._fixed else 1, *(item.version for item in items)])
         fetches = [msgspec.Raw(item.text) for item in items]
         message = {**self._fixed, **fields, "v": version, "fetches": fetches}
         receipt = await self._client.exchange(self._batch_id, message, self.count)

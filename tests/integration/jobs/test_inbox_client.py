@@ -190,20 +190,21 @@ async def test_a_submit_without_a_worker_raises_and_may_be_repeated(
     assert ["/1"] == paths(await waiting(worker))
 
 
-async def test_a_message_states_the_version_that_its_fetches_need(
+async def test_a_message_states_the_version_that_it_needs(
     server: GuardedRedis, worker: Redis, fleet: Fleet
 ) -> None:
-    """A worker of an older version then leaves the message to a newer one."""
+    """A worker of an older version then leaves the message to a newer one. A webhook needs it too."""
     versions = []
-    for accept in (None, Accept(types=("image/*",))):
-        submit = asyncio.create_task(fleet.submit([url("/old"), Fetch(url=url("/new"), accept=accept)]))
+    for accept, notify in ((None, None), (Accept(types=("image/*",)), None), (None, url("/hook"))):
+        fetches = [Fetch(url=url("/old")), Fetch(url=url("/new"), accept=accept)]
+        submit = asyncio.create_task(fleet.submit(fetches, notify=notify))
         [message] = await wait_until(lambda: ask(worker, "LRANGE", keys.inbox(PUSHER), 0, -1), "a message")
         versions.append(msgspec.json.decode(message)["v"])
         async with Intake(server, worker):
             await submit
 
-    assert [1, 2] == versions
-    assert ["/old", "/new"] * 2 == paths(await waiting(worker))
+    assert [1, 2, 2] == versions
+    assert ["/old", "/new"] * 3 == paths(await waiting(worker))
 
 
 async def test_a_redis_without_memory_raises(server: GuardedRedis, worker: Redis, fleet: Fleet) -> None:
