@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -74,6 +75,14 @@ class Workers:
     def started(self) -> bool:
         """Return whether every worker is ready to take lanes."""
         return len(self.events("worker.started")) >= len(self.processes)
+
+
+def peak_memory_bytes(pid: int) -> int:
+    """Return the largest resident set size of the process so far."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+    assert found is not None
+    return int(found[1]) * 1024
 
 
 def fetchfleet(

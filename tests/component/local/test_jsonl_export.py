@@ -149,6 +149,17 @@ async def test_a_missing_or_changed_body_is_left_out(target: ExportTarget, warni
     assert "another body has replaced it" in warnings[0]
 
 
+async def test_a_body_in_an_object_store_is_left_out(target: ExportTarget, warnings: Warnings) -> None:
+    """A file of the same path in the out folder is another body."""
+    result = msgspec.structs.replace(stored(target, "a", b"1\n"), store="s3://bucket/x")
+
+    with pytest.raises(ExportError, match="the records of 1 bodies are missing"):
+        await take(target, warnings, result)
+
+    assert records(target) == b""
+    assert ["s3://bucket/x/a: it is in an object store" in warning for warning in warnings] == [True]
+
+
 @pytest.mark.parametrize("path", ["../secret", "a/../../secret", "/etc/passwd", "", "..", "a\0"])
 async def test_a_path_that_leads_out_of_the_folder_is_never_read(
     target: ExportTarget, warnings: Warnings, path: str

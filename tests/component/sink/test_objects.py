@@ -16,7 +16,7 @@ from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.policy.model import Timeouts
 from fetchfleet.worker.runtime.timings import WorkerTimings
 from fetchfleet.worker.sink.names import suffixed
-from fetchfleet.worker.sink.objects import key, upload
+from fetchfleet.worker.sink.objects import key, store, upload
 from tests.component.conftest import HOST, Lines, Start, tuned
 from tests.support.object_store import Bucket
 from tests.support.range_server import RangedBody, body_of, range_of
@@ -35,7 +35,7 @@ Begin = Callable[..., Awaitable[OneWorker]]
 @pytest.fixture
 def timings() -> WorkerTimings:
     """Short pauses after a refused body."""
-    return replace(tuned(disk_pause_s=0.05), disk_check_s=0.02, disk_full_defer_s=0.05)
+    return replace(tuned(disk_pause_s=0.05, piece_bytes=64 * 1024), disk_check_s=0.02, disk_full_defer_s=0.05)
 
 
 @pytest.fixture
@@ -289,6 +289,52 @@ async def test_a_body_that_waits_for_the_store_at_its_time_limit_charges_no_atte
     [retry] = [line for line in lines if line["event"] == "fetch.retry"]
     assert (retry["reason"], retry["note"]) == ("disk", "the object store took too long")
     assert bucket.objects()["a"].body == BODY
+
+
+@pytest.mark.parametrize("large", [False, True], ids=["one request", "parts"])
+async def test_a_store_that_does_not_answer_is_given_up(
+    origin: Origin,
+    worker: OneWorker,
+    bucket: Bucket,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    *,
+    large: bool,
+) -> None:
+    """The fetch waits as for a store that refuses. The body is sent again from the spool."""
+    body = BODY
+    if large:
+        request.getfixturevalue("small_parts")
+        body = PARTS_BODY
+    monkeypatch.setattr(store, "STALL_S", 0.3)
+    monkeypatch.setattr(store, "SLOWEST_BYTES_PER_S", 1 << 30)
+    monkeypatch.setattr(upload, "ABORT_S", 0.05)
+    origin.behaviour = RangedBody(body)
+    bucket.server.hold("PUT /.*partNumber=2" if large else "PUT /.*a$", times=1)
+    batch = await worker.submit([Fetch(url=origin.url(), dest="a")])
+    await wait_until(lambda: len(origin.requests) == 2, "the second attempt")
+    bucket.server.release()
+
+    [result] = await results_of(batch)
+
+    assert (result.outcome, result.attempts) == (Outcome.STORED, 1)
+    assert result.interruptions >= 1
+    assert range_of(origin.requests[1]) == f"bytes={len(body)}-"
+    assert bucket.objects()["a"].body == body
+
+
+async def test_a_body_of_segments_is_stored_whole(origin: Origin, begin: Begin, bucket: Bucket) -> None:
+    """The segments are written to the spool, and uploaded together."""
+    worker = await begin(policy={"concurrency": 3})
+    body = body_of(3_000_000)
+    origin.behaviour = RangedBody(body)
+
+    result = await worker.one(origin.url(), dest="a", segments=3)
+
+    assert (result.outcome, result.sha256) == (Outcome.STORED, hashlib.sha256(body).hexdigest())
+    assert bucket.objects()["a"].body == body
+    assert (len(puts(bucket)), worker.parts()) == (1, set())
+    assert len(origin.requests) > 2
 
 
 @pytest.mark.usefixtures("small_parts")

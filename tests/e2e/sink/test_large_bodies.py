@@ -2,7 +2,6 @@
 
 import asyncio
 import gzip
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ from fetchfleet import Fetch, Fleet, Outcome
 from fetchfleet.worker.policy.model import LanePolicy
 from tests.support.range_server import body_of
 from tests.support.waiting import wait_until
-from tests.support.workers import QUICK_POLICY, workers
+from tests.support.workers import QUICK_POLICY, peak_memory_bytes, workers
 from tools.origin.server import Behaviour, Exchange, Header, Origin
 from tools.origin.static_server import serve_folder
 
@@ -24,14 +23,6 @@ MANY = 64
 BODY_BYTES = 64 << 20
 MIB = 1 << 20
 RECORD_BYTES = MIB - 100
-
-
-def peak_memory_bytes(pid: int) -> int:
-    """Return the largest resident set size of the process so far."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
-    assert found is not None
-    return int(found[1]) * 1024
 
 
 async def test_concurrent_large_bodies_stay_within_the_memory_bound(

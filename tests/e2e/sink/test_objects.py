@@ -13,7 +13,7 @@ from fetchfleet import Fetch, Fleet, Outcome
 from tests.support.object_store import Bucket
 from tests.support.range_server import RangedBody, body_of
 from tests.support.waiting import wait_until
-from tests.support.workers import fetchfleet, workers
+from tests.support.workers import fetchfleet, peak_memory_bytes, workers
 from tools.one_worker import results_of
 from tools.origin.behaviours import by_path, ok
 from tools.origin.server import Origin
@@ -58,10 +58,12 @@ async def test_an_unusable_store_ends_the_command_at_its_start(tmp_path: Path) -
     spool = ("--spool", tmp_path / "spool")
 
     missing = await run("run", tmp_path / "list", "--out", "s3://no-such-bucket/x", *spool)
+    exported = await run("run", tmp_path / "list", "--out", "s3://b-1/x", "--lines-to", "-", *spool)
     down = {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}
     unreachable = await run("run", tmp_path / "list", "--out", "s3://bucket/x", *spool, **down)
 
-    assert (missing.returncode, unreachable.returncode) == (2, 1)
+    assert (missing.returncode, exported.returncode, unreachable.returncode) == (2, 2, 1)
+    assert "--lines-to reads bodies from files; leave it out with an object store" in exported.stderr
     assert "--out s3://no-such-bucket/x: 404 Not Found: NoSuchBucket" in missing.stderr
     assert "--out s3://bucket/x: HTTP error" in unreachable.stderr
 
@@ -69,7 +71,7 @@ async def test_an_unusable_store_ends_the_command_at_its_start(tmp_path: Path) -
 async def test_a_worker_killed_during_an_upload_leaves_no_object(
     bucket: Bucket, redis_url: str, tmp_path: Path
 ) -> None:
-    """Another worker on the same spool resumes the body and stores it."""
+    """Another worker on the same spool resumes the body and stores it, a part at a time."""
     async with Origin.serving("127.0.0.193", RangedBody(LARGE)) as origin, Fleet(redis_url) as fleet:
         bucket.server.hold(f"PUT /{bucket.name}/.*partNumber=2", times=1)
         settings = {"out": bucket.url, "spool": str(tmp_path / "spool"), "lease_s": "2"}
@@ -80,8 +82,10 @@ async def test_a_worker_killed_during_an_upload_leaves_no_object(
             first.processes[0].wait()
         assert (bucket.objects(), bucket.uploads()) == ({}, 1)
         bucket.server.release()
-        with workers(1, redis_url, tmp_path / "two", first=2, settings=settings):
+        with workers(1, redis_url, tmp_path / "two", first=2, settings=settings) as second:
             [result] = await results_of(batch)
+            most_bytes = peak_memory_bytes(second.processes[0].pid)
 
     assert (result.outcome, result.worker, result.store) == (Outcome.STORED, "worker-2", bucket.url)
     assert bucket.objects()["a"].body == LARGE
+    assert most_bytes <= 120 << 20, "the whole body was in memory"
