@@ -74,7 +74,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     store: str = ""
     """The URL of the object store for bodies, set by `--out URL`; empty if they are files."""
     spool: Path | None = None
-    """The folder for bodies that are not yet in the store; needs a store."""
+    """The folder for bodies that are not yet in the store; unused without a store."""
     in_folder: Path | None = None
     """The folder with the files that fetches name as `body_file`. If None, no fetch may name one."""
     policy: Policy = NO_POLICY
@@ -260,7 +260,7 @@ def load_settings(flags: Mapping[str, Any], environment: Mapping[str, str]) -> S
         if values.get(name, "0") not in _BOOLEANS
     ]
     values |= {name: _BOOLEANS[values[name]] for name in _SWITCHES if name in values}
-    errors += _separate_store(values)
+    errors += _separate_store(values, flags)
     values |= {name: Path(values[name]) for name in ("out", "in_folder", "spool") if name in values}
     settings = Settings(**values)
     errors += _faults(settings)
@@ -269,11 +269,12 @@ def load_settings(flags: Mapping[str, Any], environment: Mapping[str, str]) -> S
     return settings
 
 
-def _separate_store(values: dict[str, Any]) -> list[str]:
+def _separate_store(values: dict[str, Any], flags: Mapping[str, Any]) -> list[str]:
     """Make an `out` that is a URL the store, and the spool the out folder. Returns the faults of the URL."""
     out = str(values.get("out", ""))
     if "://" not in out:
-        return []
+        spool = flags.get("spool")
+        return [f"--spool {spool}: needs a store; give --out s3://bucket/prefix"] if spool else []
     values["out"] = values.get("spool", SPOOL)
     try:
         values["store"] = str(object_url.parse(out))
@@ -325,8 +326,6 @@ def _faults(settings: Settings) -> Iterator[str]:
         value = getattr(settings, name)
         if not least <= value <= most:
             yield f"{ENVIRONMENT[name]}: must be between {least}{least_means} and {most}, got {value}"
-    if settings.spool is not None and not settings.store:
-        yield f"--spool {settings.spool}: needs an object store; give --out s3://bucket/prefix"
     if settings.store and settings.sink == WARC:
         yield "--sink warc: writes segments to a folder; give --out a folder, or leave out --sink warc"
     if not settings.user_agent.isascii() or not settings.user_agent.isprintable():

@@ -250,7 +250,7 @@ def test_out_may_be_the_url_of_a_store_with_a_spool() -> None:
     )
     settings = load_settings({}, {"FETCHFLEET_OUT": "gs://bucket", "FETCHFLEET_STORE": "ignored"})
     assert (settings.store, settings.out, settings.sink_kind) == ("gs://bucket", Path("spool"), "objects")
-    settings = load_settings({"out": "folder"}, {})
+    settings = load_settings({"out": "folder"}, {"FETCHFLEET_SPOOL": "unused"})
     assert (settings.store, settings.bodies, settings.sink_kind) == ("", "folder", "files")
 
 
@@ -259,7 +259,7 @@ def test_out_may_be_the_url_of_a_store_with_a_spool() -> None:
     [
         ({"out": "s3://user:secret@bucket/x"}, "--out: has credentials"),
         ({"out": "https://bucket/x"}, "--out: https is not a store"),
-        ({"spool": "folder"}, "--spool folder: needs an object store"),
+        ({"spool": "folder"}, "--spool folder: needs a store"),
         ({"out": "s3://bucket/x", "sink": "warc"}, "--sink warc: writes segments to a folder"),
     ],
 )

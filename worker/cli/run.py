@@ -26,7 +26,7 @@ from fetchfleet.worker.cli.options.shared import (
 from fetchfleet.worker.cli.options.worker_options import with_list_options, with_worker_options
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.local.process import prestarted, run_until_signal, worker_settings_from
-from fetchfleet.worker.settings import HTTPX, WARC
+from fetchfleet.worker.settings import FILES, HTTPX, WARC, Settings
 
 Again = Annotated[
     bool, typer.Option("--again", help="Fetch FILE although an earlier run fetched it into this folder.")
@@ -81,8 +81,8 @@ def run(
 
     settings = worker_settings_from({**flags, "redis_patience_s": redis_patience})
     changes = changes_of(header, name, if_exists)
-    if settings.sink == WARC:
-        refuse_files(lines_to, name)
+    if settings.sink_kind != FILES:
+        refuse_files(settings.sink_kind, lines_to, name)
     outputs = Outputs(console, report, lines_to, skip_invalid, out=settings.out)
     if dry_run:
         slots = workers * settings.max_in_flight
@@ -96,7 +96,6 @@ def run(
     ):
         from fetchfleet.worker.local import list_downloads  # noqa: PLC0415 workers need none of it
         from fetchfleet.worker.local import run as local  # noqa: PLC0415
-        from fetchfleet.worker.sink.files import directory  # noqa: PLC0415
 
         fetch_lists = partial(
             list_downloads.by_run, settings=settings, flags=flags, changes=changes, outputs=outputs
@@ -107,11 +106,7 @@ def run(
         if not fetches.count:
             raise typer.Exit
         outputs = outputs._replace(skipped=fetches.skipped)
-        warc = [directory.WARC_FOLDER] if settings.sink == WARC else []
-        directory.make_out(settings.out, [directory.PARTIAL_FILES, directory.REDIS_FOLDER, *warc])
-        if settings.store:
-            local.check_lines_to(outputs, settings)
-            check_store(settings.store)
+        prepare_out(settings)
         counts = run_until_signal(
             local.run(fetches, settings, flags, processes, outputs, again=again),
             "interrupted; repeat the command to continue the run",
@@ -130,11 +125,12 @@ def changes_of(
     return changes
 
 
-def refuse_files(lines_to: str | None, name: str | None) -> None:
-    """Raise CommandError for an option that needs bodies in files."""
+def refuse_files(sink_kind: str, lines_to: str | None, name: str | None) -> None:
+    """Raise CommandError for an option that needs bodies in files, or of their own."""
     if lines_to is not None:
-        raise CommandError("--lines-to reads bodies from files; leave it out with --sink warc", BAD_USE)
-    if name is not None:
+        sink = "--sink warc" if sink_kind == WARC else "an object store"
+        raise CommandError(f"--lines-to reads bodies from files; leave it out with {sink}", BAD_USE)
+    if name is not None and sink_kind == WARC:
         raise CommandError(
             "--name: WARC segments hold no named files; leave it out with --sink warc", BAD_USE
         )
@@ -147,12 +143,17 @@ def import_worker(engine: str) -> ModuleType:
     return import_module("fetchfleet.worker.local.prestart")
 
 
-def check_store(url: str) -> None:
-    """Write a first object to the store. Raises CommandError."""
-    from fetchfleet.worker.sink.objects.store import ObjectStore  # noqa: PLC0415 it needs an extra
-    from fetchfleet.worker.util import object_url  # noqa: PLC0415
+def prepare_out(settings: Settings) -> None:
+    """Make the folders of a run, and write a first object to its store. Raises CommandError."""
+    from fetchfleet.worker.sink.files import directory  # noqa: PLC0415 workers need it later
 
-    ObjectStore(object_url.parse(url)).check()
+    warc = [directory.WARC_FOLDER] if settings.sink == WARC else []
+    directory.make_out(settings.out, [directory.PARTIAL_FILES, directory.REDIS_FOLDER, *warc])
+    if settings.store:
+        from fetchfleet.worker.sink.objects.store import ObjectStore  # noqa: PLC0415 it needs an extra
+        from fetchfleet.worker.util import object_url  # noqa: PLC0415
+
+        ObjectStore(object_url.parse(settings.store)).check()
 
 
 @with_worker_options

@@ -52,8 +52,8 @@ def by_run(
     fetches = [_fetch(url, changes, dest=file.name) for url, file in files.items()]
     make_out(folder, [PARTIAL_FILES, REDIS_FOLDER])
     report = folder / "report.jsonl"
-    own_settings = msgspec.structs.replace(settings, out=folder, sink=FILES)
-    own_flags = {**flags, "out": str(folder), "sink": FILES}
+    own_settings = msgspec.structs.replace(settings, out=folder, store="", sink=FILES)
+    own_flags = {**flags, "out": str(folder), "spool": None, "sink": FILES}
     own_outputs = Outputs(outputs.console, report)
     with prestarted(1) as workers:
         run = local.run(in_memory(fetches), own_settings, own_flags, workers, own_outputs, again=True)
@@ -73,6 +73,11 @@ def by_fleet(
     _check(results)
     files = {}
     for url, result in zip(urls, results, strict=True):
+        if result.store is not None:
+            raise CommandError(
+                f"{redact.url(url)}: the workers stored the list in {result.store}; give it as a file",
+                BAD_USE,
+            )
         file = settings.out / (result.path or "")
         if result.path is None or not file.is_file():
             raise CommandError(

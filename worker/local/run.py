@@ -190,7 +190,7 @@ async def submit(
     if Redis is unreachable while the list is enqueued, or while the batch is followed. Raises ExportError,
     CommandError.
     """
-    check_lines_to(outputs, settings)
+    _check_lines_to(outputs, settings)
     url = settings.redis_url
     if outputs.report is not None:
         check_converted(outputs.report)
@@ -276,7 +276,7 @@ async def announce(redis: Redis, worker_ids: Iterable[str]) -> None:
     await redis.zadd(keys.WORKERS, dict.fromkeys(worker_ids, now_ms))
 
 
-def check_lines_to(outputs: Outputs, settings: Settings) -> None:
+def _check_lines_to(outputs: Outputs, settings: Settings) -> None:
     """Raise CommandError if records are to be read from bodies in an object store."""
     if outputs.lines_to is not None and settings.store:
         raise CommandError("--lines-to reads bodies from files; leave it out with an object store", BAD_USE)
