@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from fetchfleet.jobs.client.fleet import Fleet
+from fetchfleet.jobs.contract.checks.accept import Accept
 from fetchfleet.jobs.contract.fetch import Fetch
 from fetchfleet.jobs.contract.result import Outcome, Result, decode_result
 from fetchfleet.jobs.errors import InvalidFetchError
@@ -68,6 +69,8 @@ def by_fleet(
     urls: Sequence[str], settings: Settings, changes: Sequence[Change], outputs: Outputs
 ) -> dict[str, Path]:
     """Fetch lists by a batch of a running fleet, whose out folder is on this machine. As `by_run`."""
+    if settings.store:
+        raise CommandError("--out: a list is read from a folder; fetch it first, and give its file", BAD_USE)
     outputs.warn(f"fetching {_named(urls)} through the workers", "")
     results = run_until_signal(_results([_fetch(url, changes) for url in urls], settings), _INTERRUPTED)
     _check(results)
@@ -98,10 +101,13 @@ async def _results(fetches: Sequence[Fetch], settings: Settings) -> list[Result]
 
 
 def _fetch(url: str, changes: Sequence[Change], dest: str | None = None) -> Fetch:
-    """Return the fetch of a list. changes: those of all fetches; of these only the header fields are used."""
+    """Return the fetch of a list. changes: those of all fetches; of these only the header fields are used.
+
+    Its `accept` replaces that of the policy, which is about the fetches of the list.
+    """
     try:
         headers = changed(Fetch(url=url), changes).headers
-        return Fetch(url=url, dest=dest, headers=headers, max_bytes=MAX_LIST_BYTES)
+        return Fetch(url=url, dest=dest, headers=headers, max_bytes=MAX_LIST_BYTES, accept=Accept())
     except InvalidFetchError as error:
         raise ListError(f"{redact.url(url)}: {error}") from None
 

@@ -101,14 +101,16 @@ async def test_sitemaps_are_fetched_through_the_fleet(redis_url: str, tmp_path: 
                 "/index.xml": ok(sitemap("sitemapindex", "sitemap", *index)),
                 "/a.xml": ok(sitemap("urlset", "url", *urls[:2])),
                 "/b.xml.gz": ok(gzip.compress(sitemap("urlset", "url", *urls[2:]))),
-                "/page": ok(b"page"),
+                "/page": ok(b"page", [("Content-Type", "text/plain")]),
             },
             otherwise=status(404),
         )
         header = ("--header", "X-Team: data")
-        ran = await run("run", origin.url("/index.xml"), "--out", tmp_path / "out", *header, *LOOPBACK)
+        pages_only = ("--set", 'accept={types=["text/plain"]}')
+        out = ("--out", tmp_path / "out", *LOOPBACK)
+        ran = await run("run", origin.url("/index.xml"), *header, *pages_only, *out)
         ran_requests, origin.requests[:] = list(origin.requests), []
-        missing = await run("run", origin.url("/none.xml"), "--out", tmp_path / "out", *LOOPBACK)
+        missing = await run("run", origin.url("/none.xml"), *out)
         refused = await run("submit", origin.url("/index.xml"), "--redis", redis_url)
         dry = await run("run", origin.url("/index.xml"), "--dry-run")
         with workers(1, redis_url, tmp_path):
@@ -150,7 +152,7 @@ async def test_an_interrupted_submit_is_completed_by_the_same_command(
             await asyncio.to_thread(limited.wait)
         second = await run(*command)
         first_batch = await fleet.batch(second.stdout.strip()).counts()
-        waiting = await redis.llen(keys.waiting_at("127.0.0.174", "normal"))
+        waiting = await redis.llen(keys.waiting_at("127.0.0.174", "normal"))  # type: ignore[misc]
         third = await run(*command)
         second_batch = await fleet.batch(third.stdout.strip()).counts()
         changed = await run(*command, "--header", "A: b")
