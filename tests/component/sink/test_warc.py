@@ -5,7 +5,8 @@ import errno
 import gzip
 import hashlib
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -18,7 +19,9 @@ from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.sink.files.buffered_body import BLOCK_BYTES
 from fetchfleet.worker.sink.files.directory import Directory
 from fetchfleet.worker.sink.files.out_folder import OutFolder
+from fetchfleet.worker.sink.warc import recovery
 from fetchfleet.worker.sink.warc.record_writer import RecordWriter
+from fetchfleet.worker.sink.warc.records import FoundRecord, complete_records
 from fetchfleet.worker.sink.warc.recovery import recover
 from fetchfleet.worker.sink.warc.segment import Segment
 from tests.component.conftest import HOST, Lines, Start, on_both_engines, tuned
@@ -543,6 +546,7 @@ async def test_a_worker_recovers_only_segments_of_dead_writers(
     (folder / "link.warc.open").symlink_to(worker.out / "elsewhere")
     (worker.out / "elsewhere").write_bytes(b"mine")
     await start(sink="warc", worker_id="two")
+    await wait_until((folder / "dead-1.warc").exists, "the recovered segment")
 
     names = {path.name for path in folder.iterdir()}
     assert names == {
@@ -558,6 +562,37 @@ async def test_a_worker_recovers_only_segments_of_dead_writers(
         "response",
     ]
     assert (worker.out / "elsewhere").read_bytes() == b"mine"
+
+
+async def test_a_worker_starts_before_large_segments_are_recovered(
+    origin: Origin, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recovery reads whole segments. A worker that stops meanwhile leaves the segment to the next one."""
+    first = await start(sink="warc", worker_id="first")
+    await first.one(origin.url("/1"))
+    await first.stop()
+    [segment] = [path for path in (tmp_path / "out/warc").iterdir() if path.suffix == ".gz"]
+    dead = segment.rename(f"{segment}.writing")
+    whole, reading = dead.read_bytes(), threading.Event()
+
+    def waits(file: int, stop: threading.Event | None) -> Iterator[FoundRecord]:
+        assert stop is not None
+        reading.set()
+        stop.wait()
+        return complete_records(file, stop)
+
+    monkeypatch.setattr(recovery, "complete_records", waits)
+    second = await start(sink="warc", worker_id="second")
+    result = await second.one(origin.url("/2"))
+    assert reading.is_set()
+    await second.stop()
+    assert result.outcome is Outcome.STORED
+    assert dead.read_bytes() == whole
+    monkeypatch.undo()
+    await start(sink="warc", worker_id="third")
+    await wait_until(segment.exists, "the recovered segment")
+
+    assert segment.read_bytes() == whole
 
 
 async def test_a_segment_never_overwrites_a_file_of_its_name(

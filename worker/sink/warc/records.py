@@ -1,6 +1,8 @@
 """The complete records at the start of a segment, compressed or not. Every call blocks."""
 
+import errno
 import os
+import threading
 import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -26,11 +28,14 @@ class FoundRecord(NamedTuple):
     """The first bytes of the record, without compression: its head, and the start of its block."""
 
 
-def complete_records(file: int) -> Iterator[FoundRecord]:
-    """Yield the records of a segment up to the first incomplete or malformed one. Raises OSError."""
+def complete_records(file: int, stop: threading.Event | None = None) -> Iterator[FoundRecord]:
+    """Yield the records of a segment up to the first incomplete or malformed one.
+
+    Raises OSError, which is InterruptedError once `stop` is set.
+    """
     next_record = _next_member if os.pread(file, len(MAGIC), 0) == MAGIC else _next_plain
-    offset = 0
-    while (found := next_record(file, offset)) is not None:
+    stop, offset = stop or threading.Event(), 0
+    while (found := next_record(file, offset, stop)) is not None:
         yield found
         offset += found.length
 
@@ -43,8 +48,9 @@ def start_at(file: int, offset: int) -> bytes:
     return start
 
 
-def _next_plain(file: int, offset: int) -> FoundRecord | None:
+def _next_plain(file: int, offset: int, stop: threading.Event) -> FoundRecord | None:
     """Return the uncompressed record at an offset; None if it is incomplete."""
+    _check(stop)
     start = os.pread(file, FIRST_READ_BYTES, offset)
     if start.count(END) < 2:  # the heads of the record and of its HTTP message
         start = os.pread(file, MAX_START_BYTES, offset)
@@ -55,11 +61,12 @@ def _next_plain(file: int, offset: int) -> FoundRecord | None:
     return FoundRecord(offset, length, start[:length])
 
 
-def _next_member(file: int, offset: int) -> FoundRecord | None:
+def _next_member(file: int, offset: int, stop: threading.Event) -> FoundRecord | None:
     """Return the record in the gzip member at an offset; None if it is incomplete or malformed."""
     decompressor = zlib.decompressobj(GZIP_FORMAT)
     start, end, size_bytes, read_to = b"", b"", 0, offset
     while not decompressor.eof:
+        _check(stop)
         compressed = decompressor.unconsumed_tail
         if not compressed:
             compressed = os.pread(file, READ_BYTES if read_to > offset else FIRST_READ_BYTES, read_to)
@@ -78,3 +85,8 @@ def _next_member(file: int, offset: int) -> FoundRecord | None:
         return None
     length = read_to - len(decompressor.unused_data) - offset
     return FoundRecord(offset, length, start)
+
+
+def _check(stop: threading.Event) -> None:
+    if stop.is_set():
+        raise InterruptedError(errno.EINTR, "the segment was not read to its end")

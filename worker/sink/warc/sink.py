@@ -14,7 +14,7 @@ from fetchfleet.worker.sink.files.out_folder import OutFolder
 from fetchfleet.worker.sink.warc import record_format
 from fetchfleet.worker.sink.warc.known_bodies import MAX_BODIES, KnownBodies
 from fetchfleet.worker.sink.warc.record_writer import RecordWriter
-from fetchfleet.worker.sink.warc.recovery import recover
+from fetchfleet.worker.sink.warc.recovery import BackgroundRecovery, recover
 from fetchfleet.worker.sink.warc.segments import Segments, WarcOptions, date_of
 from fetchfleet.worker.sink.warc.writer import SegmentWriter
 
@@ -33,7 +33,8 @@ class WarcSink:
     def __init__(self, out: Path, instance: str, user_agent: str, options: WarcOptions) -> None:
         self.disk = OutFolder(out)
         self.disk.own_folders.append(WARC_FOLDER)
-        self.disk.after_open.append(_recover)
+        self.disk.after_open.append(self._recover)
+        self._recovery = BackgroundRecovery()
         known = KnownBodies(self.disk.directory, MAX_BODIES if options.revisits else 0)
         segments = Segments(self.disk.directory, instance, user_agent, options, known)
         self._writer = SegmentWriter(segments, known, compressed=options.compressed)
@@ -45,6 +46,7 @@ class WarcSink:
 
     def close(self) -> None:
         """Close the current segment and release the out folder. A second call does nothing."""
+        self._recovery.close()
         self._writer.close()
         self.disk.close()
 
@@ -81,9 +83,14 @@ class WarcSink:
         durability = (options or StorageOptions()).durability
         return RecordWriter(self.disk, self._writer, token, expected, recorded, durability)
 
-
-def _recover(directory: Directory) -> None:
-    try:
-        recover(directory)
-    except InTheWayError as error:
-        raise OSError(errno.ENOTDIR, f"no segments can be written: {error}; remove it") from None
+    def _recover(self, directory: Directory) -> None:
+        """Recover the segments of dead writers, at the start in the background. Raises OSError."""
+        try:
+            with directory.chain(WARC_FOLDER):
+                pass
+        except InTheWayError as error:
+            raise OSError(errno.ENOTDIR, f"no segments can be written: {error}; remove it") from None
+        if directory is self.disk.directory:
+            self._recovery.start(directory)
+        else:  # it replaces the open one
+            recover(directory)
