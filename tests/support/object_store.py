@@ -51,6 +51,7 @@ class ObjectServer:
             "AWS_ENDPOINT_URL": self.url,
             "AWS_ALLOW_HTTP": "true",
             "AWS_REGION": "us-east-1",
+            "NO_PROXY": "127.0.0.1",
         }
 
     def bucket(self) -> "Bucket":

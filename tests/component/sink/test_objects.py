@@ -77,7 +77,7 @@ async def test_a_body_is_an_object_with_type_and_digest(
     origin: Origin, worker: OneWorker, bucket: Bucket, size_bytes: int
 ) -> None:
     """It is stored by one request. The result names store and path."""
-    origin.behaviour = o.ok(BODY[:size_bytes], [("Content-Type", "image/png")])
+    origin.behaviour = o.ok(BODY[:size_bytes], [("Content-Type", "image/png;  q=1")])
 
     result = await worker.one(origin.url())
 
@@ -85,7 +85,7 @@ async def test_a_body_is_an_object_with_type_and_digest(
     assert result.sha256 == hashlib.sha256(BODY[:size_bytes]).hexdigest()
     [(path, stored)] = bucket.objects().items()
     assert (path, stored.body) == (result.path, BODY[:size_bytes])
-    assert stored.headers["content-type"] == "image/png"
+    assert stored.headers["content-type"] == "image/png; q=1"
     assert stored.headers["x-amz-meta-sha256"] == result.sha256
     assert (len(puts(bucket)), worker.files(), worker.parts()) == (1, set(), set())
 
@@ -509,17 +509,20 @@ async def test_the_stored_object_is_the_result_while_the_host_is_down(
     assert (result.path, result.bytes, result.sha256) == (first.path, 2, first.sha256)
 
 
+@pytest.mark.parametrize("status", [503, 403])
 async def test_an_unreadable_index_costs_a_whole_request_only(
-    origin: Origin, worker: OneWorker, bucket: Bucket
+    origin: Origin, worker: OneWorker, bucket: Bucket, status: int
 ) -> None:
     """The store refuses all reads."""
     origin.behaviour = Versioned()
     await worker.one(origin.url(), revalidate=True)
-    bucket.server.fail("(GET|HEAD) ")
+    bucket.server.fail("(GET|HEAD) ", status=status)
 
     result = await worker.one(origin.url(), revalidate=True)
+    skipping = await worker.one(origin.url(), dest="a", if_exists="skip")
 
     assert (result.outcome, result.status) == (Outcome.STORED, 200)
+    assert skipping.outcome is Outcome.STORED
 
 
 async def test_the_start_of_a_worker_names_the_store(

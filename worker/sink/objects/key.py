@@ -13,6 +13,9 @@ from fetchfleet.worker.sink.base import HttpExchange
 from fetchfleet.worker.sink.names import is_content_addressed, path_for, suffixed
 from fetchfleet.worker.sink.objects.store import MAX_PUT_BYTES, ObjectStore
 
+LOOK_UP_BYTES = 1 << 20
+"""The size from which a key is looked up before the body is sent."""
+
 
 class WholeBody(NamedTuple):
     """The complete body."""
@@ -53,7 +56,7 @@ async def place(
     last = suffixed(path, entry.id)
     if content.size_bytes <= MAX_PUT_BYTES:  # a larger body cannot be sent with a condition
         for candidate in (path, last):
-            if await store.head(candidate) is None:
+            if content.size_bytes < LOOK_UP_BYTES or await store.head(candidate) is None:
                 try:
                     return PlacedObject(candidate, await put(candidate, create=True))
                 except ExistsError:

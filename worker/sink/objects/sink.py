@@ -153,5 +153,6 @@ class ObjectWriter(BufferedBody):
         # A 416 only confirms that the spooled body is complete: its header is that of an error page.
         media_type = answer.header("content-type") if answer is not None and answer.status < 300 else None
         if media_type and media_type.isascii() and media_type.isprintable():
-            attributes["Content-Type"] = media_type[:MAX_CONTENT_TYPE_CHARS]
+            # Signatures of requests differ between clients and stores if a value has two spaces in a row.
+            attributes["Content-Type"] = " ".join(media_type[:MAX_CONTENT_TYPE_CHARS].split())
         return attributes

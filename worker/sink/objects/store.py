@@ -45,6 +45,9 @@ _RETRIES: Any = {
 }
 """Few and quick: the fetch waits in its lane, not in a slot of the worker."""
 
+_MISSING = (FileNotFoundError, exceptions.PermissionDeniedError)
+"""The errors of reading a missing object. Amazon S3 denies it to a user who may not list the bucket."""
+
 _STATUS = re.compile(r"status code: (\d{3}[A-Za-z ]*)")
 _CODE = re.compile(r"<Code>(\w{1,60})</Code>")
 _MESSAGE = re.compile(r"<Message>([^<]{1,120})")
@@ -142,7 +145,7 @@ class ObjectStore:
             try:
                 async with _answered(0):
                     found = await obstore.head_async(self._store, path)
-            except FileNotFoundError:
+            except _MISSING:
                 return None
         return ObjectFound(found["size"], found["e_tag"])
 
@@ -152,7 +155,7 @@ class ObjectStore:
             try:
                 async with _answered(0):
                     found = await obstore.get_async(self._store, path, options={"head": True})
-            except FileNotFoundError:
+            except _MISSING:
                 return None
         attributes: Any = found.attributes
         return ObjectFound(found.meta["size"], found.meta["e_tag"], attributes.get("sha256"))
@@ -166,7 +169,7 @@ class ObjectStore:
                     if found.meta["size"] > max_bytes:
                         return None
                     return bytes(await found.bytes_async())
-            except FileNotFoundError:
+            except _MISSING:
                 return None
 
     @contextmanager
