@@ -203,9 +203,12 @@ async def test_these_fetches_are_not_split(origin: Origin, start: Start, fields:
     assert [range_of(seen) for seen in origin.requests] == [fields.get("headers", {}).get("Range")]
 
 
-async def test_a_warc_sink_receives_whole_responses(origin: Origin, start: Start) -> None:
-    """A record has one response, as it was sent."""
-    worker = await start(policy=FOUR, sink="warc")
+@pytest.mark.parametrize("settings", [{"sink": "warc"}, {"policy": {**FOUR, "http2": True}}])
+async def test_a_warc_sink_and_a_host_with_http2_have_whole_responses(
+    origin: Origin, start: Start, settings: dict[str, Any]
+) -> None:
+    """A record has one response, as it was sent. Streams of HTTP/2 share a connection anyway."""
+    worker = await start(**{"policy": FOUR, **settings})
     origin.behaviour = RangedBody(BODY)
 
     result = await worker.one(origin.url())
