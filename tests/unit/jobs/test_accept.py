@@ -114,7 +114,7 @@ def test_a_plain_fetch_and_a_plain_policy_have_no_requirement() -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        *({"accept": {}}, {"retry_statuses": []}, {"x_robots": "obey"}),
+        *({"accept": {}}, {"retry_statuses": []}, {"x_robots": "obey"}, {"segments": 1}),
         *({"name": "{stem}"}, {"dest": "{stem}"}, {"dest": "a", "if_exists": "suffix"}),
     ],
 )

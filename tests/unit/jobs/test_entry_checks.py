@@ -434,6 +434,7 @@ FIELDS = st.fixed_dictionaries(
         "deadline_s": st.integers(1, 600_000) | st.floats(0.001, 600_000),
         "sha256": st.just("AB" * 32),
         "max_bytes": st.integers(1, 2**50),
+        "segments": st.integers(1, 16),
         "key": st.just("k"),
         "decode": st.booleans(),
         "meta": JSON | OTHER_THAN_JSON,

@@ -58,6 +58,7 @@ ACCEPTED: list[dict[str, Any]] = [
     {"url": URL, "decode": True, "headers": {"Accept-Encoding": "br", "Ranges": "x"}},
     {"url": URL, "max_bytes": 1},
     {"url": URL, "max_bytes": 1 << 60},
+    *({"url": URL, "segments": n} for n in (1, 16)),
     *({"url": URL, "priority": p} for p in ("high", "normal", "low")),
     {"url": URL, "deadline_s": 0.001},
     {"url": URL, "deadline_s": MAX_DEADLINE_S},
@@ -167,6 +168,7 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ),
     *(("lines", {"url": URL, "lines": n}) for n in (1, "true", None)),
     *(("max_bytes", {"url": URL, "max_bytes": n}) for n in (0, -1, "5", 1.5, True)),
+    *(("segments", {"url": URL, "segments": n}) for n in (0, 17, "4", 1.5, True)),
     *(("deadline_s", {"url": URL, "deadline_s": s}) for s in (0, -1, MAX_DEADLINE_S + 0.1, 1e308, "5")),
     *(("priority", {"url": URL, "priority": p}) for p in ("urgent", "", "HIGH", 1, None)),
     *(
@@ -215,6 +217,7 @@ def test_a_bad_field_is_refused_by_name(field: str, fields: dict[str, Any]) -> N
         ("dest", "../x"),
         ("sha256", "x"),
         ("max_bytes", 0),
+        ("segments", 0),
         ("priority", "urgent"),
         ("deadline_s", float("nan")),
         ("deadline_s", float("inf")),
