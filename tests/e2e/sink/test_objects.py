@@ -88,4 +88,5 @@ async def test_a_worker_killed_during_an_upload_leaves_no_object(
 
     assert (result.outcome, result.worker, result.store) == (Outcome.STORED, "worker-2", bucket.url)
     assert bucket.objects()["a"].body == LARGE
+    assert second.processes[0].returncode == 0
     assert most_bytes <= 120 << 20, "the whole body was in memory"
