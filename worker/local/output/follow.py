@@ -75,8 +75,8 @@ async def follow(
 async def finish_report(outputs: Outputs) -> None:
     """Convert the report of an ended batch to its format. Raises CommandError."""
     if outputs.report is not None and reports.lines_of(outputs.report) != outputs.report:
+        outputs.warn(f"writing {outputs.report}", "")  # a million results take half a minute
         await reports.finish(outputs.report, outputs.warn)
-        outputs.warn(f"results are in {outputs.report}", "")
 
 
 async def write_results(
