@@ -13,6 +13,7 @@ from fetchfleet.jobs.contract.checks.field_checks import IfExists
 from fetchfleet.jobs.contract.fetch import Fetch
 from fetchfleet.worker.cli.options.headers import HeaderLines, header_change
 from fetchfleet.worker.cli.options.names import NameTemplate, OnExisting, name_changes
+from fetchfleet.worker.cli.options.revalidate import Revalidate, revalidated
 from fetchfleet.worker.cli.options.shared import (
     DryRun,
     FileOrReport,
@@ -69,6 +70,7 @@ def run(
     header: HeaderLines = None,
     name: NameTemplate = None,
     if_exists: OnExisting = None,
+    revalidate: Revalidate = False,
     flags: Mapping[str, Any],
     reading: Mapping[str, Any],
 ) -> None:
@@ -80,7 +82,7 @@ def run(
     from fetchfleet.worker.local.output.output_files import Outputs  # noqa: PLC0415
 
     settings = worker_settings_from({**flags, "redis_patience_s": redis_patience})
-    changes = changes_of(header, name, if_exists)
+    changes = changes_of(header, name, if_exists, revalidate=revalidate)
     if settings.sink_kind != FILES:
         refuse_files(settings.sink_kind, lines_to, name)
     outputs = Outputs(console, report, lines_to, skip_invalid, out=settings.out)
@@ -116,13 +118,13 @@ def run(
 
 
 def changes_of(
-    header: list[str] | None, name: str | None, if_exists: IfExists | None
+    header: list[str] | None, name: str | None, if_exists: IfExists | None, *, revalidate: bool
 ) -> list[Callable[[Fetch], Fetch]]:
     """Return the functions that apply options to each fetch of a list."""
     changes = [header_change(header)] if header else []
     if name is not None or if_exists is not None:
         changes += name_changes(name, if_exists)
-    return changes
+    return [*changes, revalidated] if revalidate else changes
 
 
 def refuse_files(sink_kind: str, lines_to: str | None, name: str | None) -> None:

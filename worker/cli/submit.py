@@ -17,6 +17,7 @@ from fetchfleet.jobs.errors import FleetUnreachableError, InvalidFetchError
 from fetchfleet.worker.cli.common import command_line, console, echo, print_dry_run
 from fetchfleet.worker.cli.options.headers import HeaderLines, header_change
 from fetchfleet.worker.cli.options.names import NameTemplate, OnExisting, name_changes, name_words
+from fetchfleet.worker.cli.options.revalidate import Revalidate, revalidated
 from fetchfleet.worker.cli.options.shared import (
     FLEET,
     OUTPUT,
@@ -135,6 +136,7 @@ def submit(
     header: HeaderLines = None,
     name: NameTemplate = None,
     if_exists: OnExisting = None,
+    revalidate: Revalidate = False,
     notify: Notify = None,
     dry_run: DryRun = False,
     reading: Mapping[str, Any],
@@ -145,6 +147,7 @@ def submit(
     options = submit_options(max_backlog, when_full, settings.via)._replace(notify=notify)
     outputs = Outputs(console, report, lines_to, skip_invalid)
     changes = [*([header_change(header)] if header else []), *name_changes(name, if_exists)]
+    changes += [revalidated] if revalidate else []
     if dry_run:
         print_dry_run(file, None, outputs, changes, reading, settings.policy)
         return
@@ -156,6 +159,7 @@ def submit(
         words = [
             *skips,
             *name_words(name, if_exists),
+            *(["--revalidate"] if revalidate else []),
             *notify_words,
             *via_words(via),
             *reading_words(reading),

@@ -9,6 +9,7 @@ from fetchfleet import Fetch
 from fetchfleet.jobs.contract.checks.field_checks import IfExists
 from fetchfleet.worker.cli.options.headers import header_change, parse_headers
 from fetchfleet.worker.cli.options.names import name_changes, name_words
+from fetchfleet.worker.cli.options.revalidate import revalidated
 from fetchfleet.worker.cli.options.worker_options import policy_keys
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.policy.model import PROFILES, LanePolicy, Range
@@ -131,3 +132,17 @@ def test_a_bad_template_is_refused_with_the_option() -> None:
 
     assert str(caught.value).startswith("--name: {file} is not a placeholder; use one of {host} {path}")
     assert BAD_USE == caught.value.exit_code
+
+
+def test_revalidate_is_set_for_each_get_without_a_condition() -> None:
+    """Other fetches stay as they are, because a fetch with both is invalid."""
+    others = [
+        Fetch(url=URL, method="HEAD"),
+        Fetch(url=URL, method="POST", body="{}"),
+        Fetch(url=URL, etag='"e"'),
+        Fetch(url=URL, last_modified="Mon, 07 Jan 2030 00:00:00 GMT"),
+        Fetch(url=URL, headers={"if-none-match": "*"}),
+    ]
+
+    assert Fetch(url=URL, dest="a", revalidate=True) == revalidated(Fetch(url=URL, dest="a"))
+    assert others == [revalidated(fetch) for fetch in others]

@@ -227,5 +227,9 @@ def open_failed(
     stream = open_list(file, use._replace(select=select), options, fetch_lists)
     if not stream.count:
         stream.close()
-        raise CommandError(f"{file}: none of the {len(results)} failed fetches of {report} is in it", BAD_USE)
+        raise CommandError(
+            f"{file}: none of the {len(results)} failed fetches of {report} is in it;"
+            " if that run had options for paths, such as --name, give them too",
+            BAD_USE,
+        )
     return stream, selections[-1].missing
