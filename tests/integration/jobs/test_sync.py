@@ -101,7 +101,7 @@ def test_importing_it_loads_neither_the_worker_nor_arq() -> None:
 def test_a_script_ends_cleanly_without_close(redis_url: str) -> None:
     """Its thread and its connections end with the program, without a warning."""
     done = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", SCRIPT, redis_url],
+        [sys.executable, "-W", "error", "-c", SCRIPT, redis_url],
         check=False,
         capture_output=True,
         text=True,
