@@ -150,7 +150,8 @@ class _Rules:
     """A WSGI layer in front of moto."""
 
     def __init__(self, store: Callable[[Any, Start], Iterable[bytes]]) -> None:
-        self._store = store
+        self._moto = store
+        self._moto_lock = threading.Lock()
         self._rules: list[dict[str, Any]] = []
         self._seen: list[str] = []
         self._lock = threading.Lock()
@@ -171,10 +172,15 @@ class _Rules:
         if "status" in rule:
             start(f"{rule['status']} {rule['code']}", [("Content-Type", "application/xml")])
             return [f"<Error><Code>{rule['code']}</Code><Message>as the test asks</Message></Error>".encode()]
-        reply = list(self._store(environ, start))
+        reply = self._store(environ, start)
         if rule.get("hold") == "after":
             self._wait()
         return reply
+
+    def _store(self, environ: Any, start: Start) -> list[bytes]:
+        """Let moto respond, one request at a time: two writes of one key at once make it fail."""
+        with self._moto_lock:
+            return list(self._moto(environ, start))
 
     def _wait(self) -> None:
         released = self._released

@@ -1,6 +1,6 @@
 """The commands that fetch: `run`, a fleet on this machine, and `worker`, one worker of a fleet."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
 from importlib import import_module
@@ -9,11 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from fetchfleet.jobs.contract.checks.field_checks import IfExists
-from fetchfleet.jobs.contract.fetch import Fetch
-from fetchfleet.worker.cli.options.headers import HeaderLines, header_change
-from fetchfleet.worker.cli.options.names import NameTemplate, OnExisting, name_changes
-from fetchfleet.worker.cli.options.revalidate import Revalidate, revalidated
+from fetchfleet.worker.cli.options.changes import Revalidate, changes_of
+from fetchfleet.worker.cli.options.headers import HeaderLines
+from fetchfleet.worker.cli.options.names import NameTemplate, OnExisting
 from fetchfleet.worker.cli.options.shared import (
     DryRun,
     FileOrReport,
@@ -115,16 +113,6 @@ def run(
         )
         console.print(f"bodies are in {settings.bodies}", soft_wrap=True)
         raise typer.Exit(local.exit_code_of(counts))
-
-
-def changes_of(
-    header: list[str] | None, name: str | None, if_exists: IfExists | None, *, revalidate: bool
-) -> list[Callable[[Fetch], Fetch]]:
-    """Return the functions that apply options to each fetch of a list."""
-    changes = [header_change(header)] if header else []
-    if name is not None or if_exists is not None:
-        changes += name_changes(name, if_exists)
-    return [*changes, revalidated] if revalidate else changes
 
 
 def refuse_files(sink_kind: str, lines_to: str | None, name: str | None) -> None:

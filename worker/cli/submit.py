@@ -15,9 +15,9 @@ from fetchfleet.jobs.contract.ids import is_batch_id
 from fetchfleet.jobs.contract.webhooks import notify_url
 from fetchfleet.jobs.errors import FleetUnreachableError, InvalidFetchError
 from fetchfleet.worker.cli.common import command_line, console, echo, print_dry_run
-from fetchfleet.worker.cli.options.headers import HeaderLines, header_change
-from fetchfleet.worker.cli.options.names import NameTemplate, OnExisting, name_changes, name_words
-from fetchfleet.worker.cli.options.revalidate import Revalidate, revalidated
+from fetchfleet.worker.cli.options.changes import Revalidate, changes_of, words_of
+from fetchfleet.worker.cli.options.headers import HeaderLines
+from fetchfleet.worker.cli.options.names import NameTemplate, OnExisting
 from fetchfleet.worker.cli.options.shared import (
     FLEET,
     OUTPUT,
@@ -146,8 +146,7 @@ def submit(
     settings = settings_from(flags)
     options = submit_options(max_backlog, when_full, settings.via)._replace(notify=notify)
     outputs = Outputs(console, report, lines_to, skip_invalid)
-    changes = [*([header_change(header)] if header else []), *name_changes(name, if_exists)]
-    changes += [revalidated] if revalidate else []
+    changes = changes_of(header, name, if_exists, revalidate=revalidate)
     if dry_run:
         print_dry_run(file, None, outputs, changes, reading, settings.policy)
         return
@@ -158,8 +157,7 @@ def submit(
         skips = ["--skip-invalid", str(skip_invalid)] if skip_invalid else []
         words = [
             *skips,
-            *name_words(name, if_exists),
-            *(["--revalidate"] if revalidate else []),
+            *words_of(name, if_exists, revalidate=revalidate),
             *notify_words,
             *via_words(via),
             *reading_words(reading),

@@ -7,9 +7,9 @@ import pytest
 
 from fetchfleet import Fetch
 from fetchfleet.jobs.contract.checks.field_checks import IfExists
+from fetchfleet.worker.cli.options.changes import revalidated
 from fetchfleet.worker.cli.options.headers import header_change, parse_headers
 from fetchfleet.worker.cli.options.names import name_changes, name_words
-from fetchfleet.worker.cli.options.revalidate import revalidated
 from fetchfleet.worker.cli.options.worker_options import policy_keys
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.policy.model import PROFILES, LanePolicy, Range
