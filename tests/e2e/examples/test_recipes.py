@@ -4,10 +4,13 @@ Only hosts, the bucket and Redis are replaced by those of the test.
 """
 
 import asyncio
+import base64
+import datetime as dt
 import hashlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -19,10 +22,13 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from standardwebhooks import Webhook
 
 from fetchfleet.worker.local.process import die_with_parent
 from tests.support.object_store import Bucket
+from tests.support.prometheus import free_ports
 from tests.support.range_server import RangedBody, body_of
+from tests.support.waiting import wait_until
 from tests.support.workers import QUICK_POLICY
 from tools.origin.behaviours import by_path, ok, status
 from tools.origin.server import Behaviour, Exchange, Header, Origin
@@ -70,9 +76,10 @@ class Recipe:
         }
         section = PAGE.read_text().partition(f"\n## {title}\n")[2].partition("\n## ")[0]
         for language, block in _BLOCK.findall(section):
-            text = _HOST.sub(origin.url("").rstrip("/"), block)
+            text = block
             for word, replacement in replaced.items():
                 text = text.replace(word, replacement)
+            text = _HOST.sub(origin.url("").rstrip("/"), text)
             if language == "sh":
                 self.commands.append(text)
             elif language == "text":
@@ -83,9 +90,9 @@ class Recipe:
     @asynccontextmanager
     async def running(self, command: str) -> AsyncIterator[None]:
         """Run a command that does not end by itself; end it with SIGTERM after the block."""
-        with (self._folder / "running.log").open("wb") as log:
+        with (self._folder / "running.txt").open("ab") as log:
             process = subprocess.Popen(  # noqa: ASYNC220 it only starts it
-                ["bash", "-c", f"exec {command}"],
+                ["bash", "-c", f"exec env {command}"],
                 cwd=self._folder,
                 env=self._environment,
                 stdout=log,
@@ -96,7 +103,8 @@ class Recipe:
             yield
         finally:
             process.terminate()
-            assert 0 == await asyncio.to_thread(process.wait, TIMEOUT_S)
+            code = await asyncio.to_thread(process.wait, TIMEOUT_S)
+            assert code in {0, -signal.SIGTERM}  # uvicorn sends itself the signal again
 
     async def run(self, command: str) -> Ended:
         """Run commands in bash, in the folder."""
@@ -300,3 +308,46 @@ async def test_the_pages_of_a_sitemap_are_packed_for_archives(tmp_path: Path) ->
     assert ended.has(recipe.shown[0])
     assert "the passed WACZ is valid" in judged.output
     assert asked == {"/robots.txt", "/sitemap.xml", "/0", "/1", "/2"}
+
+
+async def test_a_service_is_notified_of_the_end_of_an_import(redis_url: str, tmp_path: Path) -> None:
+    """It refuses a webhook with another signature."""
+    [port] = free_ports("127.0.0.1", 1)
+    replaced = {
+        "redis://localhost:6379": redis_url,
+        "https://app.example.com": f"http://127.0.0.1:{port}",
+        "localhost:8000": f"127.0.0.1:{port}",
+        "--port 8000": f"--port {port}",
+    }
+    async with Origin.serving("127.0.0.217", by_path({"/a.bin": ok(b"body")})) as origin:
+        recipe = Recipe("Service with a webhook", tmp_path, origin, **replaced)
+        secret, worker, service, order, show = recipe.commands
+        assert 0 == (await recipe.run(secret)).exit_code
+        async with recipe.running(worker), recipe.running(service):
+            await wait_until(
+                lambda: "Application startup complete" in recipe.text("running.txt"), "the app", 30
+            )
+            ordered = await recipe.run(order)
+            forged = await recipe.run(forgery(port))
+            invalid = await recipe.run(order.replace("http://", "ftp://"))
+
+            async def ended() -> Ended | None:
+                shown = await recipe.run(show)
+                return None if "null" in shown.output else shown
+
+            shown = await wait_until(ended, "the webhook", 30)
+    assert shown is not None
+
+    assert ordered.has(recipe.shown[0])
+    assert shown.has(recipe.shown[1])
+    assert "not signed by the fleet" in forged.output
+    assert "url: not an http or https URL" in invalid.output
+
+
+def forgery(port: int) -> str:
+    """Return the command that sends the service a webhook signed with another secret."""
+    now, body = dt.datetime.now(dt.UTC), json.dumps({"data": {"batch": "0" * 16}})
+    signature = Webhook("whsec_" + base64.b64encode(b"o" * 32).decode()).sign("one", now, body)
+    fields = {"id": "one", "timestamp": str(int(now.timestamp())), "signature": signature}
+    headers = " ".join(f"-H 'webhook-{name}: {value}'" for name, value in fields.items())
+    return f"curl -sS 127.0.0.1:{port}/hooks/fetchfleet {headers} -d '{body}'"
