@@ -295,8 +295,14 @@ def _in_thread(
 ) -> Callable[..., Coroutine[Any, Any, R]]:
     """Return a coroutine function that calls the function in one of the threads."""
 
+    def call_here(*args: Any) -> R:
+        try:
+            return function(*args)
+        except StopIteration as error:  # until Python 3.12, no awaited future gets it
+            raise RuntimeError("the function raised StopIteration") from error
+
     async def call(*args: Any) -> R:
-        return await asyncio.get_running_loop().run_in_executor(threads, function, *args)
+        return await asyncio.get_running_loop().run_in_executor(threads, call_here, *args)
 
     return call
 

@@ -136,7 +136,7 @@ class Consumer:
         """Return whether the handler, or on_failure, has returned."""
         for attempt in range(1, self._attempts + 1):
             try:
-                await self._handler(result)
+                await _called(self._handler, result)
             except Exception as error:  # noqa: BLE001 the user's function
                 if attempt == self._attempts:
                     return await self._has_failed(result, error)
@@ -147,7 +147,7 @@ class Consumer:
 
     async def _has_failed(self, result: Result, error: Exception) -> bool:
         if self._on_failure is not None:
-            await self._on_failure(result, error)
+            await _called(self._on_failure, result, error)
             return True
         _log.error(
             "the handler of group %s failed %d times for the result of %s; it is called again in %g s",
@@ -163,6 +163,17 @@ class Consumer:
         except ResponseError as error:
             if not str(error).startswith("BUSYGROUP"):
                 raise
+
+
+async def _called(function: Callable[..., Awaitable[object]], *args: object) -> None:
+    """Call a user's function. A cancellation that it causes itself is an error as any other."""
+    try:
+        await function(*args)
+    except asyncio.CancelledError as cancelled:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise RuntimeError("the function waited for a task or a future that was cancelled") from cancelled
 
 
 def _result_of(fields: dict[bytes, bytes]) -> Result | None:

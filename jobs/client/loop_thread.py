@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, wait
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -20,6 +21,9 @@ class LoopThread:
     def __init__(self) -> None:
         self._pid = os.getpid()
         self._loop = asyncio.new_event_loop()
+        self._closing = False
+        self._order = threading.RLock()
+        """Held while a call is scheduled, so that each is ahead of the end of the loop, or refused."""
         self._thread = threading.Thread(target=self._serve, name="fetchfleet", daemon=True)
         self._thread.start()
 
@@ -44,22 +48,23 @@ class LoopThread:
                 done.set_exception(asyncio.CancelledError())
 
         try:
-            self._check()
-        except RuntimeError:
-            work.close()
-            raise
-        try:
-            self._loop.call_soon_threadsafe(start)
+            with self._order:
+                try:
+                    self._check()
+                except RuntimeError:
+                    work.close()
+                    done.cancel()
+                    raise
+                self._loop.call_soon_threadsafe(start)
             if calls is not None:
                 done.add_done_callback(lambda _: calls.put(_nothing))
                 while not done.done():
                     calls.get()()
             return done.result()
         except BaseException:
-            if self._loop.is_closed():
-                work.close()
-            elif not done.done():
-                self._loop.call_soon_threadsafe(stop)
+            if not done.done():
+                with suppress(RuntimeError):  # the loop is closed, so the coroutine has ended
+                    self._loop.call_soon_threadsafe(stop)
                 wait([done])
             raise
 
@@ -70,11 +75,14 @@ class LoopThread:
     @property
     def is_closed(self) -> bool:
         """True after `close`, and in another process."""
-        return self._loop.is_closed() or os.getpid() != self._pid
+        return self._closing or os.getpid() != self._pid
 
     def close(self) -> None:
         """Cancel every task, and end the loop and the thread."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        with self._order:
+            if not self._closing:
+                self._closing = True
+                self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
 
     def _serve(self) -> None:
@@ -87,7 +95,7 @@ class LoopThread:
     def _check(self) -> None:
         if os.getpid() != self._pid:
             raise RuntimeError("this Fleet belongs to another process; make a new one after a fork")
-        if self._loop.is_closed():
+        if self._closing:
             raise RuntimeError("this Fleet is closed; make a new one")
         if threading.get_ident() == self._thread.ident:
             raise RuntimeError("this Fleet cannot be used in its own thread; use fetchfleet.Fleet there")

@@ -167,6 +167,27 @@ async def test_a_failing_handler_is_called_again(fleet: Fleet, redis: Redis) -> 
     assert await acknowledged(redis)
 
 
+async def test_a_handler_that_awaits_a_cancelled_task_has_failed(fleet: Fleet, redis: Redis) -> None:
+    """The call goes on: such a cancellation is not one of the call."""
+    ids, failures, seen = await finished(fleet, redis, 3), list[str](), list[str]()
+
+    async def handle(result: Result) -> None:
+        if result.id == ids[0]:
+            inner = asyncio.create_task(asyncio.sleep(60))
+            inner.cancel()
+            await inner
+        seen.append(result.id)
+
+    async def on_failure(result: Result, error: Exception) -> None:
+        failures.append(f"{result.id} {error}")
+
+    work = fleet.each(handle, group=GROUP, concurrency=1, attempts=2, on_failure=on_failure)
+    await run_until(work, lambda: len(seen) == 2, "the other results")
+
+    assert seen == ids[1:]
+    assert failures == [f"{ids[0]} the function waited for a task or a future that was cancelled"]
+
+
 async def test_without_on_failure_a_result_stays_pending_and_is_handed_over_again(
     fleet: Fleet, redis: Redis, caplog: pytest.LogCaptureFixture
 ) -> None:

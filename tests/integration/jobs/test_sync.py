@@ -25,6 +25,7 @@ from fetchfleet import (
     UnknownBatchError,
     sync,
 )
+from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.loop_thread import LoopThread
 from tests.support.lanes import BATCH_ID, LaneHold, fail_batch, paths, url, waiting
 from tests.support.waiting import wait_until
@@ -298,12 +299,70 @@ async def test_each_calls_a_plain_function_for_every_result(fleet: sync.Fleet, r
 
 def test_each_ends_with_an_interruption(fleet: sync.Fleet) -> None:
     """A program of one call ends with Ctrl-C."""
-    began = threading.Event()
 
-    async def count() -> None:
-        began.set()
+    async def has_group() -> object:
+        return await fleet._fleet._redis.exists(keys.ALL_RESULTS)
 
-    fleet._thread.run(count())
-    with interrupted_by_another_thread(began.is_set):
+    with interrupted_by_another_thread(lambda: fleet._thread.run(has_group())):
         fleet.each(lambda _: None, group="billing")
     assert tasks_of(fleet) == 1
+
+
+def test_a_call_while_the_fleet_is_closed_is_refused(redis_url: str) -> None:
+    """A call that begins after the last task was cancelled would never end."""
+    fleet, began, ending = sync.Fleet(redis_url), threading.Event(), threading.Event()
+    may_end, errors = threading.Event(), list[Exception]()
+
+    async def slow_to_end() -> None:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ending.set()
+            await asyncio.to_thread(may_end.wait)
+
+    def call(work: Callable[[], Any]) -> None:
+        try:
+            fleet._thread.run(work())
+        except RuntimeError as error:
+            errors.append(error)
+
+    first = threading.Thread(target=call, args=[slow_to_end], daemon=True)
+    second = threading.Thread(target=call, args=[asyncio.Event().wait], daemon=True)
+    closing = threading.Thread(target=fleet.close, daemon=True)
+    first.start()
+    assert began.wait(10)
+    closing.start()
+    assert ending.wait(10)
+    second.start()
+    second.join(5)
+    may_end.set()
+    for thread in (first, closing):
+        thread.join(10)
+
+    assert not any(thread.is_alive() for thread in (first, second, closing))
+    assert ["this Fleet" in str(error) for error in errors] == [True, True]
+
+
+async def test_each_outlives_a_handler_that_exhausts_an_iterator(fleet: sync.Fleet, redis: Redis) -> None:
+    """StopIteration is an error as any other, also where a future cannot have it as its exception."""
+    await asyncio.to_thread(fleet.submit, [url("/a")])
+    await (await LaneHold.begin(redis)).finish(1)
+    failures = list[Exception]()
+
+    def handle(_: Result) -> None:
+        next(iter(()))
+
+    def each() -> None:
+        with pytest.raises(RuntimeError, match="closed during the call"):
+            fleet.each(
+                handle, group="billing", attempts=1, on_failure=lambda _, error: failures.append(error)
+            )
+
+    consumer = threading.Thread(target=each)
+    consumer.start()
+    await wait_until(lambda: failures, "the failure")
+    await asyncio.to_thread(fleet.close)
+    consumer.join(10)
+
+    assert [str(error) for error in failures] == ["the function raised StopIteration"]
