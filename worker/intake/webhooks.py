@@ -9,7 +9,7 @@ from structlog.typing import FilteringBoundLogger
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.submit import RetriedFetch, Submitter
 from fetchfleet.jobs.contract.webhooks import batch_ended, webhook_batch_id
-from fetchfleet.jobs.errors import BatchError, InvalidFetchError
+from fetchfleet.jobs.errors import BatchError
 from fetchfleet.jobs.scripts.batches import EndedBatch, ended_batches
 from fetchfleet.worker.observability import redact
 from fetchfleet.worker.observability.log import Event
@@ -46,7 +46,7 @@ class Webhooks:
             fetch = batch_ended(ended.notify, ended.batch_id, ended.counts, ended.ended_ms)
             # As a retried fetch: producers may not submit a fetch that is signed.
             await self._submitter.submit([RetriedFetch(fetch, None, None)], batch_id=webhook_id)
-        except (InvalidFetchError, BatchError) as refused:  # changed by another program, or cancelled
+        except (ValueError, BatchError) as refused:  # changed by another program, or cancelled
             error = str(refused)
         await self._redis.zrem(keys.WEBHOOKS, ended.batch_id)
         fields = {"batch": ended.batch_id, "webhook": webhook_id, "url": redact.url(ended.notify)}

@@ -160,6 +160,25 @@ async def test_a_worker_that_dies_after_the_end_of_a_batch_loses_no_webhook(
     assert receiver.requests == [seen]
 
 
+async def test_a_time_that_another_program_has_changed_stops_no_sweep(
+    receiver: Origin, start: Start, redis: Redis, lines: Lines
+) -> None:
+    """The webhook of that batch is refused; that of another one is posted."""
+    first = await start(notify_secret=SECRET, timings=NO_SWEEP)
+    changed = await first.fleet.submit([], notify=receiver.url("/changed"))
+    await redis.hset(keys.batch(changed.id), "ended_ms", str(2**53 - 1))  # type: ignore[misc]
+    await redis.zadd(keys.WEBHOOKS, {changed.id: 1})
+    good = await first.fleet.submit([], notify=receiver.url("/good"))
+    await start(notify_secret=SECRET, timings=QUICK_SWEEP, worker_id="two")
+
+    [seen] = await received(receiver)
+
+    assert (seen.target, verified(seen)["data"]["batch"]) == ("/good", good.id)
+    await wait_until(lambda: zero_webhooks(redis), "the webhooks to be removed")
+    refused = [line["batch"] for line in lines if line["event"] == "webhook.refused"]
+    assert refused == [changed.id]
+
+
 @pytest.mark.parametrize("ended_by", ["cancel", "deadline", "empty", "iterator"])
 async def test_every_end_of_a_batch_is_posted(
     origin: Origin, receiver: Origin, signer: OneWorker, ended_by: str
