@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 import pytest
 
 from fetchfleet import Fetch, Outcome, Reason
+from fetchfleet.worker.sink.files import body_name
+from fetchfleet.worker.sink.files.directory import Directory
 from tests.component.conftest import Start
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker
@@ -176,6 +178,26 @@ async def test_a_url_and_one_below_it_are_both_stored(
         assert worker.body(result) == target.encode()
 
     assert paths == ({"/a": "a", "/a/b": "a_/b"} if order[0] == "/a" else {"/a/b": "a/b", "/a": "a-ID"})
+
+
+async def test_a_file_that_takes_the_name_of_a_folder_at_the_last_moment_is_avoided(
+    origin: Origin, worker: OneWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if another worker stored `a` and then `a_` between a look and the creation of a folder."""
+    (worker.out / "a").write_bytes(OLD)
+    around_files = body_name._around_files
+
+    def overtaken(directory: Directory, path: str) -> str:
+        found = around_files(directory, path)
+        (worker.out / "a_").write_bytes(OLD)
+        return found
+
+    monkeypatch.setattr(body_name, "_around_files", overtaken)
+
+    result = await worker.one(origin.url("/a/b"), name="{path}")
+
+    assert (result.outcome, result.path) == (Outcome.STORED, "a__/b")
+    assert worker.files() == {"a", "a_", "a__/b"}
 
 
 async def test_a_link_in_a_name_is_not_followed(origin: Origin, worker: OneWorker) -> None:

@@ -80,13 +80,14 @@ class BodyName:
             replace = self._on_existing is IfExists.REPLACE
             directory.put(partial, path, replace=replace, sync=content.durability == "full")
             return Place(path)
-        try:
-            return self._put_beside(directory, partial, path, content)
-        except InTheWayError:
-            around = _around_files(directory, path)
-            if around == path:
-                raise
-            return self._put_beside(directory, partial, around, content)
+        while True:
+            try:
+                return self._put_beside(directory, partial, path, content)
+            except InTheWayError:
+                around = _around_files(directory, path)
+                if around == path:  # no file: a symbolic link
+                    raise
+                path = around  # another worker may take that name too
 
     def _put_beside(self, directory: Directory, partial: str, path: str, content: Content) -> Place:
         sync, last = content.durability == "full", suffixed(path, self._entry.id)
