@@ -80,7 +80,8 @@ def run(
     from fetchfleet.worker.local.output.output_files import Outputs  # noqa: PLC0415
 
     settings = worker_settings_from({**flags, "redis_patience_s": redis_patience})
-    changes = changes_of(header, name, if_exists, revalidate=revalidate)
+    is_plain = not header and (name, if_exists) == (None, None) and not revalidate
+    changes = [] if is_plain else changes_of(header, name, if_exists, revalidate=revalidate)
     if settings.sink_kind != FILES:
         refuse_files(settings.sink_kind, lines_to, name)
     outputs = Outputs(console, report, lines_to, skip_invalid, out=settings.out)

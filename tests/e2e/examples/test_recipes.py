@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,6 +36,8 @@ from tools.origin.server import Behaviour, Exchange, Header, Origin
 
 PAGE = Path(__file__).parents[3] / "docs" / "recipes.md"
 TIMEOUT_S = 90
+
+needs_curl = pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
 
 _BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 _FILE = re.compile(r"# (\S+)\n")
@@ -172,6 +175,7 @@ async def test_images_of_a_parquet_list_are_stored_by_digest(bucket: Bucket, tmp
     assert again in " ".join(PAGE.read_text().split())
 
 
+@needs_curl
 async def test_a_mirror_is_checked_and_repaired(tmp_path: Path) -> None:
     """The second run transfers the file alone that was damaged here."""
     files = {
@@ -310,6 +314,7 @@ async def test_the_pages_of_a_sitemap_are_packed_for_archives(tmp_path: Path) ->
     assert asked == {"/robots.txt", "/sitemap.xml", "/0", "/1", "/2"}
 
 
+@needs_curl
 async def test_a_service_is_notified_of_the_end_of_an_import(redis_url: str, tmp_path: Path) -> None:
     """It refuses a webhook with another signature."""
     [port] = free_ports("127.0.0.1", 1)
