@@ -65,7 +65,7 @@ async def test_an_unusable_store_ends_the_command_at_its_start(tmp_path: Path) -
     assert (missing.returncode, exported.returncode, unreachable.returncode) == (2, 2, 1)
     assert "--lines-to reads bodies from files; leave it out with an object store" in exported.stderr
     assert "--out s3://no-such-bucket/x: 404 Not Found: NoSuchBucket" in missing.stderr
-    assert "--out s3://bucket/x: HTTP error" in unreachable.stderr
+    assert "--out s3://bucket/x: HTTP error: error sending request: Connection refused" in unreachable.stderr
 
 
 async def test_a_worker_killed_during_an_upload_leaves_no_object(

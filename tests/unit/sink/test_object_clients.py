@@ -10,6 +10,7 @@ LONG = "Generic S3 error: Error performing PUT http://host/key?X-Amz-Signature=a
 STATUS = f"{LONG}Server returned non-2xx status code:"
 SLOW_DOWN = "<Error><Code>SlowDown</Code><Message>Reduce your rate</Message></Error>"
 DEBUG = "\n\nDebug source:\nGeneric {"
+REFUSED = f'{DEBUG} kind: Connect,\n Os {{\n code: 111,\n message: "Connection refused",\n}}'
 
 
 @pytest.mark.parametrize("url", ["s3://bucket/a", "gs://bucket/a", "az://container/a"])
@@ -35,9 +36,25 @@ def test_a_missing_setting_of_a_store_is_an_error_of_the_command(monkeypatch: py
         (f"{STATUS} 503 Down: {SLOW_DOWN}{DEBUG}", "503 Down: SlowDown: Reduce your rate"),
         (f"{STATUS} 401 Unauthorized: {DEBUG}", "401 Unauthorized"),
         (f"{LONG}HTTP error: error sending request{DEBUG}", "HTTP error: error sending request"),
+        (
+            f"{LONG}HTTP error: error sending request{REFUSED}",
+            "HTTP error: error sending request: Connection refused",
+        ),
         ("x" * 1000, "x" * 200),
     ],
 )
 def test_the_cause_of_an_error_has_no_url(text: str, cause: str) -> None:
     """It has the status, the code and the message of the store."""
     assert cause_of(Exception(text)) == cause
+
+
+def test_an_endpoint_without_tls_needs_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names it. Another start would fail too."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.delenv("AWS_ALLOW_HTTP", raising=False)
+
+    with pytest.raises(CommandError, match="AWS_ALLOW_HTTP=true") as caught:
+        ObjectStore(parse("s3://bucket/a")).check()
+    assert caught.value.exit_code == 2

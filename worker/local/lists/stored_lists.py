@@ -8,7 +8,6 @@ from typing import IO, Any
 
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.local.lists.rows import ListError
-from fetchfleet.worker.observability import redact
 
 BLOCK_BYTES = 256 * 1024
 _MAGIC = re.compile(r"[*?[]")
@@ -38,7 +37,9 @@ def find_objects(url: str) -> Iterator[tuple[str, IO[bytes]]]:
             response = obstore.get(store, name)
             yield f"{root}/{name}", io.BufferedReader(_Stream(iter(response)), BLOCK_BYTES)
     except (BaseError, OSError, ValueError) as error:
-        raise ListError(f"{url}: {redact.text(str(error).splitlines()[0])}") from None
+        from fetchfleet.worker.sink.objects.store import cause_of  # noqa: PLC0415
+
+        raise ListError(f"{url}: {cause_of(error)}") from None
 
 
 def _names(store: Any, key: str) -> list[str]:

@@ -51,6 +51,8 @@ _MISSING = (FileNotFoundError, exceptions.PermissionDeniedError)
 _STATUS = re.compile(r"status code: (\d{3}[A-Za-z ]*)")
 _CODE = re.compile(r"<Code>(\w{1,60})</Code>")
 _MESSAGE = re.compile(r"<Message>([^<]{1,120})")
+_SYSTEM_ERROR = re.compile(r'kind: Connect,.*?\bmessage: "([^"]{1,80})"', re.DOTALL)
+_WITHOUT_TLS = re.compile(r"Generic S3 error: .* http://\S+ in .* - HTTP error: builder error")
 _MAX_CAUSE_CHARS = 200
 
 
@@ -191,7 +193,8 @@ class ObjectStore:
         ) as error:
             raise RefusedStoreError(f"{self.url}: {cause_of(error)}") from None
         except exceptions.BaseError as error:
-            raise StoreError(f"{self.url}: {cause_of(error)}") from None
+            kind = RefusedStoreError if _WITHOUT_TLS.search(str(error)) else StoreError
+            raise kind(f"{self.url}: {cause_of(error)}") from None
 
 
 def allowed_s(size_bytes: int) -> float:
@@ -201,11 +204,15 @@ def allowed_s(size_bytes: int) -> float:
 
 def cause_of(error: Exception) -> str:
     """Return the cause of an error of obstore in one line, without the URL of the request."""
-    text = str(error).partition("\n\nDebug source")[0]
+    text, _, debug = str(error).partition("\n\nDebug source")
+    if _WITHOUT_TLS.search(text):
+        return "the endpoint has no TLS; set AWS_ALLOW_HTTP=true to permit that"
     if status := _STATUS.search(text):
         found = (status, _CODE.search(text), _MESSAGE.search(text))
         return ": ".join(match[1].strip() for match in found if match is not None)
     cause = " ".join(text.rpartition(" - ")[2].split())
+    if system := _SYSTEM_ERROR.search(debug):
+        cause += f": {system[1]}"
     return redact.text(cause)[:_MAX_CAUSE_CHARS]
 
 
