@@ -45,18 +45,20 @@ class HostCounts:
 
 
 class Estimate(NamedTuple):
-    """The time that the fetches of a host take at least."""
+    """The time that the fetches of a host take."""
 
     seconds: float
     reason: str
     """The key of the policy that determines it."""
+    is_bound: bool = False
+    """The time cannot be less, however fast the host is."""
 
 
 def estimate(fetches: int, policy: LanePolicy) -> Estimate:
     """Return the time of a host's fetches, if each takes ASSUMED_FETCH_S and none fails."""
     by_concurrency = fetches * ASSUMED_FETCH_S / policy.max_concurrency
     if policy.rate_per_s and fetches / policy.rate_per_s > by_concurrency:
-        return Estimate(fetches / policy.rate_per_s, f"rate_per_s = {policy.rate_per_s:g}")
+        return Estimate(fetches / policy.rate_per_s, f"rate_per_s = {policy.rate_per_s:g}", is_bound=True)
     return Estimate(by_concurrency, f"concurrency = {policy.max_concurrency}")
 
 
@@ -64,7 +66,7 @@ def report(hosts: HostCounts, policy: Policy, slots: int) -> Iterator[str]:
     """Yield the lines of the report. slots: concurrent fetches of all workers together; 0 if unknown."""
     shown = hosts.by_host.most_common(SHOWN_HOSTS)
     width = min(_HOST_CHARS, max([len(host) for host, _ in shown] + [len("host")]))
-    yield f"{'host':{width}}  {'fetches':>11}  {'share':>6}  at least"
+    yield f"{'host':{width}}  {'fetches':>11}  {'share':>6}  time"
     for host, fetches in shown:
         share, time = fetches / hosts.total, age(estimate(fetches, policy.for_lane(host)).seconds)
         yield f"{host[:_HOST_CHARS]:{width}}  {fetches:11,}  {share:6.1%}  {time}"
@@ -84,10 +86,10 @@ def expected_duration(hosts: HostCounts, policy: Policy, slots: int) -> str:
         if of_host.seconds > longest.seconds:
             slowest, longest = host, of_host
     on_workers_s = hosts.total * ASSUMED_FETCH_S / slots if slots else 0.0
-    seconds, reason = longest.seconds, f"determined by {slowest[:_HOST_CHARS]} ({longest.reason})"
-    if on_workers_s > seconds:
-        seconds, reason = on_workers_s, f"determined by the workers ({slots:,} fetches at once)"
+    by = f"{slowest[:_HOST_CHARS]} ({longest.reason})"
+    if on_workers_s > longest.seconds:
+        by, longest = f"the workers ({slots:,} fetches at once)", Estimate(on_workers_s, "")
     return (
-        f"expected duration: at least {age(seconds)}, {reason};"
-        f" assumes {ASSUMED_FETCH_S:g} s a fetch and no retries"
+        f"expected duration: {'at least' if longest.is_bound else 'about'} {age(longest.seconds)},"
+        f" determined by {by}; assumes {ASSUMED_FETCH_S:g} s a fetch and no retries"
     )

@@ -249,7 +249,7 @@ def test_a_dry_run_estimates_by_the_slowest_host() -> None:
     assert ["big.example", "2,000", "97.0%", "100", "s"] == lines[1].split()
     assert ["slow.example", "60", "2.9%", "2", "min"] == lines[2].split()
     assert "at least 2 min, determined by slow.example (rate_per_s = 0.5); assumes 0.5 s a fetch" in lines[-1]
-    assert "determined by the workers (4 fetches at once)" in list(report(hosts, policy, 4))[-1]
+    assert "about 4 min, determined by the workers (4 fetches at once)" in list(report(hosts, policy, 4))[-1]
 
 
 def test_a_dry_run_shows_the_largest_hosts_and_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
