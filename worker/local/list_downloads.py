@@ -10,7 +10,7 @@ import msgspec
 from fetchfleet.jobs.client.fleet import Fleet
 from fetchfleet.jobs.contract.checks.accept import Accept
 from fetchfleet.jobs.contract.fetch import Fetch
-from fetchfleet.jobs.contract.result import Outcome, Result, decode_result
+from fetchfleet.jobs.contract.result import Outcome, Reason, Result, decode_result
 from fetchfleet.jobs.errors import InvalidFetchError
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.local import run as local
@@ -55,7 +55,7 @@ def by_run(
     report = folder / "report.jsonl"
     own_settings = msgspec.structs.replace(settings, out=folder, store="", sink=FILES)
     own_flags = {**flags, "out": str(folder), "spool": None, "sink": FILES}
-    own_outputs = Outputs(outputs.console, report)
+    own_outputs = Outputs(outputs.console, report, summary=False)
     with prestarted(1) as workers:
         run = local.run(in_memory(fetches), own_settings, own_flags, workers, own_outputs, again=True)
         counts = run_until_signal(run, _INTERRUPTED)
@@ -116,11 +116,16 @@ def _check(results: Sequence[Result]) -> None:
     """Raise ListError if a list was not fetched."""
     failed = [result for result in results if result.outcome not in {Outcome.STORED, Outcome.UNCHANGED}]
     if failed:
-        lines = [
-            f"{redact.url(one.url)}: not fetched: {one.reason or one.outcome}" for one in failed[:MAX_NAMED]
-        ]
+        lines = [f"{redact.url(one.url)}: not fetched: {_cause(one)}" for one in failed[:MAX_NAMED]]
         more = [f"and {len(failed) - MAX_NAMED} more"] if len(failed) > MAX_NAMED else []
         raise ListError("\n".join([*lines, *more]))
+
+
+def _cause(result: Result) -> str:
+    reason = result.reason or str(result.outcome)
+    if result.reason == Reason.HTTP_STATUS:
+        return f"{reason} {result.status}"
+    return f"{reason}; --allow-net permits it" if result.reason == Reason.EGRESS_REFUSED else reason
 
 
 def _named(urls: Sequence[str]) -> str:

@@ -81,7 +81,7 @@ async def test_a_list_in_an_object_store_is_read(tmp_path: Path, bucket: Bucket)
     assert 0 == ended.returncode, ended.stderr
     assert {"/a.txt", "/b.txt"} == {request.target for request in origin.requests}
     assert 2 == missing.returncode
-    assert f"s3://{bucket.name}/lists/none:" in missing.stderr
+    assert f"s3://{bucket.name}/lists/none: 404 Not Found: NoSuchKey" in missing.stderr
 
 
 def sitemap(root: str, entry: str, *urls: str) -> bytes:
@@ -119,11 +119,12 @@ async def test_sitemaps_are_fetched_through_the_fleet(redis_url: str, tmp_path: 
 
     assert 0 == ran.returncode, ran.stderr
     assert "4 of 4 fetches" in ran.stderr
+    assert 1 == ran.stderr.count("bytes stored"), "the lists have no summary of their own"
     assert ["/index.xml", "/a.xml", "/b.xml.gz", *pages] == sorted(
         (request.target for request in ran_requests), key=["/index.xml", "/a.xml", "/b.xml.gz", *pages].index
     )
     assert {"data"} == {origin.header(request, "x-team") for request in ran_requests}
-    assert (2, True) == (missing.returncode, "/none.xml: not fetched: http_status" in missing.stderr)
+    assert (2, True) == (missing.returncode, "/none.xml: not fetched: http_status 404" in missing.stderr)
     assert [(2, True)] * 2 == [
         (ended.returncode, "is fetched by `run`, and by `submit` if --out" in ended.stderr)
         for ended in (refused, dry)

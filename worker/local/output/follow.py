@@ -66,7 +66,8 @@ async def follow(
         if part is not None and part.resumes:
             progress.tally.complete(counts)
         elapsed_s = mono_s() - progress.tally.started_s
-        console.print(summary(counts, progress.tally, elapsed_s, outputs.skipped))
+        if outputs.summary:
+            console.print(summary(counts, progress.tally, elapsed_s, outputs.skipped))
         if export is not None:
             export.check(counts.done)
         return counts

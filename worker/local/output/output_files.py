@@ -30,6 +30,8 @@ class Outputs(NamedTuple):
     """The number of invalid lines that were skipped."""
     out: Path | None = None
     """The folder for bodies, if the command makes it."""
+    summary: bool = True
+    """Print a summary at the end."""
 
     def warn(self, message: str, style: str = "red") -> None:
         """Print a line above the progress display."""
