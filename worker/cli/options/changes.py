@@ -9,12 +9,14 @@ from fetchfleet.jobs.contract.checks.conditions import is_conditional
 from fetchfleet.jobs.contract.checks.field_checks import IfExists
 from fetchfleet.jobs.contract.fetch import Fetch
 from fetchfleet.worker.cli.options.headers import header_change
-from fetchfleet.worker.cli.options.names import Change, name_changes, name_words
+from fetchfleet.worker.cli.options.names import FETCHES, Change, name_changes, name_words
 
 Revalidate = Annotated[
     bool,
     typer.Option(
-        "--revalidate", help="Transfer a body only if it has changed since it was stored here, for each GET."
+        "--revalidate",
+        help="Transfer a body again only if it has changed. Give it from the first run on.",
+        rich_help_panel=FETCHES,
     ),
 ]
 

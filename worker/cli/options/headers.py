@@ -9,6 +9,7 @@ import typer
 from fetchfleet.jobs.contract.checks.field_checks import headers as check_headers
 from fetchfleet.jobs.contract.fetch import Fetch
 from fetchfleet.jobs.errors import InvalidFetchError
+from fetchfleet.worker.cli.options.names import FETCHES
 from fetchfleet.worker.errors import BAD_USE, CommandError
 
 HeaderLines = Annotated[
@@ -17,6 +18,7 @@ HeaderLines = Annotated[
         "--header",
         metavar="'NAME: VALUE'",
         help="Header field of every fetch that does not set it. Repeatable.",
+        rich_help_panel=FETCHES,
     ),
 ]
 

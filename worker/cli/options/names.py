@@ -12,6 +12,9 @@ from fetchfleet.jobs.contract.fetch import Fetch
 from fetchfleet.jobs.errors import InvalidFetchError
 from fetchfleet.worker.errors import BAD_USE, CommandError
 
+FETCHES = "Each fetch of the list"
+"""The group of options that change fetches, in help texts."""
+
 Change = Callable[[Fetch], Fetch]
 
 NameTemplate = Annotated[
@@ -19,7 +22,8 @@ NameTemplate = Annotated[
     typer.Option(
         "--name",
         metavar="TEMPLATE",
-        help="Path of each body whose fetch has no dest or name, such as '{host}/{stem}{ext}'.",
+        help="Path of each body whose fetch sets none, such as '{host}/{stem}{ext}' or '{sha256}{ext}'.",
+        rich_help_panel=FETCHES,
     ),
 ]
 OnExisting = Annotated[
@@ -28,6 +32,7 @@ OnExisting = Annotated[
         "--if-exists",
         metavar="suffix|replace|skip|fail",
         help="What to do if a file has the path of a body, for fetches that do not set if_exists.",
+        rich_help_panel=FETCHES,
     ),
 ]
 

@@ -9,7 +9,7 @@ from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.policy.model import PolicyError
 from fetchfleet.worker.policy.names import host_named
 
-OUTPUT, FLEET = "Output", "Fleet"
+OUTPUT, FLEET, LIST = "Output", "Fleet", "List"
 """Groups of options in help texts."""
 
 HOST_HELP = "A host, one of its URLs, a pattern (*.cdn.net), or default."
@@ -74,7 +74,7 @@ SkipInvalid = Annotated[
         "--skip-invalid",
         metavar="REJECTS",
         help="Skip invalid lines of FILE, and write them to this file with number and reason.",
-        rich_help_panel=OUTPUT,
+        rich_help_panel=LIST,
     ),
 ]
 LinesTo = Annotated[

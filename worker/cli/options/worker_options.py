@@ -10,13 +10,14 @@ from typing import Any
 import msgspec
 import typer
 
+from fetchfleet.worker.cli.options.shared import LIST
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.policy.model import PROFILES, PolicyError
 from fetchfleet.worker.policy.pairs import parsed
 from fetchfleet.worker.settings import OPTIONS_OF_KEYS, POLICY_KEYS
 
-LIST, STORAGE, NETWORK, LIMITS = "List", "Storage", "Network", "Limits of each host"
-"""Groups of options in help texts."""
+STORAGE, NETWORK, LIMITS = "Storage", "Network", "Limits of each host"
+"""Groups of options in help texts, beside those that commands without workers have too."""
 
 
 def _option(
