@@ -25,6 +25,7 @@ COMMANDS = {
     "submit": ("submit", LIST),
     "batches": ("batches",),
     "results": ("results", BATCH),
+    "export": ("export", BATCH, "results.csv"),
     "cancel": ("cancel", BATCH),
     "health": ("health",),
     "status": ("status", "--json"),
@@ -46,7 +47,7 @@ COMMANDS = {
     "inbox remove": ("inbox", "remove", "a"),
 }
 
-GROUPS, PROCESSES, OFFLINE = {"dead", "policy", "inbox"}, {"run", "worker"}, {"acl"}
+GROUPS, PROCESSES, OFFLINE = {"dead", "policy", "inbox"}, {"run", "worker"}, {"acl", "wacz"}
 FOLLOWING = {"events", "serve", "top"}
 """The commands that run until they are interrupted."""
 NAMES = get_group(app).list_commands(cast("Any", None))
