@@ -84,6 +84,8 @@ async def test_run_exits_1_after_a_failure_and_retries_it_from_the_report(tmp_pa
 
     assert 1 == ended.returncode, ended.stderr
     assert "http_status" in ended.stderr
+    assert f"notes on failed fetches are in {out}/.fetchfleet/worker-*.log" in ended.stderr
+    assert "notes on" not in retried.stderr
     assert 0 == retried.returncode, retried.stderr
     assert ["/gone"] == [request.target for request in origin.requests[2:]]
     assert b"back" == (out / "g").read_bytes()
