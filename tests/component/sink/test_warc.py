@@ -16,10 +16,11 @@ import pytest
 
 from fetchfleet import Fetch, Outcome, Reason
 from fetchfleet.worker.errors import BAD_USE, CommandError
+from fetchfleet.worker.sink.files import open_file
 from fetchfleet.worker.sink.files.buffered_body import BLOCK_BYTES
 from fetchfleet.worker.sink.files.directory import Directory
 from fetchfleet.worker.sink.files.out_folder import OutFolder
-from fetchfleet.worker.sink.warc import recovery
+from fetchfleet.worker.sink.warc import recovery, segment
 from fetchfleet.worker.sink.warc.record_writer import RecordWriter
 from fetchfleet.worker.sink.warc.records import FoundRecord, complete_records
 from fetchfleet.worker.sink.warc.recovery import recover
@@ -562,6 +563,33 @@ async def test_a_worker_recovers_only_segments_of_dead_writers(
         "response",
     ]
     assert (worker.out / "elsewhere").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("step", ["lock", "unlink"])
+async def test_a_new_segment_that_another_worker_recovers_is_given_up(
+    origin: Origin, worker: OneWorker, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """It has found the new file before its writer locked it, so it may cut or remove the file at any time."""
+    seen, held = list[Path](), list[Any]()
+
+    def overtaken(file: int) -> bool | None:
+        if not seen:
+            seen.extend((worker.out / "warc").glob("*.writing"))
+            held.append(seen[0].open("rb"))
+            assert open_file.lock(held[0].fileno())
+            if step == "unlink":
+                seen[0].unlink()
+                held[0].close()
+        return open_file.lock(file)
+
+    monkeypatch.setattr(segment, "lock", overtaken)
+
+    result = await worker.one(origin.url("/a"))
+
+    held[0].close()
+    assert (result.outcome, result.interruptions) == (Outcome.STORED, 0)
+    assert result.path != f"warc/{seen[0].name.removesuffix('.writing')}"
+    assert record_of(worker.out, result).payload == b"ok"
 
 
 async def test_a_worker_starts_before_large_segments_are_recovered(

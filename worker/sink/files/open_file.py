@@ -9,15 +9,17 @@ from typing import Any
 READ_BYTES = 1 << 20
 
 
-def lock(file: int) -> bool:
-    """Lock an open file (`flock`). Returns False if it is locked already or the file system has no locks.
+def lock(file: int) -> bool | None:
+    """Lock an open file (`flock`). Returns False if it is locked already, None if it cannot have a lock.
 
     The lock ends when the file is closed or its process dies.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError:  # a file system without locks
+        return None
     return True
 
 

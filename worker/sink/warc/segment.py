@@ -50,7 +50,8 @@ class Segment:
                 raise FileExistsError(errno.EEXIST, f"{self.path} exists already")
             self._file = os.open(self._open_name, _NEW, 0o666, dir_fd=chain[-1])
             try:
-                lock(self._file)
+                if lock(self._file) is False or not self._has_name():
+                    raise FileExistsError(errno.EEXIST, f"{self._open_name}: another worker recovers it")
                 self.append([begin])
                 self.first_record_bytes = self.size_bytes
             except OSError:
