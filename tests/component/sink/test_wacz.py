@@ -128,6 +128,22 @@ async def test_an_index_that_is_missing_is_made_again(
     assert len(check(tmp_path / "a.wacz", tmp_path / "unpacked")) == 8
 
 
+async def test_a_closed_segment_that_is_cut_off_is_named(out: Path, tmp_path: Path) -> None:
+    """An archive without its last records would look complete. The same goes for one without an index."""
+    for segment in [path for path in (out / "warc").iterdir() if path.suffix != ".cdxj"]:
+        whole = segment.read_bytes()
+        segment.write_bytes(whole[:-1])
+        for _ in range(2):
+            with pytest.raises(CommandError, match=f"{segment.name}: is damaged") as raised:
+                wacz(out, tmp_path / "a.wacz")
+            assert raised.value.exit_code == FAILED
+            segment.with_name(f"{segment.name}.cdxj").unlink(missing_ok=True)
+        segment.write_bytes(whole)
+
+    assert not names(tmp_path) - {out.name}
+    wacz(out, tmp_path / "a.wacz")
+
+
 async def test_open_segments_of_live_workers_are_left_out(
     origin: Origin, out: Path, start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

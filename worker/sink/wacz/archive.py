@@ -3,11 +3,12 @@
 Memory is bounded, whatever the number and the size of the segments. Every call blocks.
 """
 
+import errno
 import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import datetime
 from itertools import islice
 from typing import IO, NamedTuple
@@ -18,7 +19,7 @@ from fetchfleet.worker.sink.cdxj.sorted_lines import SortedLines
 from fetchfleet.worker.sink.files.directory import WARC_FOLDER, Directory
 from fetchfleet.worker.sink.wacz.package import Package
 from fetchfleet.worker.sink.warc.compression import READ_BYTES, member, member_pieces
-from fetchfleet.worker.sink.warc.records import complete_records
+from fetchfleet.worker.sink.warc.records import FoundRecord, complete_records
 from fetchfleet.worker.sink.warc.recovery import recover
 from fetchfleet.worker.sink.warc.segment import COMPRESSED, OPEN, WRITING
 
@@ -124,16 +125,17 @@ def _add_segment(package: Package, directory: Directory, name: str, lines: Sorte
     file = directory.open_file(f"{WARC_FOLDER}/{name}")
     try:
         if not name.endswith(COMPRESSED):
-            name += COMPRESSED
-            package.add(f"archive/{name}", _compressed(file, name, lines))
+            package.add(f"archive/{name}{COMPRESSED}", _compressed(file, name, lines))
             return
         package.add(f"archive/{name}", _blocks(file))
         if f"{name}{SUFFIX}" in directory.names(WARC_FOLDER):
             with open(directory.open_file(f"{WARC_FOLDER}/{name}{SUFFIX}"), "rb") as index:  # noqa: PTH123
+                size_bytes = os.fstat(file).st_size
                 for line in index:
+                    _check_line(line, name, size_bytes)
                     lines.add(line)
             return
-        for found in complete_records(file):
+        for found in _all_records(file, name):
             _add_line(lines, line_of(found.start, found.offset, found.length, name))
     finally:
         os.close(file)
@@ -142,13 +144,37 @@ def _add_segment(package: Package, directory: Directory, name: str, lines: Sorte
 def _compressed(file: int, name: str, lines: SortedLines) -> Iterator[bytes]:
     """Yield each record of a segment as a gzip member, and add its line."""
     offset = 0
-    for found in complete_records(file):
+    for found in _all_records(file, name):
         length = 0
         for piece in member_pieces(b"", file, found.length, b"", found.offset):
             length += len(piece)
             yield piece
-        _add_line(lines, line_of(found.start, offset, length, name))
+        _add_line(lines, line_of(found.start, offset, length, f"{name}{COMPRESSED}"))
         offset += length
+
+
+def _all_records(file: int, name: str) -> Iterator[FoundRecord]:
+    """Yield the records of a closed segment. Raises OSError if it does not consist of whole records."""
+    end = 0
+    for found in complete_records(file):
+        yield found
+        end = found.offset + found.length
+    if end != os.fstat(file).st_size:
+        raise _damaged(name)
+
+
+def _check_line(line: bytes, name: str, size_bytes: int) -> None:
+    """Raise OSError if the record of an index line is not in the segment of this size."""
+    found = parsed(line)
+    with suppress(ValueError):
+        if found is not None and int(found.offset) + found.record_bytes <= size_bytes:
+            return
+    raise _damaged(name)
+
+
+def _damaged(name: str) -> OSError:
+    problem = "is damaged, or its index is of another file; restore both, or move them away"
+    return OSError(errno.EIO, problem, f"{WARC_FOLDER}/{name}")
 
 
 def _add_line(lines: SortedLines, line: bytes | None) -> None:
