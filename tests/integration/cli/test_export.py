@@ -121,10 +121,12 @@ def test_a_report_is_converted(commands: Commands, tmp_path: Path) -> None:
     converted = commands.run("export", str(lines), str(report), "--reveal")
     (tmp_path / "bad.jsonl").write_bytes(encode(result(0)) + b"\n{}\n")
     bad = commands.invoke("export", str(tmp_path / "bad.jsonl"), str(report))
+    table = commands.invoke("export", str(report), str(tmp_path / "a.csv"))
 
     assert [0, 1] == [line["meta"]["place"] for line in lines_of(copied)]
     assert (True, False) == ("2 results written" in converted, lines.exists())
     assert (2, True) == (bad.exit_code, "bad.jsonl: line 2: not a result" in bad.output)
+    assert (2, True) == (table.exit_code, "a report in sqlite; only one in JSON Lines" in table.output)
 
 
 def test_what_cannot_be_exported_is_refused(commands: Commands, tmp_path: Path) -> None:

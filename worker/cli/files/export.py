@@ -74,6 +74,10 @@ def export(
     def export_to(written: Path) -> None:
         source, encode = Path(batch), revealed if reveal else masked
         if not is_batch_id(batch) and source.is_file():
+            if (source_kind := reports.format_of(source)) is not ReportFormat.JSONL:
+                raise CommandError(
+                    f"{batch}: a report in {source_kind}; only one in JSON Lines is converted", BAD_USE
+                )
             check_distinct({"BATCH": source, "FILE": written})
             number = run_until_signal(write(file_lines(source, encode), batch, written, kind))
             console.print(written_note(number, file), soft_wrap=True)
