@@ -6,13 +6,16 @@ import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, wait
 from contextlib import suppress
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 Calls = SimpleQueue[Callable[[], None]]
 """Functions for a caller's thread."""
+
+WAKE_S = 0.5
+"""The longest wait without a check for signals. One that arrives as a wait begins does not end the wait."""
 
 
 class LoopThread:
@@ -58,8 +61,11 @@ class LoopThread:
                 self._loop.call_soon_threadsafe(start)
             if calls is not None:
                 done.add_done_callback(lambda _: calls.put(_nothing))
-                while not done.done():
-                    calls.get()()
+            while not done.done():
+                if calls is None:
+                    wait([done], WAKE_S)
+                elif (call := _next_call(calls)) is not None:
+                    call()
             return done.result()
         except BaseException:
             if not done.done():
@@ -99,6 +105,14 @@ class LoopThread:
             raise RuntimeError("this Fleet is closed; make a new one")
         if threading.get_ident() == self._thread.ident:
             raise RuntimeError("this Fleet cannot be used in its own thread; use fetchfleet.Fleet there")
+
+
+def _next_call(calls: Calls) -> Callable[[], None] | None:
+    """Return the next function, or None if none is added for a while."""
+    try:
+        return calls.get(timeout=WAKE_S)
+    except Empty:
+        return None
 
 
 async def _end_tasks() -> None:

@@ -398,9 +398,9 @@ def test_shown_text_is_one_line_without_controls(text: str) -> None:
 
 
 SHOWN_FIELDS = {
-    *("url", "method", "headers", "body_file", "dest", "name", "if_exists", "sha256", "max_bytes", "etag"),
+    *("url", "method", "headers", "body_file", "dest", "if_exists", "sha256", "max_bytes", "etag"),
     *("last_modified", "revalidate", "decode", "lines", "priority", "deadline_s", "retry_unsafe"),
-    *("fallback", "key", "meta", "name", "accept", "retry_statuses", "x_robots", "sign"),
+    *("fallback", "key", "meta", "name", "accept", "retry_statuses", "x_robots", "segments", "sign"),
 }
 
 
