@@ -123,7 +123,8 @@ LIMIT_OPTIONS = [
         LIMITS,
         "set_keys",
         "KEY=VALUE",
-        "Any key of the policy's default table, such as robots=obey. Repeatable.",
+        "Any key of the policy's default table, such as robots=obey, segments=4 or"
+        " 'accept={types = [\"image/*\"]}'. Repeatable.",
         "--set",
         type_=list[str],
     ),
