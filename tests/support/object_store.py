@@ -7,6 +7,8 @@ import io
 import json
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,7 +18,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 from urllib.parse import quote, unquote
 from xml.etree import ElementTree as ET
 
@@ -24,6 +26,7 @@ ROOT = Path(__file__).parents[2]
 CONTROL = "/-control/"
 MAX_HOLD_S = 60.0
 _PAST_RULES = {"X-Past-Rules": "1", "Authorization": "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3"}
+_BINARY = {"Content-Type": "application/octet-stream"}
 
 Start = Callable[[str, list[tuple[str, str]]], Any]
 
@@ -60,9 +63,29 @@ class ObjectServer:
         self.request("PUT", f"/{bucket.name}")
         return bucket
 
-    def fail(self, requests: str, *, status: int = 503, code: str = "SlowDown", times: int = 1 << 30) -> None:
-        """Fail requests whose `METHOD /bucket/key?query` matches the pattern, before the store has them."""
-        self._control("rules", {"requests": requests, "status": status, "code": code, "times": times})
+    def fail(
+        self,
+        requests: str,
+        *,
+        status: int = 503,
+        code: str = "SlowDown",
+        times: int = 1 << 30,
+        every: int = 1,
+    ) -> None:
+        """Fail requests whose `METHOD /bucket/key?query` matches the pattern, before the store has them.
+
+        every: the rule applies to the first of so many matching requests.
+        """
+        rule = {"requests": requests, "status": status, "code": code, "times": times, "every": every}
+        self._control("rules", rule)
+
+    def cut(self, requests: str, *, after: bool, times: int = 1) -> None:
+        """Close the connection of matching requests. after: the store has done them."""
+        self._control("rules", {"requests": requests, "cut": True, "after": after, "times": times})
+
+    def kill(self, pid: int, requests: str, *, skip: int, after: bool) -> None:
+        """Kill a process at its matching request number `skip`, from 0. after: the store has done it."""
+        self._control("rules", {"requests": requests, "kill": pid, "skip": skip, "after": after, "times": 1})
 
     def hold(self, requests: str, *, times: int = 1 << 30, after: bool = False) -> None:
         """Hold matching requests until `release`. after: the store has done them, and the reply is held."""
@@ -77,10 +100,12 @@ class ObjectServer:
         seen: list[str] = self._control("requests", {})
         return [request for request in seen if re.search(pattern, request)]
 
-    def request(self, method: str, target: str, headers: dict[str, str] | None = None) -> Stored:
+    def request(
+        self, method: str, target: str, headers: dict[str, str] | None = None, body: bytes | None = None
+    ) -> Stored:
         """Send a request past the rules. Raises HTTPError."""
         request = urllib.request.Request(
-            f"{self.url}{target}", method=method, headers={**(headers or {}), **_PAST_RULES}
+            f"{self.url}{target}", method=method, data=body, headers={**(headers or {}), **_PAST_RULES}
         )
         with urllib.request.urlopen(request, timeout=30) as response:
             return Stored(response.read(), {k.lower(): v for k, v in response.headers.items()})
@@ -123,6 +148,10 @@ class Bucket:
     def get(self, path: str) -> Stored:
         """Return an object."""
         return self.server.request("GET", f"/{self.name}/{quote(f'some prefix/{path}')}")
+
+    def put(self, path: str, body: bytes) -> None:
+        """Store an object, as another program does."""
+        self.server.request("PUT", f"/{self.name}/{quote(f'some prefix/{path}')}", _BINARY, body)
 
     def delete(self, path: str) -> None:
         """Delete an object."""
@@ -172,7 +201,12 @@ class _Rules:
         if "status" in rule:
             start(f"{rule['status']} {rule['code']}", [("Content-Type", "application/xml")])
             return [f"<Error><Code>{rule['code']}</Code><Message>as the test asks</Message></Error>".encode()]
+        ends = "kill" in rule or "cut" in rule
+        if ends and not rule["after"]:
+            _end_client(environ, rule)
         reply = self._store(environ, start)
+        if ends:
+            _end_client(environ, rule)
         if rule.get("hold") == "after":
             self._wait()
         return reply
@@ -191,8 +225,10 @@ class _Rules:
             self._seen.append(request)
             for rule in self._rules:
                 if rule["times"] and re.search(rule["requests"], request):
-                    rule["times"] -= 1
-                    return rule
+                    rule["seen"] = seen = rule.get("seen", -1 - rule.get("skip", 0)) + 1
+                    if seen >= 0 and seen % rule.get("every", 1) == 0:
+                        rule["times"] -= 1
+                        return rule
         return {}
 
     def _control(self, name: str, text: bytes) -> Any:
@@ -206,6 +242,14 @@ class _Rules:
                 self._released.set()
                 self._released = threading.Event()
         return None
+
+
+def _end_client(environ: Any, rule: dict[str, Any]) -> NoReturn:
+    """Kill the client, or close its connection."""
+    if "kill" in rule:
+        os.kill(rule["kill"], signal.SIGKILL)
+    environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+    raise ConnectionError("the client is gone")
 
 
 def _read(environ: Any) -> bytes:

@@ -47,9 +47,13 @@ async def place(
     """
     path = path_for(entry, exchange, content.sha256)
     on_existing = entry.fetch.on_existing
+    if on_existing is IfExists.REPLACE:
+        return PlacedObject(path, await put(path, create=False))
     if on_existing is not IfExists.SUFFIX:
-        etag = await put(path, create=on_existing is not IfExists.REPLACE)
-        return PlacedObject(path, etag)
+        try:
+            return PlacedObject(path, await put(path, create=True))
+        except ExistsError:
+            return await _own(store, path, entry.id)
     if is_content_addressed(entry):
         found = await _same(store, path, content)
         return found or PlacedObject(path, await put(path, create=False))
@@ -66,6 +70,17 @@ async def place(
                 return found
     # An object of that key is of an earlier attempt at the same fetch.
     return PlacedObject(last, await put(last, create=False))
+
+
+async def _own(store: ObjectStore, path: str, fetch_id: str) -> PlacedObject:
+    """Return the object that the fetch itself has made: the reply to its request was lost.
+
+    Raises ExistsError if it is of another fetch.
+    """
+    found = await store.read_attributes(path)
+    if found is None or found.fetch != fetch_id:
+        raise ExistsError(path)
+    return PlacedObject(path, found.etag)
 
 
 async def _same(store: ObjectStore, path: str, content: WholeBody) -> PlacedObject | None:

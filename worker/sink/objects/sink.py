@@ -147,8 +147,8 @@ class ObjectWriter(BufferedBody):
             os.close(file)
 
     def _attributes(self, sha256: str) -> dict[str, str]:
-        """Return the attributes of the object: the media type that the host sent, and the body's digest."""
-        attributes = {"sha256": sha256}
+        """Return the attributes of the object: the host's media type, the body's digest, the fetch's ID."""
+        attributes = {"sha256": sha256, "fetch": self._entry.id}
         answer = self._exchange.answer if self._exchange is not None else None
         # A 416 only confirms that the spooled body is complete: its header is that of an error page.
         media_type = answer.header("content-type") if answer is not None and answer.status < 300 else None

@@ -49,9 +49,17 @@ _MISSING = (FileNotFoundError, exceptions.PermissionDeniedError)
 """The errors of reading a missing object. Amazon S3 denies it to a user who may not list the bucket."""
 
 _STATUS = re.compile(r"status code: (\d{3}[A-Za-z ]*)")
+_COLLISION = re.compile(r"\b(ConditionalRequestConflict|OperationAborted)\b")
+"""The codes of S3 for a request that collides with another one. A repetition may pass."""
+
 _CODE = re.compile(r"<Code>(\w{1,60})</Code>")
 _MESSAGE = re.compile(r"<Message>([^<]{1,120})")
 _SYSTEM_ERROR = re.compile(r'kind: Connect,.*?\bmessage: "([^"]{1,80})"', re.DOTALL)
+_REFUSED = re.compile(
+    r"redirect without LOCATION|<Code>(AuthorizationHeaderMalformed|ExpiredToken|InvalidToken)</Code>"
+)
+"""Errors with another status than 403: the region is wrong, or a token is not valid."""
+
 _WITHOUT_TLS = re.compile(r"Generic S3 error: .* http://\S+ in .* - HTTP error: builder error")
 _MAX_CAUSE_CHARS = 200
 
@@ -76,6 +84,8 @@ class ObjectFound(NamedTuple):
     etag: str | None
     sha256: str | None = None
     """The digest in the object's metadata, if it was read."""
+    fetch: str | None = None
+    """The ID of the fetch in the object's metadata, if it was read."""
 
 
 class ObjectStore:
@@ -115,12 +125,17 @@ class ObjectStore:
         mode: Any = "create" if create else "overwrite"
         with self._errors_mapped(path):
             async with _answered(len(body)):
-                result = await obstore.put_async(
-                    *(self._store, path, body),
-                    attributes=dict(attributes),
-                    mode=mode,
-                    use_multipart=False,
-                )
+                try:
+                    result = await obstore.put_async(
+                        *(self._store, path, body),
+                        attributes=dict(attributes),
+                        mode=mode,
+                        use_multipart=False,
+                    )
+                except exceptions.AlreadyExistsError as error:
+                    if create and not _COLLISION.search(str(error)):
+                        raise ExistsError(path) from None
+                    raise
         return result["e_tag"]
 
     async def put_parts(
@@ -152,7 +167,7 @@ class ObjectStore:
         return ObjectFound(found["size"], found["e_tag"])
 
     async def read_attributes(self, path: str) -> ObjectFound | None:
-        """Return the size, ETag and recorded digest of an object; None if there is none."""
+        """Return the size, the ETag and the metadata of an object; None if there is none."""
         with self._errors_mapped(path):
             try:
                 async with _answered(0):
@@ -160,7 +175,8 @@ class ObjectStore:
             except _MISSING:
                 return None
         attributes: Any = found.attributes
-        return ObjectFound(found.meta["size"], found.meta["e_tag"], attributes.get("sha256"))
+        recorded = attributes.get("sha256"), attributes.get("fetch")
+        return ObjectFound(found.meta["size"], found.meta["e_tag"], *recorded)
 
     async def get(self, path: str, max_bytes: int) -> bytes | None:
         """Return the content of an object; None if there is none, or if it has more bytes."""
@@ -179,8 +195,6 @@ class ObjectStore:
         """Map the errors of obstore about an object."""
         try:
             yield
-        except exceptions.AlreadyExistsError:
-            raise ExistsError(path) from None
         except (ValueError, exceptions.InvalidPathError) as error:
             raise BadDestError(f"{path!r} cannot be a key of {self.url}: {cause_of(error)}") from None
         except TimeoutError:
@@ -193,7 +207,8 @@ class ObjectStore:
         ) as error:
             raise RefusedStoreError(f"{self.url}: {cause_of(error)}") from None
         except exceptions.BaseError as error:
-            kind = RefusedStoreError if _WITHOUT_TLS.search(str(error)) else StoreError
+            refused = _WITHOUT_TLS.search(str(error)) or _REFUSED.search(str(error))
+            kind = RefusedStoreError if refused else StoreError
             raise kind(f"{self.url}: {cause_of(error)}") from None
 
 
