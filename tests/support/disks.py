@@ -13,7 +13,7 @@ import pytest
 from fetchfleet import Fetch
 from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.ids import batch_of, fetch_id
-from fetchfleet.worker.sink.base import BodyWriter, Expected, StorageOptions
+from fetchfleet.worker.sink.base import BodyWriter, Expected, Sink, StorageOptions
 from fetchfleet.worker.sink.files.buffered_body import BatchTimings
 from fetchfleet.worker.sink.files.directory import Directory
 from fetchfleet.worker.sink.files.sink import FileSink
@@ -58,7 +58,7 @@ def opened(out: Path, timings: BatchTimings | None = None) -> Iterator[FileSink]
 
 
 async def store_body(
-    sink: FileSink,
+    sink: Sink,
     body: bytes,
     dest: str | None = None,
     options: StorageOptions | None = None,
