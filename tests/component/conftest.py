@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from fetchfleet.worker.settings import ENGINES
 from tests.support import engine_skips
 from tests.support.log_lines import capture_logs
 from tests.support.nameserver import Nameserver, nameserver
+from tests.support.objects_worker import ObjectsWorker
 from tools.one_worker import OneWorker
 from tools.origin import behaviours as o
 from tools.origin.certificates import HAS_OPENSSL
@@ -30,6 +32,9 @@ def tuned(timings: WorkerTimings = QUICK, **lanes: Any) -> WorkerTimings:
     """Return the timings with these lane parameters."""
     return replace(timings, lanes=LaneParameters(**lanes))
 
+
+on_both_sinks = pytest.mark.usefixtures("object_server", "sink_kind")
+"""Runs a test with bodies as files, and with bodies as objects of a store."""
 
 on_both_engines = pytest.mark.usefixtures("engine")
 """Runs a test on each engine."""
@@ -59,14 +64,17 @@ async def start(
 ) -> AsyncIterator[Start]:
     """A function that starts workers with the parameters of OneWorker; they stop after the test.
 
-    They use the engine of the fixture `engine` if the test requests it.
+    They use the engine of the fixture `engine` if the test requests it, and store bodies as `sink_kind` says.
     """
     engine = {"engine": request.getfixturevalue("engine")} if "engine" in request.fixturenames else {}
+    worker_type: Callable[..., OneWorker] = OneWorker
+    if "sink_kind" in request.fixturenames and request.getfixturevalue("sink_kind") == "objects":
+        worker_type = partial(ObjectsWorker, request.getfixturevalue("bucket"))
     async with AsyncExitStack() as workers:
 
         async def start(**parameters: Any) -> OneWorker:
             defaults = {"redis_url": redis_url, "timings": timings, "out": tmp_path / "out", **engine}
-            return await workers.enter_async_context(OneWorker(**{**defaults, **parameters}))
+            return await workers.enter_async_context(worker_type(**{**defaults, **parameters}))
 
         yield start
 
@@ -96,6 +104,12 @@ async def other() -> AsyncIterator[Origin]:
     """A second origin, on another host."""
     async with Origin.serving(OTHER_HOST, o.OK) as serving:
         yield serving
+
+
+@pytest.fixture(params=["files", "objects"])
+def sink_kind(request: pytest.FixtureRequest) -> str:
+    """The kind of sink of the workers of the test, which runs once for each."""
+    return str(request.param)
 
 
 @pytest.fixture(params=ENGINES)

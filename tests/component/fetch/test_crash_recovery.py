@@ -12,7 +12,7 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract import entry
 from fetchfleet.jobs.contract.entry import HEAD_CHARS, parse_entry, serialize_entry
 from fetchfleet.worker.runtime.timings import WorkerTimings
-from tests.component.conftest import HOST, QUICK, Lines, Start, tuned
+from tests.component.conftest import HOST, QUICK, Lines, Start, on_both_sinks, tuned
 from tests.support.lanes import claimed, later, orphan_claim, waiting
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker, results_of
@@ -50,6 +50,7 @@ async def ended(worker: OneWorker, batch: Batch) -> bool:
     return (await batch.counts()).ended
 
 
+@on_both_sinks
 async def test_a_claim_whose_reply_was_lost_is_found(
     origin: Origin, start: Start, redis: Redis, timings: WorkerTimings
 ) -> None:
@@ -70,6 +71,7 @@ async def test_a_claim_whose_reply_was_lost_is_found(
     assert 3 == len(origin.requests)
 
 
+@on_both_sinks
 async def test_a_post_that_was_claimed_but_not_started_is_made_by_the_next_worker(
     origin: Origin, start: Start, redis: Redis
 ) -> None:

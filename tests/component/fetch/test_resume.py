@@ -16,7 +16,7 @@ from fetchfleet.jobs.contract.entry import PartialNote, parse_entry
 from fetchfleet.jobs.contract.urls import lane_of_url
 from fetchfleet.worker.policy.model import Timeouts
 from fetchfleet.worker.sink.files.directory import PARTIAL_FILES, Directory
-from tests.component.conftest import Start, tuned
+from tests.component.conftest import Start, on_both_sinks, tuned
 from tests.support.range_server import RangedBody, RangeResponse, body_of, range_of
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker, results_of
@@ -41,6 +41,7 @@ def is_the_body(result: Result, worker: OneWorker) -> bool:
     return worker.body(result) == BODY
 
 
+@on_both_sinks
 @pytest.mark.parametrize("headers", [ETAG, OLD], ids=["etag", "last-modified"])
 async def test_an_interrupted_body_resumes_where_it_stopped(
     origin: Origin, worker: OneWorker, headers: list[Header]
@@ -107,6 +108,7 @@ async def test_a_small_partial_body_starts_from_0(origin: Origin, worker: OneWor
     assert [range_of(seen) for seen in origin.requests] == [None, None]
 
 
+@on_both_sinks
 async def test_a_changed_body_replaces_the_partial_one(origin: Origin, worker: OneWorker) -> None:
     """The host responds to the range request with 200, because If-Range does not match."""
     other = body_of(2_000_000)[::-1]
@@ -207,6 +209,7 @@ async def test_ranges_and_resuming_as_in_curls_test_1156(
     assert not worker.parts()
 
 
+@on_both_sinks
 async def test_a_416_for_a_range_at_the_end_completes_the_body(origin: Origin, worker: OneWorker) -> None:
     """Only the last chunk was missing, so the stored length is the host's."""
     chunks = [BODY[at : at + 100_000] for at in range(0, len(BODY), 100_000)]
@@ -242,6 +245,7 @@ async def test_a_416_that_completes_the_body_does_not_name_it(origin: Origin, wo
     assert (result.status, result.path) == (416, "file")
 
 
+@on_both_sinks
 async def test_a_partial_body_is_kept_across_error_responses(origin: Origin, worker: OneWorker) -> None:
     """Between the two parts the host responds with 503, 429 and 500."""
     rest = RangedBody(BODY)
@@ -280,6 +284,7 @@ async def test_a_post_or_a_request_with_a_range_starts_from_0(
     assert len({range_of(seen) for seen in origin.requests}) == 1
 
 
+@on_both_sinks
 async def test_a_failed_fetch_leaves_no_partial_file(origin: Origin, start: Start) -> None:
     """The partial body is removed after the last attempt."""
     worker = await start(policy={"attempts": 2})
@@ -318,6 +323,7 @@ async def waiting_with_partial_body(origin: Origin, worker: OneWorker) -> Any:
     yield batch
 
 
+@on_both_sinks
 async def test_a_cancelled_fetch_leaves_no_partial_file(origin: Origin, start: Start) -> None:
     """It is cancelled while it waits for a retry in 3000 s."""
     worker = await start(policy={"retry_base_s": 3000, "retry_cap_s": 3000})
@@ -330,6 +336,7 @@ async def test_a_cancelled_fetch_leaves_no_partial_file(origin: Origin, start: S
     await wait_until(lambda: not worker.parts(), "the partial file to be removed")
 
 
+@on_both_sinks
 async def test_a_stopped_worker_leaves_its_partial_body_to_the_next(origin: Origin, start: Start) -> None:
     """The stop counts as an interruption and costs no attempt."""
     first = await start(grace_s=0.1)
@@ -346,6 +353,7 @@ async def test_a_stopped_worker_leaves_its_partial_body_to_the_next(origin: Orig
     assert (result.attempts, result.interruptions, result.worker) == (1, 1, "two")
 
 
+@on_both_sinks
 async def test_a_body_whose_partial_file_is_missing_starts_from_0(
     origin: Origin, start: Start, tmp_path: Path
 ) -> None:
@@ -370,6 +378,7 @@ async def _stalls(x: Exchange) -> None:
     await asyncio.Event().wait()
 
 
+@on_both_sinks
 async def test_a_checkpoint_is_recorded_during_the_transfer(origin: Origin, start: Start) -> None:
     """The claimed entry notes how many bytes are synced to disk."""
     worker = await start(timings=tuned(checkpoint_bytes=1 << 20))

@@ -12,7 +12,7 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.entry import parse_entry
 from fetchfleet.jobs.contract.urls import lane_of_url
 from fetchfleet.worker.policy.model import Timeouts
-from tests.component.conftest import HOST, Lines, Start
+from tests.component.conftest import HOST, Lines, Start, on_both_sinks
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker, results_of
 from tools.origin import behaviours as o
@@ -120,6 +120,7 @@ async def test_a_broken_response_is_retried(
     assert [line["reason"] for line in lines if line["event"] == "fetch.retry"] == [reason]
 
 
+@on_both_sinks
 @pytest.mark.parametrize("break_off", [hang_up, o.reset], ids=["truncated", "reset"])
 async def test_an_incomplete_body_never_has_the_final_name(
     origin: Origin, worker: OneWorker, break_off: Behaviour

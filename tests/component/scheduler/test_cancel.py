@@ -20,7 +20,7 @@ from fetchfleet.worker.lanes.store import CancelledBatches, LaneStore
 from fetchfleet.worker.runtime.timings import WorkerTimings
 from fetchfleet.worker.scheduler.acquire import Acquirer
 from fetchfleet.worker.sink.files.directory import Directory
-from tests.component.conftest import HOST, QUICK, Lines, Start
+from tests.component.conftest import HOST, QUICK, Lines, Start, on_both_sinks
 from tests.support.disks import disable_unnamed_files
 from tests.support.lanes import backlog
 from tests.support.waiting import wait_until
@@ -54,6 +54,7 @@ async def no_lane_is_left(worker: OneWorker, redis: Redis) -> None:
     assert [] == await redis.keys("ff:cancelled:*")
 
 
+@on_both_sinks
 async def test_a_cancellation_stops_running_fetches(origin: Origin, worker: OneWorker, redis: Redis) -> None:
     """The connections are closed, no file or partial file remains, and no request is repeated."""
     origin.behaviour = o.HalfBody()
@@ -104,6 +105,7 @@ async def test_running_fetches_of_other_batches_continue(origin: Origin, worker:
     assert {"/gone"} == {seen.target for seen in origin.requests if seen.aborted}
 
 
+@on_both_sinks
 async def test_results_from_before_a_cancellation_are_kept(origin: Origin, start: Start) -> None:
     """Their files are kept too."""
     worker = await start(policy=ONE_AT_A_TIME)

@@ -13,7 +13,7 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.entry import parse_entry
 from fetchfleet.jobs.redis_connection import connect
 from fetchfleet.worker.util import aio
-from tests.component.conftest import HOST, QUICK, Lines, Start, tuned
+from tests.component.conftest import HOST, QUICK, Lines, Start, on_both_sinks, tuned
 from tests.support.own_redis import OwnRedis, own_redis
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker, results_of
@@ -45,6 +45,7 @@ async def _tried(worker: OneWorker, origin: Origin, times: int) -> bool:
     return len(origin.requests) == times
 
 
+@on_both_sinks
 async def test_a_worker_that_lost_its_lane_stops_its_fetches(
     origin: Origin, start: Start, lines: Lines, redis: Redis
 ) -> None:
@@ -70,6 +71,7 @@ async def test_a_worker_that_lost_its_lane_stops_its_fetches(
     assert (result.attempts, result.interruptions) == (1, 1)
 
 
+@on_both_sinks
 async def test_a_body_completed_after_the_lease_ended_is_not_placed(
     origin: Origin, start: Start, redis: Redis
 ) -> None:
@@ -113,6 +115,7 @@ async def test_a_fetch_whose_lane_is_lost_three_times_is_poison(
     assert len(origin.requests) == 3
 
 
+@on_both_sinks
 async def test_stop_lets_short_fetches_end_and_hands_back_the_rest(
     origin: Origin, start: Start, redis: Redis, lines: Lines
 ) -> None:
