@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.log_lines import assert_logs_registered
+from tests.support.object_store import Bucket
 from tools.chaos.history import Acknowledged, Attempted, FetchEnd, History
 from tools.chaos.schedule import Kind
 
@@ -15,6 +16,8 @@ SEED = 2026
 MINUTES = 0.6
 MIN_FETCHES = 500
 """A run with fewer fetches would show too little."""
+
+MIN_OBJECTS = 20
 
 LOST = "0123456789abcdef-00000001"
 
@@ -42,6 +45,17 @@ def test_i01_no_acknowledged_fetch_is_lost() -> None:
     shutil.rmtree(folder)
     assert set(Kind) == {fault.kind for fault in record.faults}, output
     assert len(record.ended) >= MIN_FETCHES, output
+
+
+@pytest.mark.timeout(300)
+def test_i01_no_fetch_is_lost_with_an_object_store(bucket: Bucket) -> None:
+    """Workers are killed while the store refuses every tenth request."""
+    bucket.server.fail(f"(PUT|GET|HEAD) /{bucket.name}/", every=10)
+    store = ("--store", bucket.url, "--kill-every", 1.5)
+    run = chaos("--seed", SEED, "--minutes", 0.08, "--workers", 3, *store)
+
+    assert 0 == run.returncode, f"{run.stdout}\n{run.stderr}"
+    assert len(bucket.keys()) > MIN_OBJECTS
 
 
 def test_a_breach_is_printed_with_exit_code_1(tmp_path: Path) -> None:

@@ -57,13 +57,21 @@ class Run:
     """One run. All its files are in the folder of its history."""
 
     def __init__(
-        self, seed: int, lasts_s: float, workers: int, faults: list[Fault], killers: int, history: History
+        self,
+        seed: int,
+        lasts_s: float,
+        workers: int,
+        faults: list[Fault],
+        killers: int,
+        store: str | None,
+        history: History,
     ) -> None:
         self._seed = seed
         self._lasts_s = lasts_s
         self._workers = workers
         self._faults = faults
         self._killers = killers
+        self._store = store
         self._history = history
         self._out = history.folder / "bodies"
 
@@ -71,7 +79,8 @@ class Run:
         """Inject the faults, heal them, drain the fleet, and collect the history."""
         policy = self._history.folder / "policy.toml"
         policy.write_text(POLICY)
-        arguments = ["--out", str(self._out), "--allow-net", "127.0.0.0/8", "--policy", str(policy)]
+        bodies = ["--out", self._store, "--spool"] if self._store else ["--out"]
+        arguments = [*bodies, str(self._out), "--allow-net", "127.0.0.0/8", "--policy", str(policy)]
         async with (
             Server.running(self._history.folder) as server,
             worker_pool(self._workers, server.socket, arguments, self._history) as workers,
@@ -116,7 +125,8 @@ class Run:
         self._history.add("remains", [Leftovers([*breaches, *left.lines], left.unix_s)])
         async with Fleet(url) as fleet:
             self._history.add("ended", await collect.ended(fleet, self._batches()))
-        self._history.add("found", collect.files(self._out))
+        found = collect.objects(self._store) if self._store else collect.files(self._out)
+        self._history.add("found", found)
         if workers.failed_starts:
             console.print(f"{workers.failed_starts} worker starts failed because Redis was unavailable")
 
@@ -179,6 +189,9 @@ def main(arguments: list[str]) -> int:
         "--killers", type=int, default=0, metavar="N", help="submit N fetches that kill their worker"
     )
     parser.add_argument(
+        "--store", metavar="URL", help="store bodies in this object store, such as s3://bucket/prefix"
+    )
+    parser.add_argument(
         "--keep", action="store_true", help="keep the history and logs even if no breach is found"
     )
     parser.add_argument(
@@ -202,7 +215,7 @@ def main(arguments: list[str]) -> int:
     kept = True
     try:
         with origins_in_child(hosts_module.hosts_of_seed(options.seed)) as hosts:
-            run = Run(options.seed, lasts_s, options.workers, faults, options.killers, history)
+            run = Run(options.seed, lasts_s, options.workers, faults, options.killers, options.store, history)
             asyncio.run(run.go(hosts))
             reports = hosts.report()
         history.add("requests", collect.requests(options.seed, reports))

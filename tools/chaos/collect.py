@@ -4,6 +4,7 @@ import hashlib
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from redis.asyncio import Redis
 
@@ -11,6 +12,7 @@ from fetchfleet import Fleet, Result, UnknownBatchError
 from fetchfleet.jobs import keys
 from fetchfleet.worker.inspect.registration import name_of
 from fetchfleet.worker.sink.files.directory import STATE_FOLDER
+from fetchfleet.worker.util import object_url
 from tools.chaos import hosts
 from tools.chaos.history import BackoffWindow, FetchEnd, Leftovers, ObservedRequest, StoredFile
 from tools.origin.process import Report
@@ -62,6 +64,19 @@ def files(out: Path) -> Iterator[StoredFile]:
         name = path.relative_to(out)
         if path.is_file() and name.parts[0] != STATE_FOLDER:
             yield StoredFile(str(name), hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def objects(url: str) -> Iterator[StoredFile]:
+    """Yield every object below the prefix of a store, without fetchfleet's own."""
+    import obstore  # noqa: PLC0415 most runs store files
+
+    scheme, bucket, prefix = object_url.parse(url)
+    store: Any = obstore.store.from_url(f"{scheme}://{bucket}")
+    for listed in obstore.list(store, prefix or None).collect():
+        name = listed["path"].removeprefix(f"{prefix}/")
+        if not name.startswith(f"{STATE_FOLDER}/"):
+            body = obstore.get(store, listed["path"]).bytes()
+            yield StoredFile(name, hashlib.sha256(body).hexdigest())
 
 
 def requests(seed: int, reports: Mapping[str, Report]) -> Iterator[ObservedRequest]:
