@@ -336,6 +336,24 @@ def test_a_table_is_read_as_the_list_of_what_failed(tmp_path: Path, kind: str) -
         restore_fetches(report, read_failed(report), lines=False)
 
 
+def test_csv_with_a_long_cell_or_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    """A text of `meta` may be as long as a fetch. Spreadsheets add the mark."""
+    report = tmp_path / "report.csv"
+    convert([result("x" * 200_000, outcome=Outcome.FAILED)], report)
+
+    report.write_bytes(b"\xef\xbb\xbf" + report.read_bytes())
+
+    assert [each.result.url for each in read_failed(report)] == ["http://a.example/"]
+
+
+def test_csv_with_more_cells_than_its_header_is_refused(tmp_path: Path) -> None:
+    """An unquoted comma was added by hand."""
+    (tmp_path / "report.csv").write_text("id,url,outcome\n1,http://a.example/,failed,x\n")
+
+    with pytest.raises(CommandError, match="line 2 has more cells than the header"):
+        read_failed(tmp_path / "report.csv")
+
+
 @pytest.mark.parametrize("kind", TABLES)
 def test_a_file_that_is_not_a_report_is_refused(tmp_path: Path, kind: str) -> None:
     """A report with masked secrets is refused too."""

@@ -141,7 +141,7 @@ def unpacked(file: IO[bytes], head: bytes) -> Iterator["io.BufferedReader[Any]"]
         import gzip  # noqa: PLC0415 only for such a file
         import zlib  # noqa: PLC0415
 
-        with gzip.GzipFile(fileobj=file) as packed, _as_os_error(zlib.error):
+        with gzip.GzipFile(fileobj=file, mode="rb") as packed, _as_os_error(zlib.error):
             yield io.BufferedReader(packed, BLOCK_BYTES)
         return
     from fetchfleet.worker.util import zstd  # noqa: PLC0415

@@ -8,9 +8,13 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from fetchfleet.jobs.contract.fetch import MAX_FETCH_BYTES
 from fetchfleet.jobs.contract.safe_text import shown_lines
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.local.output.table import Kind, ReportColumn, line_of
+
+MAX_CELL_CHARS = 4 * MAX_FETCH_BYTES
+"""The longest cell of CSV that is read. `meta` may fill its fetch, and quotes and escapes make it longer."""
 
 Write = Callable[[Sequence[list[Any]]], None]
 """A function that writes rows, given as one list of values for each column."""
@@ -118,11 +122,14 @@ def lines_in(option: str, report: Path, ending: str) -> Iterator[bytes]:
 
 
 def _csv_rows(report: Path) -> Iterator[dict[str, Any]]:
-    with report.open(encoding="utf-8", newline="") as file:
+    csv.field_size_limit(MAX_CELL_CHARS)
+    with report.open(encoding="utf-8-sig", newline="") as file:  # a spreadsheet may have written a BOM
         rows = csv.DictReader(file, strict=True)
         if "id" not in (rows.fieldnames or ()):
             raise ValueError("it has no column id")
         for row in rows:
+            if None in row:
+                raise ValueError(f"line {rows.line_num} has more cells than the header")
             yield {name: unquoted(cell) for name, cell in row.items() if cell}
 
 

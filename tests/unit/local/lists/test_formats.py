@@ -148,6 +148,19 @@ def test_each_format_may_be_compressed(tmp_path: Path, compression: str, text: s
     assert URLS == [fetch.url for fetch in fetches_of(tmp_path, packed)]
 
 
+def test_a_list_may_be_compressed_twice(tmp_path: Path) -> None:
+    """A third time it is binary."""
+    once = gzip.compress("\n".join(URLS).encode())
+
+    assert URLS == [fetch.url for fetch in fetches_of(tmp_path, gzip.compress(once))]
+    assert "binary" in refusal(tmp_path, gzip.compress(gzip.compress(once)))
+
+
+def test_a_table_of_a_separator_only_lacks_the_column(tmp_path: Path) -> None:
+    """It has no first row."""
+    assert "--url-col url: no such column" in refusal(tmp_path, b"sep=;\n", url_column="url")
+
+
 @pytest.mark.parametrize("compress", [gzip.compress, zstd.compress])
 def test_damaged_compression_names_the_file(tmp_path: Path, compress: Any) -> None:
     """Cut short, changed, or followed by other bytes."""
@@ -179,6 +192,51 @@ def test_parquet_is_read_by_column(tmp_path: Path) -> None:
     assert "give the column of URLs with --url-col NAME" in refusal(tmp_path, parquet(a=urls, b=urls))
     assert "row 2: url:" in refusal(tmp_path, parquet(url=[*urls[:1], None, *urls]))
     assert "not a valid Parquet file" in refusal(tmp_path, content[:-20])
+
+
+def table_of(**columns: Any) -> bytes:
+    """Return a Parquet file with these columns of Arrow. A name that ends with _ repeats the one without."""
+    file = io.BytesIO()
+    pq.write_table(pa.table(list(columns.values()), [name.rstrip("_") for name in columns]), file)
+    return file.getvalue()
+
+
+def test_times_in_nanoseconds_become_meta_in_microseconds(tmp_path: Path) -> None:
+    """Pandas writes such columns. Python has no nanoseconds."""
+    columns = {
+        "at": pa.array([1001, None], pa.timestamp("ns", "UTC")),
+        "time": pa.array([2002, 2003], pa.time64("ns")),
+        "took": pa.array([3003, 3004], pa.duration("ns")),
+    }
+
+    [first, second] = fetches_of(tmp_path, table_of(url=pa.array(URLS), **columns), meta_columns=("all",))
+
+    assert {
+        "at": "1970-01-01T00:00:00.000001Z",
+        "time": "00:00:00.000002",
+        "took": "PT0.000003S",
+    } == first.meta
+    assert second.meta["at"] is None
+
+
+def test_urls_of_parquet_may_be_categories_or_bytes(tmp_path: Path) -> None:
+    """Older writers store texts as bytes, and pandas stores repeated ones as a dictionary."""
+    as_bytes = table_of(url=pa.array([url.encode() for url in URLS]))
+
+    assert fetches_of(tmp_path, table_of(a=pa.array(URLS).dictionary_encode()))
+    assert URLS == [fetch.url for fetch in fetches_of(tmp_path, as_bytes, url_column="url")]
+
+
+def test_parquet_that_has_no_single_value_is_refused(tmp_path: Path) -> None:
+    """The error names the column with the name of another, or the value that is not UTF-8."""
+    urls, numbers = pa.array(URLS), pa.array([1, 2])
+    no_text = pa.Array.from_buffers(pa.string(), 2, pa.array([b"\xff", b"\xff"]).buffers())
+
+    assert "--url-col NAME" in refusal(tmp_path, table_of(url=urls, url_=urls))
+    same = table_of(url=urls, c=numbers, c_=numbers)
+    assert "several columns are named 'c'" in refusal(tmp_path, same, meta_columns=("c",))
+    assert URLS == [fetch.url for fetch in fetches_of(tmp_path, same)]
+    assert "not a valid Parquet file" in refusal(tmp_path, table_of(url=urls, t=no_text), meta_columns=("t",))
 
 
 ARIA2 = f"""# downloads
@@ -249,12 +307,32 @@ def test_a_sitemap_is_read(tmp_path: Path) -> None:
         sitemap(f"<loc>{URLS[0]}</loc>")[:-3],
         SITEMAP_HEAD.encode() + b"<a>" * 5000,
         b'<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]><urlset><url><loc>&b;</loc></url></urlset>',
+        b'<?xml version="1.0" encoding="nope"?><urlset/>',
+        b'<?xml version="1.0" encoding="hex"?><urlset/>',
         b'<!DOCTYPE x SYSTEM "file:///etc/passwd"><urlset><url><loc>http://a/</loc></url></urlset>',
     ],
 )
 def test_a_damaged_or_hostile_sitemap_is_refused(tmp_path: Path, content: bytes) -> None:
     """Entities are never defined, and no file is included."""
     assert "not a valid sitemap" in refusal(tmp_path, content)
+
+
+@pytest.mark.parametrize("token", [b"<!--", b"<", b"<a b='", b"<?"])
+def test_a_tag_or_comment_without_end_does_not_fill_the_memory(tmp_path: Path, token: bytes) -> None:
+    """A sitemap of a few KB, compressed, could have one of many GB."""
+    content = SITEMAP_HEAD.encode() + token + b"a" * (3 << 20)
+
+    assert "a tag or comment of more than 1,048,576 bytes" in refusal(tmp_path, gzip.compress(content))
+
+
+def test_rows_without_end_do_not_fill_the_memory(tmp_path: Path) -> None:
+    """Each of their parts is short: options of aria2, and cells with line breaks."""
+    options = URLS[0].encode() + b"\n" + b"  split=1\n" * 300_000
+    cells = f"url,x\n{URLS[0]},1\n{URLS[1]}".encode() + b',"aaaa\n"' * 1_200_000
+
+    assert "its options have more than 2,097,152 characters" in refusal(tmp_path, options)
+    message = refusal(tmp_path, cells, url_column="url")
+    assert "line 3: a row is longer than 8,388,608 characters" in message
 
 
 def test_a_page_is_not_a_sitemap(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import IO, Any
 
 import msgspec
 
+from fetchfleet.jobs.contract.fetch import MAX_FETCH_BYTES
 from fetchfleet.jobs.contract.fetch_list import bounded, error_of
 from fetchfleet.jobs.errors import InvalidFetchError
 from fetchfleet.worker.local.lists.rows import BadRow, Row
@@ -62,17 +63,19 @@ class Aria2Reader:
     def read(self, file: IO[bytes]) -> Iterator[Row]:
         """Yield a row for each line of URIs, with the options below it."""
         text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape")
-        number, uris, options = 0, "", list[str]()
+        number, uris, options, size_chars = 0, "", list[str](), 0
         for place, raw in enumerate(bounded(text), start=1):
             line = raw.rstrip()
             if not line or line.startswith("#"):
                 continue
             if line[0] in " \t" and uris:
-                options.append(line)
+                if size_chars <= MAX_FETCH_BYTES:  # else the row is refused
+                    options.append(line)
+                    size_chars += len(line)
                 continue
             if uris:
                 yield number, text_of(uris, options)
-            number, uris, options = place, line.strip(), []
+            number, uris, options, size_chars = place, line.strip(), [], 0
         if uris:
             yield number, text_of(uris, options)
 
@@ -99,12 +102,14 @@ def text_of(uris: str, options: Sequence[str]) -> str:
             return url
         return msgspec.json.encode({"url": url, **fields}).decode()
     except (InvalidFetchError, UnicodeEncodeError) as error:
-        text = "\n".join([uris, *options])
+        text = "\n".join([uris, *options])[:MAX_FETCH_BYTES]
         return BadRow(text, error_of(text, InvalidFetchError(str(error))))
 
 
 def fields_of(options: Sequence[str]) -> dict[str, Any]:
     """Return the fields of a fetch that the options of a line set. Raises InvalidFetchError."""
+    if sum(map(len, options)) > MAX_FETCH_BYTES:
+        raise InvalidFetchError(f"its options have more than {MAX_FETCH_BYTES:,} characters")
     fields: dict[str, Any] = {}
     headers: dict[str, str] = {}
     values: dict[str, str] = {}

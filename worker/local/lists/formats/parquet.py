@@ -9,6 +9,8 @@ from fetchfleet.worker.local.lists.rows import ListError, ListOptions, Row
 
 BATCH_ROWS = 2048
 SAMPLE_ROWS = 50
+TEXTS = frozenset({"string", "large_string", "dictionary<values=string, indices=int32, ordered=0>"})
+"""The types of columns that are searched for URLs."""
 BUFFER_BYTES = 1 << 20
 """The bytes of a column that are read at once."""
 
@@ -36,7 +38,7 @@ class ParquetReader:
         try:
             with pq.ParquetFile(file, buffer_size=BUFFER_BYTES, pre_buffer=False) as table:
                 yield from self._rows(table)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # the last two for a value
             raise ListError(f"{self._name}: not a valid Parquet file: {str(error)[:200]}") from None
 
     def _rows(self, table: Any) -> Iterator[Row]:
@@ -51,15 +53,17 @@ class ParquetReader:
         places = {url, columns.dest, columns.sha256, *columns.meta.values()} - {None}
         names = [header[place] for place in places if place is not None]
         number = 0
+        if doubled := [name for name in names if header.count(name) > 1]:
+            raise ListError(f"{self._name}: several columns are named {doubled[0][:60]!a}; rename them")
         for batch in table.iter_batches(BATCH_ROWS, columns=names, use_threads=False):
-            values = {name: batch.column(name).to_pylist() for name in names}
+            values = {name: in_microseconds(batch.column(name)).to_pylist() for name in names}
             for index in range(batch.num_rows):
                 number += 1
                 row = {name: values[name][index] for name in names}
                 yield (
                     number,
                     fetch_text(
-                        str(row[header[url]] or ""),
+                        url_text(row[header[url]]),
                         _text(row, header, columns.dest),
                         _text(row, header, columns.sha256),
                         {name: row[header[place]] for name, place in columns.meta.items()},
@@ -67,11 +71,30 @@ class ParquetReader:
                 )
 
 
+def in_microseconds(column: Any) -> Any:
+    """Return a column of times in nanoseconds with microseconds, the precision of Python."""
+    import pyarrow as pa  # noqa: PLC0415
+
+    kind = column.type
+    if getattr(kind, "unit", None) != "ns":
+        return column
+    if pa.types.is_timestamp(kind):
+        return column.cast(pa.timestamp("us", kind.tz), safe=False)
+    return column.cast(pa.time64("us") if pa.types.is_time(kind) else pa.duration("us"), safe=False)
+
+
+def url_text(cell: Any) -> str:
+    """Return the text of a URL; older writers store texts as bytes."""
+    return cell.decode(errors="replace") if isinstance(cell, bytes) else str(cell or "")
+
+
 def url_place(name: str, table: Any) -> int:
     """Return the place of the only column with URLs, or of the one named url. Raises ListError."""
     header = table.schema_arrow.names
     types = [str(kind) for kind in table.schema_arrow.types]
-    texts = [title for title, kind in zip(header, types, strict=True) if kind in {"string", "large_string"}]
+    texts = [
+        title for title, kind in zip(header, types, strict=True) if kind in TEXTS and header.count(title) == 1
+    ]
     batch = next(table.iter_batches(SAMPLE_ROWS, columns=texts, use_threads=False), None)
     found = []
     for title in texts:

@@ -12,6 +12,8 @@ from fetchfleet.worker.local.lists.rows import ListError, Row
 
 BLOCK_BYTES = 64 * 1024
 MAX_DEPTH = 100
+MAX_TOKEN_BYTES = 1 << 20
+"""The largest tag or comment, which the parser keeps in memory."""
 SITEMAP, INDEX = "urlset", "sitemapindex"
 """The root elements of a sitemap and of an index, which has the URLs of sitemaps."""
 ENTRIES = {SITEMAP: "url", INDEX: "sitemap"}
@@ -42,7 +44,7 @@ class SitemapReader:
                     number += 1
                     yield number, url
             parser.feed(b"", last=True)
-        except (expat.ExpatError, ValueError) as error:
+        except (expat.ExpatError, ValueError, LookupError) as error:  # LookupError for its encoding
             raise ListError(f"{self._name}: not a valid sitemap: {error}") from None
 
 
@@ -55,6 +57,7 @@ class _Parser:
         self._prefix = ""
         self._text: list[str] | None = None
         self._chars = 0
+        self._fed_bytes = 0
         self._urls: list[str] = []
         self._expat = expat.ParserCreate()
         self._expat.StartDoctypeDeclHandler = self._refuse
@@ -65,6 +68,9 @@ class _Parser:
     def feed(self, block: bytes, *, last: bool = False) -> None:
         """Parse the next bytes. Raises ExpatError and ValueError."""
         self._expat.Parse(block, last)
+        self._fed_bytes += len(block)
+        if self._fed_bytes - self._expat.CurrentByteIndex > MAX_TOKEN_BYTES:
+            raise ValueError(f"it has a tag or comment of more than {MAX_TOKEN_BYTES:,} bytes")
 
     def take(self) -> list[str]:
         """Return the URLs that were found since the last call."""

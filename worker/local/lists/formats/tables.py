@@ -19,6 +19,9 @@ DELIMITERS = "\t,;|"
 NO_DELIMITER = "\x1f"
 """The delimiter of a table with one column, whose URLs may contain commas."""
 
+MAX_ROW_CHARS = 4 * MAX_FETCH_BYTES
+"""The longest row. It may have columns that no fetch needs."""
+
 _SHOWN_CHARS = 60
 _MAX_LINE_CHARS = 4000
 _USUAL_SHARE = 0.9
@@ -74,11 +77,21 @@ class TableReader:
     def read(self, file: IO[bytes]) -> Iterator[Row]:
         """Yield the rows."""
         text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+        skipped, line, row_chars = 0, 1, 0
+
+        def lines() -> Iterator[str]:
+            nonlocal row_chars
+            for line in bounded(text):
+                row_chars += len(line)
+                if row_chars > MAX_ROW_CHARS:
+                    raise csv.Error(f"a row is longer than {MAX_ROW_CHARS:,} characters")
+                yield line
+
         csv.field_size_limit(MAX_FETCH_BYTES)
-        rows = csv.reader(bounded(text), delimiter=self._table.delimiter, skipinitialspace=True)
-        skipped, line = 0, 1
+        rows = csv.reader(lines(), delimiter=self._table.delimiter, skipinitialspace=True)
         try:
             for row in rows:
+                row_chars = 0
                 number, line = line, rows.line_num + 1
                 if not any(map(str.strip, row)) or row[0].startswith("#"):
                     continue
@@ -155,7 +168,7 @@ def table_of(sample: Sequence[str], name: str, options: ListOptions) -> TableFor
     if options.url_column is None:
         return url_table(sample)
     stated = _SEPARATOR_LINE.fullmatch(sample[0]) if sample else None
-    lines = list(sample if stated is None else sample[1:])[:1]
+    lines = list(sample if stated is None else sample[1:])[:1] or [""]
     column = options.url_column
     for delimiter in (DELIMITERS + NO_DELIMITER) if stated is None else stated[1]:
         row = next(csv.reader(lines, delimiter=delimiter, skipinitialspace=True), [])
