@@ -16,9 +16,9 @@ from fetchfleet.worker.observability.log import Event
 
 CHECKED_AT_ONCE = 500
 MAX_CHECKED = 5_000
-"""The maximum number of batches that one sweep checks. The next one continues with the others."""
+"""The maximum number of batches that one call checks. The next one continues with the others."""
 CHECK_EVERY_MS = 500
-"""The minimum time between two checks of a batch."""
+"""The minimum time between two checks of a batch, by any worker of the fleet."""
 
 
 class Webhooks:

@@ -101,7 +101,10 @@ class LaneReclaimer:
 
 
 class Sweep:
-    """The sweep of a worker process. `run` is its task. One worker of the fleet sweeps in each interval."""
+    """The sweep of a worker process. `run` is its task. One worker of the fleet sweeps in each interval.
+
+    Every worker looks for webhooks.
+    """
 
     def __init__(
         self,
@@ -135,6 +138,8 @@ class Sweep:
             try:
                 if await take_turn(self._redis, keys.SWEPT, every_ms=every_ms):
                     await self.once()
+                # Without a turn, as workers of older versions take turns but enqueue no webhooks.
+                await self._webhooks.enqueue()
             except (RedisError, OSError) as error:
                 self._health.report(error)
 
@@ -148,7 +153,6 @@ class Sweep:
             await self._foreign.remove_batches()
             await self._key_repair.find_lost_lanes()
             await self._lost.end(await redis_now_ms(self._redis))
-            await self._webhooks.enqueue()
 
 
 class Housekeeping:

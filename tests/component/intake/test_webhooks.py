@@ -19,6 +19,7 @@ from fetchfleet.jobs.contract.webhooks import is_webhook, webhook_batch_id
 from fetchfleet.worker.inspect.explain import explain_lane
 from fetchfleet.worker.inspect.views.batches import batch_detail
 from fetchfleet.worker.policy.file import Policy
+from fetchfleet.worker.scheduler import sweep
 from tests.component.conftest import QUICK, Lines, Start, tuned
 from tests.support.plain_arq import enqueue, job_outcome, plain_arq
 from tests.support.waiting import wait_until
@@ -158,6 +159,23 @@ async def test_a_worker_that_dies_after_the_end_of_a_batch_loses_no_webhook(
     await wait_until(lambda: zero_webhooks(redis), "the repeated step")
     assert (await webhook.counts()).total == 1
     assert receiver.requests == [seen]
+
+
+async def test_webhooks_are_found_while_workers_of_an_older_version_take_the_turns(
+    receiver: Origin, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those sweep, but know no webhooks."""
+
+    async def taken(*_: object, **__: object) -> bool:
+        return False
+
+    monkeypatch.setattr(sweep, "take_turn", taken)
+    worker = await start(notify_secret=SECRET, timings=QUICK_SWEEP)
+
+    batch = await worker.fleet.submit([], notify=receiver.url("/hooks"))
+
+    [seen] = await received(receiver)
+    assert verified(seen)["data"]["batch"] == batch.id
 
 
 async def test_a_time_that_another_program_has_changed_stops_no_sweep(
