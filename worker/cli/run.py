@@ -112,17 +112,16 @@ def run(
             local.run(fetches, settings, flags, processes, outputs, again=again),
             "interrupted; repeat the command to continue the run",
         )
-        for line in places_of(settings, failed=counts.failed):
-            console.print(line, soft_wrap=True)
+        console.print(places_of(settings, failed=counts.failed), soft_wrap=True)
         raise typer.Exit(local.exit_code_of(counts))
 
 
-def places_of(settings: Settings, failed: int) -> list[str]:
+def places_of(settings: Settings, failed: int) -> str:
     """Return the lines that end a run: where notes on failed fetches are, if any failed, and the bodies."""
     from fetchfleet.worker.sink.files.directory import STATE_FOLDER  # noqa: PLC0415 workers need it later
 
-    notes = f"notes on failed fetches are in {settings.out}/{STATE_FOLDER}/worker-*.log"
-    return [*([notes] if failed else []), f"bodies are in {settings.bodies}"]
+    notes = f"notes on failed fetches are in {settings.out}/{STATE_FOLDER}/worker-*.log\n" if failed else ""
+    return f"{notes}bodies are in {settings.bodies}"
 
 
 def refuse_files(sink_kind: str, lines_to: str | None, name: str | None) -> None:
