@@ -298,8 +298,8 @@ def _in_thread(
     def call_here(*args: Any) -> R:
         try:
             return function(*args)
-        except StopIteration as error:  # until Python 3.12, no awaited future gets it
-            raise RuntimeError("the function raised StopIteration") from error
+        except (StopIteration, SystemExit, KeyboardInterrupt) as error:  # would end or block the event loop
+            raise RuntimeError(f"the function raised {type(error).__name__}") from error
 
     async def call(*args: Any) -> R:
         return await asyncio.get_running_loop().run_in_executor(threads, call_here, *args)

@@ -95,6 +95,8 @@ class LoopThread:
         try:
             self._loop.run_forever()
         finally:
+            with self._order:
+                self._closing = True  # also after SystemExit in a task
             self._loop.run_until_complete(_end_tasks())
             self._loop.close()
 

@@ -344,19 +344,22 @@ def test_a_call_while_the_fleet_is_closed_is_refused(redis_url: str) -> None:
     assert ["this Fleet" in str(error) for error in errors] == [True, True]
 
 
-async def test_each_outlives_a_handler_that_exhausts_an_iterator(fleet: sync.Fleet, redis: Redis) -> None:
-    """StopIteration is an error as any other, also where a future cannot have it as its exception."""
+@pytest.mark.parametrize("error", [StopIteration, SystemExit, KeyboardInterrupt])
+async def test_each_outlives_a_handler_that_raises_what_an_event_loop_does_not_survive(
+    fleet: sync.Fleet, redis: Redis, error: type[BaseException]
+) -> None:
+    """It is an error as any other, also that of `sys.exit` and of an exhausted iterator."""
     await asyncio.to_thread(fleet.submit, [url("/a")])
     await (await LaneHold.begin(redis)).finish(1)
     failures = list[Exception]()
 
     def handle(_: Result) -> None:
-        next(iter(()))
+        raise error
 
     def each() -> None:
         with pytest.raises(RuntimeError, match="closed during the call"):
             fleet.each(
-                handle, group="billing", attempts=1, on_failure=lambda _, error: failures.append(error)
+                handle, group="billing", attempts=1, on_failure=lambda _, failure: failures.append(failure)
             )
 
     consumer = threading.Thread(target=each)
@@ -365,4 +368,20 @@ async def test_each_outlives_a_handler_that_exhausts_an_iterator(fleet: sync.Fle
     await asyncio.to_thread(fleet.close)
     consumer.join(10)
 
-    assert [str(error) for error in failures] == ["the function raised StopIteration"]
+    assert [str(failure) for failure in failures] == [f"the function raised {error.__name__}"]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_exit_in_the_loop_of_a_fleet_closes_it(redis_url: str) -> None:
+    """A later call is refused, and does not wait for a loop that has ended."""
+    fleet = sync.Fleet(redis_url)
+
+    async def leave() -> None:
+        raise SystemExit
+
+    with pytest.raises((RuntimeError, SystemExit)):
+        fleet._thread.run(leave())
+    fleet._thread._thread.join(10)
+    with pytest.raises(RuntimeError, match="is closed"):
+        fleet.batches()
+    fleet.close()
