@@ -132,7 +132,8 @@ def _fleet(
 def main() -> NoReturn:
     """Run the `fetchfleet` command and exit at once.
 
-    Python's own finalization frees module by module, which takes as long as a hundred fetches.
+    Python's own finalization frees module by module, which takes as long as a hundred fetches. Before Python
+    3.14 it also aborts the process if a thread of obstore reports a request meanwhile.
     """
     os._exit(run_command())
 
