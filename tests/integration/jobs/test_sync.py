@@ -224,6 +224,7 @@ def interrupted_by_another_thread(when: Callable[[], object]) -> Iterator[None]:
         asyncio.run(wait_until(when, "the moment to interrupt"))
         os.kill(os.getpid(), signal.SIGINT)
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # uvloop leaves its own
     thread = threading.Thread(target=interrupt)
     thread.start()
     try:
@@ -231,6 +232,7 @@ def interrupted_by_another_thread(when: Callable[[], object]) -> Iterator[None]:
             yield
     finally:
         thread.join()
+        signal.signal(signal.SIGINT, before)
 
 
 def test_an_interruption_ends_the_call_and_leaves_no_task(
