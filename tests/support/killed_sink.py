@@ -13,7 +13,6 @@ import os
 import signal
 import subprocess
 import sys
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +24,7 @@ from fetchfleet.jobs.contract.checks.field_checks import IfExists
 from fetchfleet.worker.sink.base import StorageOptions
 from fetchfleet.worker.sink.files.buffered_body import BatchTimings
 from tests.support.disks import disable_unnamed_files, files, opened, some_bytes, store_body
+from tests.support.forked_child import is_killed
 
 STEPS = ("mkdir", "open", "write", "writev", "fsync", "rename", "link", "unlink", "close")
 ROOT = Path(__file__).parents[2]
@@ -118,19 +118,9 @@ def _forked(
 ) -> tuple[bool, list[str]]:
     """Run `_run_once` in a child process; return whether it was killed, and its steps."""
     steps_read, steps_write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            _run_once(out, body, options, if_exists, killed_at, steps_write, unnamed=unnamed)
-            os._exit(0)
-        except BaseException:  # noqa: BLE001 - the child must not continue as the parent
-            traceback.print_exc()
-            sys.stderr.flush()
-        finally:
-            os._exit(1)
-    status = os.waitpid(child, 0)[1]
-    killed = os.WIFSIGNALED(status)
-    assert killed or status == 0, "a run failed; its traceback is on stderr"
+    killed = is_killed(
+        lambda: _run_once(out, body, options, if_exists, killed_at, steps_write, unnamed=unnamed)
+    )
     os.close(steps_write)
     steps = os.read(steps_read, 1 << 16).decode().split()
     os.close(steps_read)

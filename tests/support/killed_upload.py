@@ -7,12 +7,11 @@ ended, both as lines of JSON.
 import asyncio
 import json
 import os
-import signal
 import subprocess
 import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from fetchfleet.worker.sink.objects import upload
 from fetchfleet.worker.sink.objects.sink import ObjectSink
 from fetchfleet.worker.util import object_url
 from tests.support.disks import some_bytes, store_body
+from tests.support.forked_child import is_killed
 from tests.support.object_store import Bucket, ObjectServer
 
 ROOT = Path(__file__).parents[2]
@@ -76,24 +76,6 @@ def _run(server: str, name: str, spool: str, size_bytes: int, if_exists: str, at
     asyncio.run(store_body(sink, some_body(size_bytes), DEST, if_exists=if_exists))
 
 
-def _forked(order: Any) -> bool:
-    """Store a body in a child process. Returns whether it was killed."""
-    child = os.fork()
-    if child == 0:
-        try:
-            _run(*order)
-            os._exit(0)
-        except BaseException:  # noqa: BLE001 - the child must not continue as the parent
-            traceback.print_exc()
-            sys.stderr.flush()
-        finally:
-            os._exit(1)
-    status = os.waitpid(child, 0)[1]
-    killed = os.WIFSIGNALED(status)
-    assert os.WTERMSIG(status) == signal.SIGKILL if killed else status == 0, "the traceback is on stderr"
-    return killed
-
-
 if __name__ == "__main__":
     for line in sys.stdin:
-        print(json.dumps(_forked(json.loads(line))), flush=True)  # noqa: T201
+        print(json.dumps(is_killed(partial(_run, *json.loads(line)))), flush=True)  # noqa: T201

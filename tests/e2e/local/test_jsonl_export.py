@@ -9,8 +9,8 @@ from pathlib import Path
 from tests.support.fork_server import COMMAND, Process
 from tests.support.waiting import wait_until
 from tests.support.workers import fetchfleet, workers
-from tools.origin.behaviours import by_path, held, ok, status
-from tools.origin.server import Behaviour, Exchange, Origin
+from tools.origin.behaviours import by_path, held, ok, sequence, status
+from tools.origin.server import Origin
 
 LOOPBACK = ("--allow-net", "127.0.0.0/8")
 
@@ -49,25 +49,12 @@ async def test_records_of_all_bodies_are_exported_to_one_file(tmp_path: Path) ->
     assert ("bad_line", 2) == (results[urls[2]]["reason"], results[urls[2]]["bad_line"])
 
 
-class Some:
-    """Responds to the first requests, and to the others once `go_on` is set."""
-
-    def __init__(self, count: int, then: Behaviour) -> None:
-        self.go_on = asyncio.Event()
-        self._left = count
-        self._then = then
-
-    async def __call__(self, x: Exchange) -> None:
-        """Respond to one request."""
-        self._left -= 1
-        await (self._then if self._left >= 0 else held(self.go_on, self._then))(x)
-
-
 async def test_a_continued_run_exports_each_record_once(tmp_path: Path) -> None:
     """The first run is killed. A partial record at the end of the file is cut off."""
-    behaviour, gathered = Some(10, ok(body_of)), tmp_path / "records.jsonl"
+    go_on, gathered = asyncio.Event(), tmp_path / "records.jsonl"
     report, note = tmp_path / "report.jsonl", tmp_path / "out/.fetchfleet/lines.json"
     targets = [f"/{place}" for place in range(20)]
+    behaviour = sequence(*[ok(body_of)] * 10, held(go_on, ok(body_of)))
     async with Origin.serving("127.0.0.193", behaviour) as origin:
         (tmp_path / "list").write_text("\n".join(origin.url(target) for target in targets))
         arguments: list[str | Path] = ["run", tmp_path / "list", "--out", tmp_path / "out", *LOOPBACK]
@@ -78,7 +65,7 @@ async def test_a_continued_run_exports_each_record_once(tmp_path: Path) -> None:
         await wait_until(lambda: first.poll() is not None, "the end of the run", 30)
         with gathered.open("a") as file:
             file.write('{"of": "half a bo')
-        behaviour.go_on.set()
+        go_on.set()
         second = await run(*arguments)
     wanted = [record for target in targets for record in records_of(target)]
 

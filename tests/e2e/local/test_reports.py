@@ -14,8 +14,8 @@ from pyarrow import parquet
 from tests.support.fork_server import COMMAND, Process
 from tests.support.waiting import wait_until
 from tests.support.workers import fetchfleet, workers
-from tools.origin.behaviours import by_path, held, ok, status
-from tools.origin.server import Behaviour, Exchange, Origin
+from tools.origin.behaviours import by_path, held, ok, sequence, status
+from tools.origin.server import Origin
 
 LOOPBACK = ("--allow-net", "127.0.0.0/8")
 
@@ -37,24 +37,11 @@ def rows_of(report: Path) -> list[dict[str, Any]]:
         return [dict(row) for row in database.execute("SELECT * FROM results")]
 
 
-class Some:
-    """Responds to the first requests, and to the others once `go_on` is set."""
-
-    def __init__(self, count: int, then: Behaviour) -> None:
-        self.go_on = asyncio.Event()
-        self._left = count
-        self._then = then
-
-    async def __call__(self, x: Exchange) -> None:
-        """Respond to one request."""
-        self._left -= 1
-        await (self._then if self._left >= 0 else held(self.go_on, self._then))(x)
-
-
 async def interrupt_and_continue(folder: Path, kind: str, host: str, together: asyncio.Barrier) -> None:
     """Kill a run, let the conversion of the second fail, and check the report of the third."""
-    behaviour, report = Some(6, ok(b"x")), folder / f"report.{kind}"
+    go_on, report = asyncio.Event(), folder / f"report.{kind}"
     lines, obstacle = folder / f"report.{kind}.part.jsonl", folder / f".report.{kind}.new"
+    behaviour = sequence(*[ok(b"x")] * 6, held(go_on, ok(b"x")))
     async with Origin.serving(host, behaviour) as origin:
         urls = [origin.url(f"/{place}") for place in range(12)]
         listed = [json.dumps({"url": url, "meta": {"place": place}}) for place, url in enumerate(urls)]
@@ -68,7 +55,7 @@ async def interrupt_and_continue(folder: Path, kind: str, host: str, together: a
         await wait_until(lambda: first.poll() is not None, "the end of the run", 30)
         await together.wait()
         obstacle.mkdir()
-        behaviour.go_on.set()
+        go_on.set()
         second = await run(*arguments)
     has_report = report.exists()
     obstacle.rmdir()
