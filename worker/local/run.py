@@ -151,7 +151,7 @@ async def run(
         async with connect(redis.url) as client:
             await announce(client, [worker.name for worker in workers])
         patience_s = settings.redis_patience_s
-        worker_flags = {**flags, "redis_url": redis.url, "alone": "1"}
+        worker_flags = {**flags, "redis_url": redis.url, "results_length": "0", "alone": "1"}
         with configured(workers, worker_flags, state), suspended_together(workers):
             async with supervised(redis, workers, patience_s, outputs.warn_of_redis, enqueue) as fleet:
                 batch = fleet.batch(batch_id)
