@@ -1,9 +1,12 @@
 """A Result: the outcome of one fetch, as JSON in Redis. Pure."""
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, cast
 
 import msgspec
+
+ABSENT = cast(None, msgspec.UNSET)
+"""The note of a new result without one: msgspec leaves a field with this value out of the JSON."""
 
 
 class Outcome(StrEnum):
@@ -146,6 +149,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     """The `key` of the fetch; null if unset."""
     omitted: list[str] | None = None
     """Other fields that the fetch sets, by name, if it failed or was cancelled; null otherwise."""
+    note: str | None = None
+    """Details of the last error, without secrets, 300 characters at most; absent without an error."""
 
 
 _decode = msgspec.json.Decoder(Result).decode

@@ -321,9 +321,12 @@ async def fail_batch(fleet: Fleet, redis: Redis, count: int, lane: str = LANE, b
     for element in (await hold.claim(count)).serialized:
         of = parse_entry(element)
         result = Result(
-            id=of.id, url=of.fetch.url, outcome=Outcome.FAILED, reason=Reason.HTTP_STATUS, worker="test"
+            id=of.id,
+            url=of.fetch.url,
+            outcome=Outcome.FAILED,
+            reason=Reason.HTTP_STATUS,
+            worker="test",
+            note=f"note of {of.fetch.url}",
         )
-        await hold.settle(
-            settler.failed(result, f"note of {of.fetch.url}"), settler.finished(result, lambda: None)
-        )
+        await hold.settle(settler.failed(result), settler.finished(result, lambda: None))
     await hold.release()

@@ -134,14 +134,20 @@ def batches_of(batches: Iterable[BatchSummary], now_ms: int) -> Table:
 
 
 def result_line(result: Result, *, reveal: bool = False) -> str:
-    """Return one line for a result: outcome, status, size, URL, and path or reason.
+    """Return one line for a result: outcome, status, size, URL, and path or reason with its note.
 
     reveal: show the secrets of the URL.
     """
-    path_or_reason = result.path or (result.reason.value if result.reason else "")
+    path_or_reason = result.path or _reason_of(result)
     status = "" if result.status is None else str(result.status)
     url = result.url if reveal else redact.url(result.url)
     return f"{result.outcome.value:9} {status:3} {size(result.bytes or 0):>8}  {url}  {path_or_reason}"
+
+
+def _reason_of(result: Result) -> str:
+    """Return the reason of a result with its note; empty without one."""
+    reason = result.reason.value if result.reason else ""
+    return f"{reason}: {redact.text(result.note)}" if reason and result.note else reason
 
 
 def dead_of(letters: Iterable[DeadLetter], *, reveal: bool = False) -> Table:
@@ -161,7 +167,8 @@ def fetch_lines(fetch: FetchExplained) -> Iterator[str]:
     yield f"{fetch.id}: {fetch.state}{ahead}; {fetch.why}"
     if fetch.result is not None and fetch.result.reason is not None:
         status = f", status {fetch.result.status}" if fetch.result.status is not None else ""
-        yield f"reason: {fetch.result.reason.value}{status}"
+        note = f", {redact.text(fetch.result.note)}" if fetch.result.note else ""
+        yield f"reason: {fetch.result.reason.value}{status}{note}"
     if fetch.lane is not None:
         yield from lane_lines(fetch.lane)
 

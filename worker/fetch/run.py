@@ -236,13 +236,12 @@ async def finish_fetch(
     timings = timings_of(trace, lane.clock.now_ms() - entry.submitted_ms)
     about, store = (timings, content_type_of(trace), services.worker_id), services.sink.store
     result = result_of(entry, finish, outcome, last_url, stand_in, *about, store=store)
-    note = None if isinstance(outcome, Stored) else note_of(outcome)
     if result.outcome is Outcome.FAILED:
-        session.settle(settler.failed(result, note or ""))
+        session.settle(settler.failed(result))
     if attempt is None:
-        line = log_events.finished(lane, entry, result, note)
+        line = log_events.finished(lane, entry, result)
     else:
-        line = log_events.finished(lane, entry, result, note, attempt.trace, attempt.hops)
+        line = log_events.finished(lane, entry, result, attempt.trace, attempt.hops)
     if services.record_span is None:
         session.settle(settler.finished(result, line=line))
     else:

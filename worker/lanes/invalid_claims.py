@@ -2,7 +2,7 @@
 
 from fetchfleet.jobs.contract.entry import NewerEntryError
 from fetchfleet.jobs.contract.ids import FETCH_ID_CHARS, batch_of, is_fetch_id
-from fetchfleet.jobs.contract.result import Outcome, Reason, Result
+from fetchfleet.jobs.contract.result import ABSENT, Outcome, Reason, Result
 from fetchfleet.jobs.scripts.lanes import ENDED, UNKNOWN_BATCH
 from fetchfleet.worker.lanes import settler
 from fetchfleet.worker.lanes.lane import Lane
@@ -35,9 +35,10 @@ def return_newer(lane: Lane, services: LaneServices, newer: NewerEntryError) -> 
         outcome=Outcome.FAILED if late else Outcome.CANCELLED,
         reason=Reason.DEADLINE if late else None,
         worker=services.worker_id,
+        note=redact.text(note),
     )
     if late:
-        services.settler.add(lane, settler.failed(result, note))
+        services.settler.add(lane, settler.failed(result))
     services.settler.add(lane, settler.finished(result, write_line))
 
 
@@ -84,6 +85,7 @@ def quarantine(
         outcome=Outcome.FAILED,
         reason=Reason.INVALID,
         worker=services.worker_id,
+        note=redact.text(note) or ABSENT,
     )
     services.settler.add(lane, settler.finished(result))
 

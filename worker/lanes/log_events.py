@@ -187,7 +187,6 @@ def finished(
     lane: Lane,
     entry: Entry,
     result: Result,
-    note: str | None,
     trace: Trace = UNTRACED,
     hops: int | None = None,
 ) -> FinishedLine:
@@ -212,7 +211,7 @@ def finished(
         status=result.status,
         outcome=result.outcome,
         reason=result.reason,
-        note=note,
+        note=result.note or None,  # ABSENT is false
         bytes=result.bytes,
         stale=result.stale,
         attempts=result.attempts,

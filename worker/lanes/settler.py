@@ -67,8 +67,9 @@ def finished(
     return Settlement(change, done, line=line, unlogged=(outcome, result.reason) if line is None else None)
 
 
-def failed(result: Result, note: str) -> Settlement:
+def failed(result: Result) -> Settlement:
     """Copy the fetch to the dead letters, with its status if there is no note. Add `finished` after it."""
+    note = result.note or ""
     if not note and result.status is not None:
         note = f"status {result.status}"
     return buried(result.id, result.reason or Reason.INTERNAL, note, _nothing)

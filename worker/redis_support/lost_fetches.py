@@ -15,6 +15,8 @@ from fetchfleet.jobs.contract.result import Outcome, Reason, Result
 from fetchfleet.jobs.scripts.batches import end_lost, late_batches
 from fetchfleet.worker.observability.log import Event
 
+NOTE = "its data in Redis was lost or damaged"
+
 GRACE_S = 60.0
 """The time after the last deadline of a batch. Lanes end their own fetches within seconds."""
 
@@ -57,7 +59,12 @@ class LostFetches:
     async def _end(self, batch_id: str) -> None:
         some_id = fetch_id(batch_id, 0)
         result = Result(
-            id=some_id, url="", outcome=Outcome.FAILED, reason=Reason.DEADLINE, worker=self._worker_id
+            id=some_id,
+            url="",
+            outcome=Outcome.FAILED,
+            reason=Reason.DEADLINE,
+            worker=self._worker_id,
+            note=NOTE,
         )
         before_id, _, after_id = encode(result).partition(some_id.encode())
         count = await end_lost(

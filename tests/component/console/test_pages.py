@@ -10,8 +10,10 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from fetchfleet import Fleet
+from fetchfleet import Fleet, Outcome, Result
 from fetchfleet.jobs import keys
+from fetchfleet.jobs.contract.fetch import encode
+from fetchfleet.jobs.contract.ids import fetch_id
 from tests.support.console import TOKEN, console
 from tests.support.lanes import BATCH_ID, LANE, fail_batch, url
 from tests.support.log_lines import capture_logs
@@ -194,6 +196,7 @@ async def test_a_batch_shows_failures_and_results(
 
     assert "http_status" in batch.text
     assert "3 shown of 3 read" in failed.text
+    assert f"note of http://{LANE}/0?token=***" in failed.text
     assert "None of these results matches." in others.text
     lines = [msgspec.json.decode(line) for line in download.content.splitlines()]
     assert ["failed"] * 3 == [line["outcome"] for line in lines]
@@ -293,6 +296,23 @@ async def test_hostile_values_in_redis_are_shown_as_text(
     assert "&lt;script&gt;" in pages[1].text
     await redis.delete(keys.lane(HOSTILE))
     await redis.zrem(keys.ATTENTION, HOSTILE)
+
+
+async def test_the_note_of_a_result_is_shown_as_text(
+    local: httpx.AsyncClient, fleet: Fleet, redis: Redis
+) -> None:
+    """Escaped, and without the secrets of a forged one."""
+    batch = await fleet.submit([url("/0")])
+    note = f"{HOSTILE} at http://a.example/?token=secret"
+    forged = Result(id=fetch_id(batch.id, 0), url="", outcome=Outcome.FAILED, worker="w", note=note)
+    await redis.xadd(keys.results(batch.id), {"r": encode(forged)})
+    page = await local.get(f"/batches/{batch.id}/results")
+    await redis.delete(keys.results(batch.id))
+
+    Outline(page)
+    assert r"&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;\u202e\u001b[2J at http://a.example" in page.text
+    assert "<script>alert" not in page.text
+    assert "secret" not in page.text
 
 
 @pytest.mark.parametrize(

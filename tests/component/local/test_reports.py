@@ -73,6 +73,7 @@ FULL = Result(
     meta={"order": 7, "caption": 'a "b",\nc', "tags": ["x", {"y": None}], "big": 1 << 60, "ok": False},
     etag='"=1"',
     omitted=["headers", "body"],
+    note="connection refused",
 )
 
 

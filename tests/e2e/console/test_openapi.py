@@ -51,9 +51,9 @@ async def schema(redis_url: str, redis: Redis, fleet: Fleet, tmp_path: Path) -> 
     await fleet.submit([url("/0"), url("/1")], batch_id=BATCH_ID)
     hold = await LaneHold.begin(redis)
     first, second = (await hold.claim(2)).serialized
-    failed = Result(id=parse_entry(first).id, url=url("/0"), outcome=Outcome.FAILED, worker="test")
-    letter = settler.failed(failed, "gone")
-    await hold.settle(letter, settler.finished(failed, lambda: None), stored(second))
+    fetch_id = parse_entry(first).id
+    failed = Result(id=fetch_id, url=url("/0"), outcome=Outcome.FAILED, worker="test", note="gone")
+    await hold.settle(settler.failed(failed), settler.finished(failed, lambda: None), stored(second))
     await hold.release()
     log = tmp_path / "serve.log"
     with served(log, "--redis", redis_url):

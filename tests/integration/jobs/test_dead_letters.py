@@ -45,12 +45,15 @@ async def fail_all(redis: Redis, reason: Reason = Reason.HTTP_STATUS, lane: str 
     hold = await LaneHold.begin(redis, name=lane)
     for element in (await hold.claim(10_000)).serialized:
         of = parse_entry(element)
-        result = Result(id=of.id, url=of.fetch.url, outcome=Outcome.FAILED, reason=reason, worker="test")
-        settlements = [
-            settler.failed(result, f"note of {of.fetch.url}"),
-            settler.finished(result, lambda: None),
-        ]
-        await hold.settle(*settlements)
+        result = Result(
+            id=of.id,
+            url=of.fetch.url,
+            outcome=Outcome.FAILED,
+            reason=reason,
+            worker="test",
+            note=f"note of {of.fetch.url}",
+        )
+        await hold.settle(settler.failed(result), settler.finished(result, lambda: None))
     await hold.release()
 
 
@@ -373,7 +376,7 @@ async def test_a_failure_settled_twice_is_one_letter(fleet: Fleet, redis: Redis)
     of = parse_entry(one)
     result = Result(id=of.id, url=of.fetch.url, outcome=Outcome.FAILED, reason=Reason.TLS, worker="test")
     for _ in range(2):
-        await hold.settle(settler.failed(result, ""), settler.finished(result, lambda: None), stored(two))
+        await hold.settle(settler.failed(result), settler.finished(result, lambda: None), stored(two))
     await hold.release()
 
     assert [of.id] == [letter.id for letter in await letters(fleet)]

@@ -52,8 +52,8 @@ async def test_lost_fetches_end_once_as_deadline(fleet: Fleet, redis: Redis, los
         await lost.end(await now_ms(redis))
     _, *ended = await results(redis, batch)
     assert [result.id for result in ended] == [fetch_id(batch.id, place) for place in (1, 2, 3)]
-    assert {(of.outcome, of.reason, of.worker) for of in ended} == {
-        (Outcome.FAILED, Reason.DEADLINE, "sweeper")
+    assert {(of.outcome, of.reason, of.note, of.worker) for of in ended} == {
+        (Outcome.FAILED, Reason.DEADLINE, lost_fetches.NOTE, "sweeper")
     }
     counts = await batch.counts()
     assert (counts.total, counts.stored, counts.failed, counts.ended) == (4, 1, 3, True)

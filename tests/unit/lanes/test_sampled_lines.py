@@ -25,7 +25,7 @@ def line_of(place: int, outcome: Outcome, reason: Reason | None, worker: str = "
     """Return the line of a fetch of one batch."""
     entry = Entry(id=f"0123456789abcdef-{place:08x}", deadline_ms=1, fetch=Fetch(url=URL))
     result = Result(id=entry.id, url=URL, outcome=outcome, reason=reason, worker=worker)
-    return finished(LANE, entry, result, None)
+    return finished(LANE, entry, result)
 
 
 def stored(count: int, worker: str = "one") -> list[FinishedLine]:

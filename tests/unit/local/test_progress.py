@@ -2,6 +2,7 @@
 
 import io
 
+import msgspec
 import pytest
 from rich.console import Console, RenderableType
 
@@ -93,6 +94,20 @@ def test_the_summary_names_the_three_worst_hosts() -> None:
     shown = text_of(summary(Counts(total=11, failed=10, stored=1), tally, 1.0))
     rows = [line.replace("│", "").split() for line in shown.splitlines() if "most failures" in line]
     assert [row[2:] for row in rows] == [["b.example", "4"], ["d.example", "3"], ["c.example", "2"]]
+
+
+def test_the_summary_has_the_note_of_one_failure_for_each_reason() -> None:
+    """Without secrets. A run without notes has no column for them."""
+    tally = Tally()
+    failure = Result(id="x", url="http://a/", outcome=Outcome.FAILED, reason=Reason.CONNECT, worker="w")
+    tally.add(failure)
+    assert "note" not in text_of(summary(Counts(), tally, 1.0))
+
+    refused, reset = "refused by http://a/?token=hunter2", "reset"
+    tally.add(*(msgspec.structs.replace(failure, note=note) for note in (refused, reset)))
+    shown = text_of(summary(Counts(), tally, 1.0), 120)
+    [row] = [line for line in shown.splitlines() if "connect" in line]
+    assert row.replace("│", " ").split()[2:] == ["3", "refused", "by", "http://a/?token=***"]
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,12 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 
 from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.fetch import Fetch
-from fetchfleet.jobs.contract.result import Outcome, Result, Timings
+from fetchfleet.jobs.contract.result import ABSENT, Outcome, Result, Timings
 from fetchfleet.worker.gate.state import GateState
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.lanes.log_events import TakenLine, finished, write_finished
@@ -172,9 +173,11 @@ def test_the_line_of_a_fetch_is_the_same_on_both_paths(stream: io.StringIO, trac
         worker="one",
         bytes=3,
         timings=Timings(total_ms=1.5),
+        note=ABSENT,
     )
+    noted = msgspec.structs.replace(result, note="a note \x7f")
     lanes = [Lane(name, 1, LanePolicy(), GateState(), RedisClock()) for name in ("a", "b")]
-    lines = [finished(lanes[0], entry, result, "a note \x7f"), finished(lanes[1], entry, result, None)]
+    lines = [finished(lanes[0], entry, noted), finished(lanes[1], entry, result)]
     write_finished(lines, FetchTotals())
     written = stream.getvalue()
     with capture_logs() as captured:

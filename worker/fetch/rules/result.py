@@ -4,7 +4,7 @@ import msgspec
 
 from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.fetch import Fetch
-from fetchfleet.jobs.contract.result import Outcome, Result, Timings
+from fetchfleet.jobs.contract.result import ABSENT, Outcome, Result, Timings
 from fetchfleet.worker.fetch.rules.decide import Finish
 from fetchfleet.worker.fetch.rules.outcome import (
     AlreadyExists,
@@ -15,6 +15,7 @@ from fetchfleet.worker.fetch.rules.outcome import (
     Redirected,
     Stored,
     Unchanged,
+    note_of,
     throttle_of,
 )
 from fetchfleet.worker.observability import redact
@@ -80,6 +81,7 @@ def result_of(
         key=entry.fetch.key,
         omitted=omitted_of(entry.fetch) if finish.outcome in _UNSUCCESSFUL else None,
         retry_of=entry.retry_of,
+        note=note_of(outcome) or ABSENT,
     )
 
 
@@ -122,6 +124,7 @@ def _result_of_stored(
         name=fetch.name,
         key=fetch.key,
         retry_of=entry.retry_of,
+        note=ABSENT,
     )
 
 

@@ -32,6 +32,8 @@ class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
     url: str
     outcome: str
     reason: str | None
+    note: str | None
+    """The details of the last error."""
     status: int | None
     attempts: int
     bytes: int | None
@@ -90,6 +92,7 @@ def result_row(result: Result) -> ResultRow:
         url=redact.url(result.url),
         outcome=result.outcome.value,
         reason=result.reason.value if result.reason else None,
+        note=result.note and redact.text(result.note),
         status=result.status,
         attempts=result.attempts,
         bytes=result.bytes,

@@ -19,6 +19,7 @@ from fetchfleet.jobs.client.batch import Batch, Counts
 from fetchfleet.jobs.contract.result import Outcome, Result
 from fetchfleet.jobs.contract.safe_text import UNSAFE, shown, shown_lines
 from fetchfleet.worker.inspect.snapshot import LaneSnapshot, WorkerReport, lack_text, snapshot
+from fetchfleet.worker.observability import redact
 from fetchfleet.worker.observability.percentiles import Rate
 from fetchfleet.worker.util import aio
 from fetchfleet.worker.util.clock import mono_s
@@ -97,6 +98,8 @@ class Tally:
         self.started_s = mono_s()
         self.ends: Counter[tuple[str, str]] = Counter()
         """The number of results by outcome and reason (empty without one)."""
+        self.notes: dict[tuple[str, str], str] = {}
+        """The note of one result for each outcome and reason, if it has one."""
         self.failed_hosts: Counter[str] = Counter()
         """The number of failed fetches by host."""
         self.retries = self.throttles = self.interruptions = 0
@@ -119,6 +122,8 @@ class Tally:
         for result in results:
             if result.outcome == Outcome.FAILED:
                 self.failed_hosts[urlsplit(result.url).netloc] += 1
+            if result.note:
+                self.notes.setdefault((result.outcome, result.reason or ""), result.note)
             if result.attempts > 1:
                 self.retries += result.attempts - 1
             self.throttles += result.throttles
@@ -273,9 +278,12 @@ def summary(counts: Counts, tally: Tally, elapsed_s: float, skipped: int = 0) ->
     table.add_column("outcome")
     table.add_column("reason")
     table.add_column("fetches", justify="right")
+    if tally.notes:
+        table.add_column("note of one")
     for (outcome, reason), number in sorted(tally.ends.items(), key=lambda end: -end[1]):
         style = "" if outcome != Outcome.FAILED else "red"
-        table.add_row(outcome, reason, f"{number:,}", style=style)
+        note = [redact.text(of)] if (of := tally.notes.get((outcome, reason))) else []
+        table.add_row(outcome, reason, f"{number:,}", *note, style=style)
     table.add_section()
     table.add_row("bytes stored", "", size(counts.bytes))
     table.add_row("retries", "", f"{tally.retries:,}")
