@@ -125,15 +125,18 @@ async def _explained(redis: Redis, fetches: int) -> LaneExplained:
 
 
 async def test_a_fetch_that_fails_by_a_setting_is_tried_by_workers_with_another(
-    origin: Origin, other: Origin, start: Start, tmp_path: Path
+    origin: Origin, other: Origin, start: Start, tmp_path: Path, lines: Lines
 ) -> None:
-    """One worker lacks the file or must not connect to the network. If all do, the fetch fails."""
+    """One worker lacks the file or must not connect to the network. If all do, the fetch fails.
+
+    No note in the log has a secret.
+    """
     folders = [folder_of(tmp_path / "in1", "g"), folder_of(tmp_path / "in2", "f")]
     one = await start(worker_id="one", in_folder=folders[0])
     await start(worker_id="two", in_folder=folders[1], deny_net=OTHER_HOST)
     await one.stop_acquiring()  # it gets only the lanes that the other leaves to it
     fetches = [sent(origin, 0), Fetch(url=origin.url("/"), method="POST", body_file="g")]
-    nowhere = Fetch(url=origin.url("/"), method="POST", body_file="nowhere")
+    nowhere = Fetch(url=origin.url("/"), method="POST", body_file="token=hunter2")
     batch = await one.submit([*fetches, nowhere, Fetch(url=other.url("/")), Fetch(url="http://10.1.2.3/")])
     found = await results_of(batch)
 
@@ -146,6 +149,8 @@ async def test_a_fetch_that_fails_by_a_setting_is_tried_by_workers_with_another(
     ]
     assert [result.worker for result in found if result.outcome is Outcome.STORED] == ["two", "one", "one"]
     assert {result.attempts for result in found} == {1}
+    assert any("token=***" in line["note"] for line in logged(lines, "fetch.retry"))
+    assert "hunter2" not in str([line["note"] for line in logged(lines, "fetch.retry")])
     assert len(origin.requests) == 2
 
 

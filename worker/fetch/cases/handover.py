@@ -7,7 +7,7 @@ import msgspec
 from fetchfleet.jobs.contract.entry import MAX_TRIED, Entry
 from fetchfleet.worker.fetch.rules import abilities
 from fetchfleet.worker.fetch.rules.abilities import Abilities
-from fetchfleet.worker.fetch.rules.outcome import AttemptOutcome, Failed
+from fetchfleet.worker.fetch.rules.outcome import AttemptOutcome, Failed, note_of
 from fetchfleet.worker.fetch.services import FetchSession
 from fetchfleet.worker.lanes import log_events, settler
 from fetchfleet.worker.lanes.store import LaneLostError
@@ -69,7 +69,7 @@ async def hand_over_after_failure(session: FetchSession, entry: Entry, outcome: 
         return False
     session.lane.replace_entry(after)
     session.lane.add_handover(entry.id, str(needs))
-    about = (after, 0.0, outcome.reason, outcome.status, outcome.note)
+    about = (after, 0.0, outcome.reason, outcome.status, note_of(outcome))
     log_events.retry(session.lane.name, *about, services.settler.totals, services.log)()
     return True
 
