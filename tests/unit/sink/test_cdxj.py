@@ -13,7 +13,7 @@ from surt import surt as surt_of_the_package
 from fetchfleet import Fetch
 from fetchfleet.jobs.errors import InvalidFetchError
 from fetchfleet.worker.http.wire import Wire
-from fetchfleet.worker.sink.cdxj.line import line_of, parsed
+from fetchfleet.worker.sink.cdxj.line import capture_of, line_of, parsed
 from fetchfleet.worker.sink.cdxj.sorted_lines import MAX_RUNS, SortedLines
 from fetchfleet.worker.sink.cdxj.surt import surt
 from fetchfleet.worker.sink.warc import record_format
@@ -26,7 +26,8 @@ HOST_NAMES = (
     " a.b. h:80 h:443 h:8080 user:pw@h 1.2.3.4.5 4294967295"
 )
 SHORT_PIECES = (
-    'a B www. .com .. . / // /../ /./ ? & = :80 @ é ü \\ %41 %25 %2541 %2F %0a %ff + " < { ^ | ` ~ ; * ('
+    "a B www. .com .. . ... .a / // /../ /./ ? & = :80 @ é ü \\ %41 %25 %2541 %2F %0a %ff"
+    ' + " < { ^ | ` ~ ; * ('
 )
 A24, A32 = "a" * 24, "a" * 32
 SESSIONS = (
@@ -40,7 +41,8 @@ URLS = st.builds("{}://{}/{}{}".format, st.sampled_from(["http", "https"]), HOST
 
 IDS = "urn:uuid:00000000-0000-4000-8000-000000000001", "urn:uuid:00000000-0000-4000-8000-000000000002"
 DIGEST = record_format.digest_text(hashlib.sha256(b"body").digest())
-MIMES = st.sampled_from([None, b"text/html; charset=x", b"", b";x", b"a b", b"\xe4/\xff", b"\xc3\xa4"])
+TYPES = b"text/html; charset=x", b"", b";x", b"a b", b"\xe4/\xff", b"\xc3\xa4", b"\xa0a/b\x85"
+MIMES = st.sampled_from([None, *TYPES])
 
 
 @given(URLS)
@@ -66,22 +68,25 @@ def test_a_key_groups_the_variants_of_a_url() -> None:
     assert surt("mailto:someone") == "mailto:someone"
 
 
-def records(url: str, mime: bytes | None, status: int) -> list[bytes]:
-    """Return a warcinfo, a request, a response and a revisit record."""
+def exchange_of(url: str, mime: bytes | None, status: int) -> RecordedExchange:
+    """Return an exchange with two fields of the type, or with one if `mime` is None."""
     headers = [
         (b"X", b"1"),
         *([(b"content-TYPE", mime)] if mime is not None else []),
         (b"Content-Type", b"2nd"),
     ]
     wire = Wire(url, "GET", b"/", [], "HTTP/1.1", status, b"A  B", headers, "192.0.2.1")
-    exchange = RecordedExchange(wire, "0123456789abcdef-00000007", "2026-01-02T03:04:05.000006Z")
-    head = record_format.response_head(wire)
+    return RecordedExchange(wire, "0123456789abcdef-00000007", "2026-01-02T03:04:05.000006Z")
+
+
+def records(exchange: RecordedExchange) -> list[bytes]:
+    """Return a warcinfo, a request, a response and a revisit record."""
+    head, url = record_format.response_head(exchange.wire), exchange.wire.url
     original = OriginalRecord("warc/a.warc", 5, 10, f"<{IDS[0]}>", url, "2025-01-01T00:00:00Z")
-    block = hashlib.sha256(head + b"body").digest()
     return [
         record_format.info(IDS[0], "2026-01-02T03:04:05Z", "a.warc", "agent/1"),
         record_format.request(exchange, IDS[1], IDS[0]),
-        record_format.response(exchange, IDS, block, DIGEST, len(head) + 4) + head + b"body" + END,
+        record_format.response(exchange, IDS, head, DIGEST, 4) + b"body" + END,
         record_format.revisit(exchange, IDS, head, DIGEST, original),
     ]
 
@@ -89,15 +94,17 @@ def records(url: str, mime: bytes | None, status: int) -> list[bytes]:
 @pytest.mark.parametrize("name", ["a.warc", "a.warc.gz"])
 @given(URLS, MIMES, st.integers(200, 299))
 def test_lines_are_those_of_cdxj_indexer(name: str, url: str, mime: bytes | None, status: int) -> None:
-    """For a response and a revisit record; other records have no line."""
+    """For a response and a revisit record, by the record and by its exchange; other records have no line."""
     try:
-        found = records(Fetch(url=url).url, mime, status)
+        exchange = exchange_of(Fetch(url=url).url, mime, status)
     except InvalidFetchError:
         return
+    found = records(exchange)
     stored, lines, offset = b"", [], 0
-    for record in found:
+    captures = [capture_of(record) for record in found]
+    for record, capture in zip(found, captures, strict=True):
         in_segment = member([record]) if name.endswith(".gz") else record
-        lines.append(line_of(record, offset, len(in_segment), name))
+        lines.append(None if capture is None else line_of(capture, offset, len(in_segment), name))
         stored += in_segment
         offset += len(in_segment)
     with tempfile.TemporaryDirectory() as folder:
@@ -105,7 +112,7 @@ def test_lines_are_those_of_cdxj_indexer(name: str, url: str, mime: bytes | None
         segment.write_bytes(stored)
         judged = judged_index(segment)
 
-    assert lines[:2] == [None, None]
+    assert captures == [None, None, *(exchange.capture(DIGEST, revisit=one) for one in (False, True))]
     assert b"".join(sorted(line for line in lines if line is not None)) == judged
     first = parsed(lines[2] or b"")
     assert first is not None

@@ -41,6 +41,19 @@ class IndexedRecord(msgspec.Struct, frozen=True):
         return int(self.length) + _end_bytes(self.filename)
 
 
+class Capture(NamedTuple):
+    """The content of a line, besides the place of its record."""
+
+    url: str
+    date: str
+    """The WARC-Date."""
+    mime: str | None
+    """The Content-Type of the response, if there is one, or REVISIT_MIME."""
+    status: str | None
+    digest: str
+    """The WARC-Payload-Digest."""
+
+
 class RecordHead(NamedTuple):
     """The head of a WARC record, and the head of its HTTP message."""
 
@@ -60,8 +73,8 @@ def head_of(start: bytes) -> RecordHead:
     return RecordHead(fields, *_head(block.partition(_END_OF_HEAD)[0]))
 
 
-def line_of(start: bytes, offset: int, length: int, filename: str) -> bytes | None:
-    """Return the line of a record; None if it is of a type that is not indexed.
+def capture_of(start: bytes) -> Capture | None:
+    """Return the capture of a record; None if it is of a type that is not indexed.
 
     start: the start of the record, with the head of its HTTP message.
     """
@@ -69,21 +82,28 @@ def line_of(start: bytes, offset: int, length: int, filename: str) -> bytes | No
     kind = fields.get("warc-type")
     if kind not in _INDEXED:
         return None
-    url, values = fields.get("warc-target-uri", ""), {}
-    values["url"] = url
-    mime = REVISIT_MIME if kind == "revisit" else http_fields.get("content-type")
-    if mime is not None:
-        values["mime"] = _AFTER_MIME.split(mime, 1)[0]
-    if http_start:
-        values["status"] = http_start.partition(" ")[2].strip().partition(" ")[0]
-    values |= {
-        "digest": fields.get("warc-payload-digest", ""),
-        "length": str(length - _end_bytes(filename)),
-        "offset": str(offset),
-        "filename": filename,
-    }
-    time = _NO_DIGITS.sub("", fields.get("warc-date", ""))[:_SECONDS_DIGITS]
-    return f"{surt(url)} {time} {json.dumps(values)}\n".encode()
+    return Capture(
+        url=fields.get("warc-target-uri", ""),
+        date=fields.get("warc-date", ""),
+        mime=REVISIT_MIME if kind == "revisit" else http_fields.get("content-type"),
+        status=http_start.partition(" ")[2].strip().partition(" ")[0] if http_start else None,
+        digest=fields.get("warc-payload-digest", ""),
+    )
+
+
+def line_of(capture: Capture, offset: int, length: int, filename: str) -> bytes:
+    """Return the line of a record in the segment of this name."""
+    values = {"url": capture.url}
+    if capture.mime is not None:
+        values["mime"] = _AFTER_MIME.split(capture.mime, 1)[0]
+    if capture.status is not None:
+        values["status"] = capture.status
+    values["digest"] = capture.digest
+    values["length"] = str(length - _end_bytes(filename))
+    values["offset"] = str(offset)
+    values["filename"] = filename
+    time = _NO_DIGITS.sub("", capture.date)[:_SECONDS_DIGITS]
+    return f"{surt(capture.url)} {time} {json.dumps(values)}\n".encode()
 
 
 _decode = msgspec.json.Decoder(IndexedRecord).decode
@@ -104,7 +124,7 @@ def _end_bytes(filename: str) -> int:
 
 def _head(head: bytes) -> tuple[str, dict[str, str]]:
     """Return the first line of a head, and its fields."""
-    first, *lines = map(_decoded, head.split(b"\r\n"))
+    first, *lines = map(decoded, head.split(b"\r\n"))
     fields: dict[str, str] = {}
     for line in lines:
         name, _, value = line.partition(":")
@@ -112,7 +132,8 @@ def _head(head: bytes) -> tuple[str, dict[str, str]]:
     return first, fields
 
 
-def _decoded(line: bytes) -> str:
+def decoded(line: bytes) -> str:
+    """Return the text of a line or of a field's value, which may have any bytes."""
     try:
         return line.decode()
     except UnicodeDecodeError:

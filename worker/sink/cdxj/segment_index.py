@@ -5,7 +5,7 @@ from contextlib import suppress
 from typing import IO
 
 from fetchfleet.worker.errors import BadDestError, ExistsError, InTheWayError
-from fetchfleet.worker.sink.cdxj.line import line_of
+from fetchfleet.worker.sink.cdxj.line import Capture, line_of
 from fetchfleet.worker.sink.cdxj.sorted_lines import SortedLines
 from fetchfleet.worker.sink.files.directory import WARC_FOLDER, Directory
 
@@ -28,12 +28,11 @@ class SegmentIndex:
         self._lines = SortedLines(self._new_file)
         self._complete = True
 
-    def add(self, start: bytes, offset: int, length: int) -> None:
-        """Add a record by its start, with the head of its HTTP message. Types without a line are ignored."""
-        line = line_of(start, offset, length, self._name)
-        if line is not None and self._complete:
+    def add(self, capture: Capture | None, offset: int, length: int) -> None:
+        """Add a record. One without a capture has no line."""
+        if capture is not None and self._complete:
             try:
-                self._lines.add(line)
+                self._lines.add(line_of(capture, offset, length, self._name))
             except _ERRORS:
                 self._complete = False
                 self._lines.close()

@@ -5,6 +5,7 @@ The rules, and their order, are those of the Internet Archive's package `surt`: 
 """
 
 import re
+from functools import lru_cache
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 _REPEATED_SCHEME = re.compile(rb"(https?://)+")
@@ -14,6 +15,9 @@ _DEFAULT_PORTS = {b"http": 80, b"https": 443}
 
 _UNESCAPED = r"""!"$&'()*+,-./:;<=>?@[\]^_`{|}~"""
 """The characters that stay as they are, besides letters and digits."""
+
+_PLAIN_PATH = re.compile(rb"""(?:/(?!\.\.?(?:/|\Z))[A-Za-z0-9!"$&')*+,.:;<=>@\[\]^_`{|}~\\-]+)+""")
+"""A path that only becomes lower case: no escapes, empty or dot segments, session IDs or trailing slash."""
 
 _IPV4 = re.compile(rb"([1-9][0-9]*|0[0-7]*)(\.[0-9]+){0,3}")
 _WWW = re.compile(rb"www\d*\.")
@@ -40,14 +44,22 @@ def surt(url: str) -> str:
     parts = _URL.fullmatch(text.partition(b"#")[0])
     if parts is None:
         return url
-    scheme, netloc = parts["scheme"], parts["netloc"].rpartition(b"@")[2].rstrip(b":")
+    path = parts["path"]
+    path = path.lower() if _PLAIN_PATH.fullmatch(path) else _path(path)
+    query = _query(parts["query"]) if parts["query"] else b""
+    return (_host_key(parts["scheme"], parts["netloc"]) + b")" + path + query).decode()
+
+
+@lru_cache(1024)
+def _host_key(scheme: bytes, netloc: bytes) -> bytes:
+    netloc = netloc.rpartition(b"@")[2].rstrip(b":")
     port = _PORT.search(netloc)
     host = netloc[: port.start()] if port else netloc
     host = _host(host.strip(b"[]").lower())
     key = b",".join(reversed(host.split(b".")))
     if port and int(port[1]) not in {0, _DEFAULT_PORTS.get(scheme)}:
         key += b":%d" % int(port[1])
-    return (key + b")" + _path(parts["path"]) + _query(parts["query"] or b"")).decode()
+    return key
 
 
 def _host(host: bytes) -> bytes:

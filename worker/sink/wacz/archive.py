@@ -13,7 +13,7 @@ from datetime import datetime
 from itertools import islice
 from typing import IO, NamedTuple
 
-from fetchfleet.worker.sink.cdxj.line import line_of, parsed
+from fetchfleet.worker.sink.cdxj.line import capture_of, line_of, parsed
 from fetchfleet.worker.sink.cdxj.segment_index import SUFFIX
 from fetchfleet.worker.sink.cdxj.sorted_lines import SortedLines
 from fetchfleet.worker.sink.files.directory import WARC_FOLDER, Directory
@@ -136,7 +136,7 @@ def _add_segment(package: Package, directory: Directory, name: str, lines: Sorte
                     lines.add(line)
             return
         for found in _all_records(file, name):
-            _add_line(lines, line_of(found.start, found.offset, found.length, name))
+            _add_line(lines, found.start, found.offset, found.length, name)
     finally:
         os.close(file)
 
@@ -149,7 +149,7 @@ def _compressed(file: int, name: str, lines: SortedLines) -> Iterator[bytes]:
         for piece in member_pieces(b"", file, found.length, b"", found.offset):
             length += len(piece)
             yield piece
-        _add_line(lines, line_of(found.start, offset, length, f"{name}{COMPRESSED}"))
+        _add_line(lines, found.start, offset, length, f"{name}{COMPRESSED}")
         offset += length
 
 
@@ -177,9 +177,11 @@ def _damaged(name: str) -> OSError:
     return OSError(errno.EIO, problem, f"{WARC_FOLDER}/{name}")
 
 
-def _add_line(lines: SortedLines, line: bytes | None) -> None:
-    if line is not None:
-        lines.add(line)
+def _add_line(lines: SortedLines, start: bytes, offset: int, length: int, name: str) -> None:
+    """Add the line of a record by its start, unless it is of a type without one."""
+    capture = capture_of(start)
+    if capture is not None:
+        lines.add(line_of(capture, offset, length, name))
 
 
 def _blocks(file: int) -> Iterator[bytes]:

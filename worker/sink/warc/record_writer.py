@@ -1,11 +1,10 @@
 """Writes one body to a record of a segment."""
 
-import hashlib
 import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from fetchfleet.worker.errors import InTheWayError
 from fetchfleet.worker.sink.base import Expected
@@ -20,9 +19,6 @@ from fetchfleet.worker.sink.warc.segments import PartOfRecord, WarcRecord
 from fetchfleet.worker.sink.warc.writer import SegmentWriter
 from fetchfleet.worker.util import aio
 from fetchfleet.worker.util.executors import run_in, run_stoppable
-
-BLOCK = "block"
-"""The key, among the body's digests, of the sha256 of the record's block: head and body."""
 
 
 class _Parts(NamedTuple):
@@ -57,7 +53,6 @@ class RecordWriter(BufferedBody):
         super().__init__(disk, recorded.fetch_id, token, expected)
         self._writer = writer
         self._recorded = recorded
-        self._http_head = b""
         self._may_place: Callable[[], bool] = bool
         self._large: WarcRecord | None = None
         """The record of a large body that is compressed."""
@@ -67,11 +62,6 @@ class RecordWriter(BufferedBody):
     def resumable(self) -> bool:
         """Return False: an incomplete response cannot be recorded."""
         return False
-
-    def _new_digests(self) -> dict[str, Any]:
-        """Return new hash objects for the whole body, and one for the block, which has hashed the head."""
-        self._http_head = record_format.response_head(self._recorded.wire)
-        return {**super()._new_digests(), BLOCK: hashlib.sha256(self._http_head)}
 
     async def keep(self) -> int:
         """Return 0: an incomplete response is not kept."""
@@ -122,17 +112,16 @@ class RecordWriter(BufferedBody):
 
     def _parts(self) -> _Parts:
         """Return the parts of the records. The digests of the body are complete. Runs off the loop."""
-        random, recorded, http_head = os.urandom(32), self._recorded, self._http_head
-        ids = record_format.record_id(random[:16]), record_format.record_id(random[16:])
+        recorded, ids = self._recorded, (self._writer.ids.next(), self._writer.ids.next())
+        http_head = record_format.response_head(recorded.wire)
         digest = record_format.digest_text(self._digests[SHA256].digest())
         request = record_format.request(recorded, ids[1], ids[0])
         original = self._writer.known.find(digest, self.size_bytes, self.durability)
         if original is not None:
             revisit = record_format.revisit(recorded, ids, http_head, digest, original)
             return _Parts(request, revisit, digest, original)
-        block_digest, block_bytes = self._digests[BLOCK].digest(), len(http_head) + self.size_bytes
-        response = record_format.response(recorded, ids, block_digest, digest, block_bytes)
-        return _Parts(request, response + http_head, digest, None)
+        response = record_format.response(recorded, ids, http_head, digest, self.size_bytes)
+        return _Parts(request, response, digest, None)
 
     def _record(
         self, parts: _Parts, sha256: str, blocks: list[Block], file: PartOfRecord | None = None
@@ -147,8 +136,7 @@ class RecordWriter(BufferedBody):
             response_bytes=sum(map(len, blocks)) + (0 if file is None else file.size_bytes + len(file.after)),
             body_bytes=self.size_bytes,
             sha256=sha256,
-            digest=parts.digest,
-            start=parts.response,
+            capture=self._recorded.capture(parts.digest, revisit=parts.original is not None),
             original=parts.original,
             file=file,
         )

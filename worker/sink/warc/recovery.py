@@ -5,6 +5,7 @@ import threading
 from contextlib import suppress
 
 from fetchfleet.worker.errors import InTheWayError
+from fetchfleet.worker.sink.cdxj.line import capture_of
 from fetchfleet.worker.sink.cdxj.segment_index import SegmentIndex
 from fetchfleet.worker.sink.files.directory import WARC_FOLDER, Directory
 from fetchfleet.worker.sink.files.open_file import lock
@@ -69,7 +70,7 @@ def _truncate_and_index(
     size_bytes, index = 0, SegmentIndex(directory, name)
     try:
         for found in complete_records(file, stop):
-            index.add(found.start, found.offset, found.length)
+            index.add(capture_of(found.start), found.offset, found.length)
             size_bytes = found.offset + found.length
         os.ftruncate(file, size_bytes)
         os.fsync(file)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple, Protocol
 
 from fetchfleet.worker.errors import InTheWayError
+from fetchfleet.worker.sink.cdxj.line import Capture
 from fetchfleet.worker.sink.files.directory import Directory
 from fetchfleet.worker.sink.files.partial_file import Block
 from fetchfleet.worker.sink.index_entry import StoredAt
@@ -48,10 +49,8 @@ class WarcRecord(NamedTuple):
     body_bytes: int
     sha256: str
     """The body's digest, in hex."""
-    digest: str
-    """The body's digest in the form of WARC-Payload-Digest."""
-    start: bytes
-    """The start of the response or revisit record, without compression, for the index."""
+    capture: Capture
+    """The response or revisit record in the index."""
     original: OriginalRecord | None = None
     """The response record with the body of a revisit record."""
     file: PartOfRecord | None = None
@@ -112,9 +111,11 @@ class Segments:
         user_agent: str,
         options: WarcOptions,
         known: KnownBodies,
+        ids: record_format.RecordIds,
     ) -> None:
         self._directory = directory
         self._known = known
+        self._ids = ids
         self._worker = re.sub(r"[^A-Za-z0-9._-]", "_", instance)[-MAX_NAME_CHARS:].lstrip(".") or "worker"
         self._user_agent = user_agent
         self._options = options
@@ -193,11 +194,11 @@ class Segments:
     def _stored(self, segment: Segment, record: WarcRecord, offset: int) -> StoredAt:
         """Index a record that is in its segment. Returns the place of the record that has the body."""
         at = segment.path, offset, record.response_bytes
-        segment.index.add(record.start, offset, record.response_bytes)
+        segment.index.add(record.capture, offset, record.response_bytes)
         if record.original is not None:
             at = record.original.path, record.original.offset, record.original.length
         elif record.body_bytes >= MIN_BYTES:
-            self._known.add(record.digest, *at)
+            self._known.add(record.capture.digest, *at)
         path, offset, length = at
         return StoredAt(path, record.body_bytes, record.sha256, offset, length)
 
@@ -239,9 +240,7 @@ class Segments:
             time = f"{now:%Y%m%d%H%M%S}{now.microsecond // 1000:03d}"
             suffix = COMPRESSED if self._options.compressed else ""
             name = f"{self._worker}-{time}-{next(self._serials):05d}.warc{suffix}"
-            begin = record_format.info(
-                record_format.record_id(os.urandom(16)), date_of(now), name, self._user_agent
-            )
+            begin = record_format.info(self._ids.next(), date_of(now), name, self._user_agent)
             if suffix:
                 begin = member([begin])
             try:

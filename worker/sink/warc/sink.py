@@ -1,6 +1,7 @@
 """Stores each body as a record of a WARC segment."""
 
 import errno
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -36,8 +37,9 @@ class WarcSink:
         self.disk.after_open.append(self._recover)
         self._recovery = BackgroundRecovery()
         known = KnownBodies(self.disk.directory, MAX_BODIES if options.revisits else 0)
-        segments = Segments(self.disk.directory, instance, user_agent, options, known)
-        self._writer = SegmentWriter(segments, known, compressed=options.compressed)
+        ids = record_format.RecordIds(os.urandom(16))
+        segments = Segments(self.disk.directory, instance, user_agent, options, known, ids)
+        self._writer = SegmentWriter(segments, known, ids, compressed=options.compressed)
         self.disk.before_replace.append(self._writer.close_segment)
 
     def open(self) -> None:

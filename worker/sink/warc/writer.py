@@ -7,6 +7,7 @@ from contextlib import suppress
 from functools import partial
 
 from fetchfleet.worker.sink.warc.known_bodies import KnownBodies
+from fetchfleet.worker.sink.warc.record_format import RecordIds
 from fetchfleet.worker.sink.warc.segments import RecordSource, Segments
 from fetchfleet.worker.util.clock import mono_s
 
@@ -14,8 +15,9 @@ from fetchfleet.worker.util.clock import mono_s
 class SegmentWriter:
     """Writes the segments in one thread. Call its methods on the loop, except `close_segment`."""
 
-    def __init__(self, segments: Segments, known: KnownBodies, *, compressed: bool) -> None:
+    def __init__(self, segments: Segments, known: KnownBodies, ids: RecordIds, *, compressed: bool) -> None:
         self.known = known
+        self.ids = ids
         self.compressed = compressed
         """Each record is a gzip member."""
         self._segments = segments
