@@ -3,7 +3,9 @@
 import asyncio
 import hashlib
 import itertools
+import math
 import secrets
+import time
 from collections import Counter
 from collections.abc import (
     AsyncGenerator,
@@ -47,6 +49,7 @@ from fetchfleet.jobs.patience import RedisCaller, call_once
 from fetchfleet.jobs.scripts import batches
 from fetchfleet.jobs.scripts import submission as scripts
 from fetchfleet.jobs.scripts.submission import (
+    MAX_DUE_NOTIFICATIONS,
     BacklogCheck,
     BacklogFull,
     BatchRefusal,
@@ -283,6 +286,8 @@ class _Submission:
         self._chunks_sent = chunks_sent
         self._count = 0
         self._repeats: dict[str, str] = {}
+        self._many_notified_s = -math.inf
+        """The monotonic time at which a chunk last got MAX_DUE_NOTIFICATIONS."""
 
     @property
     def receipt(self) -> Receipt:
@@ -356,8 +361,11 @@ class _Submission:
                 raise self._refused(reply)
             await asyncio.sleep(FULL_PAUSE_S)
         self._repeats |= reply.repeats
+        notifications = limit_due(reply.notifications, time.monotonic() - self._many_notified_s)
+        if len(notifications) >= MAX_DUE_NOTIFICATIONS:
+            self._many_notified_s = time.monotonic()
         with suppress(RedisError, OSError):  # the sweep of the workers replaces lost notifications
-            await self._notify(limit_due(reply.notifications))
+            await self._notify(notifications)
         self._count += chunk.count
         return reply.taken_ms
 

@@ -1,5 +1,6 @@
 """submit.lua and undo.lua: append a chunk of a batch to its lanes, and remove it again."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
@@ -74,14 +75,21 @@ class BatchRefusal(StrEnum):
 MAX_DUE_NOTIFICATIONS = 16
 """Maximum number of due lanes of a chunk that get a notification."""
 
+WORKERS_LOOK_EVERY_S = 1.0
+"""The interval at which each worker looks for due lanes without a notification: that of its heartbeat."""
 
-def limit_due(notifications: Sequence[LaneNotification]) -> list[LaneNotification]:
+
+def limit_due(
+    notifications: Sequence[LaneNotification], since_many_s: float = math.inf
+) -> list[LaneNotification]:
     """Return notifications of lanes due later, and MAX_DUE_NOTIFICATIONS of those due now.
 
-    A worker that acquires a lane looks for the other due lanes.
+    A worker that acquires a lane looks for the other due lanes. Soon after so many, one is enough.
+    since_many_s: the time since an earlier chunk of the submit got them.
     """
+    most = 1 if since_many_s < WORKERS_LOOK_EVERY_S else MAX_DUE_NOTIFICATIONS
     now = [item for item in notifications if item.due_in_ms <= 0]
-    return now[:MAX_DUE_NOTIFICATIONS] + [item for item in notifications if item.due_in_ms > 0]
+    return now[:most] + [item for item in notifications if item.due_in_ms > 0]
 
 
 async def submit(

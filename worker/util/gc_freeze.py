@@ -2,10 +2,11 @@
 
 import gc
 
-YOUNG_OBJECTS = 10_000
-"""New objects between two collections: about a megabyte.
+YOUNG_OBJECTS = 40_000
+"""New objects between two collections: about four megabytes.
 
-With Python's default of 700, most collections traverse fetches that are still in flight.
+With Python's default of 700, most collections traverse fetches that are still in flight. With 10,000, they
+traverse lanes that are still held if each of many hosts has one fetch.
 """
 
 

@@ -1,5 +1,6 @@
 """Submitting: fetches reach their lanes once and in order, and only lanes that need it are woken."""
 
+import math
 from collections.abc import AsyncIterator, Iterable, Iterator
 
 import pytest
@@ -7,10 +8,12 @@ from redis.asyncio import Redis
 
 from fetchfleet import Fetch, Fleet, InvalidFetchError, Priority, RedisFullError
 from fetchfleet.jobs import keys
+from fetchfleet.jobs.client import submit
 from fetchfleet.jobs.client.submit import CHUNK_FETCHES, Submitter
 from fetchfleet.jobs.contract.entry import parse_entry
 from fetchfleet.jobs.contract.fetch import MAX_FETCH_BYTES
 from fetchfleet.jobs.notifications import LaneNotification
+from fetchfleet.jobs.scripts import submission
 from fetchfleet.jobs.scripts.submission import MAX_DUE_NOTIFICATIONS
 from tests.support.lanes import (
     BATCH_ID,
@@ -208,6 +211,16 @@ async def test_only_some_of_many_lanes_are_notified(fleet: Fleet, redis: Redis) 
     await fleet.submit([url("/x", lane) for lane in lanes])
     assert {await state(redis, lane) for lane in lanes} == {"scheduled"}
     assert len(await notifications(redis)) == MAX_DUE_NOTIFICATIONS
+
+
+async def test_the_later_chunks_of_a_submit_get_one_notification_each(
+    fleet: Fleet, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The workers that the first chunk has woken look for the lanes of the others."""
+    monkeypatch.setattr(submission, "WORKERS_LOOK_EVERY_S", math.inf)
+    monkeypatch.setattr(submit, "CHUNK_FETCHES", 2 * MAX_DUE_NOTIFICATIONS)
+    await fleet.submit([url("/x", f"{number}.example") for number in range(6 * MAX_DUE_NOTIFICATIONS)])
+    assert len(await notifications(redis)) == MAX_DUE_NOTIFICATIONS + 2
 
 
 async def test_a_lane_that_is_due_is_not_woken_again(fleet: Fleet, redis: Redis) -> None:

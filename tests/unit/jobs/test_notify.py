@@ -6,7 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fetchfleet.jobs.notifications import LaneNotification
-from fetchfleet.jobs.scripts.submission import MAX_DUE_NOTIFICATIONS, limit_due
+from fetchfleet.jobs.scripts.submission import (
+    MAX_DUE_NOTIFICATIONS,
+    WORKERS_LOOK_EVERY_S,
+    limit_due,
+)
 
 WAKES = st.lists(
     st.builds(LaneNotification, st.text(max_size=3), st.integers(1), st.integers(-1, 1)),
@@ -17,6 +21,24 @@ WAKES = st.lists(
 def due_now(wakes: list[LaneNotification]) -> list[LaneNotification]:
     """Return the lanes that are due already."""
     return [wake for wake in wakes if wake.due_in_ms <= 0]
+
+
+@given(WAKES, st.floats(0, WORKERS_LOOK_EVERY_S, exclude_max=True))
+def test_one_due_lane_is_handed_over_soon_after_many(
+    wakes: list[LaneNotification], since_many_s: float
+) -> None:
+    """The workers that many notifications have woken look for the others. Every later lane is included."""
+    chosen = limit_due(wakes, since_many_s)
+
+    assert len(due_now(chosen)) == min(1, len(due_now(wakes)))
+    assert chosen[len(due_now(chosen)) :] == [wake for wake in wakes if wake.due_in_ms > 0]
+
+
+def test_many_due_lanes_are_handed_over_again_after_the_interval() -> None:
+    """A producer may submit one chunk an hour, and all workers are idle then."""
+    wakes = [LaneNotification(f"host-{number}", 1, 0) for number in range(2 * MAX_DUE_NOTIFICATIONS)]
+
+    assert limit_due(wakes, WORKERS_LOOK_EVERY_S) == wakes[:MAX_DUE_NOTIFICATIONS]
 
 
 @given(WAKES)
