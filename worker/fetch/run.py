@@ -163,11 +163,11 @@ class Attempt:
             while piece := await answer.read():
                 writer.write(piece)
                 if writer.full or writer.size_bytes >= save_bytes or mono_s() >= save_s:
-                    await self._special().receive(answer.receive, writer, exchange, save_bytes, save_s)
+                    await self._special().resume.receive(answer.receive, writer, exchange, save_bytes, save_s)
                     break
             stored = await writer.commit(lane.may_place)
         except BaseException as error:
-            await self._special().keep_partial(error, writer, exchange)
+            await self._special().resume.keep_partial(error, writer, exchange)
             raise
         finally:
             await writer.aclose()
@@ -189,8 +189,8 @@ async def conclude(attempt: Attempt) -> None:
     if outcome is None:  # the lane closed after the admission, so no request was sent
         settle_retry(session, Retry(entry=entry, wait_s=session.lane.blocked_s(), reason=None))
         return
-    if attempt.special is not None and attempt.special.part is not entry.part:
-        entry = msgspec.structs.replace(entry, part=attempt.special.part)
+    if attempt.special is not None and attempt.special.resume.note is not entry.part:
+        entry = msgspec.structs.replace(entry, part=attempt.special.resume.note)
     lane, services, now_ms = session.lane, session.services, session.lane.clock.now_ms()
     if lane.grant and isinstance(outcome, Stored) and outcome.status < 300:
         lane.count_answer(outcome.status, now_ms)

@@ -1,7 +1,10 @@
-"""Resume a body that broke off, from its partial file on disk and the note that the fetch carries."""
+"""Resume a body that broke off, from its partial file on disk and the note that the fetch carries.
+
+While a large or slow body streams, checkpoints save it from a crash.
+"""
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 
 import msgspec
 
@@ -27,8 +30,10 @@ from fetchfleet.worker.fetch.rules.range_rules import (
 )
 from fetchfleet.worker.fetch.services import FetchSession
 from fetchfleet.worker.http.exchange import Answer
+from fetchfleet.worker.http.wire import GetBuffer
 from fetchfleet.worker.lanes import settler
 from fetchfleet.worker.sink.base import BodyWriter, HttpExchange, ResumePoint
+from fetchfleet.worker.util.clock import mono_s
 
 _DISCARDING_ERRORS = (
     DigestMismatchError,
@@ -41,7 +46,10 @@ _DISCARDING_ERRORS = (
 
 
 class Resume:
-    """The partial file of one attempt: taken over from an earlier attempt, or left for a later one."""
+    """The partial file of one attempt: taken over from an earlier attempt, or left for a later one.
+
+    It may have none. Then it requests the whole body, or its first piece.
+    """
 
     def __init__(self, session: FetchSession, entry: Entry, piece_bytes: int | None = None) -> None:
         """piece_bytes: request the first piece of a body, of this size; None: request all of it."""
@@ -56,6 +64,16 @@ class Resume:
         self._piece_bytes = piece_bytes
         self._request: Hop | None = None
         """The request whose first piece was requested, without the range; None if no piece was."""
+
+    @property
+    def is_complete(self) -> bool:
+        """True if the response confirms that the partial file is the whole body."""
+        return self.verdict is RangeVerdict.COMPLETE
+
+    @property
+    def is_part(self) -> bool:
+        """True if the response has the rest of the partial file, or the first piece of the body."""
+        return isinstance(self.verdict, Append)
 
     async def with_range(self, request: Hop) -> Hop:
         """Return the request for the rest of the body, or for all of it without a partial file of it.
@@ -137,6 +155,30 @@ class Resume:
             disk = self._session.services.sink.disk
             await asyncio.wrap_future(disk.remove_partial_file(self._entry.id, self.note))
             self._carry(None)
+
+    async def receive(
+        self,
+        receive: Callable[[GetBuffer], Awaitable[bytes | memoryview]],
+        writer: BodyWriter,
+        exchange: HttpExchange,
+        save_bytes: int,
+        save_s: float,
+    ) -> None:
+        """Write the pieces that `receive` returns up to an empty one, with checkpoints of the body.
+
+        save_bytes, save_s: the size and the monotonic time of the first checkpoint, whichever comes first.
+        """
+        parameters = self._session.services.parameters
+        while True:
+            if writer.full:
+                await writer.drain()
+            if (writer.size_bytes >= save_bytes or mono_s() >= save_s) and writer.resumable:
+                save_bytes = await self.checkpoint(writer, exchange) + parameters.checkpoint_bytes
+                save_s = mono_s() + parameters.checkpoint_s
+            piece = await receive(writer.receive_buffer)
+            if not piece:
+                return
+            writer.write(piece)
 
     async def checkpoint(self, writer: BodyWriter, exchange: HttpExchange) -> int:
         """Sync the body to disk and write its note to Redis: a crash then costs only the bytes after these.

@@ -1,9 +1,4 @@
-"""The special cases of an attempt: bodies that are resumed, decoded, checked, refused, revalidated or absent.
-
-Large and slow bodies too: checkpoints save them from a crash while they stream.
-"""
-
-from collections.abc import Awaitable, Callable
+"""The special cases of an attempt: bodies that are resumed, decoded, checked, refused or revalidated."""
 
 import msgspec
 
@@ -18,12 +13,11 @@ from fetchfleet.worker.fetch.cases.segments import SegmentedBody, most_segments
 from fetchfleet.worker.fetch.rules import accept, stale_fallback, trace_context
 from fetchfleet.worker.fetch.rules.decide import may_repeat
 from fetchfleet.worker.fetch.rules.outcome import AttemptOutcome, Interrupted, Stored
-from fetchfleet.worker.fetch.rules.range_rules import Append, RangeVerdict, content_range
+from fetchfleet.worker.fetch.rules.range_rules import RangeVerdict, content_range
 from fetchfleet.worker.fetch.rules.validators import conditional, validators_of
 from fetchfleet.worker.fetch.services import FetchSession
 from fetchfleet.worker.gate.robots_rules import token_of
 from fetchfleet.worker.http.exchange import Answer
-from fetchfleet.worker.http.wire import GetBuffer
 from fetchfleet.worker.sink.base import BodyWriter, Expected, HttpExchange, StorageOptions
 from fetchfleet.worker.sink.index_entry import IndexEntry, StoredAt, Validators
 from fetchfleet.worker.util.clock import mono_s
@@ -42,35 +36,23 @@ class SpecialCases:
         self._entry = entry
         self._most_segments = most_segments(session, entry)
         piece_bytes = session.services.parameters.piece_bytes if self._most_segments > 1 else None
-        resumes = entry.part is not None or piece_bytes is not None
-        self._resume = Resume(session, entry, piece_bytes) if resumes else None
+        self.resume = Resume(session, entry, piece_bytes)
         self._decoder = DecoderSlot(session.services.decoder_budget) if entry.fetch.decode else None
         self._required = accept.requirements_of(entry.fetch, session.lane.policy)
         self._index_read = False
         self._index_entry: IndexEntry | None = None
         """The index entry of the stored body, if the fetch revalidates."""
 
-    @property
-    def part(self) -> object:
-        """The note of the partial file with which the fetch is settled, None if it has no partial file."""
-        return self._entry.part if self._resume is None else self._resume.note
-
-    @property
-    def is_complete(self) -> bool:
-        """True if the response confirms that the partial file is the whole body."""
-        return self._resume is not None and self._resume.verdict is RangeVerdict.COMPLETE
-
     async def prepare(self, request: Hop) -> Hop:
         """Return the request with the headers of the special cases."""
-        fetch, resume = self._entry.fetch, self._resume
+        fetch = self._entry.fetch
         if fetch.revalidate and not self._index_read:
             self._index_read = True
             self._index_entry = await stored_bodies.find_indexed(fetch, self._services.sink)
         if self._decoder is not None:
             request = with_accept_encoding(request, fetch, self._decoder)
-        if resume is not None:
-            request = await resume.with_range(request)
-        if self._index_entry is not None and (resume is None or resume.partial_file is None):
+        request = await self.resume.with_range(request)
+        if self._index_entry is not None and self.resume.partial_file is None:
             request = conditional(request, self._index_entry)  # else If-Range detects a newer version
         if fetch.sign:
             signature = self._services.signing_keys.headers(
@@ -93,12 +75,11 @@ class SpecialCases:
 
     async def must_restart(self, answer: Answer) -> bool:
         """Return whether to repeat the request without a range, as the response does not fit the one sent."""
-        return self._resume is not None and await self._resume.judge(answer) is RangeVerdict.REFUSE
+        return await self.resume.judge(answer) is RangeVerdict.REFUSE
 
     def close(self) -> None:
         """Release the partial file and the share of the decoder budget."""
-        if self._resume is not None:
-            self._resume.close()
+        self.resume.close()
         if self._decoder is not None:
             self._decoder.release()
 
@@ -110,35 +91,29 @@ class SpecialCases:
     def has_body(self, answer: Answer) -> bool:
         """Return whether the response has a body to store or to refuse."""
         wait_s = requested_wait_s(answer, self._lane.clock.now_ms()) if answer.status >= 400 else None
-        return self.is_complete or accept.has_body(self._required, answer.status, wait_s)
+        return self.resume.is_complete or accept.has_body(self._required, answer.status, wait_s)
 
     async def store(self, answer: Answer, request: Hop, hops: int) -> AttemptOutcome:
         """Store the response, unless its head is refused."""
-        resume = self._resume
+        resume = self.resume
         if self._entry.fetch.sign:  # the response to a webhook says nothing but its status
             await answer.discard()
             return Stored(status=answer.status, at=None, validators=Validators(request.url))
-        part_only = resume is not None and isinstance(resume.verdict, Append)
         has_range = any(name.lower() == "range" for name, _ in request.headers)
-        if answer.status == 206 and not part_only and not has_range:
+        if answer.status == 206 and not resume.is_part and not has_range:
             raise errors.BadAnswerError("206 in response to a request without Range")
-        refusal = None if self.is_complete else self._refusal(answer, part_only=part_only)
+        refusal = None if resume.is_complete else self._refusal(answer)
         if refusal is not None:
             await answer.discard()
             return refusal
         if request.method == "HEAD":
             return await self._store_head(answer, request)
-        if resume is not None and resume.verdict is RangeVerdict.NOTHING:
+        if resume.verdict is RangeVerdict.NOTHING:
             await resume.drop()  # the body of an accepted error does not continue it
-        return await self._store_body(answer, request, hops, part_only=part_only)
+        return await self._store_body(answer, request, hops)
 
-    async def _store_body(
-        self, answer: Answer, request: Hop, hops: int, *, part_only: bool
-    ) -> AttemptOutcome:
-        """Store the body of a response, checked against its length and digests.
-
-        part_only: it is the rest of the partial file, or one of its segments.
-        """
+    async def _store_body(self, answer: Answer, request: Hop, hops: int) -> AttemptOutcome:
+        """Store the body of a response, checked against its length and digests."""
         fetch, policy = self._entry.fetch, self._lane.policy
         validators = validators_of(request.url, answer.header)
         max_bytes = min(
@@ -150,14 +125,14 @@ class SpecialCases:
                 wait_s=self._services.parameters.decoder_pause_s,
                 note="no decoder with a large window is free",
             )
-        expected = await self._expected(answer, request, body, max_bytes, part_only=part_only)
+        expected = await self._expected(answer, request, body, max_bytes)
         if expected.length_bytes is not None and expected.length_bytes < expected.min_bytes:
             await answer.discard()
             raise errors.UndersizedBodyError(expected.length_bytes, expected.min_bytes)
 
         # The index finds a body by the fetch's URL, so the policy of that host applies, not the redirect's.
         origin_policy = self._services.policy_of(fetch) if hops else policy
-        is_good = answer.status < 400 or self.is_complete  # the body of an error replaces no other
+        is_good = answer.status < 400 or self.resume.is_complete  # the body of an error replaces no other
         indexed = is_good and (fetch.revalidate or stale_fallback.is_allowed(fetch, origin_policy))
         options = StorageOptions(validators if indexed else None, origin_policy.durability)
         exchange = HttpExchange(request, answer)
@@ -177,29 +152,25 @@ class SpecialCases:
             unverified=answer.ends_with_connection and not (body.coding_ended or expected.detects_truncation),
         )
 
-    def _refusal(self, answer: Answer, *, part_only: bool) -> AttemptOutcome | None:
+    def _refusal(self, answer: Answer) -> AttemptOutcome | None:
         """Return the outcome if the head of the response does not meet the requirements, else None."""
         content_type, x_robots_tags = answer.header("content-type"), answer.values("x-robots-tag")
-        resumed = part_only and self._resume is not None and self._resume.partial_file is not None
+        resumed = self.resume.is_part and self.resume.partial_file is not None
         # The first piece of a body is requested as a range by the worker, in place of a 200.
-        status = 200 if part_only and not resumed else answer.status
+        status = 200 if self.resume.is_part and not resumed else answer.status
         about = (status, content_type, x_robots_tags, token_of(self._services.user_agent))
         return accept.refusal_of(self._required, *about, resumed=resumed)
 
-    async def _expected(
-        self, answer: Answer, request: Hop, body: BodyPipeline, max_bytes: int, *, part_only: bool
-    ) -> Expected:
+    async def _expected(self, answer: Answer, request: Hop, body: BodyPipeline, max_bytes: int) -> Expected:
         """Return the properties that the whole body must have."""
-        fetch, resume, min_bytes = self._entry.fetch, self._resume, self._required.accept.min_bytes
+        fetch, resume, min_bytes = self._entry.fetch, self.resume, self._required.accept.min_bytes
         complete = answer.status in {200, 203} and request.method == "GET"
-        digests = body.host_digests(complete=complete, resumed=part_only) if answer.status != 416 else ()
+        digests = body.host_digests(complete=complete, resumed=resume.is_part) if answer.status != 416 else ()
         if body.decodes:  # length and digests of the host are those of the coded body (RFC 9530 §2, §3)
             body.check_coded(digests)
             return Expected(None, fetch.sha256, max_bytes, min_bytes=min_bytes)
-        length_bytes = body.length_bytes
-        if resume is not None:
-            await resume.add_digests(dict(digests))
-            length_bytes = resume.total_bytes(length_bytes)
+        await resume.add_digests(dict(digests))
+        length_bytes = resume.total_bytes(body.length_bytes)
         return Expected(length_bytes, fetch.sha256, max_bytes, digests, min_bytes)
 
     async def _store_head(self, answer: Answer, request: Hop) -> AttemptOutcome:
@@ -225,76 +196,41 @@ class SpecialCases:
         self, exchange: HttpExchange, body: BodyPipeline, expected: Expected, options: StorageOptions
     ) -> StoredAt | AttemptOutcome:
         """Write the body to the sink; if it breaks off, keep the received bytes for a later attempt."""
-        lane, sink, resume = self._lane, self._services.sink, self._resume
-        if resume is not None:
-            await resume.drop_unused()
-        partial_file = resume.partial_file if resume is not None else None
-        writer = sink.writer(self._entry, lane.token, expected, options, partial_file, exchange)
+        lane, sink, resume = self._lane, self._services.sink, self.resume
+        await resume.drop_unused()
+        writer = sink.writer(self._entry, lane.token, expected, options, resume.partial_file, exchange)
         try:
             segmented = self._segmented(exchange, writer)
             if segmented is not None:
                 ended = await segmented.receive(body.receive)
                 if ended is not None:
-                    await self.keep_partial(None, writer, exchange)
+                    await resume.keep_partial(None, writer, exchange)
                     return ended
-            elif not self.is_complete:
+            elif not resume.is_complete:
                 parameters = self._services.parameters
                 save_bytes = writer.size_bytes + parameters.checkpoint_bytes
                 save_s = mono_s() + parameters.checkpoint_s
-                await self.receive(body.receive, writer, exchange, save_bytes, save_s)
+                await resume.receive(body.receive, writer, exchange, save_bytes, save_s)
             return await writer.commit(lane.may_place) or Interrupted()
         except errors.ExistsError as error:
             status = exchange.answer.status
             return await stored_bodies.created_meanwhile(self._entry, status, error, self._services)
         except BaseException as error:
-            await self.keep_partial(error, writer, exchange)
+            await resume.keep_partial(error, writer, exchange)
             raise
         finally:
             await writer.aclose()
 
     def _segmented(self, exchange: HttpExchange, writer: BodyWriter) -> SegmentedBody | None:
         """Return the body to receive in pieces, None if the response has all that is missing."""
-        resume, sent = self._resume, content_range(exchange.answer.header("content-range"))
-        note = resume.note_of(exchange) if resume is not None else None
-        if resume is None or note is None or sent is None or sent.last is None or self._most_segments == 1:
+        if self._most_segments == 1 or not self.resume.is_part:
             return None
-        total_bytes = note.total_bytes
-        if total_bytes is None or sent.last + 1 == total_bytes or not isinstance(resume.verdict, Append):
+        note, sent = self.resume.note_of(exchange), content_range(exchange.answer.header("content-range"))
+        if note is None or note.total_bytes is None or sent is None or sent.last is None:
+            return None
+        if sent.last + 1 == note.total_bytes:
             return None
         first, most = Piece(writer.size_bytes, sent.last + 1), self._most_segments
-        pieces = Pieces(first, total_bytes, most, self._services.parameters.piece_bytes)
+        pieces = Pieces(first, note.total_bytes, most, self._services.parameters.piece_bytes)
         sendable = exchange._replace(request=self._with_context(exchange.request))
-        return SegmentedBody(self._session, self._entry, resume, sendable, writer, note, pieces)
-
-    async def receive(
-        self,
-        receive: Callable[[GetBuffer], Awaitable[bytes | memoryview]],
-        writer: BodyWriter,
-        exchange: HttpExchange,
-        save_bytes: int,
-        save_s: float,
-    ) -> None:
-        """Write the pieces that `receive` returns up to an empty one, with checkpoints of the body.
-
-        save_bytes, save_s: the size and the monotonic time of the first checkpoint, whichever comes first.
-        """
-        parameters = self._services.parameters
-        while True:
-            if writer.full:
-                await writer.drain()
-            if (writer.size_bytes >= save_bytes or mono_s() >= save_s) and writer.resumable:
-                self._resume = self._resume or Resume(self._session, self._entry)
-                safe_bytes = await self._resume.checkpoint(writer, exchange)
-                save_bytes = safe_bytes + parameters.checkpoint_bytes
-                save_s = mono_s() + parameters.checkpoint_s
-            piece = await receive(writer.receive_buffer)
-            if not piece:
-                return
-            writer.write(piece)
-
-    async def keep_partial(
-        self, error: BaseException | None, writer: BodyWriter, exchange: HttpExchange
-    ) -> None:
-        """Keep the bytes received before the error as a partial file, if the body can be resumed."""
-        self._resume = self._resume or Resume(self._session, self._entry)
-        await self._resume.keep_partial(error, writer, exchange)
+        return SegmentedBody(self._session, self._entry, self.resume, sendable, writer, note, pieces)
