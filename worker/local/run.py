@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.batch import Batch, Counts
 from fetchfleet.jobs.client.fleet import Fleet
 from fetchfleet.jobs.client.submit import WhenFull
-from fetchfleet.jobs.contract.fetch import Fetch, encode
+from fetchfleet.jobs.contract.fetch import Fetch
 from fetchfleet.jobs.contract.ids import BATCH_ID_CHARS, inbox_prefix
 from fetchfleet.jobs.errors import BatchLostError, UnknownBatchError
 from fetchfleet.jobs.redis_connection import connect, inbox_of, redis_now_ms
@@ -144,10 +143,7 @@ async def run(
         earlier = await _unfinished(redis, batch_id, record_file)
         part = run_record.begin_part(batch_id, record_file, outputs.report, resumes=earlier is not None)
         if earlier is not None:
-            exports = outputs.lines_to is not None
-            run_record.resume(
-                part.record, part.tally, outputs.report, earlier.done, outputs.warn, exports=exports
-            )
+            part.restore(earlier.done, outputs.warn, exports=outputs.lines_to is not None)
         async with connect(redis.url) as client:
             await announce(client, [worker.name for worker in workers])
         patience_s = settings.redis_patience_s
@@ -164,11 +160,8 @@ async def run(
                     batch = await enqueue(fleet)
                     part.save()
                 counts = await follow(redis.url, batch, outputs, export, part)
-        part.record.ended, part.record.counts = datetime.now(UTC).isoformat(timespec="seconds"), counts
-        ended_file.parent.mkdir(exist_ok=True)
-        ended_file.write_bytes(encode(part.record))
-        for file in (record_file, export_state):
-            file.unlink(missing_ok=True)
+        part.end(ended_file, counts)
+        export_state.unlink(missing_ok=True)
         redis.remove_data()
     await finish_report(outputs)
     return counts

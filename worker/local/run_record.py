@@ -55,12 +55,37 @@ class RunPart:
         self.resumes = resumes
         self._file = file
         self._report = report
+        self._report_path = None if report is None else str(report.resolve())
         self._lines = None if report is None else lines_of(report)
-        place = str(report.resolve()) if report is not None else None
-        self.appends = resumes and place in {record.report, None if record.began else place}
+        self.appends = resumes and (self._report_path in {None, record.report} or not record.began)
         """True if the report has results of an earlier part."""
         if not self.appends:
             record.report_bytes = 0
+
+    def restore(self, done_before: int, warn: Callable[[str], None], *, exports: bool = False) -> None:
+        """Continue the tally and the report of the earlier parts from the record.
+
+        done_before: the number of results of the batch so far. warn: called if the report will have later
+        results only. exports: the run also exports records, and the state of the export decides where to
+        continue.
+        """
+        record, tally, lines = self.record, self.tally, self._lines
+        tally.done_before = done_before
+        if lines is not None and record.report is None and record.began:
+            record.position = FROM_THE_START  # no result was deleted, so all are read into the new report
+            return
+        tally.ends = Counter({(outcome, reason): count for outcome, reason, count in record.ends})
+        tally.retries, tally.throttles = record.retries, record.throttles
+        tally.interruptions = record.interruptions
+        if lines is None or exports or not record.began:
+            return
+        if self._report_path != record.report:
+            earlier = lines_of(Path(record.report or ""))
+            warn(f"{self._report} will have only later results; the earlier ones are in {earlier}")
+        elif not lines.is_file() or lines.stat().st_size < record.report_bytes:
+            warn(f"{lines} was removed or truncated after the interruption: it lacks earlier results")
+        else:
+            os.truncate(lines, record.report_bytes)  # the rest is not recorded as read, so it is read again
 
     def advance(self, position: str) -> None:
         """Record that the results up to a position are counted and in the report."""
@@ -71,14 +96,21 @@ class RunPart:
     def save(self) -> None:
         """Write the record to its file."""
         tally, record = self.tally, self.record
-        if self._report is not None:
-            record.report = str(self._report.resolve())
+        if self._report_path is not None:
+            record.report = self._report_path
         record.ends = [(*end, count) for end, count in tally.ends.items()]
         record.retries, record.throttles = tally.retries, tally.throttles
         record.interruptions = tally.interruptions
         new = self._file.with_suffix(".new")
         new.write_bytes(encode(record))
         new.replace(self._file)  # atomic, because this process may be killed
+
+    def end(self, ended_file: Path, counts: Counts) -> None:
+        """Record the end of the run: the record of an unfinished run becomes that of an ended one."""
+        self.record.ended, self.record.counts = _now(), counts
+        ended_file.parent.mkdir(exist_ok=True)
+        ended_file.write_bytes(encode(self.record))
+        self._file.unlink(missing_ok=True)
 
 
 class EndedRunError(CommandError):
@@ -104,49 +136,17 @@ def load(file: Path) -> RunRecord:
     return RunRecord()
 
 
-def resume(
-    record: RunRecord,
-    tally: Tally,
-    report: Path | None,
-    done_before: int,
-    warn: Callable[[str], None],
-    *,
-    exports: bool = False,
-) -> None:
-    """Continue the tally and the report of an earlier part from its saved record.
-
-    done_before: the number of results of the batch so far. warn: called if the report will have later results
-    only. exports: the run also exports records, and the state of the export decides where to continue.
-    """
-    tally.done_before = done_before
-    place = str(report.resolve()) if report is not None else None
-    if place is not None and record.report is None and record.began:
-        record.position = FROM_THE_START  # no result was deleted, so all are read into the new report
-        return
-    tally.ends = Counter({(outcome, reason): count for outcome, reason, count in record.ends})
-    tally.retries, tally.throttles = record.retries, record.throttles
-    tally.interruptions = record.interruptions
-    if report is None or exports or not record.began:
-        return
-    lines = lines_of(report)
-    if place != record.report:
-        earlier = lines_of(Path(record.report or ""))
-        warn(f"{report} will have only later results; the earlier ones are in {earlier}")
-    elif not lines.is_file() or lines.stat().st_size < record.report_bytes:
-        warn(f"{lines} was removed or truncated after the interruption: it lacks earlier results")
-    else:
-        os.truncate(lines, record.report_bytes)  # the rest is not recorded as read, so it is read again
-
-
 def begin_part(batch_id: str, file: Path, report: Path | None, *, resumes: bool) -> RunPart:
     """Return the part of a run that begins now. Raises CommandError if its report has other results."""
     saved = load(file)
     if report is not None and not is_report_of(saved, report):
         check_converted(report)
-    began = datetime.now(UTC).isoformat(timespec="seconds")
-    return RunPart(
-        saved if resumes else RunRecord(batch=batch_id, began=began), file, report, resumes=resumes
-    )
+    record = saved if resumes else RunRecord(batch=batch_id, began=_now())
+    return RunPart(record, file, report, resumes=resumes)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def is_report_of(record: RunRecord, report: Path) -> bool:

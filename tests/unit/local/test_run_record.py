@@ -8,7 +8,7 @@ import pytest
 from fetchfleet.jobs.client.batch import FROM_THE_START, Counts
 from fetchfleet.jobs.contract.result import Outcome, Reason, Result
 from fetchfleet.worker.local.output.progress import Tally
-from fetchfleet.worker.local.run_record import EndedRunError, RunPart, RunRecord, ended_run, load, resume
+from fetchfleet.worker.local.run_record import EndedRunError, RunPart, RunRecord, ended_run, load
 
 BATCH = "0123456789abcdef"
 BEGAN = "2030-01-02T03:04:05+00:00"
@@ -19,6 +19,11 @@ def result(outcome: Outcome, reason: Reason | None = None) -> Result:
     return Result(
         id="i", url="http://a/", outcome=outcome, reason=reason, worker="w", attempts=3, throttles=1
     )
+
+
+def resumed(record: RunRecord, folder: Path, report: Path | None) -> RunPart:
+    """Return the next part of the run."""
+    return RunPart(record, folder / "run.json", report, resumes=True)
 
 
 def interrupted(folder: Path, report: Path | None) -> RunRecord:
@@ -37,15 +42,16 @@ def interrupted(folder: Path, report: Path | None) -> RunRecord:
 
 def test_the_same_report_continues_where_it_was_saved(tmp_path: Path) -> None:
     """Lines after the last save are cut off, because their results are read again."""
-    report, tally, warnings = tmp_path / "report", Tally(), list[str]()
+    report, warnings = tmp_path / "report", list[str]()
     record = interrupted(tmp_path, report)
     report.write_bytes(b"three\nmore, and a ha")
-    resume(record, tally, report, 4, warnings.append)
+    part = resumed(record, tmp_path, report)
+    part.restore(4, warnings.append)
 
     assert ("7-1", b"three\n", []) == (record.position, report.read_bytes(), warnings)
-    assert {("stored", ""): 2, ("failed", "dns"): 1} == tally.ends
-    assert (6, 3, 4) == (tally.retries, tally.throttles, tally.done_before)
-    assert RunPart(record, tmp_path / "run.json", report, resumes=True).appends
+    assert {("stored", ""): 2, ("failed", "dns"): 1} == part.tally.ends
+    assert (6, 3, 4) == (part.tally.retries, part.tally.throttles, part.tally.done_before)
+    assert part.appends
 
 
 def test_a_report_beside_an_export_keeps_all_its_lines(tmp_path: Path) -> None:
@@ -53,39 +59,40 @@ def test_a_report_beside_an_export_keeps_all_its_lines(tmp_path: Path) -> None:
     report = tmp_path / "report"
     record = interrupted(tmp_path, report)
     report.write_bytes(b"three\nfour\n")
-    resume(record, Tally(), report, 4, pytest.fail, exports=True)
+    resumed(record, tmp_path, report).restore(4, pytest.fail, exports=True)
 
     assert b"three\nfour\n" == report.read_bytes()
 
 
 def test_without_a_report_in_either_part_only_the_tally_continues(tmp_path: Path) -> None:
     """No result is read twice."""
-    tally = Tally()
     record = interrupted(tmp_path, None)
-    resume(record, tally, None, 3, pytest.fail)
+    part = resumed(record, tmp_path, None)
+    part.restore(3, pytest.fail)
 
-    assert ("7-1", 3) == (record.position, sum(tally.ends.values()))
+    assert ("7-1", 3) == (record.position, sum(part.tally.ends.values()))
 
 
 def test_a_report_that_is_given_later_has_the_whole_batch(tmp_path: Path) -> None:
     """Without a report, no result was dropped from Redis: all are read again."""
-    report, tally = tmp_path / "report", Tally()
     record = interrupted(tmp_path, None)
-    resume(record, tally, report, 3, pytest.fail)
+    part = resumed(record, tmp_path, tmp_path / "report")
+    part.restore(3, pytest.fail)
 
-    assert (FROM_THE_START, {}) == (record.position, tally.ends)
-    assert not RunPart(record, tmp_path / "run.json", report, resumes=True).appends
+    assert (FROM_THE_START, {}) == (record.position, part.tally.ends)
+    assert not part.appends
 
 
 def test_another_report_has_the_rest_with_a_notice(tmp_path: Path) -> None:
     """The table has the whole batch."""
-    report, tally, warnings = tmp_path / "other", Tally(), list[str]()
+    report, warnings = tmp_path / "other", list[str]()
     record = interrupted(tmp_path, tmp_path / "report")
-    resume(record, tally, report, 3, warnings.append)
+    part = resumed(record, tmp_path, report)
+    part.restore(3, warnings.append)
 
     assert [f"{report} will have only later results; the earlier ones are in {record.report}"] == warnings
-    assert ("7-1", 3) == (record.position, sum(tally.ends.values()))
-    assert not RunPart(record, tmp_path / "run.json", report, resumes=True).appends
+    assert ("7-1", 3) == (record.position, sum(part.tally.ends.values()))
+    assert not part.appends
 
 
 def test_a_report_that_was_cut_or_deleted_is_named(tmp_path: Path) -> None:
@@ -93,20 +100,20 @@ def test_a_report_that_was_cut_or_deleted_is_named(tmp_path: Path) -> None:
     report, warnings = tmp_path / "report", list[str]()
     record = interrupted(tmp_path, report)
     report.unlink()
-    resume(record, Tally(), report, 3, warnings.append)
+    resumed(record, tmp_path, report).restore(3, warnings.append)
 
     assert "lacks earlier results" in warnings[0]
 
 
 def test_a_report_continues_from_the_record_of_an_older_version(tmp_path: Path) -> None:
     """The record has the batch only. Further results are appended, and counted by outcome."""
-    note, report, tally = tmp_path / "run.json", tmp_path / "report", Tally()
+    note = tmp_path / "run.json"
     note.write_text(f'{{"batch": "{BATCH}"}}')
-    record = load(note)
-    resume(record, tally, report, 3, pytest.fail)
+    part = resumed(load(note), tmp_path, tmp_path / "report")
+    part.restore(3, pytest.fail)
 
-    assert BATCH == record.batch
-    assert RunPart(record, note, report, resumes=True).appends
+    assert BATCH == part.record.batch
+    assert part.appends
 
 
 def test_outcomes_of_a_part_that_was_killed_are_counted_without_their_reasons() -> None:
