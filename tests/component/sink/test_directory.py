@@ -43,17 +43,17 @@ def is_untouched(outside: Path) -> bool:
     return files(outside) == {"file"} and (outside / "file").read_bytes() == b"theirs"
 
 
-def store(held_open: Directory, path: str) -> None:
+def store(view: Directory, path: str) -> None:
     """Store an empty file at the path, as a small body is stored."""
-    file, named = held_open.create_unnamed(), False
+    file, named = view.create_unnamed(), False
     if file is not None:
         try:
-            named = held_open.name(file, path)
+            named = view.name(file, path)
         finally:
             os.close(file)
     if not named:
-        os.close(held_open.create(PART))
-        held_open.put(PART, path)
+        os.close(view.create(PART))
+        view.put(PART, path)
 
 
 @pytest.mark.parametrize(
@@ -173,8 +173,8 @@ def test_no_call_accepts_a_path_that_leads_out_of_the_out_folder(
         lambda: directory.drop(path),
         lambda: store(directory, path),
     ]
-    with directory.held_open(1) as held_open:
-        ways += [lambda: held_open.put(PART, path), lambda: store(held_open, path)]
+    with directory.cached_view(1) as view:
+        ways += [lambda: view.put(PART, path), lambda: store(view, path)]
         for way in ways:
             with pytest.raises(InTheWayError):
                 way()
@@ -207,13 +207,13 @@ async def test_a_batch_opens_its_folders_again_after_a_moment(
     if not unnamed:
         disable_unnamed_files(monkeypatch)
     now_s = 0.0
-    with sink.disk.directory.held_open(1.0, lambda: now_s) as held_open:
-        store(held_open, "folder/a")
+    with sink.disk.directory.cached_view(1.0, lambda: now_s) as view:
+        store(view, "folder/a")
         now_s = 0.9
-        store(held_open, "folder/b")
+        store(view, "folder/b")
         (sink.disk.path / "folder").rename(tmp_path / "elsewhere")
         now_s = 1.0
-        store(held_open, "folder/c")
+        store(view, "folder/c")
 
     assert files(tmp_path / "elsewhere") == {"a", "b"}
     assert files(sink.disk.path) == {"folder/c"}
@@ -223,12 +223,12 @@ async def test_a_folder_removed_during_a_batch_is_made_again(
     sink: FileSink,
 ) -> None:
     """Another program removes the folder of the body and that of partial files."""
-    with sink.disk.directory.held_open(60.0) as held_open:
-        store(held_open, "folder/a")
+    with sink.disk.directory.cached_view(60.0) as view:
+        store(view, "folder/a")
         (sink.disk.path / "folder/a").unlink()
         (sink.disk.path / "folder").rmdir()
         sink.disk.partial_folder.rmdir()
-        store(held_open, "folder/b")
+        store(view, "folder/b")
 
     assert files(sink.disk.path) == {"folder/b"}
 

@@ -80,7 +80,7 @@ def test_another_folder_replaces_the_first_under_the_same_descriptor(tmp_path: P
     directory, other = Directory(tmp_path / "out"), Directory(tmp_path / "out")
     directory.open()
     root, opening = directory.root, directory.opening
-    with directory.held_open(60, lambda: 0.0) as held:
+    with directory.cached_view(60, lambda: 0.0) as held:
         os.close(held.create("old"))
         held.confirm(opening)
         (tmp_path / "out").rename(tmp_path / "moved")

@@ -29,11 +29,11 @@ class Content(NamedTuple):
 
 
 class Place(NamedTuple):
-    """The name of a stored body."""
+    """The file of a stored body: its own, or an existing one with the same bytes."""
 
     path: str
-    existing: os.stat_result | None = None
-    """The stat of an existing file with the same bytes; None if the body itself has the name."""
+    stat: os.stat_result | None = None
+    """None if the file was not examined."""
 
 
 class BodyName:
@@ -43,31 +43,34 @@ class BodyName:
         self._entry = entry
         self._exchange = exchange
         self._on_existing = entry.fetch.on_existing
-        self.may_read = self._on_existing is IfExists.SUFFIX
-        """True if an existing file may be read, to compare it with the body."""
+        self.suffixes = self._on_existing is IfExists.SUFFIX
+        """The body gets another name if its name is taken by a file with other bytes, which is read."""
 
-    def path(self, sha256: str) -> str:
+    def _path(self, sha256: str) -> str:
         """Return the path of the body if no other file has it. Raises BadDestError."""
         return path_for(self._entry, self._exchange, sha256)
 
     def existing(self, directory: Directory, content: Content) -> Place | None:
         """Return the place of a file with these bytes, if the name is derived from them; else None."""
-        if not self.may_read or not is_content_addressed(self._entry):
+        if not self.suffixes or not is_content_addressed(self._entry):
             return None
-        return _found(directory, self.path(content.sha256), content)
+        return _same_body(directory, self._path(content.sha256), content)
 
     def link(self, directory: Directory, file: int, content: Content) -> Place | None:
-        """Give an unnamed file the first free name. Returns None on an error, or if no name is free."""
-        path = self.path(content.sha256)
+        """Give an unnamed file the first free name, or return a file with its bytes.
+
+        Returns None on an error, or if no name is free: `put` then decides, or raises the error.
+        """
+        path, stat = self._path(content.sha256), os.fstat(file)
         with suppress(InTheWayError):
-            for candidate in (path, suffixed(path, self._entry.id)) if self.may_read else (path,):
+            for candidate in (path, suffixed(path, self._entry.id)) if self.suffixes else (path,):
                 if directory.name(file, candidate):
-                    return Place(candidate)
-                if not self.may_read or directory.stat(candidate) is None:
+                    return Place(candidate, stat)
+                if not self.suffixes or directory.stat(candidate) is None:
                     return None
-                found = _found(directory, candidate, content)
-                if found is not None:
-                    return found
+                same = _same_body(directory, candidate, content)
+                if same is not None:
+                    return same
         return None
 
     def put(self, directory: Directory, partial: str, content: Content) -> Place:
@@ -75,8 +78,8 @@ class BodyName:
 
         Raises InTheWayError, ExistsError or OSError.
         """
-        path = self.path(content.sha256)
-        if not self.may_read:
+        path = self._path(content.sha256)
+        if not self.suffixes:
             replace = self._on_existing is IfExists.REPLACE
             directory.put(partial, path, replace=replace, sync=content.durability == "full")
             return Place(path)
@@ -90,15 +93,16 @@ class BodyName:
                 path = around  # another worker may take that name too
 
     def _put_beside(self, directory: Directory, partial: str, path: str, content: Content) -> Place:
+        """Give a partial file this path, or that with the fetch ID if another file has the path."""
         sync, last = content.durability == "full", suffixed(path, self._entry.id)
         for candidate in (path, last):
             try:
                 directory.put(partial, candidate, replace=False, sync=sync)
             except ExistsError:
-                found = _found(directory, candidate, content)
-                if found is not None:
+                same = _same_body(directory, candidate, content)
+                if same is not None:
                     directory.drop(partial)
-                    return found
+                    return same
             except InTheWayError:
                 if candidate == last:
                     raise
@@ -108,7 +112,7 @@ class BodyName:
         return Place(last)
 
 
-def _found(directory: Directory, path: str, content: Content) -> Place | None:
+def _same_body(directory: Directory, path: str, content: Content) -> Place | None:
     """Return the place of a file with these bytes, None if it has others.
 
     Makes it as durable as the policy requires.

@@ -266,10 +266,10 @@ class SmallBatch:
         self._max_threads = max_threads
         self._timings = timings or BatchTimings()
         self._waiting: deque[tuple[SmallBody, Work]] = deque()
-        self._named: deque[tuple[SmallBody, StoredAt | None, int]] = deque()
+        self._unconfirmed: deque[tuple[SmallBody, StoredAt | None, int]] = deque()
         """Stored bodies that are not confirmed yet, each with the `opening` of its out folder."""
-        self._done: deque[SmallBody] = deque()
-        """Bodies with an outcome that is not reported yet."""
+        self._unreported: deque[SmallBody] = deque()
+        """Bodies whose outcome is not reported yet."""
         self._turns: set[_Turn] = set()
         """The running turns."""
         self._stuck: set[_Turn] = set()
@@ -289,9 +289,9 @@ class SmallBatch:
     def _start_turn(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start one more turn if bodies wait and fewer turns run than should."""
         wanted = self._max_threads if mono_s() < self._slow_until_s else 1
-        at_work = len(self._turns)
-        pending = self._waiting or self._named
-        if pending and at_work < self._max_threads and at_work - len(self._stuck) < wanted:
+        running = len(self._turns)
+        pending = self._waiting or self._unconfirmed
+        if pending and running < self._max_threads and running - len(self._stuck) < wanted:
             turn = _Turn()
             self._turns.add(turn)
             loop.call_soon(self._submit, loop, turn)  # later, to store all bodies of this loop iteration
@@ -304,7 +304,7 @@ class SmallBatch:
             while self._waiting:
                 body, _ = self._waiting.popleft()
                 body.set_error(error)
-                self._done.append(body)
+                self._unreported.append(body)
             self._notify()
             return
         if self._timer is None:
@@ -312,44 +312,45 @@ class SmallBatch:
 
     def _take_turn(self, loop: asyncio.AbstractEventLoop, turn: _Turn) -> None:
         """Store the waiting bodies one by one, and confirm them together. Runs off the loop."""
-        timings, done = self._timings, 0
+        timings, count = self._timings, 0
         ends_s = mono_s() + timings.turn_s
         try:
             self._confirm()  # the bodies of a stuck turn
-            with self._directory.held_open(timings.turn_s) as directory, suppress(IndexError):
-                while done < timings.turn_bodies and mono_s() < ends_s:
+            with self._directory.cached_view(timings.turn_s) as directory, suppress(IndexError):
+                while count < timings.turn_bodies and mono_s() < ends_s:
                     body, work = self._waiting.popleft()
-                    done += 1
+                    count += 1
                     try:
                         stored = work(directory)
                     except BaseException as error:  # noqa: BLE001 the body's own error, of any kind
                         body.set_error(error)
-                        self._done.append(body)
+                        self._unreported.append(body)
                     else:
-                        self._named.append((body, stored, directory.opening))
+                        self._unconfirmed.append((body, stored, directory.opening))
             self._confirm()
         finally:
             with suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(self._end_turn, loop, turn, done)
+                loop.call_soon_threadsafe(self._end_turn, loop, turn, count)
 
     def _confirm(self) -> None:
-        """Check once, for all named bodies, that their paths still lead into the open out folder."""
-        named = []
-        with suppress(IndexError):
+        """Check once, for all stored bodies, that their paths still lead into the open out folder."""
+        bodies = []
+        with suppress(IndexError):  # other threads take bodies too
             while True:
-                named.append(self._named.popleft())
-        in_place = self._directory.in_place() if named else True
-        for body, stored, opening in named:
+                bodies.append(self._unconfirmed.popleft())
+        in_place = bool(bodies) and self._directory.in_place()
+        for body, stored, opening in bodies:
             if in_place and opening == self._directory.opening:
                 body.set_result(stored)
             else:
                 body.set_error(self._directory.out_of_place())
-            self._done.append(body)
+            self._unreported.append(body)
 
-    def _end_turn(self, loop: asyncio.AbstractEventLoop, turn: _Turn, done: int) -> None:
+    def _end_turn(self, loop: asyncio.AbstractEventLoop, turn: _Turn, count: int) -> None:
+        """End a turn that has stored `count` bodies, and report them."""
         timings = self._timings
-        if len(self._turns) == 1 and done:
-            self._slow_turns = self._slow_turns + 1 if turn.waited_s() >= done * timings.slow_s else 0
+        if len(self._turns) == 1 and count:
+            self._slow_turns = self._slow_turns + 1 if turn.waited_s() >= count * timings.slow_s else 0
             if self._slow_turns == timings.slow_turns:
                 self._slow_turns, self._slow_until_s = 0, mono_s() + timings.slow_for_s
         self._turns.remove(turn)
@@ -369,6 +370,6 @@ class SmallBatch:
         )
 
     def _notify(self) -> None:
-        while self._done:
+        while self._unreported:
             self._progress = True
-            self._done.popleft().notify()
+            self._unreported.popleft().notify()

@@ -120,7 +120,7 @@ class Directory:
                     folder = _open_folder(chain[-1], name, path)
                 chain.append(folder)
         except BaseException:
-            Directory._release(self, chain)
+            Directory._release(self, chain)  # a cached view does not keep an incomplete chain
             raise
         return chain
 
@@ -136,9 +136,9 @@ class Directory:
                     os.mkdir(TRIAL_FOLDER, dir_fd=chain[-1])  # raises the error that access(2) does not give
                     os.rmdir(TRIAL_FOLDER, dir_fd=chain[-1])
 
-    def held_open(self, reuse_s: float, clock: Callable[[], float] = mono_s) -> "_HeldOpen":
+    def cached_view(self, reuse_s: float, clock: Callable[[], float] = mono_s) -> "_CachedView":
         """Return a view of this directory for one thread, which reuses folder descriptors for `reuse_s`."""
-        return _HeldOpen(self, self._out, reuse_s, clock)
+        return _CachedView(self, self._out, reuse_s, clock)
 
     def create(self, partial: str) -> int:
         """Create an empty partial file and return its descriptor, for writing. Replaces an existing one."""
@@ -255,8 +255,8 @@ class Directory:
         return dropped
 
 
-class _HeldOpen(Directory):
-    """A view of a directory for one thread: see Directory.held_open. Closes folder descriptors at exit."""
+class _CachedView(Directory):
+    """A view of a directory for one thread: see Directory.cached_view. Closes folder descriptors at exit."""
 
     def __init__(self, of: Directory, out: Path, reuse_s: float, clock: Callable[[], float]) -> None:
         super().__init__(out)

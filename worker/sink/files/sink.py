@@ -14,7 +14,7 @@ from fetchfleet.jobs.contract.fetch import Fetch
 from fetchfleet.jobs.contract.ids import path_of
 from fetchfleet.worker.errors import BadDestError, ExistsError
 from fetchfleet.worker.sink.base import Expected, HttpExchange, ResumePoint, StorageOptions
-from fetchfleet.worker.sink.files.body_name import BodyName, Content
+from fetchfleet.worker.sink.files.body_name import BodyName, Content, Place
 from fetchfleet.worker.sink.files.buffered_body import BatchTimings, BufferedBody, SmallBatch
 from fetchfleet.worker.sink.files.directory import PARTIAL_FILES, Directory
 from fetchfleet.worker.sink.files.index import BodyIndex, entry_of, write_entry
@@ -98,7 +98,7 @@ class FileWriter(BufferedBody):
             if self._options.durability == "none":
                 self._small.add(self, self._store)
                 return await self.wait()
-            return await aio.run_to_end(run_in(self._disk.for_names, self._store_synced))
+            return await aio.run_to_end(run_in(self._disk.for_names, self._store, self._disk.directory))
         await self.drain()
         await self._partial.written()
         return await aio.run_to_end(self._finish(self._partial, self._checked()))
@@ -106,61 +106,47 @@ class FileWriter(BufferedBody):
     async def _finish(self, large: PartialFile, sha256: str) -> StoredAt | None:
         """Close the partial file and give it its final name."""
         await large.close(synced=self._options.durability != "none")
-        directory, may_read = self._disk.directory, self._name is not None and self._name.may_read
-        threads = HASHING if may_read else self._disk.for_names
-        placed = await run_in(threads, self._place, directory, large.opening, sha256)
+        may_hash = self._name is not None and self._name.suffixes
+        threads = HASHING if may_hash else self._disk.for_names
+        placed = await run_in(threads, self._place, self._disk.directory, large.opening, sha256)
         large.on_disk = placed is None
         return placed
 
     def _store(self, directory: Directory) -> StoredAt | None:
-        """Store a body from memory without a sync. Runs off the loop.
+        """Check a body in memory and give it its final name. Runs off the loop.
 
-        Uses an unnamed file (O_TMPFILE) if the file system supports it, else a partial file.
+        Without a sync, it is written to an unnamed file (O_TMPFILE) if the file system supports that.
         """
         sha256 = self._checked()
         if not self._may_place():
             return None
+        opening, place, file = directory.opening, None, None
         if self._name is not None:
-            return self._store_named(self._name, directory, sha256)
-        file = directory.create_unnamed()
+            place = self._name.existing(directory, self._content(sha256))
+        if place is None and self._options.durability == "none":
+            file = directory.create_unnamed()
         if file is not None:
             try:
                 if os.writev(file, self._pieces) == self.size_bytes:  # else the disk is nearly full
                     if not self._may_place():
                         return None
-                    found = os.fstat(file) if self._options.remember is not None else None
-                    path = self._fetch.dest or path_of(self._fetch_id)
-                    if directory.name(file, path):
-                        return self._placed(directory, directory.opening, path, sha256, found)
+                    place, opening = self._link(directory, file, sha256), directory.opening
             finally:
                 os.close(file)
-        return self._store_partial(directory, sha256)
-
-    def _store_synced(self) -> StoredAt | None:
-        """Store a body from memory and sync it. Runs off the loop."""
-        sha256, directory = self._checked(), self._disk.directory
-        if not self._may_place():
-            return None
-        if self._name is not None:
-            return self._store_named(self._name, directory, sha256)
-        return self._store_partial(directory, sha256)
-
-    def _store_named(self, name: BodyName, directory: Directory, sha256: str) -> StoredAt | None:
-        """Store a body from memory under one of its names. Runs off the loop."""
-        content, opening = self._content(sha256), directory.opening
-        place, found = name.existing(directory, content), None
-        if place is None and content.durability == "none":
-            file = directory.create_unnamed()
-            if file is not None:
-                try:
-                    if os.writev(file, self._pieces) == self.size_bytes:
-                        found = os.fstat(file) if self._options.remember is not None else None
-                        place = name.link(directory, file, content) if self._may_place() else None
-                finally:
-                    os.close(file)
         if place is None:
             return self._store_partial(directory, sha256)
-        return self._placed(directory, opening, place.path, sha256, place.existing or found)
+        return self._placed(directory, opening, place, sha256)
+
+    def _link(self, directory: Directory, file: int, sha256: str) -> Place | None:
+        """Give an unnamed file a name of the body. Returns None on an error, or if no name is free."""
+        if self._name is not None:
+            return self._name.link(directory, file, self._content(sha256))
+        path, found = self._path(), os.fstat(file) if self._options.remember is not None else None
+        return Place(path, found) if directory.name(file, path) else None
+
+    def _path(self) -> str:
+        """Return the only path of a body without a BodyName."""
+        return self._fetch.dest or path_of(self._fetch_id)
 
     def _content(self, sha256: str) -> Content:
         return Content(self.size_bytes, sha256, self._options.durability)
@@ -190,32 +176,30 @@ class FileWriter(BufferedBody):
         """
         if not self._may_place():
             return None
-        partial, name = self._partial_name(), self._name
+        partial = self._partial_name()
         # Stat before the rename: afterwards another fetch may replace the file.
         indexed = self._options.remember is not None
         found = directory.stat(f"{PARTIAL_FILES}/{partial}") if indexed else None
         replace, full = self._fetch.on_existing is IfExists.REPLACE, self._options.durability == "full"
         try:
-            if name is None:
-                path = self._fetch.dest or path_of(self._fetch_id)
-                directory.put(partial, path, replace=replace, sync=full)
+            if self._name is None:
+                place = Place(self._path(), found)
+                directory.put(partial, place.path, replace=replace, sync=full)
             else:
-                path, existing = name.put(directory, partial, self._content(sha256))
-                found = existing or found
+                place = self._name.put(directory, partial, self._content(sha256))
+                place = place._replace(stat=place.stat or found)
         except (OSError, BadDestError, ExistsError):
             directory.confirm(opening)  # the error of a replaced out folder takes precedence
             raise
         directory.confirm(opening)
-        return self._placed(directory, opening, path, sha256, found)
+        return self._placed(directory, opening, place, sha256)
 
-    def _placed(
-        self, directory: Directory, opening: int, path: str, sha256: str, found: os.stat_result | None
-    ) -> StoredAt:
+    def _placed(self, directory: Directory, opening: int, place: Place, sha256: str) -> StoredAt:
         """Index the body, reset the count of refused bodies, and return the body's place."""
-        if self._options.remember is not None and found is not None:
+        if self._options.remember is not None and place.stat is not None:
             directory.confirm(opening)
-            entry = entry_of(found, path, sha256, self._options.remember)
+            entry = entry_of(place.stat, place.path, sha256, self._options.remember)
             write_entry(directory, key_of(self._fetch), f"{self._partial_name()}.stored", entry)
         if self._disk.refusals.in_a_row:
             self._disk.accepted()
-        return StoredAt(path, self.size_bytes, sha256)
+        return StoredAt(place.path, self.size_bytes, sha256)
