@@ -12,8 +12,9 @@ from typing import Any, NamedTuple, Protocol
 from fetchfleet.jobs.contract.entry import Entry, Hop, PartialNote
 from fetchfleet.jobs.contract.fetch import Fetch
 from fetchfleet.worker.http.exchange import Answer
+from fetchfleet.worker.sink.body_index import BodyIndex
 from fetchfleet.worker.sink.disk_space import Space
-from fetchfleet.worker.sink.index_entry import IndexEntry, StoredAt, StoredBody, Validators
+from fetchfleet.worker.sink.index_entry import StoredAt, Validators
 
 
 class Expected(NamedTuple):
@@ -39,7 +40,7 @@ class StorageOptions(NamedTuple):
     """The options for storing a body."""
 
     remember: Validators | None = None
-    """Index the body under these validators, so that `StoredBodies` finds it. None: do not index it."""
+    """Index the body under these validators, so that `Sink.stored` finds it. None: do not index it."""
     durability: str = "none"
     """The policy's `durability`: "none", "file" or "full"."""
 
@@ -124,25 +125,6 @@ class BodyWriter(Protocol):
         """Remove the partial file unless it was committed or kept, even if the caller is cancelled."""
 
 
-class StoredBodies(Protocol):
-    """Finds bodies that were stored earlier."""
-
-    async def find(self, fetch: Fetch) -> StoredBody | None:
-        """Return the file at the fetch's `dest`, else the unchanged body indexed for the fetch."""
-
-    async def indexed(self, fetch: Fetch) -> IndexEntry | None:
-        """Return the index entry of an unchanged body at the place where the fetch would store it."""
-
-    async def is_unchanged(self, entry: IndexEntry) -> bool:
-        """Return whether the file of an entry is still the body that was stored."""
-
-    async def at_dest(self, fetch: Fetch) -> StoredBody | None:
-        """Return the file at the fetch's `dest`; None if there is none."""
-
-    async def size_of(self, path: str) -> int | None:
-        """Return the size of a file in bytes; None if there is no such file."""
-
-
 class PartialFiles(Protocol):
     """The partial files of earlier attempts, from which a later attempt resumes the body."""
 
@@ -203,7 +185,7 @@ class Sink(Protocol):
         """The disk on which bodies are stored, or on which they are spooled."""
 
     @property
-    def stored(self) -> StoredBodies | None:
+    def stored(self) -> BodyIndex | None:
         """Bodies stored earlier; None if the sink has no index."""
 
     @property

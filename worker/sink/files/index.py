@@ -12,49 +12,27 @@ from io import FileIO
 
 from fetchfleet.jobs.contract.fetch import Fetch
 from fetchfleet.worker.errors import BadDestError
+from fetchfleet.worker.sink.body_index import MAX_ENTRY_BYTES, BodyIndex, entry_path
 from fetchfleet.worker.sink.files.directory import STATE_FOLDER, Directory
 from fetchfleet.worker.sink.files.open_file import hashed
 from fetchfleet.worker.sink.index_entry import (
     IndexEntry,
-    StoredBody,
     Validators,
-    fits,
     from_json,
     key_of,
     to_json,
-    usable,
 )
 from fetchfleet.worker.util.executors import HASHING, run_in, run_stoppable
 
 STORED = f"{STATE_FOLDER}/stored"
 
-MAX_ENTRY_BYTES = 128 * 1024
-"""The maximum size of an entry."""
 
-
-class BodyIndex:
-    """Finds bodies that were stored earlier. See StoredBodies."""
+class FileIndex(BodyIndex):
+    """The index of files."""
 
     def __init__(self, directory: Directory, threads: Executor) -> None:
         self._directory = directory
         self._threads = threads
-
-    async def find(self, fetch: Fetch) -> StoredBody | None:
-        """Return the file at the fetch's `dest`, else the unchanged body indexed for the fetch."""
-        at_dest, entry = await run_in(self._threads, self._look_up, fetch)
-        indexed_there = at_dest is not None and entry is not None and entry.path == at_dest.path
-        if at_dest is not None and not indexed_there and fits(fetch, at_dest.size_bytes, None):
-            return at_dest
-        if entry is None or not fits(fetch, entry.bytes, entry.sha256) or not await self.is_unchanged(entry):
-            return None
-        return _body_of(entry)
-
-    async def indexed(self, fetch: Fetch) -> IndexEntry | None:
-        """Return the index entry of an unchanged body at the place where the fetch would store it."""
-        entry = await run_in(self._threads, self._read, fetch)
-        if entry is None or not usable(fetch, entry):
-            return None
-        return entry if await self.is_unchanged(entry) else None
 
     async def is_unchanged(self, entry: IndexEntry) -> bool:
         """Return whether the file of an entry is still the body that was stored.
@@ -75,20 +53,6 @@ class BodyIndex:
                 return digest == entry.sha256
         return False
 
-    async def at_dest(self, fetch: Fetch) -> StoredBody | None:
-        """Return the file at the fetch's `dest`, with its digest if it is the indexed body; None if none."""
-        at_dest, entry = await run_in(self._threads, self._look_up, fetch)
-        if at_dest is None or entry is None or entry.path != at_dest.path:
-            return at_dest
-        return _body_of(entry) if await self.is_unchanged(entry) else at_dest
-
-    def _look_up(self, fetch: Fetch) -> tuple[StoredBody | None, IndexEntry | None]:
-        """Return the file at the fetch's `dest` and the fetch's index entry."""
-        found = self._stat(fetch.dest) if fetch.dest is not None else None
-        if fetch.dest is None or found is None:
-            return None, self._read(fetch)
-        return StoredBody(path=fetch.dest, size_bytes=found.st_size, sha256=None), self._read(fetch)
-
     async def size_of(self, path: str) -> int | None:
         """Return the size of a file in bytes; None if there is no such file."""
         found = await run_in(self._threads, self._stat, path)
@@ -105,10 +69,13 @@ class BodyIndex:
             return found if self._directory.in_place() else None
         return None
 
-    def _read(self, fetch: Fetch) -> IndexEntry | None:
+    async def _read(self, fetch: Fetch) -> IndexEntry | None:
+        return await run_in(self._threads, self._read_and_touch, fetch)
+
+    def _read_and_touch(self, fetch: Fetch) -> IndexEntry | None:
         """Read the fetch's entry and set its time of last use."""
         with suppress(OSError, BadDestError):
-            file = self._directory.open_file(_path_of(key_of(fetch)))
+            file = self._directory.open_file(entry_path(STORED, key_of(fetch)))
             try:
                 entry = from_json(os.read(file, MAX_ENTRY_BYTES))
                 os.utime(file)
@@ -136,7 +103,7 @@ def write_entry(directory: Directory, key: str, partial: str, entry: IndexEntry)
         file = directory.create(partial)
         try:
             os.write(file, to_json(entry))
-            directory.put(partial, _path_of(key))
+            directory.put(partial, entry_path(STORED, key))
         finally:
             os.close(file)
             directory.drop(partial)
@@ -154,11 +121,3 @@ def drop_unused(directory: Directory, folder: str, unused_since_s: float) -> int
     with suppress(OSError, BadDestError):
         return directory.drop_old(folder, unused_since_s)
     return 0
-
-
-def _body_of(entry: IndexEntry) -> StoredBody:
-    return StoredBody(path=entry.path, size_bytes=entry.bytes, sha256=entry.sha256)
-
-
-def _path_of(key: str) -> str:
-    return f"{STORED}/{key[:2]}/{key}.json"

@@ -17,7 +17,7 @@ from fetchfleet.worker.sink.base import Expected, HttpExchange, ResumePoint, Sto
 from fetchfleet.worker.sink.files.body_name import BodyName, Content, Place
 from fetchfleet.worker.sink.files.buffered_body import BatchTimings, BufferedBody, SmallBatch
 from fetchfleet.worker.sink.files.directory import PARTIAL_FILES, Directory
-from fetchfleet.worker.sink.files.index import BodyIndex, entry_of, write_entry
+from fetchfleet.worker.sink.files.index import FileIndex, entry_of, write_entry
 from fetchfleet.worker.sink.files.out_folder import THREADS, OutFolder
 from fetchfleet.worker.sink.files.partial_file import PartialFile, write_all
 from fetchfleet.worker.sink.files.takeover import Takeovers
@@ -34,7 +34,7 @@ class FileSink:
 
     def __init__(self, out: Path, timings: BatchTimings | None = None) -> None:
         self.disk = OutFolder(out)
-        self.stored = BodyIndex(self.disk.directory, self.disk.for_names)
+        self.stored = FileIndex(self.disk.directory, self.disk.for_names)
         self.partial_files = Takeovers(self.disk)
         self._small = SmallBatch(self.disk.directory, self.disk.for_names, THREADS, timings)
 
