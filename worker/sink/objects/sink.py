@@ -22,7 +22,7 @@ from fetchfleet.worker.sink.index_entry import StoredAt
 from fetchfleet.worker.sink.objects.index import ObjectIndex
 from fetchfleet.worker.sink.objects.key import WholeBody, place
 from fetchfleet.worker.sink.objects.store import ObjectStore
-from fetchfleet.worker.sink.objects.upload import FencedError, Target, UploadBudget, upload
+from fetchfleet.worker.sink.objects.upload import FencedError, SpooledBody, Target, UploadBudget, upload
 from fetchfleet.worker.util.executors import run_in, run_stoppable
 from fetchfleet.worker.util.object_url import ObjectUrl
 
@@ -38,7 +38,6 @@ class ObjectSink:
         self.store = str(url)
         self.disk = OutFolder(spool)
         self.partial_files = Takeovers(self.disk)
-        self._url = url
         self.objects = ObjectStore(url)
         self.stored = ObjectIndex(self.objects)
         self.budget = UploadBudget()
@@ -140,9 +139,8 @@ class ObjectWriter(BufferedBody):
 
         file = await run_stoppable(disk.for_names, open_file, on_cancelled=os.close)
         try:
-            return await upload(
-                *(self._sink.objects, target, disk, file, self.size_bytes), self._sink.budget, may_place
-            )
+            spooled = SpooledBody(file, self.size_bytes, disk.for_blocks)
+            return await upload(self._sink.objects, target, spooled, self._sink.budget, may_place)
         finally:
             os.close(file)
 

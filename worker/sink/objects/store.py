@@ -127,10 +127,7 @@ class ObjectStore:
             async with _answered(len(body)):
                 try:
                     result = await obstore.put_async(
-                        *(self._store, path, body),
-                        attributes=dict(attributes),
-                        mode=mode,
-                        use_multipart=False,
+                        self._store, path, body, attributes=dict(attributes), mode=mode, use_multipart=False
                     )
                 except exceptions.AlreadyExistsError as error:
                     if create and not _COLLISION.search(str(error)):
@@ -148,7 +145,9 @@ class ObjectStore:
         """
         with self._errors_mapped(path):
             result = await obstore.put_async(
-                *(self._store, path, parts),
+                self._store,
+                path,
+                parts,
                 attributes=dict(attributes),
                 use_multipart=True,
                 chunk_size=part_bytes,

@@ -4,11 +4,11 @@ import asyncio
 import mmap
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from fetchfleet.worker.errors import OverlongBodyError
-from fetchfleet.worker.sink.files.out_folder import OutFolder
 from fetchfleet.worker.sink.objects.store import MAX_PUT_BYTES, ObjectStore, StoreError, allowed_s
 from fetchfleet.worker.util import aio
 from fetchfleet.worker.util.clock import mono_s
@@ -63,6 +63,19 @@ class Target(NamedTuple):
     """Raise ExistsError if the object exists."""
 
 
+class SpooledBody(NamedTuple):
+    """The open file of a body in the spool."""
+
+    file: int
+    size_bytes: int
+    threads: Executor
+    """The threads that read it."""
+
+    async def read(self, offset: int, size_bytes: int) -> bytes:
+        """Return bytes of the body. Raises OSError if the file has fewer."""
+        return await run_in(self.threads, _read, self.file, offset, size_bytes)
+
+
 class FencedError(Exception):
     """The lane was lost before the upload was complete."""
 
@@ -70,23 +83,21 @@ class FencedError(Exception):
 async def upload(
     store: ObjectStore,
     target: Target,
-    disk: OutFolder,
-    file: int,
-    size_bytes: int,
+    spooled: SpooledBody,
     budget: UploadBudget,
     may_place: Callable[[], bool],
 ) -> str | None:
-    """Store an open file of the spool as an object. Returns its ETag.
+    """Store a body of the spool as an object. Returns its ETag.
 
     Raises FencedError if `may_place` returns False before the object is complete; nothing is stored then.
-    Raises also OSError (StoreError included), ExistsError, BadDestError or OverlongBodyError.
+    Also raises OSError (StoreError included), ExistsError, BadDestError or OverlongBodyError.
     """
+    size_bytes = spooled.size_bytes
     if size_bytes <= PUT_BYTES:
         async with budget.taken(size_bytes):
-            body = await run_in(disk.for_blocks, _read, file, 0, size_bytes)
-            return await _put(store, target, body, may_place)
+            return await _put(store, target, await spooled.read(0, size_bytes), may_place)
     if not target.create:
-        parts = PartUpload(store, target, disk, file, size_bytes, may_place)
+        parts = PartUpload(store, target, spooled, may_place)
         async with budget.taken(2 * parts.part_bytes):
             return await parts.run()
     # A condition needs a single request. The mapped file is not in the worker's own memory.
@@ -95,7 +106,7 @@ async def upload(
             f"{size_bytes} bytes; with if_exists, a store takes {MAX_PUT_BYTES} bytes at most"
         )
     async with budget.taken(size_bytes):
-        mapped = mmap.mmap(file, size_bytes, access=mmap.ACCESS_READ)
+        mapped = mmap.mmap(spooled.file, size_bytes, access=mmap.ACCESS_READ)
         return await _put(store, target, mapped, may_place)
 
 
@@ -110,31 +121,23 @@ async def _put(
 class PartUpload:
     """A multipart upload. Its last request, which makes the object, follows a check of the lease.
 
-    All parts but the rest have one size, and the rest is less than MAX_PARTS bytes: after the check follow
-    only this rest and the request that completes the upload.
+    All parts but the last have one size. The last one has less than MAX_PARTS bytes. Only it and the request
+    that completes the upload follow the check.
     """
 
     def __init__(
-        self,
-        store: ObjectStore,
-        target: Target,
-        disk: OutFolder,
-        file: int,
-        size_bytes: int,
-        may_place: Callable[[], bool],
+        self, store: ObjectStore, target: Target, spooled: SpooledBody, may_place: Callable[[], bool]
     ) -> None:
         self._store = store
         self._target = target
-        self._disk = disk
-        self._file = file
-        self._size_bytes = size_bytes
+        self._spooled = spooled
         self._may_place = may_place
         self._stopped = False
         """The next part raises, so that the upload is aborted."""
         self._ends = False
         """The check has passed: the upload is not aborted any more, but its connection is closed."""
         self._progress_s = mono_s()
-        self.part_bytes = size_bytes // min(max(size_bytes // PART_BYTES, 1), MAX_PARTS)
+        self.part_bytes = spooled.size_bytes // min(max(spooled.size_bytes // PART_BYTES, 1), MAX_PARTS)
 
     async def run(self) -> str | None:
         """Upload the file. Returns the ETag. Cancellation stops the upload: no object is made."""
@@ -160,21 +163,22 @@ class PartUpload:
 
     async def _parts(self) -> AsyncIterator[bytes]:
         """Yield the parts. obstore asks for the next part when it has taken the previous one."""
-        whole = self._size_bytes - self._size_bytes % self.part_bytes
+        size_bytes = self._spooled.size_bytes
+        whole = size_bytes - size_bytes % self.part_bytes
         for offset in range(0, whole, self.part_bytes):
             yield await self._part(offset, self.part_bytes)
         yield b""  # is taken when the parts before it are stored
         if self._stopped or not self._may_place():
             raise FencedError
         self._ends, self._progress_s = True, mono_s()
-        if whole < self._size_bytes:
-            yield await self._part(whole, self._size_bytes - whole)
+        if whole < size_bytes:
+            yield await self._part(whole, size_bytes - whole)
 
     async def _part(self, offset: int, size_bytes: int) -> bytes:
         if self._stopped:
             raise FencedError
         self._progress_s = mono_s()
-        return await run_in(self._disk.for_blocks, _read, self._file, offset, size_bytes)
+        return await self._spooled.read(offset, size_bytes)
 
 
 def _read(file: int, offset: int, size_bytes: int) -> bytes:
