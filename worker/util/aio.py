@@ -125,21 +125,11 @@ class Pending(Generic[T]):
         self._error, self._ended = error, True
 
     def notify(self) -> None:
-        """Wake the caller of `wait` or `outcome`. Must run on the event loop."""
+        """Wake the caller of `result` or `result_to_end`. Must run on the event loop."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    async def wait(self) -> T:
-        """Return the result or raise the error. Swallow every cancellation of the caller until then."""
-        while not self._ended:
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:  # noqa: SIM105 contextlib.suppress costs more than the rest of this method
-                await self._waiter
-            except asyncio.CancelledError:
-                pass
-        return await self.outcome()
-
-    async def outcome(self) -> T:
+    async def result(self) -> T:
         """Return the result or raise the error. A cancelled caller may ask again."""
         if not self._ended:
             self._waiter = asyncio.get_running_loop().create_future()
@@ -147,6 +137,16 @@ class Pending(Generic[T]):
         if self._error is not None:
             raise self._error
         return cast("T", self._result)
+
+    async def result_to_end(self) -> T:
+        """Return the result or raise the error, as `run_to_end`: swallow every cancellation until then."""
+        while not self._ended:
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:  # noqa: SIM105 contextlib.suppress costs more than the rest of this method
+                await self._waiter
+            except asyncio.CancelledError:
+                pass
+        return await self.result()
 
 
 def stop_signal() -> asyncio.Event:

@@ -10,11 +10,11 @@ from fetchfleet.worker.util.aio import Pending
 async def test_a_cancelled_caller_leaves_the_outcome_to_the_next() -> None:
     """The work continues in its thread, and a later caller gets the result."""
     pending: Pending[int] = Pending()
-    first = asyncio.create_task(pending.outcome())
+    first = asyncio.create_task(pending.result())
     await asyncio.sleep(0)
     first.cancel()
     await asyncio.wait([first])
-    second = asyncio.create_task(pending.outcome())
+    second = asyncio.create_task(pending.result())
     await asyncio.sleep(0)
     pending.set_result(7)
     pending.notify()
@@ -30,4 +30,4 @@ async def test_an_error_is_raised_to_every_caller() -> None:
 
     for _ in range(2):
         with pytest.raises(OSError, match="full"):
-            await pending.outcome()
+            await pending.result()

@@ -80,7 +80,7 @@ class PartialFile:
     async def written(self) -> None:
         """Wait until the latest block is written. Raises its error."""
         if self._writing is not None:
-            await self._writing.outcome()
+            await self._writing.result()
 
     def _write_and_report(
         self,

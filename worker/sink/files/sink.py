@@ -97,7 +97,7 @@ class FileWriter(BufferedBody):
         if self._partial is None:
             if self._options.durability == "none":
                 self._small.add(self, self._store)
-                return await self.wait()
+                return await self.result_to_end()
             return await aio.run_to_end(run_in(self._disk.for_names, self._store, self._disk.directory))
         await self.drain()
         await self._partial.written()

@@ -82,7 +82,7 @@ class RecordWriter(BufferedBody):
                     return None
                 await self._partial.drop()
         self._writer.add(self)
-        stored = await self.wait()
+        stored = await self.result_to_end()
         if stored is not None and self._disk.refusals.in_a_row:
             self._disk.accepted()
         return stored
