@@ -140,7 +140,7 @@ def main() -> NoReturn:
 
 def run_command() -> int:
     """Run the command that the arguments name, and return its exit code."""
-    gc.disable()  # imported objects live to the end; a command enables the collector when its work starts
+    gc.disable()  # see gc_freeze
     from fetchfleet.worker.local.process import (  # noqa: PLC0415 after gc.disable
         discard_unwritable,
         open_standard_streams,

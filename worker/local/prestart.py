@@ -11,7 +11,7 @@ import os
 import sys
 
 if __name__ == "__main__":
-    gc.disable()  # imported objects live to the end; run_until_signal enables the collector
+    gc.disable()  # see gc_freeze
 
 from fetchfleet.jobs.contract.safe_text import shown_lines
 from fetchfleet.worker.errors import CommandError

@@ -92,8 +92,7 @@ def run_until_signal(work: Coroutine[Any, Any, T], if_interrupted: str = "interr
 
     Raises CommandError for an expected error, or with the message `if_interrupted` after a signal.
     """
-    gc_freeze.freeze()  # the first collection would traverse all imported objects
-    gc.enable()  # disabled by the command line for its imports
+    gc_freeze.freeze()
 
     async def main() -> T:
         task = asyncio.create_task(work)

@@ -38,3 +38,11 @@ def test_garbage_is_still_collected() -> None:
 
     assert sum(of["collections"] for of in gc.get_stats()) > before
     assert len(held) == 50_000
+
+
+def test_the_collector_runs_after_it_was_disabled_for_imports() -> None:
+    """A command disables it before it imports its modules."""
+    gc.disable()
+    gc_freeze.freeze()
+
+    assert gc.isenabled()
