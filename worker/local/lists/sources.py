@@ -1,6 +1,5 @@
 """The files of a list: opened as often as needed, decompressed, and refused if they change in between."""
 
-import contextlib
 import glob
 import io
 import os
@@ -71,34 +70,10 @@ class Reread(io.RawIOBase):
         return size
 
 
-class Memory(io.RawIOBase):
-    """Bytes as a file."""
-
-    def __init__(self, content: bytes) -> None:
-        super().__init__()
-        self._content = io.BytesIO(content)
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move the offset, as of any file."""
-        return self._content.seek(offset, whence)
-
-    def readinto(self, buffer: bytearray | memoryview, /) -> int:  # type: ignore[override]
-        """Read at the offset."""
-        return self._content.readinto(buffer)
-
-
 class ListFile:
     """One file of a list. `opened` may be called repeatedly. Close it at the end."""
 
-    def __init__(self, name: str, open_raw: Callable[[], io.RawIOBase], *own: IO[bytes]) -> None:
+    def __init__(self, name: str, open_raw: Callable[[], io.RawIOBase | io.BytesIO], *own: IO[bytes]) -> None:
         """open_raw: opens the bytes as stored. own: files to close."""
         self.name = name
         self._open_raw = open_raw
@@ -239,9 +214,9 @@ def spooled(name: str, stream: IO[bytes]) -> ListFile:
     try:
         head = stream.read(KEPT_IN_MEMORY_BYTES)
         if len(head) < KEPT_IN_MEMORY_BYTES:
-            return ListFile(name, lambda: Memory(head))
+            return ListFile(name, lambda: io.BytesIO(head))
         file = tempfile.TemporaryFile(prefix="fetchfleet-")  # noqa: SIM115 the source closes it
-        with contextlib.ExitStack() as stack:
+        with ExitStack() as stack:
             stack.callback(file.close)
             target: IO[bytes] = file
             if not head.startswith((GZIP, ZSTD, PARQUET)):

@@ -165,59 +165,73 @@ def table_of(sample: Sequence[str], name: str, options: ListOptions) -> TableFor
 
     sample: lines that are not blank, stripped. Raises ListError if `--url-col` names no column.
     """
-    if options.url_column is None:
-        return url_table(sample)
     stated = _SEPARATOR_LINE.fullmatch(sample[0]) if sample else None
-    lines = list(sample if stated is None else sample[1:])[:1] or [""]
-    column = options.url_column
-    for delimiter in (DELIMITERS + NO_DELIMITER) if stated is None else stated[1]:
-        row = next(csv.reader(lines, delimiter=delimiter, skipinitialspace=True), [])
-        is_number = (
-            column.isdecimal() and 0 < int(column) <= len(row) and (len(row) > 1 or delimiter == NO_DELIMITER)
-        )
-        if column not in row and not is_number:
+    lines, delimiter = (sample, None) if stated is None else (sample[1:], stated[1])
+    if options.url_column is None:
+        table = _table_of_urls(lines, delimiter)
+    else:
+        first = lines[0] if lines else ""
+        table = _table_with_column(options.url_column, first, delimiter)
+        if table is None:
+            column = f"--url-col {options.url_column}"
+            raise ListError(f"{name}: {column}: no such column in the first line, {first[:200]!a}")
+    return table if table is None or stated is None else table._replace(skip=table.skip + 1)
+
+
+def _table_with_column(column: str, first_line: str, delimiter: str | None) -> TableForm | None:
+    """Return the form of a table whose first line has the column of URLs, given by name or number."""
+    for candidate in delimiter or DELIMITERS + NO_DELIMITER:
+        row = next(csv.reader([first_line], delimiter=candidate, skipinitialspace=True), [])
+        has_number = column.isdecimal() and 0 < int(column) <= len(row)
+        if column in row:
+            place = row.index(column)
+        elif has_number and (len(row) > 1 or candidate == NO_DELIMITER):
+            place = int(column) - 1
+        else:
             continue
-        place = row.index(column) if column in row else int(column) - 1
-        header = None if is_url(row[place]) else row
-        return TableForm(delimiter, place, header, (header is not None) + (stated is not None))
-    raise ListError(f"{name}: --url-col {column}: no such column in the first line, {lines[0][:200]!a}")
+        has_header = not is_url(row[place])
+        return TableForm(candidate, place, row if has_header else None, int(has_header))
+    return None
 
 
-def url_table(sample: Sequence[str]) -> TableForm | None:
+def _table_of_urls(lines: Sequence[str], delimiter: str | None) -> TableForm | None:
     """Return the form of a table if the lines are its rows, and one column clearly has URLs."""
-    if not sample or sample[0].startswith(("{", "[", "<")):
+    lines = [line[:_MAX_LINE_CHARS] for line in lines]
+    if delimiter is not None:
+        return _delimited(lines, delimiter)
+    if not lines or lines[0].startswith(("{", "[", "<")):
         return None
-    stated = _SEPARATOR_LINE.fullmatch(sample[0])
-    lines = [line[:_MAX_LINE_CHARS] for line in (sample if stated is None else sample[1:])]
-    for delimiter in f"{DELIMITERS} " if stated is None else stated[1]:
-        try:
-            rows = list(csv.reader(lines, delimiter=delimiter, skipinitialspace=True)) or [[""]]
-        except csv.Error:
-            continue
-        width = len(rows[0])
-        quoted = width == 1 and delimiter == "," and usually(lambda line: line[:1] == line[-1:] == '"', lines)
-        if not quoted and (width == 1 or not usually(lambda row, width=width: len(row) == width, rows)):
-            continue
-        for place in range(width):
-            cells = [row[place] if place < len(row) else "" for row in rows]
-            has_header = _URL.match(cells[0]) is None
-            urls = cells[1:] if has_header else cells
-            if not urls or not usually(is_url, urls) or (has_header and "/" in cells[0]):
-                continue
-            # Without a header, a line such as `http://h/a,b` may be a URL or a row. If lines contain spaces,
-            # they are not URLs.
-            spaced = any(" " in line or '"' in line for line in lines)
-            is_table = has_header or delimiter == "\t" or spaced
-            if place > 0 or (is_table and delimiter != " "):
-                skip = has_header + (stated is not None)
-                return TableForm(delimiter, place, rows[0] if has_header else None, skip)
-    if (
-        stated is None
-        and len(lines) > 1
-        and _NAME.fullmatch(lines[0])
-        and all(map(_URL.fullmatch, lines[1:]))
-    ):
+    for candidate in f"{DELIMITERS} ":
+        table = _delimited(lines, candidate)
+        if table is not None:
+            return table
+    if len(lines) > 1 and _NAME.fullmatch(lines[0]) and all(map(_URL.fullmatch, lines[1:])):
         return TableForm(NO_DELIMITER, 0, lines[:1], 1)
+    return None
+
+
+def _delimited(lines: Sequence[str], delimiter: str) -> TableForm | None:
+    """Return the form of a table with this delimiter; None if the lines are not its rows."""
+    try:
+        rows = list(csv.reader(lines, delimiter=delimiter, skipinitialspace=True)) or [[""]]
+    except csv.Error:
+        return None
+    width = len(rows[0])
+    quoted = width == 1 and delimiter == "," and usually(lambda line: line[:1] == line[-1:] == '"', lines)
+    if not quoted and (width == 1 or not usually(lambda row: len(row) == width, rows)):
+        return None
+    for place in range(width):
+        cells = [row[place] if place < len(row) else "" for row in rows]
+        has_header = _URL.match(cells[0]) is None
+        urls = cells[1:] if has_header else cells
+        if not urls or not usually(is_url, urls) or (has_header and "/" in cells[0]):
+            continue
+        # Without a header, a line such as `http://h/a,b` may be a URL or a row. If lines contain spaces, they
+        # are not URLs.
+        spaced = any(" " in line or '"' in line for line in lines)
+        is_table = has_header or delimiter == "\t" or spaced
+        if place > 0 or (is_table and delimiter != " "):
+            return TableForm(delimiter, place, rows[0] if has_header else None, int(has_header))
     return None
 
 
