@@ -132,7 +132,7 @@ def file_name_of(disposition: str) -> str:
     """
     found = _PARAMETER.findall(f";{disposition[:MAX_VALUE_CHARS]}")
     names = {name.lower(): value.strip() for name, value in reversed(found)}
-    for text in (_extended(names.get("filename*", "")), _plain(names.get("filename", ""))):
+    for text in (_extended(names.get("filename*", "")), _token_text(names.get("filename", ""))):
         name = _SEPARATORS.split(text)[-1].strip()
         if name.strip("."):
             return name
@@ -151,7 +151,7 @@ def _extended(value: str) -> str:
         return ""
 
 
-def _plain(value: str) -> str:
+def _token_text(value: str) -> str:
     """Return the text of a token or a quoted string, which may have the bytes of UTF-8."""
     text = _ESCAPED.sub(r"\1", value[1:-1]) if value.startswith('"') else value
     try:

@@ -129,7 +129,7 @@ def verdict_of(note: PartialNote, status: int, header: Header) -> Append | Range
             sent.first == note.offset_bytes
             and sent.last < total_bytes
             and note.total_bytes in {None, total_bytes}
-            and _is_plain_range(sent.last - sent.first + 1, header)
+            and _is_one_range(sent.last - sent.first + 1, header)
             and _same_version(note, header)
         )
         return Append(total_bytes) if fits else RangeVerdict.REFUSE
@@ -154,7 +154,7 @@ def verdict_of_first_piece(request: Hop, status: int, header: Header) -> Append 
     if status == 416 or sent is None or sent.first != 0 or sent.last is None or sent.total is None:
         return RangeVerdict.REFUSE
     usable = sent.last == sent.total - 1 or validator_of(request, status, header) is not None
-    fits = usable and _is_plain_range(sent.last + 1, header)
+    fits = usable and _is_one_range(sent.last + 1, header)
     return Append(sent.total) if fits else RangeVerdict.REFUSE
 
 
@@ -168,7 +168,7 @@ def is_piece(note: PartialNote, piece: Piece, status: int, header: Header) -> bo
     return whole and isinstance(verdict_of(note, status, header), Append)
 
 
-def _is_plain_range(size_bytes: int, header: Header) -> bool:
+def _is_one_range(size_bytes: int, header: Header) -> bool:
     """Return whether the content of a 206 is one range of that size, without a content coding."""
     length, media_type = header("content-length"), (header("content-type") or "").strip().lower()
     return (

@@ -20,7 +20,7 @@ from fetchfleet.worker.local.lists.sources import ListFile
 KEPT = 10_000
 """The most fetches of a list that stays in memory, and is enqueued completely or not at all."""
 
-_PLAIN = Fetch(url="http://localhost/")
+_OF_A_URL = Fetch(url="http://localhost/")
 
 Change = Callable[[Fetch], Fetch]
 Wanted = Callable[[Fetch], bool]
@@ -170,7 +170,7 @@ class FetchStream:
             if number in self._checked.conflicts or isinstance(text, BadRow):
                 continue
             try:
-                fetch = read_fetch(text) if text.startswith("{") else plain_fetch(canonical_url(text))
+                fetch = read_fetch(text) if text.startswith("{") else fetch_of(canonical_url(text))
                 if self._changes:
                     fetch = changed(fetch, self._changes)
             except (InvalidFetchError, UrlError):  # a row that is skipped
@@ -184,9 +184,9 @@ class FetchStream:
             )
 
 
-def plain_fetch(url: str) -> Fetch:
+def fetch_of(url: str) -> Fetch:
     """Return the fetch of a canonical URL. It is not checked again, which takes half the time."""
-    fetch = copy(_PLAIN)
+    fetch = copy(_OF_A_URL)
     msgspec.structs.force_setattr(fetch, "url", url)
     return fetch
 
@@ -232,12 +232,12 @@ def check(
     """
     count, digest = 0, hashlib.sha256()
     kept: list[Fetch] = []
-    plain = not changes and wanted is None
+    as_listed = not changes and wanted is None
     for number, text in rows:
         try:
             if isinstance(text, BadRow):
                 raise InvalidFetchError(text.error)  # noqa: TRY301 caught as that of any row
-            if plain and count >= KEPT and not text.startswith("{"):
+            if as_listed and count >= KEPT and not text.startswith("{"):
                 url = canonical_url(text)  # ASCII without quotes, so its JSON needs no escapes
                 digest.update(b'{"url":"%b"}\n' % url.encode())
             else:

@@ -72,7 +72,8 @@ class MetaColumns:
 
     def __init__(self) -> None:
         self._kinds: dict[str, set[str]] = {}
-        self._plain_kinds: set[str] = set()
+        self._bare_kinds: set[str] = set()
+        """The types of each `meta` that is not an object."""
         self._redacted = False
 
     def add(self, rows: Iterable[RowMeta]) -> None:
@@ -80,7 +81,7 @@ class MetaColumns:
         for row in rows:
             self._redacted |= row.redacted
             if not isinstance(row.meta, dict):
-                self._plain_kinds |= _kinds_of(row.meta)
+                self._bare_kinds |= _kinds_of(row.meta)
             elif len(self._kinds) <= MAX_META_COLUMNS:
                 for key, value in row.meta.items():
                     if (kinds := self._kinds.get(key)) is None:
@@ -97,8 +98,8 @@ class MetaColumns:
                 ReportColumn(f"{META}.{shown(key)}", _kind_of(kinds), _item(key))
                 for key, kinds in self._kinds.items()
             ]
-            if self._plain_kinds:
-                columns.append(ReportColumn(META, _kind_of(self._plain_kinds), _plain_meta))
+            if self._bare_kinds:
+                columns.append(ReportColumn(META, _kind_of(self._bare_kinds), _bare_meta))
         if self._redacted:
             columns.append(ReportColumn("redacted", Kind.BOOL, attrgetter("redacted")))
         taken: set[str] = set()
@@ -163,7 +164,7 @@ def _item(key: str) -> Callable[[ReportRow], Any]:
     return lambda row: row.meta.get(key) if isinstance(row.meta, dict) else None
 
 
-def _plain_meta(row: ReportRow) -> Any:
+def _bare_meta(row: ReportRow) -> Any:
     return None if isinstance(row.meta, dict) else row.meta
 
 
