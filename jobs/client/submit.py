@@ -103,7 +103,7 @@ class Chunk:
         self.count += 1
         self.size_bytes += len(serialized)
         if (key := key or fetch.key) is not None:
-            self.keyed.append(KeyedFetch(fetch_id, key, max(keys.KEY_TTL_MS, fetch.deadline_ms)))
+            self.keyed.append(KeyedFetch(fetch_id, key, max(keys.KEY_TTL_MS, fetch.lifetime_ms)))
 
     def digest(self) -> str:
         """Return 16 hex digits that identify the content of the chunk."""

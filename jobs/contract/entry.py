@@ -211,7 +211,7 @@ class Entry(EntryData, frozen=True, kw_only=True):
     @property
     def submitted_ms(self) -> int:
         """Unix ms of the submit, by Redis's clock."""
-        return self.deadline_ms - self.fetch.deadline_ms
+        return self.deadline_ms - self.fetch.lifetime_ms
 
 
 class _FetchOutline(msgspec.Struct):
@@ -243,7 +243,7 @@ def serialize_new_entry(fetch_id: str, fetch: Fetch, retry_of: str | None = None
     Raises InvalidFetchError if it is too long, cannot be JSON, or has a value of the wrong type.
     """
     try:
-        serialized = _head(fetch_id, fetch.deadline_ms) + _encode(EntryData(fetch=fetch, retry_of=retry_of))
+        serialized = _head(fetch_id, fetch.lifetime_ms) + _encode(EntryData(fetch=fetch, retry_of=retry_of))
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidFetchError(f"meta: cannot be JSON: {error}") from None
     # A fetch with a URL only, which is ASCII without quotes, has no value to check and is of version 1.

@@ -220,7 +220,7 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
         return own if own and not 0 < policy_max_bytes < own else policy_max_bytes
 
     @property
-    def deadline_ms(self) -> int:
+    def lifetime_ms(self) -> int:
         """The time allowed from submit to the end: `deadline_s` or its default, in ms."""
         return int((self.deadline_s or DEFAULT_DEADLINE_S) * 1000)
 

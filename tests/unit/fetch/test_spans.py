@@ -28,7 +28,7 @@ MS = st.floats(0, 1e7)
 def entry(waits: tuple[tuple[int, int], ...] = (), **fields: Any) -> Entry:
     """Return the entry of a fetch. waits: those of its retries."""
     fetch = Fetch(**{"url": URL, "traceparent": TRACEPARENT, **fields})
-    return Entry(id=ID, deadline_ms=NOW_MS + fetch.deadline_ms, fetch=fetch, retry_waits=waits)
+    return Entry(id=ID, deadline_ms=NOW_MS + fetch.lifetime_ms, fetch=fetch, retry_waits=waits)
 
 
 STORED = FinishedLine(

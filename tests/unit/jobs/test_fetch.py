@@ -244,7 +244,7 @@ def test_a_fetch_keeps_url_method_digest_and_priority_in_one_form() -> None:
 )
 def test_a_deadline_is_24_hours_unless_given(deadline_s: float | None, deadline_ms: int) -> None:
     """The deadline is in ms."""
-    assert deadline_ms == Fetch(url=URL, deadline_s=deadline_s).deadline_ms
+    assert deadline_ms == Fetch(url=URL, deadline_s=deadline_s).lifetime_ms
 
 
 @pytest.mark.parametrize("item", [URL, {"url": URL}, Fetch(url=URL)])
@@ -400,7 +400,7 @@ def test_a_fetch_without_a_deadline_has_a_day(deadline_s: float | None) -> None:
     """The deadline is rounded down to whole ms."""
     made = Fetch(url=URL, deadline_s=deadline_s)
 
-    assert int((deadline_s or 24 * 3600) * 1000) == made.deadline_ms
+    assert int((deadline_s or 24 * 3600) * 1000) == made.lifetime_ms
 
 
 @pytest.mark.parametrize(

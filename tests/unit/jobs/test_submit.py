@@ -163,7 +163,7 @@ def test_a_placed_element_has_its_deadline(now_ms: int, deadline_s: float | None
     fetch = Fetch(url="http://a.example/", deadline_s=deadline_s)
     entry = parse_entry(with_deadline(serialize_new_entry(fetch_id(BATCH, 7), fetch), now_ms))
 
-    assert (now_ms, now_ms + fetch.deadline_ms) == (entry.submitted_ms, entry.deadline_ms)
+    assert (now_ms, now_ms + fetch.lifetime_ms) == (entry.submitted_ms, entry.deadline_ms)
     assert fetch == entry.fetch
 
 
