@@ -47,21 +47,19 @@ class Change(NamedTuple):
     args: tuple[Arg, ...]
     batch_id: str | None = None
     """Batch that counts a result."""
-
-    @property
-    def size_bytes(self) -> int:
-        """The size of the result or the rewritten entry."""
-        return sum(len(arg) for arg in self.args if isinstance(arg, bytes))
+    size_bytes: int = 0
+    """The size of the result or the rewritten entry."""
 
 
 def finish(fetch_id: str, *, outcome: str, received_bytes: int, result: bytes) -> Change:
     """End the fetch with its result, as JSON."""
-    return Change(fetch_id, ChangeKind.FINISH, (outcome, received_bytes, result), batch_of(fetch_id))
+    args = (outcome, received_bytes, result)
+    return Change(fetch_id, ChangeKind.FINISH, args, batch_of(fetch_id), len(result))
 
 
 def retry(fetch_id: str, *, wait_ms: int, serialized: bytes) -> Change:
     """Queue the rewritten entry for another attempt in wait_ms."""
-    return Change(fetch_id, ChangeKind.RETRY, (wait_ms, serialized))
+    return Change(fetch_id, ChangeKind.RETRY, (wait_ms, serialized), size_bytes=len(serialized))
 
 
 def return_claim(fetch_id: str | bytes, *, wait_ms: int) -> Change:
@@ -71,7 +69,7 @@ def return_claim(fetch_id: str | bytes, *, wait_ms: int) -> Change:
 
 def start(fetch_id: str | bytes, *, serialized: bytes) -> Change:
     """Rewrite the entry and keep it claimed."""
-    return Change(fetch_id, ChangeKind.START, (serialized,))
+    return Change(fetch_id, ChangeKind.START, (serialized,), size_bytes=len(serialized))
 
 
 def bury(fetch_id: str | bytes, *, reason: str, note: str) -> Change:
