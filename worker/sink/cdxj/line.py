@@ -20,6 +20,7 @@ _END_OF_HEAD = b"\r\n\r\n"
 _NO_DIGITS = re.compile(r"\D")
 _AFTER_MIME = re.compile(r"[;\s]")
 _SECONDS_DIGITS = 14
+_quoted = json.JSONEncoder().encode
 
 
 class IndexedRecord(msgspec.Struct, frozen=True):
@@ -93,17 +94,17 @@ def capture_of(start: bytes) -> Capture | None:
 
 def line_of(capture: Capture, offset: int, length: int, filename: str) -> bytes:
     """Return the line of a record in the segment of this name."""
-    values = {"url": capture.url}
-    if capture.mime is not None:
-        values["mime"] = _AFTER_MIME.split(capture.mime, 1)[0]
-    if capture.status is not None:
-        values["status"] = capture.status
-    values["digest"] = capture.digest
-    values["length"] = str(length - _end_bytes(filename))
-    values["offset"] = str(offset)
-    values["filename"] = filename
-    time = _NO_DIGITS.sub("", capture.date)[:_SECONDS_DIGITS]
-    return f"{surt(capture.url)} {time} {json.dumps(values)}\n".encode()
+    url, date, mime, status, digest = capture
+    time = _NO_DIGITS.sub("", date)[:_SECONDS_DIGITS]
+    members = f'"url": {_quoted(url)}, '  # a dict and `json.dumps` would take twice the time
+    if mime is not None:
+        members += f'"mime": {_quoted(_AFTER_MIME.split(mime, 1)[0])}, '
+    if status is not None:
+        members += f'"status": {_quoted(status)}, '
+    members += (
+        f'"digest": {_quoted(digest)}, "length": "{length - _end_bytes(filename)}", "offset": "{offset}"'
+    )
+    return f'{surt(url)} {time} {{{members}, "filename": {_quoted(filename)}}}\n'.encode()
 
 
 _decode = msgspec.json.Decoder(IndexedRecord).decode

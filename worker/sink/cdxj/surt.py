@@ -16,8 +16,11 @@ _DEFAULT_PORTS = {b"http": 80, b"https": 443}
 _UNESCAPED = r"""!"$&'()*+,-./:;<=>?@[\]^_`{|}~"""
 """The characters that stay as they are, besides letters and digits."""
 
-_PLAIN_PATH = re.compile(rb"""(?:/(?!\.\.?(?:/|\Z))[A-Za-z0-9!"$&')*+,.:;<=>@\[\]^_`{|}~\\-]+)+""")
-"""A path that only becomes lower case: no escapes, empty or dot segments, session IDs or trailing slash."""
+_PLAIN_URL = re.compile(
+    rb"(?P<scheme>https?)://(?P<netloc>[^/?#]*)"
+    rb"""(?P<path>(?:/(?!\.\.?(?:/|\Z))[A-Za-z0-9!"$&')*+,.:;<=>@\[\]^_`{|}~\\-]+)+)"""
+)
+"""A URL without a query, whose path only becomes lower case: no escapes, empty segments or session IDs."""
 
 _IPV4 = re.compile(rb"([1-9][0-9]*|0[0-7]*)(\.[0-9]+){0,3}")
 _WWW = re.compile(rb"www\d*\.")
@@ -40,14 +43,15 @@ _QUERY_SESSIONS = tuple(
 
 def surt(url: str) -> str:
     """Return the key of an http or https URL in canonical form; the URL itself if it is another."""
+    plain = _PLAIN_URL.fullmatch(url.encode())
+    if plain:
+        return (_host_key(plain["scheme"], plain["netloc"]) + b")" + plain["path"].lower()).decode()
     text = _REPEATED_SCHEME.sub(lambda found: found[1], url.encode().strip(), count=1)
     parts = _URL.fullmatch(text.partition(b"#")[0])
     if parts is None:
         return url
-    path = parts["path"]
-    path = path.lower() if _PLAIN_PATH.fullmatch(path) else _path(path)
-    query = _query(parts["query"]) if parts["query"] else b""
-    return (_host_key(parts["scheme"], parts["netloc"]) + b")" + path + query).decode()
+    host = _host_key(parts["scheme"], parts["netloc"])
+    return (host + b")" + _path(parts["path"]) + _query(parts["query"] or b"")).decode()
 
 
 @lru_cache(1024)

@@ -4,6 +4,8 @@ import itertools
 import os
 import re
 from datetime import UTC, datetime
+from functools import lru_cache
+from time import time_ns
 from typing import NamedTuple, Protocol
 
 from fetchfleet.worker.errors import InTheWayError
@@ -21,6 +23,9 @@ from fetchfleet.worker.util.file_errors import FileFault, fault_of
 
 MAX_GROUP_BYTES = 16 << 20
 """Maximum bytes of one write. Bounds the wait of the first of many records."""
+
+MILLISECOND_DIGITS = 17
+"""The digits of a time in the name of a segment."""
 
 MAX_NAME_CHARS = 100
 """Maximum characters from the end of an instance's name, whose suffix makes it unique."""
@@ -236,11 +241,11 @@ class Segments:
         if self._current is None and not self._directory.in_place():
             raise self._directory.out_of_place()
         while self._current is None:
-            now = datetime.now(UTC)
-            time = f"{now:%Y%m%d%H%M%S}{now.microsecond // 1000:03d}"
+            date = date_of(time_ns())
+            time = re.sub(r"\D", "", date)[:MILLISECOND_DIGITS]
             suffix = COMPRESSED if self._options.compressed else ""
             name = f"{self._worker}-{time}-{next(self._serials):05d}.warc{suffix}"
-            begin = record_format.info(self._ids.next(), date_of(now), name, self._user_agent)
+            begin = record_format.info(self._ids.next(), date, name, self._user_agent)
             if suffix:
                 begin = member([begin])
             try:
@@ -250,6 +255,12 @@ class Segments:
         return self._current
 
 
-def date_of(moment: datetime) -> str:
-    """Format a time in UTC as a WARC-Date with microseconds (WARC 1.1, section 5.4)."""
-    return moment.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+def date_of(unix_ns: int) -> str:
+    """Format a Unix time as a WARC-Date with microseconds (WARC 1.1, section 5.4)."""
+    unix_s, ns = divmod(unix_ns, 1_000_000_000)
+    return f"{_second_of(unix_s)}.{ns // 1000:06}Z"
+
+
+@lru_cache(1)
+def _second_of(unix_s: int) -> str:
+    return f"{datetime.fromtimestamp(unix_s, UTC):%Y-%m-%dT%H:%M:%S}"

@@ -2,8 +2,8 @@
 
 import errno
 import os
-from datetime import UTC, datetime
 from pathlib import Path
+from time import time_ns
 
 from fetchfleet.jobs.contract.checks.body_checks import inline
 from fetchfleet.jobs.contract.entry import Entry
@@ -78,7 +78,7 @@ class WarcSink:
         recorded = record_format.RecordedExchange(
             exchange.answer.wire(),
             entry.id,
-            date_of(datetime.now(UTC)),
+            date_of(time_ns()),
             inline(request.body, request.body_base64) or b"",
             body_omitted=request.body_file is not None,
         )
