@@ -64,7 +64,7 @@ def status_of(status: FleetStatus) -> RenderableType:
         lanes = _table("lane", "in flight", "waiting", "state", "opens in")
         for lane in status.lanes[:LANES_SHOWN]:
             opens = "" if lane.known_wait_s is None else age(lane.known_wait_s)
-            lanes.add_row(lane.name, str(lane.in_flight), f"{lane.waiting:,}", lane.state, opens)
+            lanes.add_row(lane.name, lane.in_flight_text, f"{lane.waiting:,}", lane.state, opens)
         if status.lanes_in_all > LANES_SHOWN:
             lanes.add_row(f"and {status.lanes_in_all - LANES_SHOWN:,} more", "", "", "", "")
         parts.append(lanes)
@@ -178,7 +178,7 @@ def lane_lines(lane: LaneExplained) -> Iterator[str]:
     until = f" until {local_time(lane.until_ms)}" if lane.until_ms else ""
     yield f"{lane.lane}: {lane.state}{until}; {lane.why}"
     owner = f", held by {lane.owner}" if lane.owner else ""
-    yield f"{lane.waiting:,} waiting, {lane.in_flight} of {lane.concurrency} in flight{owner}"
+    yield f"{lane.waiting:,} waiting, {lane.in_flight_text}{owner}"
     if lane.answers:
         answers = [f"{answer.what} at {local_time(answer.at_ms)}" for answer in lane.answers]
         yield f"last responses: {', '.join(answers)}"

@@ -31,6 +31,7 @@ from fetchfleet.worker.policy.file import Policy
 from fetchfleet.worker.policy.model import LanePolicy
 from fetchfleet.worker.policy.names import in_shell
 from fetchfleet.worker.policy.pauses import Stop, exception_of
+from fetchfleet.worker.util.quantities import count
 
 LOOK_AT = 1000
 MAX_LOOKED_AT = 200_000
@@ -94,6 +95,13 @@ class LaneExplained(msgspec.Struct, frozen=True, kw_only=True):
     answers: list[HostAnswer]
     """The last outcomes of requests to the host, the oldest first."""
     unserved: list[UnservedFetches] = []
+    ranges: int = 0
+    """The requests for further ranges of bodies in segments, which count against `concurrency` too."""
+
+    @property
+    def in_flight_text(self) -> str:
+        """The places under the concurrency limit that are taken, and by what."""
+        return in_flight_text(self.in_flight, self.ranges, self.concurrency)
 
 
 class FetchExplained(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,6 +167,7 @@ async def explain_lane(
         why=why,
         in_flight=snapshot.in_flight,
         waiting=snapshot.waiting,
+        ranges=snapshot.ranges,
         concurrency=gate.max_in_flight(gate_state, lane_policy),
         owner=text_of(owner[:MAX_OWNER_BYTES]) if owner else None,
         answers=[HostAnswer(answer.at_ms, answer.outcome) for answer in gate_state.answers],
@@ -189,8 +198,9 @@ def lane_state(
         until_ms = None if closed.why is WaitReason.PAUSED else closed.until_ms
         return closed.why.value, until_ms, why_closed(closed.why, state, policy)
     if snapshot.in_flight:
-        at_limit = ", the concurrency limit" if snapshot.in_flight >= limit else ""
-        return "busy", None, f"{snapshot.in_flight} of {limit} in flight{at_limit}"
+        in_flight, ranges = snapshot.in_flight, snapshot.ranges
+        at_limit = ", the concurrency limit" if in_flight + ranges >= limit else ""
+        return "busy", None, f"{in_flight_text(in_flight, ranges, limit)}{at_limit}"
     if not has_workers:
         return NO_WORKER, None, "no worker is running; start one: fetchfleet worker"
     # The lane may wait by the policy file of the workers, which this command may not know.
@@ -201,6 +211,12 @@ def lane_state(
     if retry_ms is not None:
         return "retry", retry_ms, "only retries wait, and none is due yet"
     return "waiting", None, "waiting for a free slot of a worker"
+
+
+def in_flight_text(in_flight: int, ranges: int, limit: int) -> str:
+    """Return the number of places that fetches and further ranges take, of the concurrency limit. Pure."""
+    of_them = f" ({count(in_flight, 'fetch', 'fetches')}, {count(ranges, 'further range')})" if ranges else ""
+    return f"{in_flight + ranges} of {limit} in flight{of_them}"
 
 
 def why_no_worker(reports: Mapping[str, WorkerReport]) -> str:

@@ -12,6 +12,7 @@ from fetchfleet.jobs.scripts.views import ROWS_AT_ONCE, LaneRow, lane_rows, lane
 from fetchfleet.worker.inspect.registration import Registration, is_or_wraps
 from fetchfleet.worker.observability.totals import WorkerTotals
 from fetchfleet.worker.redis_support.drains import drained
+from fetchfleet.worker.util.quantities import count
 
 MAX_LANES = 5_000
 """The maximum number of lanes to read. Those that need attention first are read."""
@@ -52,6 +53,13 @@ class LaneSnapshot(msgspec.Struct, frozen=True):
     """The age of its oldest waiting fetch; None if unknown."""
     full: bool = False
     """True if its worker may start no fetch before one in flight ends."""
+    ranges: int = 0
+    """The requests for further ranges of bodies in segments, besides those of the fetches in flight."""
+
+    @property
+    def in_flight_text(self) -> str:
+        """The fetches in flight, and the further ranges if there are any."""
+        return f"{self.in_flight} + {count(self.ranges, 'range')}" if self.ranges else str(self.in_flight)
 
     @property
     def state(self) -> str:
@@ -81,6 +89,8 @@ class LaneReport(msgspec.Struct):
     """The time from which a fetch may start, Unix ms."""
     full: bool | msgspec.UnsetType = msgspec.UNSET
     """True if no fetch may start before one in flight ends; else unset, which is not in the report."""
+    ranges: Number | msgspec.UnsetType = msgspec.UNSET
+    """The requests for further ranges of bodies; unset without one."""
 
 
 class WorkerReport(msgspec.Struct):
@@ -210,7 +220,7 @@ def _lane(row: LaneRow, report: LaneReport | None, now_ms: int) -> LaneSnapshot:
         held = report or LaneReport()
         waiting = row.waiting + max(0, row.claimed - held.in_flight)
         opens_in_s = _in_s(held.until_ms or now_ms, now_ms)
-        about = (row.owner, oldest_s, held.full is True)
+        about = (row.owner, oldest_s, held.full is True, held.ranges or 0)
         return LaneSnapshot(row.name, held.in_flight, waiting, held.why or "", opens_in_s, *about)
     due_ms = row.due_ms or now_ms
     closed_until_ms = row.shut_until_ms or 0

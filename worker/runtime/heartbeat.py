@@ -92,6 +92,7 @@ class WorkerReporter:
                 why=closed.why.value if closed else None,
                 until_ms=closed.until_ms if closed else None,
                 full=True if admission is SATURATED else msgspec.UNSET,
+                ranges=lane.ranges or msgspec.UNSET,
             )
         finished, received_bytes = self._settler.finished, self._disk.received_bytes
         return WorkerReport(

@@ -76,7 +76,7 @@ def host_page(of: HostDetail) -> Iterator[Text]:
     lane = of.lane
     until = f" until {clock(lane.until_ms)}" if lane.until_ms is not None else ""
     yield Text.assemble((shown(lane.state), STYLES.get(lane.state, "bold")), f"{until}: {shown(lane.why)}")
-    yield Text(f"{lane.waiting:,} waiting, {lane.in_flight} of {lane.concurrency} in flight")
+    yield Text(f"{lane.waiting:,} waiting, {lane.in_flight_text}")
     if lane.owner:
         yield Text(f"held by {shown(lane.owner)}")
     for unserved in lane.unserved:

@@ -4,18 +4,25 @@ import asyncio
 import base64
 import errno
 import hashlib
+import io
 import os
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
+from rich.console import Console, RenderableType
 
 from fetchfleet import Outcome, Reason, Result
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.urls import lane_of_url
-from fetchfleet.worker.policy.model import Range, Timeouts
+from fetchfleet.worker.cli import render
+from fetchfleet.worker.inspect.explain import LaneExplained, explain_lane
+from fetchfleet.worker.inspect.fleet_status import fleet_status
+from fetchfleet.worker.policy.file import Policy
+from fetchfleet.worker.policy.model import LanePolicy, Range, Timeouts
 from fetchfleet.worker.runtime.timings import WorkerTimings
-from tests.component.conftest import Start, on_both_engines, tuned
+from tests.component.conftest import HOST, Start, on_both_engines, tuned
 from tests.support.range_server import RangedBody, RangeResponse, body_of, range_of, span_of
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker, results_of
@@ -531,6 +538,39 @@ async def test_a_checkpoint_notes_the_bytes_before_the_first_missing_one(
     assert [result.sha256 for result in await results_of(batch)] == [SHA256]
     assert 512 * 1024 <= (offset_bytes or 0) <= 1_000_000
     assert start_of_file == BODY[:offset_bytes]
+
+
+async def test_commands_show_the_ranges_of_a_host(origin: Origin, start: Start, redis: Redis) -> None:
+    """The place that each takes under the concurrency, beside the fetch itself. Another fetch waits."""
+    worker = await start(policy=FOUR)
+    origin.behaviour = Gathering(1000)
+    batch = await worker.submit([origin.url()])
+    await wait_until(lambda: len(origin.requests) == 4, "four requests")
+    waiting = await worker.submit([origin.url("/next")])
+    explained: list[LaneExplained] = []
+
+    async def is_reported() -> bool:
+        explained[:] = [await explain_lane(redis, Policy(LanePolicy(concurrency=4)), HOST)]
+        return explained[0].ranges == 3
+
+    await wait_until(is_reported, "a report with the ranges")
+    [line, counts, *_] = render.lane_lines(explained[0])
+    text = "4 of 4 in flight (1 fetch, 3 further ranges)"
+    assert line == f"{HOST}: busy; {text}, the concurrency limit"
+    assert counts.startswith(f"1 waiting, {text}, held by ")
+    status = await fleet_status(redis)
+    [lane] = status.lanes
+    assert (lane.in_flight, lane.ranges, lane.waiting, lane.full) == (1, 3, 1, True)
+    assert "1 + 3 ranges" in shown(render.status_of(status))
+    await asyncio.gather(batch.cancel(), waiting.cancel())
+    assert [result.outcome for result in await results_of(batch)] == [Outcome.CANCELLED]
+
+
+def shown(renderable: RenderableType) -> str:
+    """Return the text of a part of a command's output."""
+    screen = io.StringIO()
+    Console(file=screen, width=100).print(renderable)
+    return screen.getvalue()
 
 
 async def test_a_cancelled_fetch_ends_its_ranges(origin: Origin, start: Start) -> None:

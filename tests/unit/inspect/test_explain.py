@@ -56,6 +56,22 @@ def state_of(
     return word, until_ms
 
 
+@pytest.mark.parametrize(
+    ("in_flight", "ranges", "text"),
+    [
+        (1, 0, "1 of 2 in flight"),
+        (1, 1, "2 of 2 in flight (1 fetch, 1 further range), the concurrency limit"),
+        (2, 0, "2 of 2 in flight, the concurrency limit"),
+        (2, 3, "5 of 2 in flight (2 fetches, 3 further ranges), the concurrency limit"),
+    ],
+)
+def test_further_ranges_count_against_the_concurrency(in_flight: int, ranges: int, text: str) -> None:
+    """As in the gate."""
+    lane = replace(WAITING, in_flight=in_flight, ranges=ranges)
+
+    assert lane_state(lane, OPEN, POLICY, NOW_MS, retry_ms=None, has_workers=True) == ("busy", None, text)
+
+
 def test_a_lane_without_fetches_is_idle() -> None:
     """It holds with any state of its gate."""
     assert ("idle", None) == state_of(replace(WAITING, waiting=0), COOLING)

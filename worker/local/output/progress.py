@@ -229,7 +229,7 @@ def live_view(progress: BatchProgress, height: int) -> RenderableType:
     table.add_column("waiting", justify="right")
     table.add_column("", no_wrap=True)
     for lane in progress.lanes[:rows]:
-        table.add_row(lane.name, str(lane.in_flight), f"{lane.waiting:,}", wait_text(lane))
+        table.add_row(lane.name, lane.in_flight_text, f"{lane.waiting:,}", wait_text(lane))
     if len(progress.lanes) > rows:
         table.add_row(f"and {len(progress.lanes) - rows} more hosts", "", "", "")
     return Group(head, Text(rates), *problems, table)
