@@ -142,11 +142,14 @@ def print_dry_run(
 ) -> None:
     """Check a list and print its fetches by host. The arguments are those of `open_fetches` and `report`."""
     from fetchfleet.worker.local.lists.dry_run import HostCounts, report  # noqa: PLC0415 few commands need it
+    from fetchfleet.worker.local.output.check_progress import shown_while_checked  # noqa: PLC0415
     from fetchfleet.worker.local.run import open_fetches  # noqa: PLC0415
 
     hosts = HostCounts()
     try:
-        with open_fetches(file, only_failed, outputs, changes, reading, hosts) as fetches:
+        with shown_while_checked(hosts, console) as receiver:
+            fetches = open_fetches(file, only_failed, outputs, changes, reading, receiver)
+        with fetches:
             skipped = f", {count(fetches.skipped, 'invalid line')} skipped" if fetches.skipped else ""
             echo(f"{count(fetches.count, 'fetch', 'fetches')}{skipped}; nothing was enqueued (dry run)")
     finally:
