@@ -8,7 +8,7 @@ import resource
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import closing, nullcontext
 from io import BytesIO
 from pathlib import Path
 from secrets import token_hex
@@ -248,6 +248,10 @@ def test_an_output_that_a_report_cannot_have_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such as a pipe, the list itself, and Parquet without its extra. Nothing was enqueued then."""
+    with pytest.raises(
+        CommandError, match=r"a.xlsx: a report is not written as .xlsx; .* .csv, .*, or .jsonl"
+    ):
+        check_outputs("-", outputs_to(tmp_path / "a.xlsx"))
     os.mkfifo(tmp_path / "pipe.csv")
     with pytest.raises(CommandError, match=r"pipe.csv: not a file; only JSON Lines can go to a pipe"):
         check_outputs("-", outputs_to(tmp_path / "pipe.csv"))
@@ -263,6 +267,25 @@ def test_an_output_that_a_report_cannot_have_is_refused(
     assert [ReportFormat.JSONL, ReportFormat.CSV] == [
         reports.format_of(Path(name)) for name in ("a", "a.CSV")
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "fits"),
+    [
+        *((name, True) for name in ("a", "a.jsonl", "a.ndjson", "a.json", "a.txt", "a.log", "a.LOG")),
+        *(
+            (name, True)
+            for name in ("a.csv", "a.PARQUET", "a.sqlite", "a.2030-01-31", "a.1", "-", ".a", "a.")
+        ),
+        *((name, False) for name in ("a.xlsx", "a.jsonl.gz", "a.tsv", "a.db", "a.html", "a.csv.bak")),
+    ],
+)
+def test_a_report_has_an_ending_that_names_its_format(tmp_path: Path, name: str, *, fits: bool) -> None:
+    """Text without a format of its own is JSON Lines, and so is a pipe. Any other ending is refused."""
+    with nullcontext() if fits else pytest.raises(CommandError, match="a report is not written as"):
+        reports.check_ending("FILE", tmp_path / name)
+    os.mkfifo(tmp_path / "pipe.xlsx")
+    reports.check_ending("FILE", tmp_path / "pipe.xlsx")
 
 
 def test_an_interrupted_conversion_keeps_the_lines(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def lines_of(text: str) -> list[dict[str, Any]]:
 
 
 def test_the_ending_of_the_file_names_its_format(commands: Commands, tmp_path: Path) -> None:
-    """Another file is replaced when the new one is complete. Any other ending means JSON Lines."""
+    """Another file is replaced when the new one is complete. Text is JSON Lines."""
     files = {name: tmp_path / name for name in ("a.parquet", "a.csv", "a.txt")}
     files["a.csv"].write_text("old")
     printed = [commands.run("export", BATCH, str(file), "--reveal") for file in files.values()]
@@ -137,6 +137,7 @@ def test_what_cannot_be_exported_is_refused(commands: Commands, tmp_path: Path) 
     for words, message in (
         (["export", "x", "-"], "x is not a batch ID"),
         (["export", BATCH, str(tmp_path / "no/a.csv")], "No such file or directory; make its folder first"),
+        (["export", BATCH, str(tmp_path / "a.xlsx")], "a report is not written as .xlsx"),
         (["export", str(same), str(same)], "BATCH and FILE are the same file"),
     ):
         refused = commands.invoke(*words)

@@ -66,6 +66,8 @@ def export(
     """
     to = Path(file)
     kind = format_ or reports.format_of(to)
+    if format_ is None:
+        reports.check_ending("FILE", to)
     check_target(to, kind, is_printed=file == "-")
     words = ["export", batch, file, *(["--follow"] if follow else [])]
     words += ["--format", format_.value] if format_ else []

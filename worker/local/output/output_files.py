@@ -50,6 +50,7 @@ def check_outputs(file: str, outputs: Outputs) -> None:
         raise CommandError(f"--lines-to {lines_to}: standard output is closed", BAD_USE)
     files = {"--report": outputs.report, "--lines-to": export, "--skip-invalid": outputs.rejects}
     if outputs.report is not None:
+        reports.check_ending("--report", outputs.report)
         reports.check_format("--report", outputs.report, reports.format_of(outputs.report))
         if (lines := reports.lines_of(outputs.report)) != outputs.report:
             files["--report (before its end)"] = lines

@@ -37,6 +37,10 @@ class ReportFormat(StrEnum):
     SQLITE = "sqlite"
 
 
+LINES_ENDINGS = frozenset({"", ".jsonl", ".ndjson", ".json", ".txt", ".log"})
+"""The endings of files that are written as JSON Lines. The first means that a name has no ending."""
+
+
 def format_of(report: Path) -> ReportFormat:
     """Return the format that the ending names; JSON Lines for any other ending."""
     ending = report.suffix.lower().removeprefix(".")
@@ -46,6 +50,23 @@ def format_of(report: Path) -> ReportFormat:
 def lines_of(report: Path) -> Path:
     """Return the file for the results of a report as JSON Lines: the report itself, or a file beside it."""
     return report if format_of(report) is ReportFormat.JSONL else Path(f"{report}.part.jsonl")
+
+
+def check_ending(option: str, report: Path) -> None:
+    """Raise CommandError if the file has an ending that names no format of a report.
+
+    An ending without letters is part of a name, such as a date. A pipe or a device may have any.
+    """
+    ending = report.suffix.lower()
+    has_letters = any(map(str.isalpha, ending))
+    if ending.removeprefix(".") in {*ReportFormat} or ending in LINES_ENDINGS or not has_letters:
+        return
+    if not report.exists() or report.is_file():
+        raise CommandError(
+            f"{option} {report}: a report is not written as {ending}; its ending can be .csv, .parquet,"
+            " .sqlite, or .jsonl for JSON Lines",
+            BAD_USE,
+        )
 
 
 def check_format(option: str, report: Path, format_: ReportFormat) -> None:
