@@ -3,11 +3,13 @@
 A table may also be written as TOML, as in a policy file: `accept={types = ["image/*"]}`.
 """
 
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
+from fetchfleet.jobs.contract.checks.accept import Accept
 from fetchfleet.worker.policy.model import PolicyError
 
 
@@ -22,7 +24,28 @@ def parsed(pairs: Sequence[str]) -> dict[str, Any]:
             values[key] = msgspec.json.decode(text)
         except (msgspec.DecodeError, RecursionError):
             values[key] = _toml_table(text) if text.startswith("{") else text
+        if key.startswith(_ACCEPT) and not (key == _ACCEPT and isinstance(values[key], dict)):
+            _refuse_part_of_accept(key, values[key])
     return values
+
+
+_ACCEPT = "accept"
+_LISTS = ("types", "statuses")
+"""The keys of the table `accept` whose values are lists."""
+
+
+def _refuse_part_of_accept(key: str, value: Any) -> None:
+    """Raise PolicyError, which says what to write, for a value in place of the table or with a dotted key."""
+    table, dot, name = key.partition(".")
+    if table != _ACCEPT or value is None:
+        return
+    name = name if dot else "types"
+    if name not in Accept.__struct_fields__:
+        raise PolicyError(f"{key}: accept is a table with {', '.join(Accept.__struct_fields__)}")
+    if name in _LISTS and not isinstance(value, list):
+        value = [part.strip() for part in value.split(",")] if isinstance(value, str) else [value]
+    wanted = shlex.quote(f"{_ACCEPT}={{{name} = {encoded(value)}}}")
+    raise PolicyError(f"{key}: accept is a table; write {wanted}")
 
 
 def _toml_table(text: str) -> Any:

@@ -1,5 +1,7 @@
 """The options that set keys of the policy's default table, and the options for fields of every fetch."""
 
+import re
+import shlex
 from typing import Any
 
 import msgspec
@@ -78,6 +80,34 @@ def test_set_without_a_value_is_refused() -> None:
     """The message shows the form."""
     with pytest.raises(CommandError, match="--set 'robots' is not KEY=VALUE"):
         keys(set_keys=["robots"])
+
+
+@pytest.mark.parametrize(
+    ("pair", "says"),
+    [
+        ("accept=image/png", """accept: accept is a table; write 'accept={types = ["image/png"]}'"""),
+        ("accept=a/b, c/*", """accept: accept is a table; write 'accept={types = ["a/b","c/*"]}'"""),
+        ('accept=["a/b"]', """accept: accept is a table; write 'accept={types = ["a/b"]}'"""),
+        ("accept.types=a/b", """accept.types: accept is a table; write 'accept={types = ["a/b"]}'"""),
+        ("accept.statuses=200", "accept.statuses: accept is a table; write 'accept={statuses = [200]}'"),
+        ("accept.min_bytes=9", "accept.min_bytes: accept is a table; write 'accept={min_bytes = 9}'"),
+        ("accept.type=a/b", "accept.type: accept is a table with types, min_bytes, max_bytes, statuses"),
+    ],
+)
+def test_a_part_of_accept_is_refused_with_what_to_write(pair: str, says: str) -> None:
+    """As a shell takes it. The suggestion is a policy."""
+    with pytest.raises(CommandError, match=f"^--set {re.escape(says)}$"):
+        keys(set_keys=[pair])
+    if "write " in says:
+        [wanted] = shlex.split(says.partition("write ")[2])
+        msgspec.convert(keys(set_keys=[wanted]), LanePolicy)
+
+
+@pytest.mark.parametrize("pair", ['accept={"types":["a/b"]}', 'accept={types = ["a/b"]}', "accept={}"])
+def test_accept_as_a_table_is_taken(pair: str) -> None:
+    """In JSON or in TOML. A key that only begins like it is left to the policy."""
+    assert isinstance(keys(set_keys=[pair])["accept"], dict)
+    assert keys(set_keys=["accepts=1"]) == {"accepts": 1}
 
 
 def test_headers_are_added_unless_a_fetch_has_them() -> None:
