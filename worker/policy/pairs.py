@@ -24,7 +24,7 @@ def parsed(pairs: Sequence[str]) -> dict[str, Any]:
             values[key] = msgspec.json.decode(text)
         except (msgspec.DecodeError, RecursionError):
             values[key] = _toml_table(text) if text.startswith("{") else text
-        if key.startswith(_ACCEPT) and not (key == _ACCEPT and isinstance(values[key], dict)):
+        if key.startswith(_ACCEPT) and not (key == _ACCEPT and text.startswith("{")):
             _refuse_part_of_accept(key, values[key])
     return values
 
