@@ -29,6 +29,9 @@ PROGRAMS = "tools.bench.contenders"
 PYTHON = os.environ.get("BENCH_PYTHON") or sys.executable
 """The Python with aiohttp and Scrapy. Scrapy's Twisted must not be in .venv: structlog would import it."""
 
+INSTALLED_PYTHON = os.environ.get("BENCH_INSTALLED_PYTHON") or sys.executable
+"""The Python with fetchfleet and its dependencies. In .venv they find and import packages for development."""
+
 
 class Task(NamedTuple):
     """The task of each program: fetch the URLs into a folder."""
@@ -65,7 +68,7 @@ def _fetchfleet(task: Task, *flags: str) -> list[str]:
     policy = task.url_file.with_name("policy.toml")
     policy.write_text(f"[default]\nconcurrency = {PER_HOST}\n")
     arguments = ["--out", str(task.out), "--policy", str(policy), "--allow-net", "127.0.0.0/8", *flags]
-    return [sys.executable, "-m", "fetchfleet.worker", "run", str(task.url_file), *arguments]
+    return [INSTALLED_PYTHON, "-m", "fetchfleet.worker", "run", str(task.url_file), *arguments]
 
 
 def _aria2c(task: Task) -> list[str]:
@@ -141,7 +144,7 @@ PEERS = (
     _library(BASE, "aiohttp_script", "aiohttp"),
     Peer(
         "arq + httpx by hand",
-        partial(_program, sys.executable, "arq_httpx"),
+        partial(_program, INSTALLED_PYTHON, "arq_httpx"),
         installed=True,
         share=QUARTER,
     ),
