@@ -3,9 +3,7 @@
 import asyncio
 import hashlib
 import itertools
-import math
 import secrets
-import time
 from collections import Counter
 from collections.abc import (
     AsyncGenerator,
@@ -49,13 +47,12 @@ from fetchfleet.jobs.patience import RedisCaller, call_once
 from fetchfleet.jobs.scripts import batches
 from fetchfleet.jobs.scripts import submission as scripts
 from fetchfleet.jobs.scripts.submission import (
-    MAX_DUE_NOTIFICATIONS,
     BacklogCheck,
     BacklogFull,
     BatchRefusal,
     ChunkAccepted,
+    DueNotifications,
     KeyedFetch,
-    limit_due,
 )
 
 CHUNK_FETCHES = 500
@@ -154,7 +151,6 @@ async def iterate(items: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T, No
 
 
 FULL_PAUSE_S = 0.2
-
 WhenFull = Literal["raise", "wait"]
 Notify = Callable[[Iterable[LaneNotification]], Awaitable[None]]
 
@@ -286,8 +282,7 @@ class _Submission:
         self._chunks_sent = chunks_sent
         self._count = 0
         self._repeats: dict[str, str] = {}
-        self._many_notified_s = -math.inf
-        """The monotonic time at which a chunk last got MAX_DUE_NOTIFICATIONS."""
+        self._due_notifications = DueNotifications()
 
     @property
     def receipt(self) -> Receipt:
@@ -361,11 +356,9 @@ class _Submission:
                 raise self._refused(reply)
             await asyncio.sleep(FULL_PAUSE_S)
         self._repeats |= reply.repeats
-        notifications = limit_due(reply.notifications, time.monotonic() - self._many_notified_s)
-        if len(notifications) >= MAX_DUE_NOTIFICATIONS:
-            self._many_notified_s = time.monotonic()
         with suppress(RedisError, OSError):  # the sweep of the workers replaces lost notifications
-            await self._notify(notifications)
+            now_s = asyncio.get_running_loop().time()
+            await self._notify(self._due_notifications.chosen(reply.notifications, now_s))
         self._count += chunk.count
         return reply.taken_ms
 

@@ -79,17 +79,25 @@ WORKERS_LOOK_EVERY_S = 1.0
 """The interval at which each worker looks for due lanes without a notification: that of its heartbeat."""
 
 
-def limit_due(
-    notifications: Sequence[LaneNotification], since_many_s: float = math.inf
-) -> list[LaneNotification]:
-    """Return notifications of lanes due later, and MAX_DUE_NOTIFICATIONS of those due now.
+class DueNotifications:
+    """Chooses the notifications to send for the chunks of a submit.
 
-    A worker that acquires a lane looks for the other due lanes. Soon after so many, one is enough.
-    since_many_s: the time since an earlier chunk of the submit got them.
+    A worker that acquires a lane looks for the other due lanes, so some of many notifications are enough.
+    Soon after them one is enough for another chunk.
     """
-    most = 1 if since_many_s < WORKERS_LOOK_EVERY_S else MAX_DUE_NOTIFICATIONS
-    now = [item for item in notifications if item.due_in_ms <= 0]
-    return now[:most] + [item for item in notifications if item.due_in_ms > 0]
+
+    def __init__(self) -> None:
+        self._many_at_s = -math.inf
+        """The time at which a chunk last got MAX_DUE_NOTIFICATIONS."""
+
+    def chosen(self, notifications: Sequence[LaneNotification], now_s: float) -> list[LaneNotification]:
+        """Return notifications of all lanes due later, and of some of those due now."""
+        now = [item for item in notifications if item.due_in_ms <= 0]
+        if now_s - self._many_at_s < WORKERS_LOOK_EVERY_S:
+            now = now[:1]
+        elif len(now) >= MAX_DUE_NOTIFICATIONS:
+            now, self._many_at_s = now[:MAX_DUE_NOTIFICATIONS], now_s
+        return now + [item for item in notifications if item.due_in_ms > 0]
 
 
 async def submit(
