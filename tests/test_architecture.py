@@ -258,11 +258,14 @@ def test_importing_the_public_api_imports_no_runtime() -> None:
     assert "[]" == printed.stdout.strip()
 
 
-def test_a_worker_imports_only_the_http_libraries_that_it_needs() -> None:
-    """The direct engine needs no httpx, h2 waits for the first host with HTTP/2, and spans are off."""
+def test_a_worker_imports_only_the_libraries_that_it_needs() -> None:
+    """The direct engine needs no httpx, h2 waits for the first host with HTTP/2, and spans are off.
+
+    structlog and httpx import rich and pygments if they find them, for tracebacks and for a command line.
+    """
     program = (
         "import sys; from importlib import import_module;"
-        "slow = {'httpx', 'h2', 'opentelemetry'};"
+        "slow = {'httpx', 'h2', 'opentelemetry', 'click', 'rich', 'pygments'};"
         "loaded = lambda name: import_module(name) and sorted(slow & {*sys.modules});"
         "print(loaded('fetchfleet.worker.local.prestart'), loaded('fetchfleet.worker.http.httpx_engine'))"
     )

@@ -10,7 +10,7 @@ from typing import ClassVar, Protocol
 
 import brotli
 
-from fetchfleet.worker.util import zstd
+from fetchfleet.worker.body import zstd
 
 STEP_BYTES = 128 * 1024
 """The maximum output of one decoder call, in bytes."""

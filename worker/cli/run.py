@@ -76,28 +76,28 @@ def run(
 
     Redis and the workers run until the end. Repeat the command to continue an interrupted run.
     """
-    from fetchfleet.worker.cli.common import console, print_dry_run  # noqa: PLC0415
-    from fetchfleet.worker.local.output.output_files import Outputs  # noqa: PLC0415
-
     settings = worker_settings_from({**flags, "redis_patience_s": redis_patience})
     is_plain = not header and (name, if_exists) == (None, None) and not revalidate
     changes = [] if is_plain else changes_of(header, name, if_exists, revalidate=revalidate)
     if settings.sink_kind != FILES:
         refuse_files(settings.sink_kind, lines_to, name)
-    outputs = Outputs(console, report, lines_to, skip_invalid, out=settings.out)
-    if dry_run:
-        slots = workers * settings.max_in_flight
-        return print_dry_run(file, only_failed, outputs, changes, reading, settings.policy, slots)
-    if workers > 1:  # import once, for all; one worker imports while this process starts Redis
+    count = 0 if dry_run else workers
+    if count > 1:  # import once, for all; one worker imports while this process starts Redis
         import_worker(settings.engine)
     # Fork before the list is read, so that the workers have no copy of it.
     with (
-        prestarted(workers, lambda: import_worker(settings.engine).main()) as processes,
+        prestarted(count, lambda: import_worker(settings.engine).main()) as processes,
         ExitStack() as stack,
     ):
-        from fetchfleet.worker.local import list_downloads  # noqa: PLC0415 workers need none of it
+        from fetchfleet.worker.cli.common import console, print_dry_run  # noqa: PLC0415 workers need none of it
+        from fetchfleet.worker.local import list_downloads  # noqa: PLC0415
         from fetchfleet.worker.local import run as local  # noqa: PLC0415
+        from fetchfleet.worker.local.output.output_files import Outputs  # noqa: PLC0415
 
+        outputs = Outputs(console, report, lines_to, skip_invalid, out=settings.out)
+        if dry_run:
+            slots = workers * settings.max_in_flight
+            return print_dry_run(file, only_failed, outputs, changes, reading, settings.policy, slots)
         fetch_lists = partial(
             list_downloads.by_run, settings=settings, flags=flags, changes=changes, outputs=outputs
         )
@@ -137,9 +137,10 @@ def refuse_files(sink_kind: str, lines_to: str | None, name: str | None) -> None
 
 def import_worker(engine: str) -> ModuleType:
     """Import the modules of a worker with this engine, and return the one that has its `main`."""
+    module = import_module("fetchfleet.worker.local.prestart")
     if engine == HTTPX:
         import_module("fetchfleet.worker.http.httpx_engine")
-    return import_module("fetchfleet.worker.local.prestart")
+    return module
 
 
 def prepare_out(settings: Settings) -> None:

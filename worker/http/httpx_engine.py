@@ -5,7 +5,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import httpx
 from structlog.typing import FilteringBoundLogger
 
 from fetchfleet.jobs.contract.entry import Hop
@@ -24,6 +23,11 @@ from fetchfleet.worker.observability import events, redact
 from fetchfleet.worker.policy.model import Timeouts
 from fetchfleet.worker.settings import Settings
 from fetchfleet.worker.util.clock import mono_s
+from fetchfleet.worker.util.hidden_packages import hidden
+
+# For its own command line, httpx imports click, rich and pygments, which takes longer than the rest of it.
+with hidden("click"):
+    import httpx
 
 CONTEXT = "fetchfleet.context"
 """The request extension that holds an ExchangeContext."""

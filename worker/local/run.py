@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -139,7 +140,7 @@ async def run(
         if ended is not None:
             await finish_report(outputs)
             return ended
-    with EmbeddedRedis(settings.out / REDIS_FOLDER) as redis:
+    with EmbeddedRedis(settings.out / REDIS_FOLDER, while_starting=_import_arq) as redis:
         earlier = await _unfinished(redis, batch_id, record_file)
         part = run_record.begin_part(batch_id, record_file, outputs.report, resumes=earlier is not None)
         if earlier is not None:
@@ -165,6 +166,11 @@ async def run(
         redis.remove_data()
     await finish_report(outputs)
     return counts
+
+
+def _import_arq() -> None:
+    """Import the module that the first notification of workers needs."""
+    import_module("fetchfleet.jobs.notify")
 
 
 async def submit(

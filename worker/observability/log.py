@@ -13,8 +13,6 @@ from functools import lru_cache
 from typing import Any, TextIO
 
 import msgspec
-import structlog
-from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
 from fetchfleet.jobs.contract.checks import trace_context
 from fetchfleet.jobs.contract.fetch import Fetch
@@ -22,6 +20,13 @@ from fetchfleet.jobs.contract.safe_text import safe_json, shown
 from fetchfleet.worker.observability import redact
 from fetchfleet.worker.observability.repeats import Repeats
 from fetchfleet.worker.util.clock import mono_s
+from fetchfleet.worker.util.hidden_packages import hidden
+
+# For tracebacks, which no line has, structlog imports rich and pygments. A worker imports this module before
+# any other that imports structlog.
+with hidden("rich"):
+    import structlog
+    from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
 
 class Event(StrEnum):

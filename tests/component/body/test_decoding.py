@@ -13,8 +13,8 @@ import brotli
 import pytest
 
 from fetchfleet import Fetch, Outcome, Reason
+from fetchfleet.worker.body import zstd
 from fetchfleet.worker.body.pipeline import STEP_PIECES
-from fetchfleet.worker.util import zstd
 from tests.component.conftest import Start, tuned
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker, results_of

@@ -15,8 +15,8 @@ from obstore.store import S3Store
 from fetchfleet import Fleet
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.redis_connection import connect
+from fetchfleet.worker.body import zstd
 from fetchfleet.worker.local.run import batch_of_list, list_batch_id
-from fetchfleet.worker.util import zstd
 from tests.support.fork_server import COMMAND, Process
 from tests.support.object_store import Bucket
 from tests.support.waiting import wait_until

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from fetchfleet.worker.body import zstd
 from fetchfleet.worker.body.decoders import (
     FREE_BYTES,
     FREE_STREAMS,
@@ -27,7 +28,6 @@ from fetchfleet.worker.body.decoders import (
     codings_of,
     names_of,
 )
-from fetchfleet.worker.util import zstd
 
 MIB = 1 << 20
 

@@ -119,7 +119,7 @@ def unpacked(file: IO[bytes], head: bytes) -> Iterator["io.BufferedReader[Any]"]
         with gzip.GzipFile(fileobj=file, mode="rb") as packed, _as_os_error(zlib.error):
             yield io.BufferedReader(packed, BLOCK_BYTES)
         return
-    from fetchfleet.worker.util import zstd  # noqa: PLC0415
+    from fetchfleet.worker.body import zstd  # noqa: PLC0415
 
     options = {int(zstd.DecompressionParameter.window_log_max): MAX_WINDOW_LOG}
     with zstd.ZstdFile(file, options=options) as packed, _as_os_error(zstd.ZstdError):
@@ -220,7 +220,7 @@ def spooled(name: str, stream: IO[bytes]) -> ListFile:
             stack.callback(file.close)
             target: IO[bytes] = file
             if not head.startswith((GZIP, ZSTD, PARQUET)):
-                from fetchfleet.worker.util import zstd  # noqa: PLC0415
+                from fetchfleet.worker.body import zstd  # noqa: PLC0415
 
                 target = stack.enter_context(io.BufferedWriter(zstd.ZstdFile(file, "wb", level=1)))
             while head:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fetchfleet.jobs.contract.fetch import Fetch
+from fetchfleet.worker.body import zstd
 from fetchfleet.worker.errors import CommandError
 from fetchfleet.worker.local.lists.checked_list import ListUse, open_list
 from fetchfleet.worker.local.lists.formats.aria2 import Aria2Reader
@@ -22,7 +23,6 @@ from fetchfleet.worker.local.lists.formats.recognition import FORMATS
 from fetchfleet.worker.local.lists.formats.sitemaps import INDEX, SitemapReader
 from fetchfleet.worker.local.lists.formats.tables import TableForm, TableReader
 from fetchfleet.worker.local.lists.rows import BadRow, ListError, ListOptions, Reader
-from fetchfleet.worker.util import zstd
 
 URLS = ["http://a.example/1", "http://b.example/2"]
 DIGEST = "0123456789abcdef" * 4
