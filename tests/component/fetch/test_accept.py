@@ -290,6 +290,30 @@ async def test_the_stored_body_of_an_error_is_no_stand_in(origin: Origin, start:
     assert {Origin.header(seen, "If-None-Match") for seen in origin.requests} == {None}
 
 
+async def test_the_types_of_bodies_that_were_stored_before_are_not_judged(
+    origin: Origin, start: Start
+) -> None:
+    """With a 304, as a file that stays, and as the stand-in for a host that is down. A new response is."""
+    worker = await start(policy={"attempts": 1})
+    tagged = [*HTML, ("ETag", '"one"')]
+    origin.behaviour = o.sequence(
+        o.ok(BODY, tagged), o.status(304, tagged), o.status(503), o.ok(BODY, tagged)
+    )
+    known = {"dest": "a", "revalidate": True, "fallback": "stale"}
+    strict = {"accept": Accept(types=("image/*",), statuses=(201,))}
+    first = await worker.one(origin.url(), **known)
+
+    confirmed, stale = [await worker.one(origin.url(), **known, **strict) for _ in range(2)]
+    kept = await worker.one(origin.url(), dest="a", if_exists="skip", **strict)
+    judged = await worker.one(origin.url(), **strict)
+
+    assert (first.outcome, first.path) == (Outcome.STORED, "a")
+    for result in (confirmed, stale, kept):
+        assert (result.outcome, result.path) == (Outcome.UNCHANGED, "a")
+    assert (confirmed.status, confirmed.content_type, stale.stale) == (304, "text/html; charset=utf-8", True)
+    assert (judged.reason, len(origin.requests)) == (Reason.STATUS_REFUSED, 4)
+
+
 @on_both_engines
 async def test_a_result_has_the_type_of_the_last_response(origin: Origin, start: Start, lines: Lines) -> None:
     """It is shortened, and equal to that in the log. A failure has it too, unless no response arrived."""

@@ -152,6 +152,36 @@ async def test_every_form_of_retry_after_is_kept(start: Start) -> None:
     assert [(1, 1)] * 4 + [(2, 0)] * 4 == [(result.attempts, result.throttles) for result in results]
 
 
+@pytest.mark.parametrize("asked", ["0", "Sun, 06 Nov 1994 08:49:37 GMT"])
+async def test_a_503_that_asks_for_no_wait_is_a_failure(
+    origin: Origin, start: Start, lines: Lines, asked: str
+) -> None:
+    """It charges an attempt and counts as no throttle. The breaker stops a host that sends it always."""
+    soon = {"retry_base_s": 0.01, "retry_cap_s": 0.01, "breaker_reset_s": 0.05}
+    worker = await start(policy={"attempts": 3, "breaker_failures": 2, **soon})
+    origin.behaviour = o.status(503, [("Retry-After", asked)])
+
+    result = await worker.one(origin.url())
+
+    assert (result.outcome, result.reason, result.status) == (Outcome.FAILED, Reason.HTTP_STATUS, 503)
+    assert (result.attempts, result.throttles, len(origin.requests)) == (3, 0, 3)
+    events = [line["event"] for line in lines]
+    assert "lane.cooling" not in events
+    assert "lane.breaker_open" not in events  # the failures of one fetch count once
+    other = await worker.one(origin.url("/other"))
+    assert (other.attempts, other.throttles) == (3, 0)
+    assert "lane.breaker_open" in [line["event"] for line in lines]
+
+
+async def test_a_403_that_asks_for_no_wait_is_final(origin: Origin, worker: OneWorker) -> None:
+    """As one without Retry-After."""
+    origin.behaviour = o.status(403, [("Retry-After", "0")])
+
+    result = await worker.one(origin.url())
+
+    assert (result.reason, result.attempts, result.throttles) == (Reason.HTTP_STATUS, 1, 0)
+
+
 @pytest.mark.parametrize("body", ["cut", "stalled"])
 async def test_a_throttle_with_a_broken_body_is_a_throttle(
     origin: Origin, worker: OneWorker, body: str
