@@ -209,6 +209,36 @@ async def test_an_invalid_message_gets_422_and_the_field(
 
 
 @pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        *(
+            (content, 400)
+            for content in (b"", b" ", b"{", b"x", b'{"url":1', b'{"url":"http://a/"}}', b"{'a':1}")
+        ),
+        *(
+            (content, 400)
+            for content in (b'{"url":"\xff"}', b'{"fetches":[{"url":}]}', b'\xef\xbb\xbf{"url":1}')
+        ),
+        *((content, 400) for content in (b'{"url":NaN}', b"[1", b"http://a.example/")),
+        *((content, 422) for content in (b"{}", b"[]", b"null", b'{"url":1}', b' {"fetches":[{"url":""}]} ')),
+        (b'{"url":"http://a/","meta":' + b"[" * 100_000, 422),
+        (b'{"url":"http://a/","meta":' + b"[" * 100_000 + b"]" * 100_000 + b"}", 422),
+    ],
+)
+async def test_a_body_that_is_not_json_gets_400(
+    local: httpx.AsyncClient, redis: Redis, content: bytes, status: int
+) -> None:
+    """JSON that is not a message gets 422, and so does a body that is nested too deeply to be read."""
+    response = await local.post("/v1/batches", content=content, headers=JSON)
+    problem = response.json()
+
+    assert (status, "application/problem+json") == (response.status_code, response.headers["content-type"])
+    assert (status, "invalid") == (problem["status"], problem["reason"])
+    assert problem["detail"].startswith("the body is not JSON: ") is (status == 400)
+    assert 0 == await redis.dbsize()
+
+
+@pytest.mark.parametrize(
     ("content", "status", "detail"),
     [
         (b'{"url":"http://a.example/"}\n{"url":1}\n', 422, "line 2: "),

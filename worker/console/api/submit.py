@@ -98,12 +98,31 @@ def _idempotency_key(request: Request) -> str | None:
 
 
 async def _read_order(request: Request) -> Order:
-    """Return the message in a body. Raises InvalidFetchError or NewerMessageError."""
-    message = await read_body(request, MAX_INPUT_BYTES)
-    if not message.lstrip(SPACE.encode()).startswith(b"{"):
-        raise InvalidFetchError('the body must be an object: a fetch, or {"fetches": [...]}')
+    """Return the message in a body. Raises ProblemError, InvalidFetchError or NewerMessageError."""
     # In a thread: a message with 100,000 fetches would delay other requests.
-    return await asyncio.to_thread(read_message, message)
+    return await asyncio.to_thread(_order_in, await read_body(request, MAX_INPUT_BYTES))
+
+
+def _order_in(message: bytes) -> Order:
+    """Return the order of a message. Raises ProblemError if it is not JSON, else as `read_message` does."""
+    if not message.lstrip(SPACE.encode()).startswith(b"{"):
+        _check_json(message)
+        raise InvalidFetchError('the body must be an object: a fetch, or {"fetches": [...]}')
+    try:
+        return read_message(message)
+    except InvalidFetchError:
+        _check_json(message)
+        raise
+
+
+def _check_json(message: bytes) -> None:
+    """Raise ProblemError if a message is not JSON. One that is nested too deeply may be JSON."""
+    try:
+        msgspec.json.decode(message)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ProblemError(400, f"the body is not JSON: {error}") from None
+    except RecursionError:
+        pass
 
 
 async def _read_lines(request: Request) -> AsyncIterator[Fetch]:
