@@ -122,7 +122,9 @@ class BufferedBody(aio.Pending[StoredAt | None]):
         """Start writing the block in memory, once the previous block is written. Raises OSError."""
         if self._partial is None:
             self._digests = self._new_digests()
-            self._partial = PartialFile(self._disk, self._partial_name(), self._digests)
+            reserved_bytes = self._reserve()
+            name = self._partial_name()
+            self._partial = PartialFile(self._disk, name, self._digests, reserved_bytes=reserved_bytes)
         await self._partial.written()
         if self._pieces:
             block, self._pieces, self._filled_bytes, self.full = self._pieces, [], 0, False
@@ -185,6 +187,10 @@ class BufferedBody(aio.Pending[StoredAt | None]):
 
     def _partial_name(self) -> str:
         return partial_name(self._fetch_id, self._token)
+
+    def _reserve(self) -> int:
+        """Return the offset of the body in a new partial file."""
+        return 0
 
     def _new_digests(self) -> dict[str, Any]:
         """Return new hash objects for the whole body, by hashlib's name."""

@@ -29,11 +29,16 @@ Block = bytes | bytearray | memoryview
 class PartialFile:
     """A partial file. One block is hashed and written while the next one is received.
 
-    digests: hash objects, updated with every block.
+    digests: hash objects, updated with every block. reserved_bytes: the offset of the body in the file.
     """
 
     def __init__(
-        self, disk: OutFolder, name: str, digests: Mapping[str, Any], resume: ResumePoint | None = None
+        self,
+        disk: OutFolder,
+        name: str,
+        digests: Mapping[str, Any],
+        resume: ResumePoint | None = None,
+        reserved_bytes: int = 0,
     ) -> None:
         self.name = name
         self.on_disk = resume is not None
@@ -42,6 +47,7 @@ class PartialFile:
         """The `opening` of the file's out folder."""
         self._disk = disk
         self._digests = digests
+        self._reserved_bytes = reserved_bytes
         self._file: HashedFile | None = None
         self._writing: aio.Pending[None] | None = None
         """The outcome of the latest block."""
@@ -105,6 +111,7 @@ class PartialFile:
             raise directory.out_of_place()
         if self._file is None:
             self._file = HashedFile(self._create(), self._digests)
+            self._file.seek(self._reserved_bytes)
         if at is None:
             self._file.writelines(block)
         else:

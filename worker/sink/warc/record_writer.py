@@ -15,7 +15,7 @@ from fetchfleet.worker.sink.index_entry import StoredAt
 from fetchfleet.worker.sink.warc import record_format
 from fetchfleet.worker.sink.warc.compression import member, member_pieces
 from fetchfleet.worker.sink.warc.record_format import END, OriginalRecord
-from fetchfleet.worker.sink.warc.segments import PartOfRecord, WarcRecord
+from fetchfleet.worker.sink.warc.segments import NewSegment, PartOfRecord, WarcRecord
 from fetchfleet.worker.sink.warc.writer import SegmentWriter
 from fetchfleet.worker.util import aio
 from fetchfleet.worker.util.executors import run_in, run_stoppable
@@ -38,7 +38,8 @@ class RecordWriter(BufferedBody):
     """Writes one body to a record of a segment. A RecordSource.
 
     With gzip, a large record is compressed to a file first, in the threads of large bodies, so that the
-    records of other bodies do not wait for it.
+    records of other bodies do not wait for it. Without, a body of a known large size is received into the
+    file of a segment of its own, after space for the heads.
     """
 
     def __init__(
@@ -56,6 +57,10 @@ class RecordWriter(BufferedBody):
         self._may_place: Callable[[], bool] = bool
         self._large: WarcRecord | None = None
         """The record of a large body that is compressed."""
+        self._own: NewSegment | None = None
+        """The segment of a body that has one of its own."""
+        self._reserved_bytes = 0
+        """The bytes of that segment before the body."""
         self.durability = durability
 
     @property
@@ -66,6 +71,18 @@ class RecordWriter(BufferedBody):
     async def keep(self) -> int:
         """Return 0: an incomplete response is not kept."""
         return 0
+
+    def _reserve(self) -> int:
+        """Return the size of what precedes the body in a segment of its own; 0 if it has none.
+
+        It is known before the digest is: IDs and digests have a fixed size.
+        """
+        segments, body_bytes = self._writer.segments, self._expected.length_bytes or 0
+        if not self._writer.compressed and body_bytes >= segments.own_min_bytes:
+            self._own = segments.new()
+            heads = self._heads(record_format.digest_text(bytes(32)), body_bytes)
+            self._reserved_bytes = len(self._own.begin) + sum(map(len, heads))
+        return self._reserved_bytes
 
     async def commit(self, may_place: Callable[[], bool]) -> StoredAt | None:
         """Append the record to a segment. Returns None if may_place returns False.
@@ -81,8 +98,12 @@ class RecordWriter(BufferedBody):
                 if self._large is None:
                     return None
                 await self._partial.drop()
-        self._writer.add(self)
-        stored = await self.result_to_end()
+        stored = None
+        if self._own is not None and self._partial is not None:
+            stored = await aio.run_to_end(self._place(self._partial, self._own))
+        if stored is None:
+            self._writer.add(self)
+            stored = await self.result_to_end()
         if stored is not None and self._disk.refusals.in_a_row:
             self._disk.accepted()
         return stored
@@ -107,21 +128,41 @@ class RecordWriter(BufferedBody):
             return self._record(parts, sha256, [parts.response])
         if self._partial is None:
             return self._record(parts, sha256, [parts.response, *self._pieces, END])
-        file = PartOfRecord(self._partial.name, self.size_bytes, END)
+        file = PartOfRecord(self._partial.name, self.size_bytes, END, self._reserved_bytes)
         return self._record(parts, sha256, [parts.response], file)
+
+    async def _place(self, large: PartialFile, own: NewSegment) -> StoredAt | None:
+        """Make the partial file a segment. Returns None if a record is to be appended to another segment."""
+        stored = await run_in(self._disk.for_blocks, self._make_segment, large, own)
+        if stored is not None:
+            large.on_disk = False
+            await large.close(synced=False)
+        return stored
+
+    def _make_segment(self, large: PartialFile, own: NewSegment) -> StoredAt | None:
+        """See `_place`. Runs off the loop."""
+        record = self.record()
+        if record.original is not None or not self.may_place():
+            return None
+        self._disk.directory.confirm(large.opening)
+        return self._writer.segments.place(own, record, self.durability)
 
     def _parts(self) -> _Parts:
         """Return the parts of the records. The digests of the body are complete. Runs off the loop."""
+        digest = record_format.digest_text(self._digests[SHA256].digest())
+        original = self._writer.known.find(digest, self.size_bytes, self.durability)
+        return _Parts(*self._heads(digest, self.size_bytes, original), digest, original)
+
+    def _heads(
+        self, digest: str, body_bytes: int, original: OriginalRecord | None = None
+    ) -> tuple[bytes, bytes]:
+        """Return the request record, and the response record up to the body, or the whole revisit record."""
         recorded, ids = self._recorded, (self._writer.ids.next(), self._writer.ids.next())
         http_head = record_format.response_head(recorded.wire)
-        digest = record_format.digest_text(self._digests[SHA256].digest())
         request = record_format.request(recorded, ids[1], ids[0])
-        original = self._writer.known.find(digest, self.size_bytes, self.durability)
         if original is not None:
-            revisit = record_format.revisit(recorded, ids, http_head, digest, original)
-            return _Parts(request, revisit, digest, original)
-        response = record_format.response(recorded, ids, http_head, digest, self.size_bytes)
-        return _Parts(request, response, digest, None)
+            return request, record_format.revisit(recorded, ids, http_head, digest, original)
+        return request, record_format.response(recorded, ids, http_head, digest, body_bytes)
 
     def _record(
         self, parts: _Parts, sha256: str, blocks: list[Block], file: PartOfRecord | None = None

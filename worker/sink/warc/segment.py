@@ -30,10 +30,11 @@ _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 class Segment:
     """A new segment that begins with the given record.
 
-    Raises FileExistsError if the name exists, InTheWayError or OSError.
+    partial: a locked partial file to make the segment of; its first bytes are overwritten. Raises
+    FileExistsError if the name exists, InTheWayError or OSError.
     """
 
-    def __init__(self, directory: Directory, name: str, begin: bytes) -> None:
+    def __init__(self, directory: Directory, name: str, begin: bytes, partial: str | None = None) -> None:
         self._directory = directory
         self._opening = directory.opening
         self._open_name = open_name(name)
@@ -46,18 +47,21 @@ class Segment:
         """The bytes on disk are unknown. Append nothing more."""
         self.index = SegmentIndex(directory, name)
         with directory.chain(WARC_FOLDER) as chain:
-            if name in os.listdir(chain[-1]):  # noqa: PTH208 - by descriptor
+            if not {name, self._open_name}.isdisjoint(os.listdir(chain[-1])):  # noqa: PTH208 - by descriptor
                 raise FileExistsError(errno.EEXIST, f"{self.path} exists already")
-            self._file = os.open(self._open_name, _NEW, 0o666, dir_fd=chain[-1])
+            if partial is None:
+                self._file = os.open(self._open_name, _NEW, 0o666, dir_fd=chain[-1])
+            else:
+                self._file = directory.open_partial(partial)
             try:
-                if lock(self._file) is False or not self._has_name():
+                if partial is not None:
+                    directory.put(partial, f"{WARC_FOLDER}/{self._open_name}")
+                elif lock(self._file) is False or not self._has_name():
                     raise FileExistsError(errno.EEXIST, f"{self._open_name}: another worker recovers it")
                 self.append([begin])
                 self.first_record_bytes = self.size_bytes
-            except OSError:
-                os.close(self._file)
-                with suppress(OSError):
-                    os.unlink(self._open_name, dir_fd=chain[-1])
+            except (OSError, InTheWayError):
+                self.discard()
                 raise
 
     @property
@@ -75,16 +79,28 @@ class Segment:
         with self._whole_or_nothing():
             write_all(self._file, blocks)
 
-    def append_file(self, before: Sequence[Block], file: int, size_bytes: int, after: Block) -> None:
+    def append_file(
+        self, before: Sequence[Block], file: int, offset: int, size_bytes: int, after: Block
+    ) -> None:
         """Append some blocks, `size_bytes` of a file, and another block. On OSError none is appended."""
         with self._whole_or_nothing():
             write_all(self._file, before)
             done = 0
             while done < size_bytes:
-                copied = os.sendfile(self._file, file, done, size_bytes - done)
+                copied = os.sendfile(self._file, file, offset + done, size_bytes - done)
                 if not copied:
                     raise OSError(f"the partial file ends after {done} of {size_bytes} bytes")
                 done += copied
+            write_all(self._file, [after])
+
+    def append_around(self, before: Sequence[Block], size_bytes: int, after: Block) -> None:
+        """Append some blocks, the `size_bytes` that are in the file after them, and another block.
+
+        On OSError the file is truncated before the blocks.
+        """
+        with self._whole_or_nothing():
+            write_all(self._file, before)
+            os.lseek(self._file, size_bytes, os.SEEK_CUR)
             write_all(self._file, [after])
 
     def sync(self, *, name: bool) -> None:
@@ -117,6 +133,14 @@ class Segment:
         self.index.close()
         with suppress(OSError):
             os.close(self._file)
+
+    def discard(self) -> None:
+        """Remove the segment. Ignores errors."""
+        self.index.close()
+        with suppress(OSError):
+            os.close(self._file)
+        with suppress(OSError, InTheWayError), self._directory.chain(WARC_FOLDER) as chain:
+            os.unlink(self._open_name, dir_fd=chain[-1])
 
     @contextmanager
     def _whole_or_nothing(self) -> Iterator[None]:

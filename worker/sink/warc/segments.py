@@ -1,8 +1,10 @@
 """The segments of a worker, written one after the other; closed when large or old. Every call blocks."""
 
+import errno
 import itertools
 import os
 import re
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from time import time_ns
@@ -24,6 +26,9 @@ from fetchfleet.worker.util.file_errors import FileFault, fault_of
 MAX_GROUP_BYTES = 16 << 20
 """Maximum bytes of one write. Bounds the wait of the first of many records."""
 
+OWN_MIN_BYTES = 64 << 20
+"""See `Segments.own_min_bytes`. It bounds the number of segments, and the bytes that are copied."""
+
 MILLISECOND_DIGITS = 17
 """The digits of a time in the name of a segment."""
 
@@ -32,14 +37,16 @@ MAX_NAME_CHARS = 100
 
 
 class PartOfRecord(NamedTuple):
-    """The end of a record that is in a partial file."""
+    """The end of a record that is in a partial file, from an offset on."""
 
     name: str
     """The name of the partial file."""
     size_bytes: int
-    """The size of that file."""
+    """The size of that part."""
     after: bytes = b""
     """The bytes of the record after that file."""
+    offset: int = 0
+    """The offset of the part in the file."""
 
 
 class WarcRecord(NamedTuple):
@@ -93,6 +100,14 @@ _Group = list[tuple[RecordSource, WarcRecord]]
 """Records that are appended by one write."""
 
 
+class NewSegment(NamedTuple):
+    """The start of a segment."""
+
+    name: str
+    begin: bytes
+    """Its first record."""
+
+
 class WarcOptions(NamedTuple):
     """The form and the limits of segments."""
 
@@ -124,6 +139,8 @@ class Segments:
         self._worker = re.sub(r"[^A-Za-z0-9._-]", "_", instance)[-MAX_NAME_CHARS:].lstrip(".") or "worker"
         self._user_agent = user_agent
         self._options = options
+        self.own_min_bytes = min(OWN_MIN_BYTES, options.max_bytes)
+        """The size of a body without compression from which it is written into a segment of its own."""
         self._max_group_bytes = min(MAX_GROUP_BYTES, options.max_bytes)
         self._serials = itertools.count(1)
         self._current: Segment | None = None
@@ -217,7 +234,8 @@ class Segments:
             else:
                 file = self._directory.open_partial(first.file.name)
                 try:
-                    segment.append_file(first.blocks, file, first.file.size_bytes, first.file.after)
+                    _, size_bytes, after, offset = first.file
+                    segment.append_file(first.blocks, file, offset, size_bytes, after)
                 finally:
                     os.close(file)
             if durability != {"none"}:
@@ -241,18 +259,45 @@ class Segments:
         if self._current is None and not self._directory.in_place():
             raise self._directory.out_of_place()
         while self._current is None:
-            date = date_of(time_ns())
-            time = re.sub(r"\D", "", date)[:MILLISECOND_DIGITS]
-            suffix = COMPRESSED if self._options.compressed else ""
-            name = f"{self._worker}-{time}-{next(self._serials):05d}.warc{suffix}"
-            begin = record_format.info(self._ids.next(), date, name, self._user_agent)
-            if suffix:
-                begin = member([begin])
-            try:
-                self._current = Segment(self._directory, name, begin)
-            except FileExistsError:
-                continue
+            with suppress(FileExistsError):
+                self._current = Segment(self._directory, *self.new())
         return self._current
+
+    def new(self) -> NewSegment:
+        """Return the name and the first record of another segment. Thread-safe."""
+        date = date_of(time_ns())
+        time = re.sub(r"\D", "", date)[:MILLISECOND_DIGITS]
+        suffix = COMPRESSED if self._options.compressed else ""
+        name = f"{self._worker}-{time}-{next(self._serials):05d}.warc{suffix}"
+        begin = record_format.info(self._ids.next(), date, name, self._user_agent)
+        return NewSegment(name, member([begin]) if suffix else begin)
+
+    def place(self, new: NewSegment, record: WarcRecord, durability: str) -> StoredAt | None:
+        """Make the partial file of a record a segment of its own, which is closed at once. Thread-safe.
+
+        The part begins after the first record and the blocks. Returns None if the file cannot be moved.
+        Raises OSError or InTheWayError.
+        """
+        assert record.file is not None
+        assert record.file.offset == len(new.begin) + sum(map(len, record.blocks))
+        try:
+            segment = Segment(self._directory, *new, record.file.name)
+        except OSError as error:
+            if error.errno in {errno.EXDEV, errno.EEXIST}:
+                return None
+            raise
+        try:
+            segment.append_around(record.blocks, record.file.size_bytes, record.file.after)
+            if durability != "none":
+                segment.sync(name=durability == "full")
+            if segment.gone:
+                raise self._directory.out_of_place()
+        except (OSError, InTheWayError):
+            segment.discard()
+            raise
+        stored = self._stored(segment, record, len(new.begin) + record.request_bytes)
+        segment.close()
+        return stored
 
 
 def date_of(unix_ns: int) -> str:

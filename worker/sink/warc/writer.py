@@ -20,7 +20,7 @@ class SegmentWriter:
         self.ids = ids
         self.compressed = compressed
         """Each record is a gzip member."""
-        self._segments = segments
+        self.segments = segments
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="warc")
         self._waiting: list[RecordSource] = []
         self._busy = False
@@ -39,16 +39,16 @@ class SegmentWriter:
         if self._expiry is not None:
             self._expiry.cancel()
         self._thread.shutdown()
-        self._segments.close()
+        self.segments.close()
 
     def close_segment(self) -> None:
         """Close the current segment. Blocks; call it off the loop."""
         with suppress(RuntimeError):  # the thread has been shut down
-            self._thread.submit(self._segments.close).result()
+            self._thread.submit(self.segments.close).result()
 
     def _hand_over(self) -> None:
         sources, self._waiting = self._waiting, []
-        self._in_thread(partial(self._segments.write, sources), partial(self._written, sources))
+        self._in_thread(partial(self.segments.write, sources), partial(self._written, sources))
 
     def _in_thread(self, work: Callable[[], object], then: Callable[..., None]) -> None:
         asyncio.get_running_loop().run_in_executor(self._thread, work).add_done_callback(then)
@@ -69,9 +69,9 @@ class SegmentWriter:
 
         def expire() -> None:
             self._expiry = None
-            self._in_thread(self._segments.close_old, lambda _: self._watch_age())
+            self._in_thread(self.segments.close_old, lambda _: self._watch_age())
 
-        expires_s = self._segments.expires_s
+        expires_s = self.segments.expires_s
         if self._expiry is None and expires_s is not None:
             wait_s = max(0.0, expires_s - mono_s())
             self._expiry = asyncio.get_running_loop().call_later(wait_s, expire)
