@@ -259,7 +259,7 @@ async def test_the_redis_cli_of_the_api_page_runs(redis_url: str, tmp_path: Path
     """Three messages are pushed, and the results of the one with a batch ID are read."""
     if not shutil.which("redis-cli"):
         pytest.skip("redis-cli is not installed")
-    [block] = fenced(API, "bash")
+    block, _ = fenced(API, "bash")
     async with Origin.serving("127.0.0.183", ok(b"body")) as origin:
         block = block.replace("redis-cli", f"redis-cli {' '.join(cli_arguments(redis_url))}")
         block = block.replace("https://example.com", origin.url("").rstrip("/"))
