@@ -233,9 +233,17 @@ async def finish_fetch(
     if entry.part is not None:
         services.sink.disk.remove_partial_file(entry.id, entry.part)
     last_url, trace = (attempt.request.url, attempt.trace) if attempt is not None else (None, None)
-    timings = timings_of(trace, lane.clock.now_ms() - entry.submitted_ms)
-    about, store = (timings, content_type_of(trace), services.worker_id), services.sink.store
-    result = result_of(entry, finish, outcome, last_url, stand_in, *about, store=store)
+    result = result_of(
+        entry,
+        finish,
+        outcome,
+        last_url,
+        stand_in,
+        timings_of(trace, lane.clock.now_ms() - entry.submitted_ms),
+        content_type_of(trace),
+        services.worker_id,
+        store=services.sink.store,
+    )
     if result.outcome is Outcome.FAILED:
         session.settle(settler.failed(result))
     if attempt is None:
@@ -253,6 +261,7 @@ def settle_retry(session: FetchSession, retry: Retry, outcome: AttemptOutcome = 
     status = None if isinstance(outcome, Interrupted | Redirected) else outcome.status
     services, wait_s, note = session.services, retry.wait_s, note_of(outcome)
     entry = waiting(retry.entry, session.lane.clock.now_ms(), wait_s) if wait_s > 0 else retry.entry
-    about = (entry, wait_s, retry.reason, status, note)
-    line = log_events.retry(session.lane.name, *about, services.settler.totals, services.log)
+    line = log_events.retry(
+        session.lane.name, entry, wait_s, retry.reason, status, note, services.settler.totals, services.log
+    )
     session.settle(settler.retried(entry, wait_s, line))

@@ -219,9 +219,17 @@ def _lane(row: LaneRow, report: LaneReport | None, now_ms: int) -> LaneSnapshot:
     if row.state == "held":
         held = report or LaneReport()
         waiting = row.waiting + max(0, row.claimed - held.in_flight)
-        opens_in_s = _in_s(held.until_ms or now_ms, now_ms)
-        about = (row.owner, oldest_s, held.full is True, held.ranges or 0)
-        return LaneSnapshot(row.name, held.in_flight, waiting, held.why or "", opens_in_s, *about)
+        return LaneSnapshot(
+            name=row.name,
+            in_flight=held.in_flight,
+            waiting=waiting,
+            why=held.why or "",
+            opens_in_s=_in_s(held.until_ms or now_ms, now_ms),
+            owner=row.owner,
+            oldest_s=oldest_s,
+            full=held.full is True,
+            ranges=held.ranges or 0,
+        )
     due_ms = row.due_ms or now_ms
     closed_until_ms = row.shut_until_ms or 0
     is_closed = closed_until_ms > now_ms

@@ -69,8 +69,11 @@ async def hand_over_after_failure(session: FetchSession, entry: Entry, outcome: 
         return False
     session.lane.replace_entry(after)
     session.lane.add_handover(entry.id, str(needs))
-    about = (after, 0.0, outcome.reason, outcome.status, note_of(outcome))
-    log_events.retry(session.lane.name, *about, services.settler.totals, services.log)()
+    reason, status, note = outcome.reason, outcome.status, note_of(outcome)
+    write_line = log_events.retry(
+        session.lane.name, after, 0.0, reason, status, note, services.settler.totals, services.log
+    )
+    write_line()
     return True
 
 

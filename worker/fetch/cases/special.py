@@ -155,11 +155,11 @@ class SpecialCases:
     def _refusal(self, answer: Answer) -> AttemptOutcome | None:
         """Return the outcome if the head of the response does not meet the requirements, else None."""
         content_type, x_robots_tags = answer.header("content-type"), answer.values("x-robots-tag")
+        token = token_of(self._services.user_agent)
         resumed = self.resume.is_part and self.resume.partial_file is not None
         # The first piece of a body is requested as a range by the worker, in place of a 200.
         status = 200 if self.resume.is_part and not resumed else answer.status
-        about = (status, content_type, x_robots_tags, token_of(self._services.user_agent))
-        return accept.refusal_of(self._required, *about, resumed=resumed)
+        return accept.refusal_of(self._required, status, content_type, x_robots_tags, token, resumed=resumed)
 
     async def _expected(self, answer: Answer, request: Hop, body: BodyPipeline, max_bytes: int) -> Expected:
         """Return the properties that the whole body must have."""
