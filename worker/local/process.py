@@ -124,15 +124,15 @@ def run_until_signal(work: Coroutine[Any, Any, T], if_interrupted: str = "interr
 
 
 STOP_TIMEOUT_S = 30.0
-
-
-MAX_QUICK_ENDS = 3
-
-
+"""The time after which a worker that should stop is killed."""
 QUICK_END_S = 5.0
-
+"""The time from the start of a worker within which its end is a quick one."""
+MAX_QUICK_ENDS = 3
+"""The quick ends in a row after which a worker is not started again."""
 
 WORKER_ID = "FETCHFLEET_WORKER_ID"
+"""The environment variable with the name of a worker."""
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 

@@ -72,8 +72,7 @@ def open_fetches(
     only_failed: a report. Only what failed by it is fetched, and the list is optional. changes: applied to
     each fetch; with `lines_to`, every fetch requires JSON Lines too. reading: the options of the list, by
     parameter. hosts: receives the URL of each fetch. fetch_lists: fetches the lists at URLs, if that is
-    possible. Raises CommandError for invalid lines and for outputs
-    that cannot be written.
+    possible. Raises CommandError for invalid lines and for outputs that cannot be written.
     """
     lines_to = outputs.lines_to
     all_changes = [*([] if lines_to is None else [_require_lines]), *changes]
@@ -86,13 +85,7 @@ def open_fetches(
         raise CommandError(message, BAD_USE)
     if (outputs.report, lines_to, outputs.rejects) != (None, None, None):
         check_outputs(file or "-", outputs)
-    options = ListOptions(
-        reading.get("list_format"),
-        reading.get("url_col"),
-        tuple((reading.get("meta_cols") or "").split(",")) if reading.get("meta_cols") else (),
-        reading.get("dest_col"),
-        reading.get("sha256_col"),
-    )
+    options = _list_options(reading)
     if only_failed is None:
         stream = open_list(str(file), use, options, fetch_lists)
     else:
@@ -106,6 +99,18 @@ def open_fetches(
     for note in stream.notes:
         outputs.warn(note, "")
     return stream
+
+
+def _list_options(reading: Mapping[str, Any]) -> ListOptions:
+    """Return the options of a list, given by the parameters of a command."""
+    meta = reading.get("meta_cols")
+    return ListOptions(
+        format=reading.get("list_format"),
+        url_column=reading.get("url_col"),
+        meta_columns=tuple(meta.split(",")) if meta else (),
+        dest_column=reading.get("dest_col"),
+        sha256_column=reading.get("sha256_col"),
+    )
 
 
 def _require_lines(fetch: Fetch) -> Fetch:

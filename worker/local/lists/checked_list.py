@@ -34,6 +34,11 @@ MAX_LISTS = 50_000
 """The most sitemaps of an index, as in the protocol."""
 MAX_INDEX_LEVELS = 3
 """The most indexes above a sitemap. The protocol has one."""
+_FETCHED_BY = (
+    "fetched by `run`, and by `submit` if --out FOLDER names the workers' folder on this machine, but not by"
+    " a dry run"
+)
+"""The commands that fetch lists, for an error of one that does not."""
 FetchLists = Callable[[Sequence[str]], Mapping[str, Path]]
 """Fetches the lists at URLs, and returns the file of each."""
 HEAD_BYTES = 64 * 1024
@@ -92,15 +97,15 @@ def find_parts(
 
     stack: closes the files. Raises CommandError.
     """
-    is_url = file.startswith(URLS)
-    if is_url and fetch_lists is None:
-        raise ListError(
-            f"{file}: a list at a URL is fetched by `run`, and by `submit` if --out FOLDER names the workers'"
-            " folder on this machine, but not by a dry run"
-        )
-    sources = file_sources(fetch_lists([file])) if is_url and fetch_lists else find_sources(file)
-    parts = []
-    for level in range(MAX_INDEX_LEVELS + 1):
+    if not file.startswith(URLS):
+        sources = find_sources(file)
+    elif fetch_lists is not None:
+        sources = file_sources(fetch_lists([file]))
+    else:
+        raise ListError(f"{file}: a list at a URL is {_FETCHED_BY}")
+    parts: list[Part] = []
+    levels = 0
+    while True:
         for source in sources:
             stack.callback(source.close)
         found = [recognised(source, options) for source in sources]
@@ -110,15 +115,11 @@ def find_parts(
             return parts
         name = next(part.file.name for part in found if part.reader.is_index)
         if fetch_lists is None:
-            raise ListError(
-                f"{name}: an index; its sitemaps are fetched by `run`, and by `submit` if --out FOLDER names"
-                " the workers' folder on this machine, but not by a dry run"
-            )
-        if level == MAX_INDEX_LEVELS or len(urls) > MAX_LISTS:
+            raise ListError(f"{name}: an index; its sitemaps are {_FETCHED_BY}")
+        if levels == MAX_INDEX_LEVELS or len(urls) > MAX_LISTS:
             limits = f"more than {MAX_INDEX_LEVELS} levels or {MAX_LISTS:,} sitemaps"
             raise ListError(f"{name}: an index with {limits}")
-        sources = file_sources(fetch_lists(urls))
-    raise AssertionError
+        sources, levels = file_sources(fetch_lists(urls)), levels + 1
 
 
 def _listed(parts: Sequence[Part]) -> Iterator[str]:
