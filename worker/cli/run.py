@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from types import ModuleType
 from typing import Annotated, Any
@@ -24,6 +24,7 @@ from fetchfleet.worker.cli.options.shared import (
 )
 from fetchfleet.worker.cli.options.worker_options import with_list_options, with_worker_options
 from fetchfleet.worker.errors import BAD_USE, CommandError
+from fetchfleet.worker.local.output.output_files import Outputs
 from fetchfleet.worker.local.process import prestarted, run_until_signal, worker_settings_from
 from fetchfleet.worker.settings import FILES, HTTPX, WARC, Settings
 
@@ -81,23 +82,22 @@ def run(
     changes = [] if is_plain else changes_of(header, name, if_exists, revalidate=revalidate)
     if settings.sink_kind != FILES:
         refuse_files(settings.sink_kind, lines_to, name)
-    count = 0 if dry_run else workers
-    if count > 1:  # import once, for all; one worker imports while this process starts Redis
+    outputs = Outputs(standard_error, report, lines_to, skip_invalid, out=settings.out)
+    if dry_run:
+        from fetchfleet.worker.cli.common import print_dry_run  # noqa: PLC0415 it imports rich
+
+        slots = workers * settings.max_in_flight
+        return print_dry_run(file, only_failed, outputs, changes, reading, settings.policy, slots)
+    if workers > 1:  # import once, for all; one worker imports while this process starts Redis
         import_worker(settings.engine)
     # Fork before the list is read, so that the workers have no copy of it.
     with (
-        prestarted(count, lambda: import_worker(settings.engine).main()) as processes,
+        prestarted(workers, lambda: import_worker(settings.engine).main()) as processes,
         ExitStack() as stack,
     ):
-        from fetchfleet.worker.cli.common import console, print_dry_run  # noqa: PLC0415 workers need none of it
-        from fetchfleet.worker.local import list_downloads  # noqa: PLC0415
+        from fetchfleet.worker.local import list_downloads  # noqa: PLC0415 workers need none of it
         from fetchfleet.worker.local import run as local  # noqa: PLC0415
-        from fetchfleet.worker.local.output.output_files import Outputs  # noqa: PLC0415
 
-        outputs = Outputs(console, report, lines_to, skip_invalid, out=settings.out)
-        if dry_run:
-            slots = workers * settings.max_in_flight
-            return print_dry_run(file, only_failed, outputs, changes, reading, settings.policy, slots)
         fetch_lists = partial(
             list_downloads.by_run, settings=settings, flags=flags, changes=changes, outputs=outputs
         )
@@ -112,8 +112,16 @@ def run(
             local.run(fetches, settings, flags, processes, outputs, again=again),
             "interrupted; repeat the command to continue the run",
         )
-        console.print(places_of(settings, failed=counts.failed), soft_wrap=True)
+        outputs.console().print(places_of(settings, failed=counts.failed), soft_wrap=True)
         raise typer.Exit(local.exit_code_of(counts))
+
+
+@cache
+def standard_error() -> Any:
+    """Return the console for messages and progress. The first call imports rich."""
+    from fetchfleet.worker.local.output.progress import StandardError  # noqa: PLC0415
+
+    return StandardError()
 
 
 def places_of(settings: Settings, failed: int) -> str:

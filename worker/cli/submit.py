@@ -145,7 +145,7 @@ def submit(
     flags = {"redis_url": redis, "out": out, "redis_patience_s": redis_patience, "via": via}
     settings = settings_from(flags)
     options = submit_options(max_backlog, when_full, settings.via)._replace(notify=notify)
-    outputs = Outputs(console, report, lines_to, skip_invalid)
+    outputs = Outputs(lambda: console, report, lines_to, skip_invalid)
     changes = changes_of(header, name, if_exists, revalidate=revalidate)
     if dry_run:
         print_dry_run(file, None, outputs, changes, reading, settings.policy)

@@ -24,10 +24,9 @@ from fetchfleet.worker.local.embedded_redis import EmbeddedRedis, supervised
 from fetchfleet.worker.local.lists.checked_list import FetchLists, Hosts, ListUse, open_failed, open_list
 from fetchfleet.worker.local.lists.fetch_stream import Change, FetchStream
 from fetchfleet.worker.local.lists.rows import ListOptions
-from fetchfleet.worker.local.output.follow import finish_report, follow
+from fetchfleet.worker.local.output import reports
 from fetchfleet.worker.local.output.jsonl_export import ExportTarget
 from fetchfleet.worker.local.output.output_files import Outputs, check_distinct, check_outputs
-from fetchfleet.worker.local.output.reports import check_converted
 from fetchfleet.worker.local.process import (
     WorkerProcess,
     configured,
@@ -145,7 +144,7 @@ async def run(
         if ended is not None:
             await finish_report(outputs)
             return ended
-    with EmbeddedRedis(settings.out / REDIS_FOLDER, while_starting=_import_arq) as redis:
+    with EmbeddedRedis(settings.out / REDIS_FOLDER, while_starting=import_later_modules) as redis:
         earlier = await _unfinished(redis, batch_id, record_file)
         part = run_record.begin_part(batch_id, record_file, outputs.report, resumes=earlier is not None)
         if earlier is not None:
@@ -165,6 +164,8 @@ async def run(
                     ended_file.unlink(missing_ok=True)
                     batch = await enqueue(fleet)
                     part.save()
+                from fetchfleet.worker.local.output.follow import follow  # noqa: PLC0415 see while_starting
+
                 counts = await follow(redis.url, batch, outputs, export, part)
         part.end(ended_file, counts)
         export_state.unlink(missing_ok=True)
@@ -173,9 +174,17 @@ async def run(
     return counts
 
 
-def _import_arq() -> None:
-    """Import the module that the first notification of workers needs."""
+async def finish_report(outputs: Outputs) -> None:
+    """Convert the report of an ended batch to its format. Raises CommandError."""
+    if outputs.report is not None and reports.lines_of(outputs.report) != outputs.report:
+        outputs.warn(f"writing {outputs.report}", "")  # a million results take half a minute
+        await reports.finish(outputs.report, outputs.warn)
+
+
+def import_later_modules() -> None:
+    """Import arq and rich, which a run needs once Redis has started."""
     import_module("fetchfleet.jobs.notify")
+    import_module("fetchfleet.worker.local.output.follow")
 
 
 async def submit(
@@ -197,7 +206,7 @@ async def submit(
     _check_lines_to(outputs, settings)
     url = settings.redis_url
     if outputs.report is not None:
-        check_converted(outputs.report)
+        reports.check_converted(outputs.report)
     async with Fleet(
         url,
         max_backlog=options.max_backlog,
@@ -219,6 +228,8 @@ async def submit(
         if next_command is None:
             return batch, None
         export = ExportTarget(outputs.lines_to, settings.out) if outputs.lines_to else None
+        from fetchfleet.worker.local.output.follow import follow  # noqa: PLC0415 it imports rich
+
         with followed_at(url, next_command):
             counts = await follow(url, batch, outputs, export)
     await finish_report(outputs)

@@ -7,18 +7,64 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 
 from fetchfleet.jobs.client.batch import FROM_THE_START, Counts
 from fetchfleet.jobs.contract.fetch import encode
 from fetchfleet.jobs.contract.ids import BATCH_ID_CHARS
+from fetchfleet.jobs.contract.result import Outcome, Result
 from fetchfleet.worker.errors import BAD_USE, CommandError
-from fetchfleet.worker.local.output.progress import Tally
 from fetchfleet.worker.local.output.reports import check_converted, is_unconverted, lines_of
+from fetchfleet.worker.util.clock import mono_s
 
 ENDED_RUNS = "runs"
 """The folder with the records of ended runs, named by batch ID, in the state folder."""
+HOSTS_NAMED = 3
+
+
+class Tally:
+    """The counts of the results that a command has read."""
+
+    def __init__(self) -> None:
+        self.started_s = mono_s()
+        self.ends: Counter[tuple[str, str]] = Counter()
+        """The number of results by outcome and reason (empty without one)."""
+        self.notes: dict[tuple[str, str], str] = {}
+        """The note of one result for each outcome and reason, if it has one."""
+        self.failed_hosts: Counter[str] = Counter()
+        """The number of failed fetches by host."""
+        self.retries = self.throttles = self.interruptions = 0
+        self.read = 0
+        """The results that this process has counted."""
+        self.done_before: int | None = None
+        """The results that earlier parts of a run have read; None in its first part."""
+
+    def complete(self, counts: Counts) -> None:
+        """Add the results that a killed part has read but not saved; only their outcomes are known."""
+        for outcome in Outcome:
+            known = sum(count for (of, _), count in self.ends.items() if of == outcome)
+            if (missing := getattr(counts, outcome.value) - known) > 0:
+                self.ends[outcome.value, "of an earlier part"] += missing
+
+    def add(self, *results: Result) -> None:
+        """Count results."""
+        self.read += len(results)
+        self.ends.update([(result.outcome, result.reason or "") for result in results])
+        for result in results:
+            if result.outcome == Outcome.FAILED:
+                self.failed_hosts[urlsplit(result.url).netloc] += 1
+            if result.note:
+                self.notes.setdefault((result.outcome, result.reason or ""), result.note)
+            if result.attempts > 1:
+                self.retries += result.attempts - 1
+            self.throttles += result.throttles
+            self.interruptions += result.interruptions
+
+    def worst(self) -> list[tuple[str, int]]:
+        """Return the hosts with the most failed fetches, and the number of these."""
+        return self.failed_hosts.most_common(HOSTS_NAMED)
 
 
 class RunRecord(msgspec.Struct, kw_only=True):

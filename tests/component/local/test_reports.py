@@ -241,7 +241,7 @@ def test_files_of_an_old_database_are_removed(tmp_path: Path) -> None:
 
 def outputs_to(report: Path) -> Outputs:
     """Return the outputs of a command with a report."""
-    return Outputs(StandardError(), report=report)
+    return Outputs(StandardError, report=report)
 
 
 def test_an_output_that_a_report_cannot_have_is_refused(

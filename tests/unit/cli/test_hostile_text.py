@@ -30,11 +30,11 @@ from fetchfleet.worker.local.lists.rejects import encoded
 from fetchfleet.worker.local.output.progress import (
     BatchProgress,
     SafeConsole,
-    Tally,
     live_view,
     progress_line,
     summary,
 )
+from fetchfleet.worker.local.run_record import Tally
 from fetchfleet.worker.observability import log, redact
 from fetchfleet.worker.policy.file import Policy
 from fetchfleet.worker.policy.pauses import Overrides, Pauses

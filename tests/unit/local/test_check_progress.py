@@ -56,7 +56,7 @@ def test_a_dry_run_shows_progress_on_a_terminal(
     console = screen_of(terminal=terminal)
     monkeypatch.setattr(common, "console", console)
     monkeypatch.setattr(check_progress, "SHOW_EVERY_S", 0.0)
-    common.print_dry_run(str(listed), None, Outputs(console), [], {}, Policy())
+    common.print_dry_run(str(listed), None, Outputs(lambda: console), [], {}, Policy())
 
     assert ("2,000 fetches checked" in text_of(console)) is terminal
     assert "2,000 fetches; nothing was enqueued (dry run)" in capsys.readouterr().out

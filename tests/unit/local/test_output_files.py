@@ -105,7 +105,7 @@ def test_the_same_file_is_refused_for_two_purposes(tmp_path: Path) -> None:
 
 def test_the_future_out_folder_is_not_an_output_file(tmp_path: Path) -> None:
     """A report at its path would make the run fail at its end."""
-    outputs = Outputs(Console(), report=tmp_path / "out", out=tmp_path / "x" / ".." / "out")
+    outputs = Outputs(Console, report=tmp_path / "out", out=tmp_path / "x" / ".." / "out")
     with pytest.raises(CommandError, match="--out and --report are the same file"):
         check_outputs("-", outputs)
 
@@ -113,13 +113,13 @@ def test_the_future_out_folder_is_not_an_output_file(tmp_path: Path) -> None:
 def test_an_impossible_file_name_is_refused_with_its_option(tmp_path: Path) -> None:
     """The error does not concern standard output."""
     with pytest.raises(CommandError, match=r"--report .*: File name too long"):
-        check_outputs("-", Outputs(Console(), report=tmp_path / ("x" * 300)))
+        check_outputs("-", Outputs(Console, report=tmp_path / ("x" * 300)))
 
 
 def test_a_list_without_a_valid_line_names_its_rejects(tmp_path: Path) -> None:
     """A list without lines is another error."""
     (tmp_path / "list").write_text("htp://a\nhtp://b\n")
-    outputs = Outputs(Console(), rejects=tmp_path / "rejects")
+    outputs = Outputs(Console, rejects=tmp_path / "rejects")
     with pytest.raises(CommandError, match=r"every line is invalid; see .*rejects"):
         open_fetches(str(tmp_path / "list"), None, outputs)
     assert (tmp_path / "rejects").read_text().count("not an http or https URL") == 2

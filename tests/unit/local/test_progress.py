@@ -11,13 +11,13 @@ from fetchfleet.jobs.client.batch import Counts
 from fetchfleet.worker.inspect.snapshot import LaneSnapshot, WorkerReport
 from fetchfleet.worker.local.output.progress import (
     BatchProgress,
-    Tally,
     duration,
     lacks_of,
     live_view,
     progress_line,
     summary,
 )
+from fetchfleet.worker.local.run_record import Tally
 
 REPORTS = {"one": WorkerReport(lacking="writing", lacking_error="Disk quota exceeded"), "two": WorkerReport()}
 LACK = "one cannot store bodies: it lacks a disk that takes bodies (Disk quota exceeded)"

@@ -7,8 +7,7 @@ import pytest
 
 from fetchfleet.jobs.client.batch import FROM_THE_START, Counts
 from fetchfleet.jobs.contract.result import Outcome, Reason, Result
-from fetchfleet.worker.local.output.progress import Tally
-from fetchfleet.worker.local.run_record import EndedRunError, RunPart, RunRecord, ended_run, load
+from fetchfleet.worker.local.run_record import EndedRunError, RunPart, RunRecord, Tally, ended_run, load
 
 BATCH = "0123456789abcdef"
 BEGAN = "2030-01-02T03:04:05+00:00"

@@ -14,8 +14,8 @@ from fetchfleet.jobs.redis_connection import connect
 from fetchfleet.worker.local.output import reports
 from fetchfleet.worker.local.output.jsonl_export import ExportTarget, JsonlExport
 from fetchfleet.worker.local.output.output_files import Outputs, ReportFile
-from fetchfleet.worker.local.output.progress import Progress, Tally, summary
-from fetchfleet.worker.local.run_record import RunPart
+from fetchfleet.worker.local.output.progress import Progress, summary
+from fetchfleet.worker.local.run_record import RunPart, Tally
 from fetchfleet.worker.util.clock import mono_s
 
 SAVE_EVERY = 500
@@ -32,7 +32,7 @@ async def follow(
 
     part: the part of a run; None for a batch of a running fleet. Raises ExportError.
     """
-    console = outputs.console
+    console = outputs.console()
     async with AsyncExitStack() as stack:
         redis = await stack.enter_async_context(connect(redis_url))
         progress = Progress(redis, batch, console, part.tally if part else None)
@@ -71,13 +71,6 @@ async def follow(
         if export is not None:
             export.check(counts.done)
         return counts
-
-
-async def finish_report(outputs: Outputs) -> None:
-    """Convert the report of an ended batch to its format. Raises CommandError."""
-    if outputs.report is not None and reports.lines_of(outputs.report) != outputs.report:
-        outputs.warn(f"writing {outputs.report}", "")  # a million results take half a minute
-        await reports.finish(outputs.report, outputs.warn)
 
 
 async def write_results(

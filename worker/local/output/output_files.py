@@ -3,11 +3,9 @@
 import errno
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, NamedTuple, Self
-
-from rich.console import Console
+from typing import IO, Any, NamedTuple, Self
 
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.local.output import reports
@@ -19,7 +17,8 @@ from fetchfleet.worker.observability import redact
 class Outputs(NamedTuple):
     """The outputs of a command that follows a batch."""
 
-    console: Console
+    console: Callable[[], Any]
+    """Returns the console for messages and progress, the same at each call."""
     report: Path | None = None
     """The file for results."""
     lines_to: str | None = None
@@ -35,7 +34,7 @@ class Outputs(NamedTuple):
 
     def warn(self, message: str, style: str = "red") -> None:
         """Print a line above the progress display."""
-        self.console.print(message, style=style, soft_wrap=True)
+        self.console().print(message, style=style, soft_wrap=True)
 
     def warn_of_redis(self, message: str) -> None:
         """Print that Redis does not answer, or answers again."""

@@ -1,11 +1,9 @@
 """The progress display: live on a terminal, one line at a time elsewhere, and a summary at the end."""
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, RedisError
@@ -16,9 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from fetchfleet.jobs.client.batch import Batch, Counts
-from fetchfleet.jobs.contract.result import Outcome, Result
+from fetchfleet.jobs.contract.result import Outcome
 from fetchfleet.jobs.contract.safe_text import UNSAFE, shown, shown_lines
 from fetchfleet.worker.inspect.snapshot import LaneSnapshot, WorkerReport, lack_text, snapshot
+from fetchfleet.worker.local.run_record import Tally
 from fetchfleet.worker.observability import redact
 from fetchfleet.worker.observability.percentiles import Rate
 from fetchfleet.worker.util import aio
@@ -30,7 +29,6 @@ LANES_SHOWN = 16
 LANES_READ = 500
 WAITS_NAMED = 4
 LACKS_NAMED = 2
-HOSTS_NAMED = 3
 
 
 class SafeConsole(Console):
@@ -89,49 +87,6 @@ class BatchProgress(NamedTuple):
         """The estimated time until the batch ends; None if no fetch has ended recently."""
         left = self.counts.total - self.counts.done
         return left / self.done_per_s if left and self.done_per_s else None
-
-
-class Tally:
-    """The counts of the results that a command has read."""
-
-    def __init__(self) -> None:
-        self.started_s = mono_s()
-        self.ends: Counter[tuple[str, str]] = Counter()
-        """The number of results by outcome and reason (empty without one)."""
-        self.notes: dict[tuple[str, str], str] = {}
-        """The note of one result for each outcome and reason, if it has one."""
-        self.failed_hosts: Counter[str] = Counter()
-        """The number of failed fetches by host."""
-        self.retries = self.throttles = self.interruptions = 0
-        self.read = 0
-        """The results that this process has counted."""
-        self.done_before: int | None = None
-        """The results that earlier parts of a run have read; None in its first part."""
-
-    def complete(self, counts: Counts) -> None:
-        """Add the results that a killed part has read but not saved; only their outcomes are known."""
-        for outcome in Outcome:
-            known = sum(count for (of, _), count in self.ends.items() if of == outcome)
-            if (missing := getattr(counts, outcome.value) - known) > 0:
-                self.ends[outcome.value, "of an earlier part"] += missing
-
-    def add(self, *results: Result) -> None:
-        """Count results."""
-        self.read += len(results)
-        self.ends.update([(result.outcome, result.reason or "") for result in results])
-        for result in results:
-            if result.outcome == Outcome.FAILED:
-                self.failed_hosts[urlsplit(result.url).netloc] += 1
-            if result.note:
-                self.notes.setdefault((result.outcome, result.reason or ""), result.note)
-            if result.attempts > 1:
-                self.retries += result.attempts - 1
-            self.throttles += result.throttles
-            self.interruptions += result.interruptions
-
-    def worst(self) -> list[tuple[str, int]]:
-        """Return the hosts with the most failed fetches, and the number of these."""
-        return self.failed_hosts.most_common(HOSTS_NAMED)
 
 
 class Progress:

@@ -144,7 +144,7 @@ def test_a_command_reads_a_report_with_or_without_its_list(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It names the fetches that it leaves out, and never overwrites the report that it reads."""
-    outputs, listed = Outputs(StandardError()), tmp_path / "list"
+    outputs, listed = Outputs(StandardError), tmp_path / "list"
     gone = Fetch(url="http://gone.example/")
     report = reported(tmp_path, result(A), result(B, Outcome.STORED, 1), result(gone, place=2))
     listed.write_bytes(encode(A) + b"\n" + encode(B) + b"\n")
