@@ -4,6 +4,7 @@ A body whose key is taken gets the key with its fetch ID. If the object there ha
 digest in its metadata, it is used instead, so a repeated attempt leaves no second copy.
 """
 
+from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 from fetchfleet.jobs.contract.checks.field_checks import IfExists
@@ -46,28 +47,34 @@ async def place(
     Raises BadDestError, ExistsError, OSError and the errors of `put`.
     """
     path = path_for(entry, exchange, content.sha256)
-    on_existing = entry.fetch.on_existing
-    if on_existing is IfExists.REPLACE:
-        return PlacedObject(path, await put(path, create=False))
-    if on_existing is not IfExists.SUFFIX:
-        try:
-            return PlacedObject(path, await put(path, create=True))
-        except ExistsError:
-            return await _own(store, path, entry.id)
-    if is_content_addressed(entry):
-        found = await _same(store, path, content)
-        return found or PlacedObject(path, await put(path, create=False))
-    last = suffixed(path, entry.id)
+    match entry.fetch.on_existing:
+        case IfExists.REPLACE:
+            return PlacedObject(path, await put(path, create=False))
+        case IfExists.SUFFIX if is_content_addressed(entry):
+            same = await _same_body(store, path, content)
+            return same or PlacedObject(path, await put(path, create=False))
+        case IfExists.SUFFIX:
+            return await _place_beside(path, entry.id, content, store, put)
+        case IfExists.SKIP | IfExists.FAIL:
+            try:
+                return PlacedObject(path, await put(path, create=True))
+            except ExistsError:
+                return await _own(store, path, entry.id)
+
+
+async def _place_beside(
+    path: str, fetch_id: str, content: WholeBody, store: ObjectStore, put: PutBody
+) -> PlacedObject:
+    """Store a body at this path, or at that with the fetch ID if another object has the path."""
+    last = suffixed(path, fetch_id)
     if content.size_bytes <= MAX_PUT_BYTES:  # a larger body cannot be sent with a condition
         for candidate in (path, last):
             if content.size_bytes < LOOK_UP_BYTES or await store.head(candidate) is None:
-                try:
+                with suppress(ExistsError):
                     return PlacedObject(candidate, await put(candidate, create=True))
-                except ExistsError:
-                    pass
-            found = await _same(store, candidate, content)
-            if found is not None:
-                return found
+            same = await _same_body(store, candidate, content)
+            if same is not None:
+                return same
     # An object of that key is of an earlier attempt at the same fetch.
     return PlacedObject(last, await put(last, create=False))
 
@@ -83,7 +90,7 @@ async def _own(store: ObjectStore, path: str, fetch_id: str) -> PlacedObject:
     return PlacedObject(path, found.etag)
 
 
-async def _same(store: ObjectStore, path: str, content: WholeBody) -> PlacedObject | None:
+async def _same_body(store: ObjectStore, path: str, content: WholeBody) -> PlacedObject | None:
     """Return the object at the path if it has the same bytes, else None."""
     found = await store.read_attributes(path)
     if found is None or (found.size_bytes, found.sha256) != content:
