@@ -4,7 +4,7 @@ import math
 
 import msgspec
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from fetchfleet.jobs.client.batch import Counts
@@ -95,6 +95,11 @@ def test_a_selection_has_each_matching_host_once_in_order(rows: list[HostRow], q
         assert numbers == sorted(numbers, reverse=not query.reverse)
 
 
+@example(
+    batch=BatchSummary(id="0" * 16, created_ms=0, cancel_ms=None, counts=Counts(total=1, sealed=True)),
+    newest=NewestResults(length=0, number=0, oldest_ms=0, now_ms=NOW_MS),
+    bound=5e-324,  # a division by it is above any number
+)
 @given(batch=BATCHES, newest=NEWEST, bound=st.one_of(st.none(), st.floats(0, 1e6)))
 def test_rates_and_estimates_are_finite_and_never_negative(
     batch: BatchSummary, newest: NewestResults, bound: float | None

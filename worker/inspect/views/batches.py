@@ -133,12 +133,13 @@ def rate_of(batch: BatchSummary, newest: NewestResults) -> float | None:
 
 
 def eta_s(left: int, rate_per_s: float | None, bound_per_s: float | None = None) -> float | None:
-    """Return the time until the last result; None if unknown. Pure.
+    """Return the time until the last result; None if unknown, or above any number. Pure.
 
     bound_per_s: the rate that the policy allows; None without a limit.
     """
     known = [rate for rate in (rate_per_s, bound_per_s) if rate is not None]
-    return round(left / rate, 1) if known and (rate := min(known)) > 0 else None
+    seconds = left / rate if known and (rate := min(known)) > 0 else math.inf
+    return round(seconds, 1) if math.isfinite(seconds) else None
 
 
 def batch_row(
