@@ -26,7 +26,7 @@ from fetchfleet.worker.util.file_errors import FileFault, fault_of
 MAX_GROUP_BYTES = 16 << 20
 """Maximum bytes of one write. Bounds the wait of the first of many records."""
 
-OWN_MIN_BYTES = 64 << 20
+OWN_MIN_BYTES = 16 << 20
 """See `Segments.own_min_bytes`. It bounds the number of segments, and the bytes that are copied."""
 
 MILLISECOND_DIGITS = 17

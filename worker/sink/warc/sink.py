@@ -23,7 +23,7 @@ from fetchfleet.worker.sink.warc.writer import SegmentWriter
 class WarcSink:
     """Stores exchanges in segments below one folder. Bodies are not indexed.
 
-    A large body is written to a partial file first, then copied.
+    A large body is written to a partial file first, which is copied or becomes a segment of its own.
     """
 
     stores_head_responses = True
