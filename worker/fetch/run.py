@@ -201,7 +201,7 @@ async def conclude(attempt: Attempt) -> None:
     host = host_signals.host_state(session)
     decision = decide(entry, outcome, lane.policy, now_ms, host, services.chance())
     if isinstance(decision, Retry):
-        services.settler.totals.interruptions += decision.entry.interruptions - entry.interruptions
+        session.count_interruptions([entry], [decision.entry])
         if decision.entry.attempts > entry.attempts:
             session.change_gate(retry_budget.retried(lane.gate, now_ms))
     match decision:

@@ -1,6 +1,6 @@
 """One acquisition of a lane, with the services that the work on it uses."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 from redis.exceptions import RedisError
@@ -137,6 +137,11 @@ class LaneSession(Generic[S_co]):
             return False
         self.count_start()
         return True
+
+    def count_interruptions(self, before: Sequence[Entry], after: Sequence[Entry]) -> None:
+        """Count the interruptions that entries of the lane have gained."""
+        gained = sum(entry.interruptions for entry in after) - sum(entry.interruptions for entry in before)
+        self.services.settler.totals.interruptions += gained
 
     async def retry_until_lost(self, call: Callable[[], Awaitable[T]]) -> T:
         """Repeat a call to Redis until it succeeds. Raises LaneLostError once the lane is lost.

@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import msgspec
@@ -65,7 +65,7 @@ async def serve_lane(
             claimed = sorted(lane.ready, key=lambda entry: entry.id)
             lane.ready.clear()
             adopted = [crashed(entry, other_deaths) for entry in claimed]
-            _count_interruptions(session, claimed, adopted)
+            session.count_interruptions(claimed, adopted)
             await session.adopt(adopted)
         if lane.for_upkeep:
             await _end_unattempted_fetches(session)
@@ -105,14 +105,8 @@ async def _release(session: FetchSession) -> None:
     elif not lane.lost:
         claimed = list(lane.entries.values())
         unfinished = [interrupted(entry) if entry.id in lane.interrupted else entry for entry in claimed]
-        _count_interruptions(session, claimed, unfinished)
+        session.count_interruptions(claimed, unfinished)
         await session.release(unfinished, handover.pick_needs(session) if lane.handovers else "")
-
-
-def _count_interruptions(session: FetchSession, before: Sequence[Entry], after: Sequence[Entry]) -> None:
-    """Count the interruptions that these entries have gained."""
-    gained = sum(entry.interruptions for entry in after) - sum(entry.interruptions for entry in before)
-    session.services.settler.totals.interruptions += gained
 
 
 async def _end_unattempted_fetches(session: FetchSession) -> None:
@@ -259,7 +253,7 @@ class FetchTask:
             log_events.bug(lane.name, entry, error, services.log)
             begun = msgspec.structs.replace(entry, begun=True)
             after = crashed(begun)
-            _count_interruptions(session, [begun], [after])
+            session.count_interruptions([begun], [after])
             lane.hold(after)
         if not (lane.seems_empty and services.settler.has(lane)):
             lane.notify()
