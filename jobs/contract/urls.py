@@ -7,7 +7,7 @@ address when the worker connects.
 
 import re
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv6Address
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -51,6 +51,9 @@ _DNS_NAME = re.compile(r"(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}")
 _ZERO_WIDTH_JOINERS = "\u200c\u200d"
 # WHATWG URL, "ends in a number checker": such a host is an IPv4 address or invalid.
 _ENDS_IN_NUMBER = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)")
+# Dotted decimal without leading zeros, as ipaddress.IPv4Address accepts it in ten times the time.
+_OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_IPV4 = re.compile(rf"(?:{_OCTET}\.){{3}}{_OCTET}")
 
 
 class UrlError(ValueError):
@@ -211,13 +214,8 @@ def _name_or_ipv4(raw_host: str) -> str:
         raise UrlError(f"the host is longer than {MAX_HOST_BYTES} bytes, the limit of DNS; shorten it")
     if _DNS_NAME.fullmatch(host) is None:
         raise UrlError(f"host {_shown(host)} is not a DNS name; each label must be 1 to 63 of a-z 0-9 - _")
-    if _ENDS_IN_NUMBER.fullmatch(host):
-        try:
-            IPv4Address(host)  # only dotted decimal without leading zeros
-        except ValueError:
-            raise UrlError(
-                f"host {_shown(host)} is not an IPv4 address in dotted decimal; write it as 192.0.2.1"
-            ) from None
+    if _ENDS_IN_NUMBER.fullmatch(host) and not _IPV4.fullmatch(host):
+        raise UrlError(f"host {_shown(host)} is not an IPv4 address in dotted decimal; write it as 192.0.2.1")
     return host
 
 

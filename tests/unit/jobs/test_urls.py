@@ -507,6 +507,28 @@ def spellings(address: IPv4Address) -> list[str]:
     ]
 
 
+DECIMAL_PARTS = st.integers(0, 300).map(str) | st.from_regex("[0-9]{1,4}", fullmatch=True)
+
+
+@given(st.lists(DECIMAL_PARTS, min_size=1, max_size=5).map(".".join))
+@example("255.255.255.255")
+@example("256.0.0.1")
+@example("01.2.3.4")
+def test_decimal_hosts_are_accepted_as_by_ipaddress(text: str) -> None:
+    """A host that another parser reads as another address must be refused."""
+    try:
+        expected = str(IPv4Address(text))
+    except ValueError:
+        expected = None
+
+    try:
+        host = parse_url(f"http://{text}/").host
+    except UrlError:
+        host = None
+
+    assert expected == host
+
+
 @given(st.integers(0, 2**32 - 1).map(IPv4Address))
 @example(IPv4Address("127.0.0.1"))
 def test_every_spelling_of_an_address_is_one_host_or_refused(address: IPv4Address) -> None:
