@@ -110,9 +110,10 @@ class RecordWriter(BufferedBody):
 
     async def aclose(self) -> None:
         """Remove the temporary files, even if the caller is cancelled."""
-        await super().aclose()
-        if self._partial is not None and self._writer.compressed:
-            await aio.run_to_end(run_in(self._disk.for_names, self._drop_compressed))
+        if self._partial is not None:
+            await super().aclose()
+            if self._writer.compressed:
+                await aio.run_to_end(run_in(self._disk.for_names, self._drop_compressed))
 
     def may_place(self) -> bool:
         """Return whether the worker still owns the lane."""
