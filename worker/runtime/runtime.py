@@ -107,6 +107,8 @@ class Runtime:
         disk = self.services.sink.disk
         self._start_loop("heartbeat", self.heartbeat.run, self._fleet_loops)
         self._start_loop("lanes", self.acquirer.run, self._fleet_loops)
+        if self.settings.alone:
+            self._start_loop("first_lanes", self.acquirer.look_for_first_lanes, self._fleet_loops)
         self._start_loop("sweep", self.sweep.run, self._fleet_loops)
         self._start_loop("fleet_status", self.fleet_status.run, self._fleet_loops)
         self._start_loop("intake", self.inbox.run, self._fleet_loops)

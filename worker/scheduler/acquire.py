@@ -32,6 +32,10 @@ UPKEEP_LANES = 128
 UPKEEP_AFTER_S = 1.5
 """Time after which a due lane is acquired for upkeep, if other workers could start its fetches."""
 
+FIRST_LOOK_EVERY_S = 0.01
+FIRST_LOOKS = 100
+"""The interval and number of searches for the first lanes. Notifications and heartbeats start later ones."""
+
 
 class ServeLane(Protocol):
     """Serves an acquired lane. asked_s: the monotonic time at which its lease was requested."""
@@ -90,6 +94,17 @@ class Acquirer:
                     more = await aio.finish_before_cancel(self._acquire_due(), name="acquiring lanes")
             except (RedisError, OSError) as error:
                 self._services.report_redis_error(error)
+
+    async def look_for_first_lanes(self) -> None:
+        """Search often until this worker holds a lane: the command that has started it enqueues meanwhile.
+
+        arq polls for notifications every 100 ms, which would be half of the time of a run of one URL.
+        """
+        for _ in range(FIRST_LOOKS):
+            if self._held:
+                return
+            self.look_soon()
+            await asyncio.sleep(FIRST_LOOK_EVERY_S)
 
     async def acquire(self, name: str, generation: int, *, beyond_share: bool) -> Early | Enough | None:
         """Acquire and serve the lane of a notification. beyond_share: ignore this worker's share.

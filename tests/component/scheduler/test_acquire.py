@@ -1,7 +1,9 @@
 """Acquiring lanes: a notification is only a hint, and each worker also searches for due lanes."""
 
 import asyncio
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,9 +14,9 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.scripts import runner
 from fetchfleet.jobs.scripts.submission import MAX_DUE_NOTIFICATIONS
 from fetchfleet.worker.lanes.store import AcquireResult, LaneStore
-from fetchfleet.worker.scheduler import balance
+from fetchfleet.worker.scheduler import acquire, balance
 from fetchfleet.worker.scheduler.acquire import Acquirer
-from tests.component.conftest import HOST, Start, tuned
+from tests.component.conftest import HOST, QUICK, Start, tuned
 from tests.support.lanes import notifications, now_ms, state
 from tests.support.origins import serve_origins
 from tests.support.waiting import wait_until
@@ -52,6 +54,20 @@ async def test_a_starting_worker_looks_for_due_lanes(
     await lose_notifications(redis)
 
     await start()
+
+    [result] = await results_of(batch)
+    assert result.outcome is Outcome.STORED
+
+
+async def test_a_worker_of_a_run_looks_for_its_first_lanes_until_it_has_one(
+    origin: Origin, redis: Redis, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may start before the command has enqueued. Neither a notification nor a heartbeat is needed."""
+    monkeypatch.setattr(acquire, "FIRST_LOOKS", sys.maxsize)
+    worker = await start(timings=replace(QUICK, heartbeat_s=3600, sweep_s=3600), alone=True)
+    await wait_until(lambda: not worker.runtime.acquirer.wanted.is_set(), "the first look")
+    await worker.stop_arq_jobs()
+    batch = await worker.submit([origin.url()])
 
     [result] = await results_of(batch)
     assert result.outcome is Outcome.STORED
