@@ -23,6 +23,8 @@ async def end(*tasks: asyncio.Task[Any], again_s: float = CANCEL_AGAIN_S) -> Non
     completes, and redis-py uses it for every command. again_s: the interval at which to cancel again. A
     repeated cancellation also interrupts a task's own clean-up.
     """
+    if not tasks:
+        return
     running = {task for task in tasks if not task.done()}
     while running:
         for task in running:
