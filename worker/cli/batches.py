@@ -12,7 +12,7 @@ from fetchfleet.jobs.client.batch_list import BatchSummary
 from fetchfleet.jobs.client.dead_letters import DeadLetter, DeadLetterFilter, letter_at
 from fetchfleet.jobs.client.fleet import Fleet
 from fetchfleet.jobs.contract.ids import is_batch_id
-from fetchfleet.jobs.contract.result import Outcome
+from fetchfleet.jobs.contract.result import Outcome, Reason
 from fetchfleet.jobs.errors import FleetUnreachableError
 from fetchfleet.jobs.redis_connection import redis_now_ms
 from fetchfleet.worker.cli import render
@@ -38,6 +38,7 @@ from fetchfleet.worker.cli.options.shared import (
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.inspect.snapshot import worker_reports
 from fetchfleet.worker.inspect.views.batches import state_of_batch
+from fetchfleet.worker.inspect.views.dead_letters import known_reason
 from fetchfleet.worker.observability import redact
 from fetchfleet.worker.util.quantities import count
 
@@ -59,6 +60,14 @@ def _completions(incomplete: str) -> list[str]:
         return []
 
 
+def _reason(text: str | None) -> str | None:
+    """Return the reason of `--reason`. Raises CommandError if there is no such reason."""
+    try:
+        return None if text is None else known_reason(text)
+    except ValueError as error:
+        raise CommandError(f"--{error}", BAD_USE) from None
+
+
 BatchId = Annotated[
     str,
     typer.Argument(metavar="BATCH", help="Batch ID, as printed by submit.", autocompletion=_completions),
@@ -77,7 +86,13 @@ OfHost = Annotated[
 ]
 OfReason = Annotated[
     str | None,
-    typer.Option("--reason", metavar="REASON", help="Select those with this reason, such as timeout."),
+    typer.Option(
+        "--reason",
+        metavar="REASON",
+        help="Select those with this reason, such as http_status.",
+        callback=_reason,
+        autocompletion=lambda incomplete: [of for of in Reason if of.startswith(incomplete)],
+    ),
 ]
 All = Annotated[bool, typer.Option("--all", help="Select every dead letter.")]
 
@@ -214,7 +229,7 @@ def batch_handle(fleet: Fleet, batch_id: str) -> Batch:
         raise CommandError(str(error), BAD_USE) from None
 
 
-@dead.command("list", epilog="Example: fetchfleet dead list --host api.example.com --reason timeout")
+@dead.command("list", epilog="Example: fetchfleet dead list --host api.example.com --reason http_status")
 def dead_list(
     redis: RedisUrl = None,
     batch: OfBatch = None,

@@ -137,6 +137,39 @@ async def test_dead_letters_are_listed_without_secrets(
     assert "secret" not in str([shown, first, second, by_host, by_batch])
 
 
+async def test_a_reason_that_does_not_exist_gets_422_with_the_reasons(
+    local: httpx.AsyncClient, fleet: Fleet, redis: Redis
+) -> None:
+    """In the API and on the pages. No letter is retried or deleted."""
+    await fail_batch(fleet, redis, 1)
+    refused = [
+        await local.get("/v1/dead", params={"reason": "timeout"}),
+        await local.post("/v1/dead/retry", json={"reason": "timeout"}),
+        await local.post("/v1/dead/purge", json={"reason": "timeout"}),
+        await local.get("/dead", params={"reason": "timeout"}),
+        await local.get("/dead/retry", params={"reason": "timeout"}),
+    ]
+
+    assert [422] * 5 == [response.status_code for response in refused]
+    assert all("total_timeout" in response.text for response in refused)
+    assert 1 == len(await positions(fleet))
+
+
+@pytest.mark.parametrize(
+    ("body", "words"), [("", "it is empty"), ('{"reason"', "within a value, after 9 bytes")]
+)
+async def test_an_empty_body_and_a_truncated_one_have_words_of_their_own(
+    local: httpx.AsyncClient, body: str, words: str
+) -> None:
+    """The decoder has one message for both."""
+    headers = {"Content-Type": "application/json"}
+    for path in ("/v1/dead/retry", "/v1/batches"):
+        refused = await local.post(path, content=body, headers=headers)
+
+        assert 400 == refused.status_code
+        assert words in refused.json()["detail"]
+
+
 async def test_dead_letters_are_retried(local: httpx.AsyncClient, fleet: Fleet, redis: Redis) -> None:
     """Those of a filter, or those at positions; others stay."""
     await fail_batch(fleet, redis, 3)

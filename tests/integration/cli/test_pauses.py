@@ -1,6 +1,7 @@
 """The commands pause, resume, explain and policy, in every order and form of a host."""
 
 import json
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -179,3 +180,18 @@ def test_dead_letters_are_found_by_any_form_of_their_host(operator: Commands, da
 
     assert all(HOST in text for text in found)
     assert (2, True) == (refused.exit_code, "does not name a host" in refused.output)
+
+
+def test_a_reason_that_does_not_exist_is_refused_with_the_list(
+    operator: Commands, data: sync_redis.Redis
+) -> None:
+    """Otherwise a mistyped reason looks as if no letter had it. The reason in --help exists."""
+    data.xadd(keys.DEAD, {"door": "lane", "reason": "http_status", "lane": HOST, "element": "x"})
+    refused = [operator.invoke("dead", verb, "--reason", "timeout") for verb in ("list", "retry", "purge")]
+    named = re.findall(r"--reason (\w+)|such as (\w+)", operator.run("dead", "list", "--help"))
+
+    assert [2] * 3 == [of.exit_code for of in refused]
+    assert all("'timeout' does not exist" in of.output and "http_status" in of.output for of in refused)
+    assert {"http_status"} == {"".join(groups) for groups in named}
+    assert 1 == data.xlen(keys.DEAD)
+    assert "1 dead letter deleted" in operator.run("dead", "purge", "--reason", "http_status")

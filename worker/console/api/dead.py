@@ -18,6 +18,7 @@ from fetchfleet.worker.inspect.views.dead_letters import (
     DeadLetterPage,
     dead_letter,
     dead_letters,
+    known_reason,
 )
 from fetchfleet.worker.policy.names import host_named
 
@@ -108,6 +109,11 @@ async def post_purge(request: Request) -> Response:
 
 
 def _filter(batch: str | None, host: str | None, reason: str | None) -> DeadLetterFilter:
+    """Return the filter. Raises ProblemError for a reason that does not exist."""
+    try:
+        reason = None if reason is None else known_reason(reason)
+    except ValueError as error:
+        raise ProblemError(422, str(error)) from None
     return DeadLetterFilter(batch, None if host is None else host_named(host), reason)
 
 

@@ -72,7 +72,17 @@ async def body_of(request: Request, kind: type[T]) -> T:
     except msgspec.ValidationError as error:
         raise ProblemError(422, _with_path(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ProblemError(400, f"the body is not JSON: {error}") from None
+        raise not_json(body, error) from None
+
+
+def not_json(body: bytes, error: Exception) -> ProblemError:
+    """Return the problem of a body that is not JSON. error: that of the decoder."""
+    fault = str(error)
+    if not body.strip():
+        fault = "it is empty"
+    elif isinstance(error, msgspec.DecodeError) and "truncated" in fault:
+        fault = f"it ends within a value, after {len(body):,} bytes"
+    return ProblemError(400, f"the body is not JSON: {fault}")
 
 
 def batch_id_of(request: Request) -> str:

@@ -18,7 +18,7 @@ from fetchfleet.jobs.contract.ids import batch_id_for, fetch_id
 from fetchfleet.jobs.contract.messages import MAX_INPUT_BYTES, Order, read_message
 from fetchfleet.jobs.errors import BatchExistsError, InvalidFetchError, UnknownBatchError
 from fetchfleet.worker.console.actions import actions_of
-from fetchfleet.worker.console.api.operations import JSON, NDJSON, Operation, query_of
+from fetchfleet.worker.console.api.operations import JSON, NDJSON, Operation, not_json, query_of
 from fetchfleet.worker.console.bodies import lines, media_type_of, read_body
 from fetchfleet.worker.console.problems import PartlyEnqueuedError, ProblemError
 from fetchfleet.worker.console.services import services_of
@@ -120,7 +120,7 @@ def _check_json(message: bytes) -> None:
     try:
         msgspec.json.decode(message)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ProblemError(400, f"the body is not JSON: {error}") from None
+        raise not_json(message, error) from None
     except RecursionError:
         pass
 

@@ -19,7 +19,12 @@ from fetchfleet.worker.console.pages.formats import by_number
 from fetchfleet.worker.console.pages.live import Context, page_route
 from fetchfleet.worker.console.problems import ProblemError
 from fetchfleet.worker.console.services import services_of
-from fetchfleet.worker.inspect.views.dead_letters import count_dead_letters, dead_letter, dead_letters
+from fetchfleet.worker.inspect.views.dead_letters import (
+    count_dead_letters,
+    dead_letter,
+    dead_letters,
+    known_reason,
+)
 from fetchfleet.worker.policy.model import PolicyError
 from fetchfleet.worker.policy.names import host_named
 
@@ -38,9 +43,10 @@ def letter_filter(parameters: Mapping[str, str]) -> DeadLetterFilter:
         raise ProblemError(422, "a batch ID has 16 hex digits")
     try:
         host = host_named(given["host"]) if given["host"] else None
-    except PolicyError as error:
+        reason = known_reason(given["reason"]) if given["reason"] else None
+    except (PolicyError, ValueError) as error:
         raise ProblemError(422, str(error)) from None
-    return DeadLetterFilter(batch=given["batch"] or None, host=host, reason=given["reason"] or None)
+    return DeadLetterFilter(batch=given["batch"] or None, host=host, reason=reason)
 
 
 def filter_fields(which: DeadLetterFilter) -> dict[str, str]:
@@ -59,7 +65,7 @@ async def read_letters(request: Request) -> Context:
         "page": found,
         "which": which,
         "before": before,
-        "reasons": sorted({*Reason, *([which.reason] if which.reason else [])}),
+        "reasons": sorted(Reason),
         "filter_query": urlencode(fields),
         "next": f"/dead?{urlencode({**fields, 'before': found.next})}" if found.next else "",
     }

@@ -11,6 +11,7 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.batch_list import MAX_TIME_MS
 from fetchfleet.jobs.client.dead_letters import ANY, DeadLetter, DeadLetterFilter, decode_letter, letter_at
 from fetchfleet.jobs.contract.ids import is_position
+from fetchfleet.jobs.contract.result import Reason
 from fetchfleet.worker.observability import redact
 from fetchfleet.worker.util.clock import mono_s
 
@@ -94,6 +95,13 @@ class _Read(NamedTuple):
     letter: DeadLetter
     is_last_allowed: bool
     """True if no more letters are read after it."""
+
+
+def known_reason(text: str) -> str:
+    """Return the reason. Raises ValueError with the list of reasons if there is no such reason."""
+    if text not in frozenset(Reason):
+        raise ValueError(f"reason: {text!r} does not exist; the reasons are {', '.join(Reason)}")
+    return text
 
 
 def letter_row(letter: DeadLetter) -> DeadLetterRow:
