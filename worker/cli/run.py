@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import cache, partial
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
 
@@ -108,12 +109,13 @@ def run(
             raise typer.Exit
         outputs = outputs._replace(skipped=fetches.skipped)
         prepare_out(settings)
-        counts = run_until_signal(
+        end = run_until_signal(
             local.run(fetches, settings, flags, processes, outputs, again=again),
             "interrupted; repeat the command to continue the run",
         )
-        outputs.console().print(places_of(settings, failed=counts.failed), soft_wrap=True)
-        raise typer.Exit(local.exit_code_of(counts))
+        places = places_of(settings, report, has_notes=end.counts.failed > 0 and end.may_have_failure_notes)
+        outputs.console().print(places, soft_wrap=True)
+        raise typer.Exit(local.exit_code_of(end.counts))
 
 
 @cache
@@ -124,11 +126,12 @@ def standard_error() -> Any:
     return StandardError()
 
 
-def places_of(settings: Settings, failed: int) -> str:
-    """Return the lines that end a run: where notes on failed fetches are, if any failed, and the bodies."""
+def places_of(settings: Settings, report: Path | None, *, has_notes: bool) -> str:
+    """Return the lines that end a run: where notes on failed fetches are, if any, and the bodies."""
     from fetchfleet.worker.sink.files.directory import STATE_FOLDER  # noqa: PLC0415 workers need it later
 
-    notes = f"notes on failed fetches are in {settings.out}/{STATE_FOLDER}/worker-*.log\n" if failed else ""
+    place = report or f"{settings.out}/{STATE_FOLDER}/worker-*.log"
+    notes = f"notes on failed fetches are in {place}\n" if has_notes else ""
     return f"{notes}bodies are in {settings.bodies}"
 
 

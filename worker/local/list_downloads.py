@@ -58,7 +58,7 @@ def by_run(
     own_outputs = Outputs(outputs.console, report, summary=False)
     with prestarted(1) as workers:
         run = local.run(in_memory(fetches), own_settings, own_flags, workers, own_outputs, again=True)
-        counts = run_until_signal(run, _INTERRUPTED)
+        counts = run_until_signal(run, _INTERRUPTED).counts
     if counts.failed + counts.cancelled:
         _check([decode_result(line) for line in report.read_bytes().splitlines()])
     complete.touch()

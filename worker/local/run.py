@@ -46,6 +46,14 @@ class UnfinishedRunError(CommandError):
     exit_code = BAD_USE
 
 
+class RunEnd(NamedTuple):
+    """The end of a run."""
+
+    counts: Counts
+    may_have_failure_notes: bool
+    """False if it is known that no failed fetch has a note."""
+
+
 class SubmitOptions(NamedTuple):
     """The options of a submit."""
 
@@ -124,7 +132,7 @@ async def run(
     outputs: Outputs,
     *,
     again: bool = False,
-) -> Counts:
+) -> RunEnd:
     """Fetch the list with a fleet on this machine, or continue an interrupted run of the list.
 
     flags: the flags of the settings, for the workers. workers: not configured yet; they end with the run.
@@ -143,7 +151,7 @@ async def run(
         ended = run_record.ended_run(ended_file, record_file, settings.bodies, outputs.report)
         if ended is not None:
             await finish_report(outputs)
-            return ended
+            return RunEnd(ended, may_have_failure_notes=True)
     with EmbeddedRedis(settings.out / REDIS_FOLDER, while_starting=import_later_modules) as redis:
         earlier = await _unfinished(redis, batch_id, record_file)
         part = run_record.begin_part(batch_id, record_file, outputs.report, resumes=earlier is not None)
@@ -171,7 +179,7 @@ async def run(
         export_state.unlink(missing_ok=True)
         redis.remove_data()
     await finish_report(outputs)
-    return counts
+    return RunEnd(counts, part.tally.may_have_failure_notes)
 
 
 async def finish_report(outputs: Outputs) -> None:

@@ -22,6 +22,10 @@ from fetchfleet.worker.util.clock import mono_s
 ENDED_RUNS = "runs"
 """The folder with the records of ended runs, named by batch ID, in the state folder."""
 HOSTS_NAMED = 3
+HOSTS_SAVED = 1000
+"""The most hosts that are saved while a part runs, because it is saved often. At its end, all are."""
+EARLIER = "of an earlier part"
+"""The reason of results of which only the outcome is known."""
 
 
 class Tally:
@@ -46,7 +50,7 @@ class Tally:
         for outcome in Outcome:
             known = sum(count for (of, _), count in self.ends.items() if of == outcome)
             if (missing := getattr(counts, outcome.value) - known) > 0:
-                self.ends[outcome.value, "of an earlier part"] += missing
+                self.ends[outcome.value, EARLIER] += missing
 
     def add(self, *results: Result) -> None:
         """Count results."""
@@ -61,6 +65,13 @@ class Tally:
                 self.retries += result.attempts - 1
             self.throttles += result.throttles
             self.interruptions += result.interruptions
+
+    @property
+    def may_have_failure_notes(self) -> bool:
+        """True if a failed fetch has a note, or if that is unknown for one."""
+        return any(outcome == Outcome.FAILED for outcome, _ in self.notes) or (
+            (Outcome.FAILED.value, EARLIER) in self.ends
+        )
 
     def worst(self) -> list[tuple[str, int]]:
         """Return the hosts with the most failed fetches, and the number of these."""
@@ -84,6 +95,10 @@ class RunRecord(msgspec.Struct, kw_only=True):
     """The size of the report with the results read."""
     ends: list[tuple[str, str, int]] = []
     """The outcome, reason and number of the results read."""
+    failed_hosts: dict[str, int] = {}
+    """The number of failed fetches by host; empty in the record of an ended run, as is `notes`."""
+    notes: list[tuple[str, str, str]] = []
+    """The outcome, reason and note of one result each."""
     retries: int = 0
     """The retries of the fetches whose results were read. The next two fields are of these fetches too."""
     throttles: int = 0
@@ -121,6 +136,8 @@ class RunPart:
             record.position = FROM_THE_START  # no result was deleted, so all are read into the new report
             return
         tally.ends = Counter({(outcome, reason): count for outcome, reason, count in record.ends})
+        tally.failed_hosts = Counter(record.failed_hosts)
+        tally.notes = {(outcome, reason): note for outcome, reason, note in record.notes}
         tally.retries, tally.throttles = record.retries, record.throttles
         tally.interruptions = record.interruptions
         if lines is None or exports or not record.began:
@@ -139,12 +156,14 @@ class RunPart:
         if self._lines is not None:
             self.record.report_bytes = self._lines.stat().st_size if self._lines.is_file() else 0
 
-    def save(self) -> None:
-        """Write the record to its file."""
+    def save(self, *, most_hosts: int | None = None) -> None:
+        """Write the record to its file. most_hosts: the number of failing hosts to save; None for all."""
         tally, record = self.tally, self.record
         if self._report_path is not None:
             record.report = self._report_path
         record.ends = [(*end, count) for end, count in tally.ends.items()]
+        record.failed_hosts = dict(tally.failed_hosts.most_common(most_hosts))
+        record.notes = [(*end, note) for end, note in tally.notes.items()]
         record.retries, record.throttles = tally.retries, tally.throttles
         record.interruptions = tally.interruptions
         new = self._file.with_suffix(".new")
@@ -154,6 +173,7 @@ class RunPart:
     def end(self, ended_file: Path, counts: Counts) -> None:
         """Record the end of the run: the record of an unfinished run becomes that of an ended one."""
         self.record.ended, self.record.counts = _now(), counts
+        self.record.failed_hosts, self.record.notes = {}, []
         ended_file.parent.mkdir(exist_ok=True)
         ended_file.write_bytes(encode(self.record))
         self._file.unlink(missing_ok=True)

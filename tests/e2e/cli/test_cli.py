@@ -84,8 +84,7 @@ async def test_run_exits_1_after_a_failure_and_retries_it_from_the_report(tmp_pa
 
     assert 1 == ended.returncode, ended.stderr
     assert "http_status" in ended.stderr
-    assert f"notes on failed fetches are in {out}/.fetchfleet/worker-*.log" in ended.stderr
-    assert "notes on" not in retried.stderr
+    assert "notes on" not in ended.stderr + retried.stderr
     assert 0 == retried.returncode, retried.stderr
     assert ["/gone"] == [request.target for request in origin.requests[2:]]
     assert b"back" == (out / "g").read_bytes()
@@ -244,6 +243,36 @@ async def test_an_interrupted_run_exits_130_and_the_same_command_continues_it(tm
     assert 0 == again.returncode, again.stderr
     assert 40 == len(quick.requests)
     assert 21 == len(stored(out))
+
+
+async def test_the_summary_of_a_continued_run_has_the_failures_of_each_part_and_the_place_of_their_notes(
+    tmp_path: Path,
+) -> None:
+    """The notes are in the report, or without one in the logs."""
+    listed, report = tmp_path / "list", tmp_path / "report"
+    async with (
+        Origin.serving("127.0.0.173", ok(b"small")) as refused,
+        Origin.serving("127.0.0.174", sequence(slow(b"s", 0.1, 900), ok(b"s"))) as slow_one,
+    ):
+        fetches = [{"url": refused.url(f"/{place}"), "accept": {"min_bytes": 9}} for place in range(3)]
+        listed.write_text("\n".join(map(json.dumps, [{"url": slow_one.url("/s")}, *fetches])))
+        env = {**os.environ, "FETCHFLEET_GRACE_S": "0.2"}
+        command: list[str | Path] = ["run", listed, *LOOPBACK, "--out"]
+        reported: list[str | Path] = [*command, tmp_path / "a", "--report", report]
+        first = Process(COMMAND, *reported, env=env, stderr=subprocess.DEVNULL)
+        await wait_until(lambda: report.exists() and report.read_bytes().count(b"\n") == 3, "three", 30)
+        first.send_signal(signal.SIGTERM)
+        await wait_until(lambda: first.poll() is not None, "the end of the run", 30)
+        second, other = await run(*reported), await run(*command, tmp_path / "b")
+
+    lines = second.stderr.replace("│", " ").splitlines()
+    assert "4 of 4; 1 in this part" in second.stderr
+    assert [["failures", refused.url("").removeprefix("http://"), "3"]] == [
+        line.split()[1:] for line in lines if "most failures" in line
+    ]
+    assert [] != [line for line in lines if line.split()[:3] == ["failed", "too_small", "3"] and "9" in line]
+    assert f"notes on failed fetches are in {report}\n" in second.stderr
+    assert f"notes on failed fetches are in {tmp_path}/b/.fetchfleet/worker-*.log" in other.stderr
 
 
 def files_with(folder: Path, text: str) -> list[Path]:

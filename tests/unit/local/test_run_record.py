@@ -129,6 +129,51 @@ def test_outcomes_of_a_part_that_was_killed_are_counted_without_their_reasons() 
     } == tally.ends
 
 
+def failure(host: str, note: str | None) -> Result:
+    """Return the result of a failed fetch of a host."""
+    return Result(
+        id="i", url=f"http://{host}/", outcome=Outcome.FAILED, reason=Reason.DNS, worker="w", note=note
+    )
+
+
+def test_the_hosts_and_notes_of_earlier_parts_are_counted(tmp_path: Path) -> None:
+    """An interruption loses none of them. The record of the ended run has neither."""
+    first = RunPart(RunRecord(batch=BATCH, began=BEGAN), tmp_path / "run.json", None, resumes=False)
+    first.tally.add(failure("a", "no name"), failure("a", None), failure("b", None))
+    first.save()
+    second = resumed(load(tmp_path / "run.json"), tmp_path, None)
+    second.restore(3, pytest.fail)
+    second.tally.add(failure("b", "a later note"), failure("b", None), failure("c", None))
+    second.save()
+    second.end(tmp_path / "runs" / "ended.json", Counts(total=6, failed=6))
+    ended = load(tmp_path / "runs" / "ended.json")
+
+    assert [("b", 3), ("a", 2), ("c", 1)] == second.tally.worst()
+    assert {("failed", "dns"): "no name"} == second.tally.notes
+    assert ({}, [], 6) == (ended.failed_hosts, ended.notes, ended.counts and ended.counts.failed)
+
+
+def test_a_record_that_is_saved_often_has_the_hosts_with_the_most_failures(tmp_path: Path) -> None:
+    """Its size is bounded, whatever the number of hosts."""
+    part = RunPart(RunRecord(batch=BATCH, began=BEGAN), tmp_path / "run.json", None, resumes=False)
+    part.tally.add(failure("a", None), *[failure("b", None)] * 3, *[failure("c", None)] * 2)
+    part.save(most_hosts=2)
+
+    assert {"b": 3, "c": 2} == load(tmp_path / "run.json").failed_hosts
+
+
+def test_notes_of_failures_are_expected_unless_every_failure_is_known_to_have_none() -> None:
+    """A failure of a killed part may have one. That of another outcome is none of a failure."""
+    tally = Tally()
+    tally.add(failure("a", None), msgspec.structs.replace(failure("a", "x"), outcome=Outcome.CANCELLED))
+    assert not tally.may_have_failure_notes
+    tally.complete(Counts(total=3, failed=2, cancelled=1))
+    assert tally.may_have_failure_notes
+    noted = Tally()
+    noted.add(failure("a", "x"))
+    assert noted.may_have_failure_notes
+
+
 def test_an_ended_run_names_its_end_its_outcomes_and_the_remedy(tmp_path: Path) -> None:
     """The error names the report from which the failed fetches can be repeated."""
     ended, note = tmp_path / f"{BATCH}.json", tmp_path / "run.json"

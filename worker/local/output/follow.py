@@ -15,7 +15,7 @@ from fetchfleet.worker.local.output import reports
 from fetchfleet.worker.local.output.jsonl_export import ExportTarget, JsonlExport
 from fetchfleet.worker.local.output.output_files import Outputs, ReportFile
 from fetchfleet.worker.local.output.progress import Progress, summary
-from fetchfleet.worker.local.run_record import RunPart, Tally
+from fetchfleet.worker.local.run_record import HOSTS_SAVED, RunPart, Tally
 from fetchfleet.worker.util.clock import mono_s
 
 SAVE_EVERY = 500
@@ -57,7 +57,7 @@ async def follow(
                         part.advance(rows[-1].position)
                 unsaved += len(page)
                 if part is not None and report is not None and export is None and unsaved >= SAVE_EVERY:
-                    part.save()
+                    part.save(most_hosts=HOSTS_SAVED)
                     await delete_results(redis, batch.id, results.position)
                     unsaved = 0
                 if results.due > len(page):
