@@ -1,6 +1,6 @@
 """The scripts of the sweep, and those that remove invalid members from the fleet's sorted sets."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from redis.asyncio import Redis
@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.redis_connection import text_of
 from fetchfleet.jobs.scripts import runner
-from fetchfleet.jobs.scripts.runner import Arg
+from fetchfleet.jobs.scripts.runner import Arg, Call
 
 MAX_JOB_ID_BYTES = 1024
 """Longest ID of an arq job: that of a notification contains the name of a lane."""
@@ -29,6 +29,16 @@ async def take_turn(redis: Redis, task: str, *, every_ms: int) -> bool:
     task: the key with the time of the last turn, keys.SWEPT or keys.STATUS_LOGGED.
     """
     return bool(await runner.run(redis, "turn", [task], [every_ms, keys.TURN_TTL_MS]))
+
+
+async def end_leases(redis: Redis, held: Sequence[tuple[str, str]]) -> None:
+    """End the leases of lanes whose owners are known to be dead, each given by lane and owner.
+
+    The next sweep reclaims the lanes. A lane with another owner, or with a conflicting key, stays as it is.
+    """
+    calls = [Call("end_lease", [keys.lane(lane), keys.ATTENTION], [lane, owner]) for lane, owner in held]
+    if calls:
+        await runner.run_many(redis, calls)
 
 
 class DueJobs(NamedTuple):

@@ -34,7 +34,9 @@ OPERATOR_SCRIPTS = (
     | {*("change_policy", "link_retry", "policy_tables", "reschedule_lane", "reset_lane")}
 )
 _BY_WORKERS_TOO = {"submit", "undo", "seal", "policy_tables", "lane_rows", "unread_results"}
-WORKER_SCRIPTS = set(runner.scripts()) - (OPERATOR_SCRIPTS - _BY_WORKERS_TOO)
+ALONE_SCRIPTS = {"end_lease"}
+"""The scripts that only `fetchfleet run` calls, on a Redis of its own."""
+WORKER_SCRIPTS = set(runner.scripts()) - (OPERATOR_SCRIPTS - _BY_WORKERS_TOO) - ALONE_SCRIPTS
 
 ScriptsByUser = defaultdict[str, set[str]]
 

@@ -257,7 +257,10 @@ async def supervised(
     async def keep_alive() -> None:
         while True:
             for worker in workers:
-                worker.keep_alive()
+                if (end := worker.end()) is not None:
+                    from fetchfleet.worker.local import dead_worker  # noqa: PLC0415 workers rarely die
+
+                    await dead_worker.replace(worker, end, redis.url, warn)
             if redis.keep_alive():
                 restarted.set()
                 group.create_task(enqueue(fleet))

@@ -28,8 +28,6 @@ from fetchfleet.worker.settings import NO_POLICY, Settings, SettingsError, load_
 from fetchfleet.worker.util import aio, gc_freeze
 
 T = TypeVar("T")
-
-
 STDOUT = 1
 
 closed_at_start: set[int] = set()
@@ -273,14 +271,18 @@ class WorkerProcess:
         self._config = json.dumps({"settings": dict(settings), "log": str(log)}).encode()
         self._send_config()
 
-    def keep_alive(self) -> None:
-        """Restart the process if it has ended. Raises WorkersError after several quick ends."""
-        if self.process.poll() is None:
-            return
+    def end(self) -> tuple[int, bool] | None:
+        """Return the exit code, and whether it is a quick end; None if it runs. May raise WorkersError."""
+        if (code := self.process.poll()) is None:
+            return None
         quick = time.monotonic() - self._started_s < self._quick_end_s
         self._quick_ends = self._quick_ends + 1 if quick else 0
         if self._quick_ends >= MAX_QUICK_ENDS:
             raise WorkersError(f"a worker exits as soon as it starts; see {self._log}")
+        return code, quick
+
+    def restart(self) -> None:
+        """Start the process again after its end."""
         self._started_s = time.monotonic()
         self.process = self._execute()
         self._send_config()

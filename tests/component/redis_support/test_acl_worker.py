@@ -20,6 +20,7 @@ from fetchfleet.worker.lanes.store import AcquiredLane, LaneStore
 from tests.component.conftest import HOST, Lines, Start
 from tests.support import guarded_redis
 from tests.support.guarded_redis import (
+    ALONE_SCRIPTS,
     OPERATOR_SCRIPTS,
     WORKER_SCRIPTS,
     GuardedRedis,
@@ -229,7 +230,7 @@ async def test_all_work_of_a_worker_is_permitted_to_its_redis_user(
 
 def test_every_script_belongs_to_a_redis_user() -> None:
     """A new script must be run by a producer, an operator, a worker, or several of them."""
-    assert set(runner.scripts()) == OPERATOR_SCRIPTS | WORKER_SCRIPTS
+    assert set(runner.scripts()) == OPERATOR_SCRIPTS | WORKER_SCRIPTS | ALONE_SCRIPTS
 
 
 def test_a_workers_redis_user_may_run_every_command_of_its_scripts() -> None:

@@ -1,5 +1,6 @@
 """Workers that are started before their settings are known."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -7,11 +8,12 @@ import sys
 from pathlib import Path
 
 from fetchfleet import Fleet, Outcome
+from fetchfleet.worker.local import dead_worker
 from fetchfleet.worker.local.process import MAX_QUICK_ENDS, WorkersError, configured, prestarted
 from tests.support import leaks
 from tests.support.waiting import wait_until
 from tests.support.workers import LOOPBACK
-from tools.origin.behaviours import ok
+from tools.origin.behaviours import held, ok
 from tools.origin.server import Origin
 
 FORKING = """
@@ -125,7 +127,8 @@ async def test_a_prestarted_worker_that_died_is_replaced_and_gets_its_settings(
             worker.process.kill()
             await wait_until(lambda: worker.process.poll() is not None, "its death")
             with configured([worker], settings, tmp_path):
-                worker.keep_alive()
+                assert (-signal.SIGKILL, True) == worker.end()
+                worker.restart()
                 results = [result async for result in batch.results()]
                 worker.stop()
                 await wait_until(lambda: worker.process.poll() is not None, "its end", 20)
@@ -135,12 +138,41 @@ async def test_a_prestarted_worker_that_died_is_replaced_and_gets_its_settings(
     assert "worker.started" in (tmp_path / "worker-1.log").read_text()
 
 
+async def test_the_fetch_of_a_killed_worker_is_repeated_long_before_its_lease_ends(
+    redis_url: str, fleet: Fleet, tmp_path: Path
+) -> None:
+    """The end of the process is known, so the next one need not wait for an hour."""
+    go_on = asyncio.Event()
+    settings = {
+        "redis_url": redis_url,
+        "out": str(tmp_path / "bodies"),
+        "allow_net": LOOPBACK,
+        "lease_s": "3600",
+    }
+    said: list[str] = []
+    async with Origin.serving("127.0.0.155", held(go_on, ok(b"late"))) as origin:
+        batch = await fleet.submit([origin.url("/")])
+        with prestarted(1, quick_end_s=0) as (worker,), configured([worker], settings, tmp_path):
+            await wait_until(lambda: origin.requests, "the request", 20)
+            worker.process.kill()
+            await wait_until(lambda: worker.process.poll() is not None, "its death")
+            go_on.set()
+            end = worker.end()
+            assert (-signal.SIGKILL, False) == end
+            await dead_worker.replace(worker, end, redis_url, said.append)
+            results = [result async for result in batch.results()]
+
+    assert [(Outcome.STORED, 1)] == [(result.outcome, result.interruptions) for result in results]
+    assert ["worker-1 ended by SIGKILL and was started again; its fetches in flight are repeated"] == said
+
+
 async def test_a_worker_with_bad_settings_is_given_up_after_three_quick_ends(tmp_path: Path) -> None:
     """The error names the log, which has the reason of each end."""
 
     def is_given_up() -> bool:
         try:
-            worker.keep_alive()
+            if worker.end():
+                worker.restart()
         except WorkersError as error:
             return str(tmp_path / "worker-1.log") in str(error)
         return False

@@ -47,22 +47,32 @@ class TerminalRun:
 
     def children(self) -> dict[int, str]:
         """Return the child processes, each with its name and its command."""
-        found = {}
-        for folder in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError):
-                parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
-                if int(parent) == self.process.pid:
-                    command = (folder / "cmdline").read_text().replace("\0", " ")
-                    found[int(folder.name)] = f"{(folder / 'comm').read_text()} {command}"
-        return found
+        return children_of(self.process.pid)
 
     def the_child(self, name: str) -> int:
         """Return the pid of the child with this text in its name or command, 0 if there is none."""
-        return next((pid for pid, command in self.children().items() if name in command), 0)
+        return child_of(self.process.pid, name)
 
     def output(self) -> str:
         """Return its output."""
         return self._screen.read_text(errors="replace")
+
+
+def children_of(process: int) -> dict[int, str]:
+    """Return the child processes of a process, each with its name and its command."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            if int(parent) == process:
+                command = (folder / "cmdline").read_text().replace("\0", " ")
+                found[int(folder.name)] = f"{(folder / 'comm').read_text()} {command}"
+    return found
+
+
+def child_of(process: int, name: str) -> int:
+    """Return the pid of the child with this text in its name or command, 0 if there is none."""
+    return next((pid for pid, command in children_of(process).items() if name in command), 0)
 
 
 def state_of(pid: int) -> str:
@@ -130,3 +140,32 @@ async def test_a_suspended_run_that_is_killed_leaves_no_process(tmp_path: Path) 
             await wait_until(lambda: {state_of(pid) for pid in children} == {"Z"}, "their end", 20)
         go_on.set()
     shutil.rmtree((tmp_path / "out/.fetchfleet/redis/lock").read_text())  # as the next run does
+
+
+async def test_a_run_says_that_a_worker_was_killed_and_started_again(tmp_path: Path) -> None:
+    """The text reaches a standard error that is a file, once for each end."""
+    go_on, errors = asyncio.Event(), tmp_path / "errors"
+    async with Origin.serving("127.0.0.198", held(go_on, ok(b"x"))) as origin:
+        (tmp_path / "list").write_text(origin.url("/x"))
+        places = (str(tmp_path / "list"), "--out", str(tmp_path / "out"), "--allow-net", "127.0.0.0/8")
+        with errors.open("wb") as stderr:
+            run = subprocess.Popen(  # noqa: ASYNC220 it only starts it
+                [sys.executable, "-m", "fetchfleet.worker", "run", *places],
+                stderr=stderr,
+                stdout=subprocess.DEVNULL,
+                env={**os.environ, "FETCHFLEET_LEASE_S": str(LEASE_S)},
+            )
+        try:
+            await wait_until(lambda: origin.requests, "the work", STARTS_S)
+            os.kill(child_of(run.pid, "worker-1"), signal.SIGKILL)
+            await wait_until(lambda: "ended" in errors.read_text(), "the message", 20)
+            go_on.set()
+            await wait_until(lambda: run.poll() is not None, "the end", 30)
+        finally:
+            run.kill()
+            run.wait()
+
+    assert 0 == run.returncode, errors.read_text()
+    assert ["worker-1 ended by SIGKILL and was started again; its fetches in flight are repeated"] == [
+        line for line in errors.read_text().splitlines() if "ended" in line
+    ]

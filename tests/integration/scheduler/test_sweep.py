@@ -10,6 +10,7 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.notifications import GRACE_MS
 from fetchfleet.jobs.scripts.lanes import Early
 from fetchfleet.worker.lanes.store import LaneLostError, LaneStore
+from fetchfleet.worker.local import dead_worker
 from tests.support.lanes import (
     HOUR_MS,
     LANE,
@@ -87,6 +88,30 @@ async def test_the_new_holder_gets_the_orphans(fleet: Fleet, redis: Redis, store
     await heir.settle(*(stored(element) for element in heir.held.orphans.serialized))
     assert await heir.finish() == ["/2"]
     assert (await batch.counts()).stored == 3
+
+
+async def test_the_lanes_of_an_ended_process_need_not_wait_for_their_leases(
+    fleet: Fleet, redis: Redis, store: LaneStore
+) -> None:
+    """Only its own leases end. Its token is refused, the next owner gets its claims, and its death counts."""
+    dead, other = "worker-1-0a1b2c3d", "worker-10-0a1b2c3d"
+    await fleet.submit([url("/x"), url("/y", "b.example")])
+    lost = await LaneHold.begin(redis, dead)
+    kept = await LaneHold.begin(redis, other, "b.example")
+    elements = (await lost.claim()).serialized
+    await redis.zadd(keys.WORKERS, dict.fromkeys((dead, other), await now_ms(redis)))
+
+    await dead_worker.release(redis, "worker-1")
+
+    assert {b"worker-1", other.encode()} == {*await redis.zrange(keys.WORKERS, 0, -1)}
+    ((wake, owner),) = await reclaim(redis)
+    assert (LANE, dead) == (wake.lane, owner)
+    assert [dead.encode()] == await redis.zrange(keys.DEATHS, 0, -1)
+    heir = await LaneHold.begin(redis, "worker-1-ffffffff")
+    assert elements == heir.held.orphans.serialized
+    assert [] == await lost.settle(stored(elements[0]))
+    await heir.finish()
+    await kept.finish()
 
 
 async def test_a_death_is_recorded_for_a_minute(fleet: Fleet, redis: Redis, store: LaneStore) -> None:
