@@ -14,7 +14,7 @@ from fetchfleet.jobs.client.fleet import Fleet
 from fetchfleet.jobs.contract.ids import is_fetch_id
 from fetchfleet.jobs.redis_connection import text_of
 from fetchfleet.worker.cli import render
-from fetchfleet.worker.cli.common import console, echo, print_json, print_table, query
+from fetchfleet.worker.cli.common import command_line, console, echo, print_json, print_table, query
 from fetchfleet.worker.cli.options.shared import HOST_HELP, Json, PolicyFile, RedisUrl, Reveal, parse_host
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.inspect.explain import (
@@ -60,10 +60,13 @@ def explain(
     """Explain why a host or a fetch is waiting, and until when."""
     settings = settings_from({"redis_url": redis, "policy": policy_file})
 
+    def reset_command(name: str) -> str:
+        return command_line("reset", name, redis_url=redis)
+
     async def read(_: Fleet, client: Redis) -> tuple[LaneExplained | FetchExplained, PolicyInForce]:
         if is_fetch_id(target):
             in_force = await policy_in_force(client, settings.policy)
-            return await explain_fetch(client, in_force.policy, target), in_force
+            return await explain_fetch(client, in_force.policy, target, reset_command=reset_command), in_force
         try:
             host = parse_host(target)
         except CommandError as error:
@@ -76,7 +79,8 @@ def explain(
                 f"{host} stands for several hosts; give one host, or see: fetchfleet status", BAD_USE
             )
         in_force = await policy_in_force(client, settings.policy, host)
-        return await explain_lane(client, in_force.policy, host), in_force
+        explained = await explain_lane(client, in_force.policy, host, reset_command=reset_command(host))
+        return explained, in_force
 
     explained, in_force = query(redis, read)
     if isinstance(explained, FetchExplained):

@@ -182,6 +182,8 @@ def lane_lines(lane: LaneExplained) -> Iterator[str]:
     if lane.answers:
         answers = [f"{answer.what} at {local_time(answer.at_ms)}" for answer in lane.answers]
         yield f"last responses: {', '.join(answers)}"
+    if lane.last_failure:
+        yield f"last failure: {lane.last_failure}"
 
 
 def policy_lines(in_force: PolicyInForce, lane: str) -> Iterator[str]:

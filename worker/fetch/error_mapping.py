@@ -184,16 +184,22 @@ def outcome_of(
 
 
 def expired_outcome(
-    cancelled: asyncio.CancelledError, reason: Reason, status: int | None, parameters: LaneParameters
+    cancelled: asyncio.CancelledError,
+    reason: Reason,
+    status: int | None,
+    parameters: LaneParameters,
+    total_s: float,
 ) -> AttemptOutcome:
-    """Return the outcome of an attempt that reached its time limit.
+    """Return the outcome of an attempt that reached its time limit, total_s or its deadline.
 
     If the whole body was received, and was on the way to an object store, the host is not at fault.
     """
     if isinstance(cancelled, StoringCancelledError):
         note = "the object store took too long"
         return Interrupted(reason=Reason.DISK, wait_s=parameters.disk_pause_s, note=note)
-    return Failed(reason=reason, final=reason is Reason.DEADLINE, status=status)
+    missing = "no response" if status is None else "the body was not complete"
+    limit = "by the deadline of the fetch" if reason is Reason.DEADLINE else f"within total_s, {total_s:g} s"
+    return Failed(reason=reason, final=reason is Reason.DEADLINE, status=status, note=f"{missing} {limit}")
 
 
 async def failure_of(

@@ -37,7 +37,7 @@ from fetchfleet.worker.fetch.rules.outcome import (
 from fetchfleet.worker.fetch.rules.result import result_of
 from fetchfleet.worker.fetch.rules.validators import VALIDATOR_FIELDS, validators_of
 from fetchfleet.worker.fetch.services import FetchSession
-from fetchfleet.worker.gate import quota, retry_budget
+from fetchfleet.worker.gate import breaker, quota, retry_budget
 from fetchfleet.worker.gate.state import Breaker
 from fetchfleet.worker.http.exchange import Answer, Trace, content_type_of, timings_of
 from fetchfleet.worker.lanes import log_events, settler
@@ -105,7 +105,8 @@ class Attempt:
             if self._expired is None or self._expired.uncancel():
                 raise
             reason = Reason.DEADLINE if left_s <= total_s else Reason.TOTAL_TIMEOUT
-            self.outcome = expired_outcome(cancelled, reason, self.status, self.session.services.parameters)
+            parameters = self.session.services.parameters
+            self.outcome = expired_outcome(cancelled, reason, self.status, parameters, total_s)
         except Exception as error:  # noqa: BLE001 after any error, the fetch must be settled
             self.outcome = await failure_of(self.session, self.entry, error, self.status)
         finally:
@@ -227,8 +228,10 @@ async def finish_fetch(
 ) -> None:
     """Settle the end of a fetch. If its host is down, a body stored before may replace a failure."""
     lane, services = session.lane, session.services
-    stand_in = None
+    stand_in = host_note = None
     if finish.outcome is Outcome.FAILED:
+        if finish.reason is Reason.HOST_DEAD:
+            host_note = breaker.down_text(lane.gate, lane.clock.now_ms())
         stand_in = await stored_bodies.stand_in(session, entry, finish, outcome)
     if entry.part is not None:
         services.sink.disk.remove_partial_file(entry.id, entry.part)
@@ -243,6 +246,7 @@ async def finish_fetch(
         content_type_of(trace),
         services.worker_id,
         store=services.sink.store,
+        host_note=host_note,
     )
     if result.outcome is Outcome.FAILED:
         session.settle(settler.failed(result))

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from fetchfleet.worker.gate.state import Breaker, GateState
 from fetchfleet.worker.util.backoff import upward_jitter_s
+from fetchfleet.worker.util.quantities import age
 
 
 class BreakerRules(NamedTuple):
@@ -87,6 +88,12 @@ def after_attempt(
     if state.breaker is Breaker.CLOSED and state.opens:
         return replace(state, open_until_ms=0, opens=0, down_since_ms=0, nameless=False)
     return state
+
+
+def down_text(state: GateState, now_ms: int) -> str:
+    """Return for how long the host has been down, and its last failure, in words."""
+    last = f"; last: {state.last_failure}" if state.last_failure else ""
+    return f"no usable response for {age(max(0, now_ms - state.down_since_ms) / 1000)}{last}"
 
 
 def probing(state: GateState) -> GateState:

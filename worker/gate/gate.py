@@ -32,6 +32,9 @@ PAUSE_LOOK_MS = 600_000
 ANSWERS_KEPT = 5
 """The number of recent answers in the state, for operators."""
 
+MAX_FAILURE_CHARS = 200
+"""The maximum length of the last failure in the state."""
+
 
 class WaitReason(StrEnum):
     """The reason a lane is closed. The values appear in logs and in the status."""
@@ -104,6 +107,15 @@ class Observation(NamedTuple):
     """True if the response asked to back off (429, or 403 or 503 with Retry-After)."""
     fetch_id: str = ""
     """The fetch whose request was sent; empty if no request was sent, or one for robots.txt."""
+    note: str = ""
+    """The details of a failure, without secrets."""
+
+    @property
+    def failure(self) -> str:
+        """The failure in words: `status 500`, or the reason with its note."""
+        if self.outcome.isdecimal():
+            return f"status {self.outcome}"
+        return (f"{self.outcome}, {self.note}" if self.note else self.outcome)[:MAX_FAILURE_CHARS]
 
 
 def admit(state: GateState, policy: LanePolicy, in_flight: int, now_ms: int) -> Admission:
@@ -283,6 +295,10 @@ def attempt_ended(
     nameless = observation.signal is HostSignal.NAMELESS
     if state.nameless is not nameless:
         state = replace(state, nameless=nameless)
+    if failed:
+        state = replace(state, last_failure=observation.failure)
+    elif state.last_failure and state.breaker is not Breaker.OPEN:
+        state = replace(state, last_failure="")
     rules = breaker.BreakerRules(policy.breaker_failures, policy.breaker_reset_s, policy.breaker_cap_s)
     return breaker.after_attempt(
         state, rules, failed=failed, now_ms=now_ms, chance=chance, fetch_id=observation.fetch_id

@@ -9,7 +9,7 @@ import math
 from msgspec.structs import replace
 
 from fetchfleet.worker.gate.concurrency import HOLD_CAP_S, SAMPLE_ROUNDS
-from fetchfleet.worker.gate.gate import ANSWERS_KEPT, WaitReason
+from fetchfleet.worker.gate.gate import ANSWERS_KEPT, MAX_FAILURE_CHARS, WaitReason
 from fetchfleet.worker.gate.quota import MAX_WINDOW_S
 from fetchfleet.worker.gate.robots_rules import MAX_CRAWL_DELAY_S
 from fetchfleet.worker.gate.state import Breaker, GateState, Limit, RecordedAttempt
@@ -63,6 +63,7 @@ def bounded(state: GateState, policy: LanePolicy, now_ms: int) -> GateState:
         open_until_ms=until(state.open_until_ms, max(policy.breaker_reset_s, policy.breaker_cap_s)),
         opens=_clamped(state.opens, MAX_IN_A_ROW),
         down_since_ms=_clamped(down_since_ms, now_ms),
+        last_failure=state.last_failure[:MAX_FAILURE_CHARS],
         robots_until_ms=until(state.robots_until_ms, longest_s),
         robots_failures=_clamped(state.robots_failures, MAX_IN_A_ROW),
         crawl_delay_s=_clamped_float(state.crawl_delay_s, MAX_CRAWL_DELAY_S),

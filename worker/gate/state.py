@@ -87,6 +87,8 @@ class GateState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The time when the breaker first opened in that row."""
     nameless: bool = False
     """True if the name of the host did not exist in DNS at the last attempt."""
+    last_failure: str = ""
+    """The last failure that counted against the host, without secrets; empty after a good response."""
     robots_until_ms: int = 0
     """The time when robots.txt is requested again. No fetch is allowed before."""
     robots_failures: int = 0

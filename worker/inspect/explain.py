@@ -1,6 +1,6 @@
 """The reason a host or a fetch waits, from its state in Redis: `fetchfleet explain`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, tzinfo
 from typing import Any
 
@@ -27,6 +27,7 @@ from fetchfleet.worker.inspect.snapshot import (
     worker_reports,
 )
 from fetchfleet.worker.inspect.unserved import sentence, unserved
+from fetchfleet.worker.observability import redact
 from fetchfleet.worker.policy.file import Policy
 from fetchfleet.worker.policy.model import LanePolicy
 from fetchfleet.worker.policy.names import in_shell
@@ -97,6 +98,8 @@ class LaneExplained(msgspec.Struct, frozen=True, kw_only=True):
     unserved: list[UnservedFetches] = []
     ranges: int = 0
     """The requests for further ranges of bodies in segments, which count against `concurrency` too."""
+    last_failure: str = ""
+    """The last failure that counts against the host, in words; empty after a good response."""
 
     @property
     def in_flight_text(self) -> str:
@@ -124,9 +127,12 @@ MAX_OWNER_BYTES = 300
 
 
 async def explain_lane(
-    redis: Redis, policy: Policy, name: str, *, zone: tzinfo | None = None
+    redis: Redis, policy: Policy, name: str, *, zone: tzinfo | None = None, reset_command: str | None = None
 ) -> LaneExplained:
-    """Return the state of a lane and why it waits. zone: of times in the reason; None for the local one."""
+    """Return the state of a lane and why it waits. zone: of times in the reason; None for the local one.
+
+    reset_command: the command that resets the lane, if it is more than `fetchfleet reset NAME`.
+    """
     now_ms = await redis_now_ms(redis)
     (snapshot,) = await lane_snapshots(redis, [name], now_ms)
     owner, lane_status, due, saved, reset_by, handed_to = await redis.hmget(  # type: ignore[misc]
@@ -151,7 +157,7 @@ async def explain_lane(
     if state == NO_WORKER:
         why = why_no_worker(await worker_reports(redis)) or why
     if state in RESETTABLE and resettable(gate_state, now_ms):
-        why += f"; if the host works again: fetchfleet reset {name}"
+        why += f"; if the host works again: {reset_command or f'fetchfleet reset {name}'}"
     if state == WaitReason.PAUSED.value:
         why = why_paused(name, policy.pauses.stop(name), zone)
     unserved_counts = await unserved(redis, name) if snapshot.waiting else {}
@@ -175,6 +181,7 @@ async def explain_lane(
             UnservedFetches(needs=sorted(abilities), fetches=count)
             for abilities, count in unserved_counts.items()
         ],
+        last_failure=redact.text(gate_state.last_failure),
     )
 
 
@@ -287,16 +294,24 @@ def local_time(at_ms: int, zone: tzinfo | None = None) -> str:
 
 def how_it_fails(state: GateState) -> str:
     """Return the last failure of the host, in words. Pure."""
-    last = "no response"
-    for answer in state.answers:
-        if is_host_failure(int(answer.outcome)) if answer.outcome.isdecimal() else answer.outcome in FAILURES:
-            last = answer.outcome
-    if last.isdecimal():
-        return f"the host responds with {last}"
-    if last in BROKEN_ANSWERS:
+    last = redact.text(state.last_failure).removeprefix("status ")
+    if not last:  # a worker of an older version saved the state
+        last = next((of.outcome for of in reversed(state.answers) if _is_failure(of.outcome)), "no response")
+        if state.nameless:
+            last += ", its name does not exist"
+    reason = last.partition(",")[0]
+    if reason.isdecimal():
+        return f"the host responds with {reason}"
+    if reason == Reason.TLS:
+        return f"the TLS connection to the host fails ({last})"
+    if reason in BROKEN_ANSWERS:
         return f"the host does not respond properly ({last})"
-    nameless = ", its name does not exist" if state.nameless else ""
-    return f"the host does not respond ({last}{nameless})"
+    return f"the host does not respond ({last})"
+
+
+def _is_failure(outcome: str) -> bool:
+    """Return whether a recorded outcome counts against the host."""
+    return is_host_failure(int(outcome)) if outcome.isdecimal() else outcome in FAILURES
 
 
 def ordinal(number: int) -> str:
@@ -305,8 +320,10 @@ def ordinal(number: int) -> str:
     return f"{number}{last}"
 
 
-async def explain_fetch(redis: Redis, policy: Policy, fetch_id: str) -> FetchExplained:
-    """Return the state of a fetch and why it waits."""
+async def explain_fetch(
+    redis: Redis, policy: Policy, fetch_id: str, *, reset_command: Callable[[str], str] | None = None
+) -> FetchExplained:
+    """Return the state of a fetch and why it waits. reset_command: returns the command that resets a lane."""
     batch = batch_of(fetch_id)
     id_field, start = f'"id":"{fetch_id}"'.encode(), "-"
     while rows := await redis.xrange(keys.results(batch), start, "+", RESULTS_AT_ONCE):
@@ -322,7 +339,8 @@ async def explain_fetch(redis: Redis, policy: Policy, fetch_id: str) -> FetchExp
         place = await _place_in_lane(redis, name, fetch_id)
         if place is not None:
             state, ahead = place
-            lane = await explain_lane(redis, policy, name)
+            command = reset_command(name) if reset_command is not None else None
+            lane = await explain_lane(redis, policy, name, reset_command=command)
             return FetchExplained(id=fetch_id, state=state, why=lane.why, ahead=ahead, lane=lane)
     is_known = await redis.exists(keys.batch(batch))
     why = (

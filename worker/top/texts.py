@@ -91,6 +91,8 @@ def host_page(of: HostDetail) -> Iterator[Text]:
         yield Text(f"  {clock(answer.at_ms)}  {shown(answer.what)}")
     if not lane.answers:
         yield Text("  none", "dim")
+    if lane.last_failure:
+        yield Text(f"last failure: {shown(lane.last_failure)}")
     yield _title("limits")
     for limit in sorted(of.limits, key=lambda limit: limit.source == "default"):
         table = f", {limit.table}" if limit.table else ""

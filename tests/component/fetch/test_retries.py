@@ -170,6 +170,7 @@ async def test_a_slow_body_ends_at_the_total_timeout(origin: Origin, start: Star
     result = await worker.one(origin.url())
 
     assert (result.reason, result.attempts) == (Reason.TOTAL_TIMEOUT, 1)
+    assert result.note == "the body was not complete within total_s, 0.3 s"
     assert not worker.files() | worker.parts()
 
 
@@ -180,6 +181,7 @@ async def test_the_deadline_of_a_fetch_ends_its_attempt(origin: Origin, worker: 
     result = await worker.one(origin.url(), deadline_s=0.4)
 
     assert (result.outcome, result.reason, result.attempts) == (Outcome.FAILED, Reason.DEADLINE, 1)
+    assert result.note == "the body was not complete by the deadline of the fetch"
     assert len(origin.requests) == 1
 
 

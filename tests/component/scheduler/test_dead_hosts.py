@@ -1,12 +1,15 @@
 """Dead hosts: given up after `give_up_s`, or after `give_up_dns_s` if the name does not exist."""
 
+import re
+
 from fetchfleet import Outcome, Reason
-from tests.component.conftest import OTHER_HOST, Start
+from tests.component.conftest import OTHER_HOST, Lines, Start
 from tests.support.nameserver import NAME, NO_SUCH_NAME, Nameserver
 from tests.support.waiting import wait_until
 from tools.origin import behaviours as o
 from tools.origin.server import Origin
 
+WORDS = re.compile(r"no usable response for \d+ s; last: (read|write|connect), .+")
 POLICY = {"breaker_failures": 3, "breaker_reset_s": 0.2, "breaker_cap_s": 0.2, "attempts": 100}
 
 
@@ -22,6 +25,7 @@ async def test_a_host_whose_name_does_not_exist_is_given_up_sooner(
     results = await worker.results([f"http://{NAME}/{n}" for n in range(200)])
 
     assert {(Outcome.FAILED, Reason.HOST_DEAD)} == {(result.outcome, result.reason) for result in results}
+    assert all("; last: dns_nxdomain" in (result.note or "") for result in results)
     assert 1 <= names.query_count() <= 20
     assert (await mute.counts()).done == 0
 
@@ -50,3 +54,20 @@ async def test_a_host_that_recovers_in_time_loses_no_fetch(other: Origin, start:
 
     assert {Outcome.STORED} == {result.outcome for result in results}
     assert {OTHER_HOST} == {result.url.split("/")[2].split(":")[0] for result in results}
+
+
+async def test_each_fetch_of_a_dead_host_has_the_words_of_the_failure(
+    other: Origin, start: Start, lines: Lines
+) -> None:
+    """Result, dead letter and log line say for how long, and what failed last, also for a retried fetch."""
+    worker = await start(policy={**POLICY, "give_up_s": 0.3})
+    other.behaviour = o.reset
+
+    results = await worker.results([other.url(f"/{n}") for n in range(20)])
+    again = await worker.results([other.url("/again")])
+    letters = [letter async for letter in worker.fleet.dead.iter()]
+    logged = [line["note"] for line in lines if line["event"] == "fetch.finished"]
+
+    notes = [result.note for result in [*results, *again]]
+    assert [note for note in notes if not note or not WORDS.fullmatch(note)] == []
+    assert sorted(map(str, notes)) == sorted(letter.note for letter in letters) == sorted(logged)

@@ -170,7 +170,7 @@ async def test_explain_names_the_reason_for_waiting(
             found = dict(zip(hosts, reads, strict=True))
             first, last = batches["busy"].ids[0], batches["busy"].ids[5]
             claimed, behind = await operator.explain_all(first, last)
-            in_words = await operator.output("explain", "127.0.3.62")
+            in_words = await operator.output("explain", "127.0.3.62", "--redis", redis_url)
             may_end.set()
             await results_of(batches["busy"])
             ended, idle, unknown = await operator.explain_all(first, "127.0.3.65", NO_FETCH)
@@ -182,6 +182,8 @@ async def test_explain_names_the_reason_for_waiting(
     assert "asked to back off with 429" in found["cooling"]["why"]
     assert "does not respond" in found["breaker"]["why"]
     assert "1st time" in in_words
+    assert f"fetchfleet reset 127.0.3.62 --redis {redis_url}" in in_words
+    assert "\nlast failure: " in in_words
     assert "0.01 requests" in without_file["why"]
     assert "0.01 requests" in found["pacing"]["why"]
     assert "2 of 2 in flight, the concurrency limit" == found["busy"]["why"]

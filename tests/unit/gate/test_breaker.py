@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from fetchfleet.worker.gate import breaker
 from fetchfleet.worker.gate.breaker import BreakerRules
@@ -305,3 +306,13 @@ def test_an_unreadable_state_becomes_a_fresh_one(text: bytes) -> None:
 def test_arbitrary_bytes_yield_a_state(text: bytes) -> None:
     """No value in Redis prevents the acquisition of a lane."""
     assert isinstance(from_json(text), GateState)
+
+
+def test_the_time_and_the_words_of_a_failing_host_are_known() -> None:
+    """The text is the note of the fetches that end with the host."""
+    down = replace(OPEN, down_since_ms=NOW_MS - 20_000)
+
+    assert breaker.down_text(down, NOW_MS) == "no usable response for 20 s"
+    assert breaker.down_text(replace(down, last_failure="connect, refused"), NOW_MS) == (
+        "no usable response for 20 s; last: connect, refused"
+    )

@@ -577,3 +577,33 @@ def test_a_good_response_of_a_healthy_host_only_records_its_status(
     seen = Observation(HostSignal.ANSWERED, now_ms - 20, 2, 15.0, "200", fetch_id="a")
     if is_healthy(state, PLAIN):
         assert answered(state, "200", now_ms) == attempt_ended(state, PLAIN, seen, now_ms, 0.5)
+
+
+@given(st.lists(st.tuples(st.sampled_from([*HostSignal]), st.booleans()), max_size=20))
+def test_a_state_has_a_last_failure_exactly_while_its_host_fails(
+    events: list[tuple[HostSignal, bool]],
+) -> None:
+    """A good response removes it, so a healthy host has a grant as before and its state is as short."""
+    state, policy = GateState(), LanePolicy(breaker_failures=2, breaker_reset_s=1.0)
+    for number, (signal, probes) in enumerate(events):
+        if probes:
+            state = started(state, policy, NOW_MS)
+        seen = Observation(signal, NOW_MS, 1, None, "connect", fetch_id=str(number), note="refused")
+        state = attempt_ended(state, policy, seen, NOW_MS, 0.0)
+        fails = state.failures > 0 or state.breaker is not Breaker.CLOSED
+
+        assert state.last_failure == ("connect, refused" if fails else "")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "note", "words"),
+    [
+        ("500", "", "status 500"),
+        ("connect", "[Errno 111] Connection refused", "connect, [Errno 111] Connection refused"),
+        ("tls", "", "tls"),
+        ("read", "x" * 500, f"read, {'x' * 194}"),
+    ],
+)
+def test_a_failure_has_its_words(outcome: str, note: str, words: str) -> None:
+    """They are the status, or the reason with its note, and bounded."""
+    assert words == Observation(HostSignal.FAILED, NOW_MS, 1, None, outcome, note=note).failure

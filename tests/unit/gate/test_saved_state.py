@@ -53,6 +53,7 @@ SAVED = fields_of(
     breaker=st.sampled_from([*Breaker]),
     failed=st.lists(INTS, max_size=3),
     nameless=st.booleans(),
+    last_failure=st.text(max_size=300),
     limit=fields_of(Limit),
     answers=st.lists(st.tuples(INTS, st.text(max_size=50)), max_size=7),
     closed=st.lists(st.tuples(st.sampled_from([*WaitReason, "bored"]), INTS, INTS), max_size=12),
@@ -85,6 +86,7 @@ def test_with_any_saved_state_the_lane_opens_in_time(saved: dict[str, Any], poli
     assert closed is None or closed.until_ms <= NOW_MS + LONGEST_MS
     assert why
     assert until_ms is None or local_time(until_ms)
+    assert len(state.last_failure) <= gate.MAX_FAILURE_CHARS
     assert not gate.is_dead(state, policy, NOW_MS) or saved["down_since_ms"] > 0
     assert from_json(to_json(after)) == after
 
@@ -121,7 +123,7 @@ def test_a_valid_state_is_read_unchanged(
         now_ms += later_ms
         if gate.closed_until(state, policy, now_ms) is None:
             state = gate.started(state, policy, now_ms)
-        seen = Observation(signal, now_ms, 1, 5.0, "200", fetch_id=fetch_id)
+        seen = Observation(signal, now_ms, 1, 5.0, "read", fetch_id=fetch_id, note=200 * fetch_id)
         state = gate.attempt_ended(state, policy, seen, now_ms, 0.99)
         if signal is HostSignal.REFUSED:
             state = gate.throttled(state, policy, 10.0 if fetch_id == "a" else None, now_ms, 0.99)

@@ -146,6 +146,18 @@ def test_the_reason_of_the_worker_counts_without_a_policy_file() -> None:
         (WaitReason.BREAKER, failing("500", "first_byte_timeout"), "does not respond (first_byte_timeout)"),
         (WaitReason.BREAKER, failing("truncated", "too_large"), "does not respond properly (truncated)"),
         (WaitReason.BREAKER, failing("200", "of a newer worker"), "no response"),
+        (WaitReason.BREAKER, failing("200", "tls"), "the TLS connection to the host fails (tls);"),
+        (
+            WaitReason.BREAKER,
+            replace(BROKEN, last_failure="tls, certificate verify failed"),
+            "the TLS connection to the host fails (tls, certificate verify failed);",
+        ),
+        (
+            WaitReason.BREAKER,
+            replace(BROKEN, last_failure="connect, Connection refused"),
+            "the host does not respond (connect, Connection refused);",
+        ),
+        (WaitReason.BREAKER, replace(BROKEN, last_failure="status 503"), "the host responds with 503;"),
         (WaitReason.RATE_LIMIT, PACED, "give their file with --policy"),
         (WaitReason.QUOTA, SPENT, "RateLimit"),
         (WaitReason.PAUSED, OPEN, "fetchfleet resume"),

@@ -75,6 +75,7 @@ HOST_PAGE = HostDetail(
         owner=HOSTILE,
         answers=[HostAnswer(-1, HOSTILE), HostAnswer(NOW_MS, "429")],
         unserved=[UnservedFetches(needs=[HOSTILE], fetches=2)],
+        last_failure=HOSTILE,
     ),
     worker=HOSTILE,
     known=False,

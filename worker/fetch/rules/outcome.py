@@ -198,7 +198,8 @@ def observation_of(
     match outcome:
         case Failed(reason=reason, sent=sent):
             cause = fetch_id if sent else ""
-            return Observation(signal, sent_ms, in_flight, None, reason.value, fetch_id=cause)
+            note = note_of(outcome) or ""
+            return Observation(signal, sent_ms, in_flight, None, reason.value, fetch_id=cause, note=note)
         case Interrupted():
             return Observation(signal, sent_ms, in_flight)
         case _:

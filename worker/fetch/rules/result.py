@@ -38,12 +38,13 @@ def result_of(
     worker_id: str,
     *,
     store: str | None = None,
+    host_note: str | None = None,
 ) -> Result:
     """Return the result of a fetch after its last outcome.
 
     last_url: the URL of the last request, None if the fetch ended without an attempt.
     stand_in: a body stored before, used in place of a failure. content_type: of the last response. store: the
-    URL of the object store with the bodies, None if they are files.
+    URL of the object store with the bodies, None if they are files. host_note: the details of a dead host.
     """
     if isinstance(outcome, Stored):
         url = last_url or entry.fetch.url
@@ -81,7 +82,7 @@ def result_of(
         key=entry.fetch.key,
         omitted=omitted_of(entry.fetch) if finish.outcome in _UNSUCCESSFUL else None,
         retry_of=entry.retry_of,
-        note=note_of(outcome) or ABSENT,
+        note=(redact.text(host_note) if host_note else note_of(outcome)) or ABSENT,
     )
 
 
