@@ -47,8 +47,10 @@ class Segment:
         """The bytes on disk are unknown. Append nothing more."""
         self.index = SegmentIndex(directory, name)
         with directory.chain(WARC_FOLDER) as chain:
-            if not {name, self._open_name}.isdisjoint(os.listdir(chain[-1])):  # noqa: PTH208 - by descriptor
-                raise FileExistsError(errno.EEXIST, f"{self.path} exists already")
+            for taken in (name, self._open_name):
+                with suppress(FileNotFoundError):  # a list of the folder would have every segment
+                    os.stat(taken, dir_fd=chain[-1], follow_symlinks=False)
+                    raise FileExistsError(errno.EEXIST, f"{taken} exists already")
             if partial is None:
                 self._file = os.open(self._open_name, _NEW, 0o666, dir_fd=chain[-1])
             else:
