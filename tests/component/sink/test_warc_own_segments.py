@@ -1,5 +1,6 @@
 """Large bodies of a known size: each is received into the file of a WARC segment of its own."""
 
+import asyncio
 import errno
 import os
 from functools import partial
@@ -15,10 +16,11 @@ from fetchfleet.worker.sink.warc.record_writer import RecordWriter
 from fetchfleet.worker.sink.warc.recovery import recover
 from fetchfleet.worker.sink.warc.segment import Segment
 from tests.component.conftest import Start, on_both_engines, tuned
+from tests.support.waiting import wait_until
 from tests.support.warc import check_indexes, read, record_of, segments
-from tools.one_worker import OneWorker
+from tools.one_worker import OneWorker, results_of
 from tools.origin import behaviours as o
-from tools.origin.server import Origin
+from tools.origin.server import Exchange, Origin
 
 LARGE = b"0123456789abcdef" * (3 * BLOCK_BYTES // 16) + b"odd"
 KINDS = ["warcinfo", "request", "response"]
@@ -145,6 +147,36 @@ async def test_a_lost_lane_leaves_no_segment(
     assert (result.outcome, result.attempts, result.interruptions) == (Outcome.STORED, 1, 1)
     assert worker.files() == {str(result.path), f"{result.path}.cdxj"}
     assert not worker.parts()
+
+
+@pytest.mark.parametrize("compression", ["gzip", "none"])
+async def test_a_starting_worker_removes_the_partial_files_of_dead_writers_only(
+    origin: Origin, start: Start, compression: str
+) -> None:
+    """A live writer has a lock on its file. A worker with `--sink files` may resume its own files."""
+    worker, rest = await start(warc_compression=compression), asyncio.Event()
+
+    async def paused(x: Exchange) -> None:
+        await x.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(LARGE) + LARGE[:-1])
+        await rest.wait()
+        await x.send(LARGE[-1:])
+
+    origin.behaviour = paused
+    batch = await worker.fleet.submit([origin.url()])
+    await wait_until(worker.parts, "the partial file")
+    [live] = worker.parts()
+    dead, kept = worker.out / f"{live}0.warc", worker.out / f"{live}1"
+    for path in (dead, kept):
+        path.write_bytes(LARGE)
+
+    await start(warc_compression=compression, worker_id="two")
+    await wait_until(lambda: not dead.exists(), "the end of the recovery")
+    assert {live, str(kept.relative_to(worker.out))} == worker.parts()
+    rest.set()
+    [result] = await results_of(batch)
+
+    assert (result.outcome, result.interruptions) == (Outcome.STORED, 0)
+    assert record_of(worker.out, result).payload == LARGE
 
 
 @pytest.mark.parametrize(

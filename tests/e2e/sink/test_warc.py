@@ -1,5 +1,6 @@
 """WARC segments of worker processes: from a third-party server, and after kill -9."""
 
+import asyncio
 import hashlib
 from collections import Counter
 from pathlib import Path
@@ -14,11 +15,13 @@ from tests.support.tiny_server import tiny_server
 from tests.support.waiting import wait_until
 from tests.support.warc import WarcRecord, check_indexes, read, segments
 from tests.support.workers import QUICK_POLICY, fetchfleet
+from tools.origin.server import Exchange, Origin
 from tools.origin.static_server import serve_folder
 
 HOSTS = [f"127.0.202.{n}" for n in range(1, 6)]
 FILES = 2_000
 THROUGH_KILLS = 800
+LARGE_BYTES = 16 << 20
 POLICY = f"{QUICK_POLICY}concurrency = 16\n"
 
 
@@ -34,7 +37,10 @@ async def closed(workers: NamedWorkers) -> dict[str, dict[int, WarcRecord]]:
     found = segments(workers.out)
     check_indexes(workers.out)
     assert not workers.parts()
-    return {path: {record.offset: record for record in read(each)} for path, each in found.items()}
+    archive = {path: {record.offset: record for record in read(each)} for path, each in found.items()}
+    ids = [record.field("WARC-Record-ID") for records in archive.values() for record in records.values()]
+    assert len(set(ids)) == len(ids)
+    return archive
 
 
 def check(results: dict[str, Result], archive: dict[str, dict[int, WarcRecord]]) -> None:
@@ -108,6 +114,52 @@ async def test_after_a_kill_every_result_has_its_record(
 
     assert len(results) == THROUGH_KILLS
     check(results, archive)
+
+
+async def test_after_a_kill_large_bodies_have_segments_of_their_own(
+    redis_url: str, fleet: Fleet, tmp_path: Path
+) -> None:
+    """One worker is killed within large bodies, and the other as bodies become segments.
+
+    The workers that replace them remove the files of the dead ones.
+    """
+    halves, resume = set[str](), asyncio.Event()
+
+    async def two_halves(x: Exchange) -> None:
+        """Wait after the first half of the first response to each URL."""
+        half = hashlib.sha256(x.request.target.encode()).digest() * (LARGE_BYTES // 64)
+        await x.send_head(200, [("Content-Length", str(2 * len(half)))])
+        await x.send(half)
+        if x.request.target not in halves:
+            halves.add(x.request.target)
+            await resume.wait()
+        await x.send(half)
+
+    environment = {
+        "FETCHFLEET_SINK": "warc",
+        "FETCHFLEET_WARC_COMPRESSION": "none",
+        "FETCHFLEET_LEASE_S": "1",
+    }
+    async with Origin.serving(HOSTS[0], two_halves) as first, Origin.serving(HOSTS[1], two_halves) as second:
+        with named_workers(redis_url, tmp_path / "fleet", POLICY, **environment) as workers:
+            await workers.start_all("one", "two")
+            urls = [
+                origin.url(f"/{host}/{n}") for host, origin in enumerate((first, second)) for n in range(3)
+            ]
+            batch = await fleet.submit(urls)
+            await wait_until(lambda: len(halves) == len(urls) == len(workers.parts()), "the first halves")
+            workers.members["one"].kill()
+            workers.start("one")
+            resume.set()
+            await wait_until(workers.files, "a segment", every_s=0.001)
+            workers.members["two"].kill()
+            workers.start("two")
+            results = await results_of(fleet, batch.id)
+            archive = await closed(workers)
+
+    check(results, archive)
+    kinds = [[record.kind for record in archive[str(result.path)].values()] for result in results.values()]
+    assert kinds == [["warcinfo", "request", "response"]] * len(urls)
 
 
 def test_run_archives_a_list(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from fetchfleet.worker.sink.index_entry import StoredAt
 from fetchfleet.worker.sink.warc import record_format
 from fetchfleet.worker.sink.warc.compression import member, member_pieces
 from fetchfleet.worker.sink.warc.record_format import END, OriginalRecord
+from fetchfleet.worker.sink.warc.segment import PARTIAL
 from fetchfleet.worker.sink.warc.segments import NewSegment, PartOfRecord, WarcRecord
 from fetchfleet.worker.sink.warc.writer import SegmentWriter
 from fetchfleet.worker.util import aio
@@ -212,6 +213,9 @@ class RecordWriter(BufferedBody):
     def _drop_compressed(self) -> None:
         with suppress(OSError, InTheWayError):
             self._disk.directory.drop(self._compressed_name())
+
+    def _partial_name(self) -> str:
+        return f"{super()._partial_name()}{PARTIAL}"
 
     def _compressed_name(self) -> str:
         return f"{self._partial_name()}.gz"

@@ -1,4 +1,4 @@
-"""Recovers the segments of dead writers. Every call blocks."""
+"""Recovers the segments of dead writers, and removes their partial files. Every call blocks."""
 
 import os
 import threading
@@ -7,10 +7,10 @@ from contextlib import suppress
 from fetchfleet.worker.errors import InTheWayError
 from fetchfleet.worker.sink.cdxj.line import capture_of
 from fetchfleet.worker.sink.cdxj.segment_index import SegmentIndex
-from fetchfleet.worker.sink.files.directory import WARC_FOLDER, Directory
+from fetchfleet.worker.sink.files.directory import PARTIAL_FILES, WARC_FOLDER, Directory
 from fetchfleet.worker.sink.files.open_file import lock
 from fetchfleet.worker.sink.warc.records import complete_records
-from fetchfleet.worker.sink.warc.segment import OPEN, WRITING, final_name, give_name
+from fetchfleet.worker.sink.warc.segment import OPEN, PARTIAL, WRITING, final_name, give_name
 
 
 class BackgroundRecovery:
@@ -36,15 +36,31 @@ class BackgroundRecovery:
 def recover(directory: Directory, stop: threading.Event | None = None) -> None:
     """Truncate the segments of dead writers after their last complete record; index and name them.
 
-    Ignores errors. Returns once `stop` is set.
+    Removes the partial files of dead writers first. Ignores errors. Returns once `stop` is set.
     """
-    names: list[str] = []
+    for name in _names(directory, PARTIAL_FILES, PARTIAL):
+        with suppress(OSError, InTheWayError):
+            _drop_partial(directory, name)
+    for name in _names(directory, WARC_FOLDER, (OPEN, WRITING)):
+        with suppress(OSError, InTheWayError):
+            _recover(directory, name, stop)
+
+
+def _names(directory: Directory, folder: str, suffix: str | tuple[str, ...]) -> list[str]:
     with suppress(OSError, InTheWayError):
-        names = directory.names(WARC_FOLDER)
-    for name in names:
-        if name.endswith((OPEN, WRITING)):
-            with suppress(OSError, InTheWayError):
-                _recover(directory, name, stop)
+        return [name for name in directory.names(folder) if name.endswith(suffix)]
+    return []
+
+
+def _drop_partial(directory: Directory, name: str) -> None:
+    """Remove a partial file unless its writer is alive, and so has a lock on it."""
+    file = directory.open_partial(name)
+    try:
+        named = directory.stat(f"{PARTIAL_FILES}/{name}") if lock(file) else None
+        if named is not None and os.path.samestat(os.fstat(file), named):
+            directory.drop(name)
+    finally:
+        os.close(file)
 
 
 def _recover(directory: Directory, name: str, stop: threading.Event | None) -> None:

@@ -24,6 +24,9 @@ WRITING = ".writing"
 COMPRESSED = ".gz"
 """The end of a compressed segment's name."""
 
+PARTIAL = ".warc"
+"""The suffix of the partial file of a large body. No later attempt resumes such a file."""
+
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
 
