@@ -14,11 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from fetchfleet import Outcome
+from fetchfleet.worker.cli.files import wacz as wacz_command
 from fetchfleet.worker.cli.files.wacz import wacz
 from fetchfleet.worker.errors import BAD_USE, FAILED, INTERRUPTED, CommandError
 from fetchfleet.worker.sink.cdxj import segment_index
+from fetchfleet.worker.sink.files.directory import Directory
+from fetchfleet.worker.sink.files.open_file import lock
 from fetchfleet.worker.sink.wacz import archive, package
 from tests.component.conftest import Start
 from tests.support.warc import judged_index, read
@@ -147,7 +151,7 @@ async def test_a_closed_segment_that_is_cut_off_is_named(out: Path, tmp_path: Pa
 async def test_open_segments_of_live_workers_are_left_out(
     origin: Origin, out: Path, start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Those of dead workers are recovered. A warning counts the others."""
+    """Those of dead workers are recovered. A warning counts the others, and the exit code is 1."""
     live = await start(sink="warc", worker_id="live")
     await live.one(origin.url("/live"))
     [segment] = [path for path in (out / "warc").iterdir() if path.name.endswith(".warc.gz")]
@@ -155,8 +159,10 @@ async def test_open_segments_of_live_workers_are_left_out(
     segment.rename(segment.with_name(f"{segment.name}.writing"))
     index.unlink()
 
-    wacz(out, tmp_path / "a.wacz")
+    with pytest.raises(typer.Exit) as incomplete:
+        wacz(out, tmp_path / "a.wacz")
 
+    assert FAILED == incomplete.value.exit_code
     assert "1 segment is still being written and left out" in capsys.readouterr().err
     assert len(check(tmp_path / "a.wacz", tmp_path / "unpacked")) == 8
     assert index.exists()
@@ -212,6 +218,45 @@ async def test_an_archive_that_is_not_completed_leaves_the_old_one(
 
     assert raised.value.exit_code == code
     assert (tmp_path / "a.wacz").read_bytes() == b"old"
+    assert names(tmp_path) == {"out", "a.wacz"}
+
+
+async def test_the_folder_of_a_killed_command_is_removed_and_that_of_a_live_one_stays(
+    out: Path, tmp_path: Path
+) -> None:
+    """Only folders for the same file are removed. One that is empty may be about to be locked."""
+    live, killed, empty, other = (
+        tmp_path / f".{name}.writing" for name in ("a.wacz.1", "a.wacz.2", "a.wacz.3", "b.wacz.1")
+    )
+    for folder in (live, killed, empty, other):
+        folder.mkdir()
+        if folder is not empty:
+            (folder / "half").write_bytes(b"x")
+    descriptor = os.open(live, os.O_RDONLY)
+    assert lock(descriptor)
+    wacz(out, tmp_path / "a.wacz")
+    os.close(descriptor)
+
+    assert names(tmp_path) == {"out", "a.wacz", live.name, empty.name, other.name}
+
+
+def test_a_command_locks_the_folder_in_which_it_writes(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second command for the same file leaves the folder of the first one as it is."""
+    found: list[set[str]] = []
+
+    def written(directory: Directory, *rest: Any) -> archive.Archived:
+        if not found:
+            found.append(names(tmp_path))
+            wacz(out, tmp_path / "a.wacz")
+            found.append(names(tmp_path))
+        return archive.write_archive(directory, *rest)
+
+    monkeypatch.setattr(wacz_command, "write_archive", written)
+    wacz(out, tmp_path / "a.wacz")
+
+    assert found[0] | {"a.wacz"} == found[1]
     assert names(tmp_path) == {"out", "a.wacz"}
 
 
