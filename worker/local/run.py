@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from fetchfleet.jobs.contract.fetch import Fetch
 from fetchfleet.jobs.contract.ids import BATCH_ID_CHARS, inbox_prefix
 from fetchfleet.jobs.errors import BatchLostError, UnknownBatchError
 from fetchfleet.jobs.redis_connection import connect, inbox_of, redis_now_ms
-from fetchfleet.worker.errors import BAD_USE, FAILED, CommandError
+from fetchfleet.worker.errors import BAD_USE, FAILED, CommandError, InTheWayError
 from fetchfleet.worker.local import run_record
 from fetchfleet.worker.local.embedded_redis import EmbeddedRedis, supervised
 from fetchfleet.worker.local.lists.checked_list import FetchLists, Hosts, ListUse, open_failed, open_list
@@ -35,7 +35,7 @@ from fetchfleet.worker.local.process import (
 from fetchfleet.worker.local.run_record import ENDED_RUNS
 from fetchfleet.worker.redis_support.errors import NextCommand, followed_at, redis_at
 from fetchfleet.worker.settings import Settings
-from fetchfleet.worker.sink.files.directory import REDIS_FOLDER, STATE_FOLDER
+from fetchfleet.worker.sink.files.directory import PARTIAL_FILES, REDIS_FOLDER, STATE_FOLDER, Directory
 
 NOTHING: Mapping[str, Any] = {}
 
@@ -175,11 +175,25 @@ async def run(
                 from fetchfleet.worker.local.output.follow import follow  # noqa: PLC0415 see while_starting
 
                 counts = await follow(redis.url, batch, outputs, export, part)
+        drop_partial_files(settings.out, batch_id)
         part.end(ended_file, counts)
         export_state.unlink(missing_ok=True)
         redis.remove_data()
     await finish_report(outputs)
     return RunEnd(counts, part.tally.may_have_failure_notes)
+
+
+def drop_partial_files(out: Path, batch_id: str) -> None:
+    """Remove what killed workers left of the bodies of an ended batch: none of its fetches will resume one.
+
+    Those of other batches stay, because workers of a fleet may share the out folder. Ignores errors.
+    """
+    directory = Directory(out)
+    with suppress(OSError, InTheWayError), closing(directory):
+        directory.open(make=False)
+        for name in directory.names(PARTIAL_FILES):
+            if name.startswith(f"{batch_id}-"):
+                directory.drop(name)
 
 
 async def finish_report(outputs: Outputs) -> None:

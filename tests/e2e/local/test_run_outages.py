@@ -1,4 +1,4 @@
-"""Runs that are suspended, or whose embedded server is killed."""
+"""Runs that are suspended or killed, or whose embedded server is."""
 
 import asyncio
 import fcntl
@@ -15,9 +15,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import pytest
+
+from tests.support.fork_server import COMMAND, Process
 from tests.support.waiting import wait_until
+from tests.support.workers import fetchfleet
 from tools.origin.behaviours import held, ok, sequence
-from tools.origin.server import Origin
+from tools.origin.server import Exchange, Origin
 
 LEASE_S = 1.0
 STARTS_S = 30.0
@@ -169,3 +173,39 @@ async def test_a_run_says_that_a_worker_was_killed_and_started_again(tmp_path: P
     assert ["worker-1 ended by SIGKILL and was started again; its fetches in flight are repeated"] == [
         line for line in errors.read_text().splitlines() if "ended" in line
     ]
+
+
+@pytest.mark.parametrize("sink", ["files", "warc"])
+async def test_a_run_that_was_killed_and_continued_leaves_no_partial_file(tmp_path: Path, sink: str) -> None:
+    """Those of another batch stay, because workers of a fleet may share the folder."""
+    out, go_on, bodies = tmp_path / "out", asyncio.Event(), 3
+    parts = out / ".fetchfleet/parts"
+    half = b"x" * 1_000_000
+
+    async def two_halves(x: Exchange) -> None:
+        """Send the second half of a body only if the run was killed."""
+        await x.send_head(200, [("Content-Length", str(2 * len(half)))])
+        await x.send(half)
+        await go_on.wait()
+        await x.send(half)
+
+    def received() -> bool:
+        files = [*parts.iterdir()] if parts.is_dir() else []
+        return bodies == len([file for file in files if file.stat().st_size >= len(half) // 2])
+
+    async with Origin.serving("127.0.0.198", two_halves) as origin:
+        (tmp_path / "list").write_text("\n".join(origin.url(f"/{place}") for place in range(bodies)))
+        command = ["run", str(tmp_path / "list"), "--out", str(out), "--sink", sink]
+        command += ["--allow-net", "127.0.0.0/8"]
+        lease = {"FETCHFLEET_LEASE_S": str(LEASE_S)}
+        first = Process(COMMAND, *command, env={**os.environ, **lease}, stderr=subprocess.DEVNULL)
+        await wait_until(received, "the first halves", STARTS_S)
+        first.kill()
+        await wait_until(lambda: first.poll() is not None, "the end of the run", STARTS_S)
+        of_another = parts / "fedcba9876543210-00000000.1"
+        of_another.write_bytes(half)
+        go_on.set()
+        second = await asyncio.to_thread(fetchfleet, *command, **lease)
+
+    assert 0 == second.returncode, second.stderr
+    assert [of_another] == [*parts.iterdir()]
