@@ -86,7 +86,7 @@ async def test_a_large_body_that_is_stored_already_becomes_a_revisit_record(
 async def test_a_body_is_copied_if_its_file_cannot_be_moved(
     origin: Origin, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The folder of segments may be a file system of its own."""
+    """The folder of segments may be a file system of its own. It has the indexes, too."""
     worker = await start()
     origin.behaviour = o.ok(LARGE)
 
@@ -99,6 +99,8 @@ async def test_a_body_is_copied_if_its_file_cannot_be_moved(
     assert (result.outcome, result.attempts, result.interruptions) == (Outcome.STORED, 1, 0)
     assert record_of(worker.out, result).payload == LARGE
     assert kinds(worker, result) == KINDS
+    await worker.stop()
+    check_indexes(worker.out)
     assert not worker.parts()
 
 

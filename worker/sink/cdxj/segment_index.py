@@ -12,6 +12,11 @@ from fetchfleet.worker.sink.files.directory import WARC_FOLDER, Directory
 SUFFIX = ".cdxj"
 """The suffix of an index, after the name of its segment."""
 
+TEMPORARY = ".new"
+"""The suffix of an index that is being written. The folder of segments may be a file system of its own."""
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+
 _ERRORS = (OSError, InTheWayError, BadDestError, ExistsError)
 
 
@@ -42,15 +47,20 @@ class SegmentIndex:
         if not self._complete:
             return
         name = f"{self._name}{SUFFIX}"
-        with suppress(*_ERRORS):
+        temporary = f"{name}{TEMPORARY}"
+        with suppress(*_ERRORS), self._directory.chain(WARC_FOLDER) as chain:
+            folder = chain[-1]
+            with suppress(FileNotFoundError):  # that of a writer which died
+                os.unlink(temporary, dir_fd=folder)
+            number = os.open(temporary, _NEW, 0o666, dir_fd=folder)
             try:
-                with open(self._directory.create(name), "wb") as file:  # noqa: PTH123 a descriptor
+                with open(number, "wb") as file:  # noqa: PTH123 a descriptor
                     file.writelines(self._lines)
                     file.flush()
                     os.fsync(file.fileno())
-                self._directory.put(name, f"{WARC_FOLDER}/{name}")
-            except _ERRORS:
-                self._directory.drop(name)
+                os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+            except OSError:
+                os.unlink(temporary, dir_fd=folder)
                 raise
 
     def close(self) -> None:
