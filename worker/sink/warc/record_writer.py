@@ -9,13 +9,14 @@ from typing import NamedTuple
 from fetchfleet.worker.errors import InTheWayError
 from fetchfleet.worker.sink.base import Expected
 from fetchfleet.worker.sink.files.buffered_body import SHA256, BufferedBody
+from fetchfleet.worker.sink.files.open_file import lock
 from fetchfleet.worker.sink.files.out_folder import OutFolder
 from fetchfleet.worker.sink.files.partial_file import Block, PartialFile, write_all
 from fetchfleet.worker.sink.index_entry import StoredAt
 from fetchfleet.worker.sink.warc import record_format
 from fetchfleet.worker.sink.warc.compression import member, member_pieces
 from fetchfleet.worker.sink.warc.record_format import END, OriginalRecord
-from fetchfleet.worker.sink.warc.segment import PARTIAL
+from fetchfleet.worker.sink.warc.segment import COMPRESSED, PARTIAL
 from fetchfleet.worker.sink.warc.segments import NewSegment, PartOfRecord, WarcRecord
 from fetchfleet.worker.sink.warc.writer import SegmentWriter
 from fetchfleet.worker.util import aio
@@ -58,6 +59,8 @@ class RecordWriter(BufferedBody):
         self._may_place: Callable[[], bool] = bool
         self._large: WarcRecord | None = None
         """The record of a large body that is compressed."""
+        self._compressed: int | None = None
+        """The descriptor of the compressed file, which holds the lock on it."""
         self._own: NewSegment | None = None
         """The segment of a body that has one of its own."""
         self._reserved_bytes = 0
@@ -196,26 +199,27 @@ class RecordWriter(BufferedBody):
         name, size_bytes, directory = self._compressed_name(), 0, self._disk.directory
         file = directory.open_partial(large.name)
         try:
-            compressed = directory.create(name)
-            try:
-                for piece in member_pieces(parts.response, file, self.size_bytes, END):
-                    if stop.is_set() or not self.may_place():
-                        return None
-                    if piece:
-                        write_all(compressed, [piece])
-                        size_bytes += len(piece)
-            finally:
-                os.close(compressed)
+            self._compressed = directory.create(name)
+            lock(self._compressed)
+            for piece in member_pieces(parts.response, file, self.size_bytes, END):
+                if stop.is_set() or not self.may_place():
+                    return None
+                if piece:
+                    write_all(self._compressed, [piece])
+                    size_bytes += len(piece)
         finally:
             os.close(file)
         return self._record(parts, sha256, [], PartOfRecord(name, size_bytes))
 
     def _drop_compressed(self) -> None:
-        with suppress(OSError, InTheWayError):
-            self._disk.directory.drop(self._compressed_name())
+        if self._compressed is not None:
+            with suppress(OSError, InTheWayError):
+                self._disk.directory.drop(self._compressed_name())
+            os.close(self._compressed)
+            self._compressed = None
 
     def _partial_name(self) -> str:
         return f"{super()._partial_name()}{PARTIAL}"
 
     def _compressed_name(self) -> str:
-        return f"{self._partial_name()}.gz"
+        return f"{self._partial_name()}{COMPRESSED}"

@@ -10,7 +10,7 @@ from fetchfleet.worker.sink.cdxj.segment_index import SegmentIndex
 from fetchfleet.worker.sink.files.directory import PARTIAL_FILES, WARC_FOLDER, Directory
 from fetchfleet.worker.sink.files.open_file import lock
 from fetchfleet.worker.sink.warc.records import complete_records
-from fetchfleet.worker.sink.warc.segment import OPEN, PARTIAL, WRITING, final_name, give_name
+from fetchfleet.worker.sink.warc.segment import COMPRESSED, OPEN, PARTIAL, WRITING, final_name, give_name
 
 
 class BackgroundRecovery:
@@ -38,7 +38,7 @@ def recover(directory: Directory, stop: threading.Event | None = None) -> None:
 
     Removes the partial files of dead writers first. Ignores errors. Returns once `stop` is set.
     """
-    for name in _names(directory, PARTIAL_FILES, PARTIAL):
+    for name in _names(directory, PARTIAL_FILES, (PARTIAL, f"{PARTIAL}{COMPRESSED}")):
         with suppress(OSError, InTheWayError):
             _drop_partial(directory, name)
     for name in _names(directory, WARC_FOLDER, (OPEN, WRITING)):
@@ -46,9 +46,9 @@ def recover(directory: Directory, stop: threading.Event | None = None) -> None:
             _recover(directory, name, stop)
 
 
-def _names(directory: Directory, folder: str, suffix: str | tuple[str, ...]) -> list[str]:
+def _names(directory: Directory, folder: str, suffixes: tuple[str, ...]) -> list[str]:
     with suppress(OSError, InTheWayError):
-        return [name for name in directory.names(folder) if name.endswith(suffix)]
+        return [name for name in directory.names(folder) if name.endswith(suffixes)]
     return []
 
 

@@ -22,10 +22,10 @@ WRITING = ".writing"
 """The suffix of a compressed one. Workers of version 0.1 would recover every `.open` file as uncompressed."""
 
 COMPRESSED = ".gz"
-"""The end of a compressed segment's name."""
+"""The end of a compressed segment's name, and of a compressed record's temporary file."""
 
 PARTIAL = ".warc"
-"""The suffix of the partial file of a large body. No later attempt resumes such a file."""
+"""The suffix of the partial file of a large body, which its writer locks and no later attempt resumes."""
 
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
