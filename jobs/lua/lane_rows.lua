@@ -5,8 +5,8 @@
 --       entries to read for their times; then the parts before and after its name of the keys lane, claimed, later,
 --       returned, high, normal and low; then the names, in place of the page
 -- Returns the number of lanes that need attention, and for each of these lanes {name, state, due ms, shut until ms, why,
--- owner, number waiting, number claimed, Unix ms of the submit of the oldest waiting fetch or 0 if unknown}. A value of
--- another program counts as none.
+-- owner, number waiting, number claimed, Unix ms of the submit of the oldest waiting fetch or 0 if unknown, Unix ms of the
+-- end of the lease if it is held}. A value of another program counts as none.
 local FIELD_CHARS, NAMES_FROM, NORMAL = 300, 20, 6
 local names = {unpack(ARGV, NAMES_FROM)}
 if #names == 0 then names = redis.call('ZRANGE', KEYS[1], ARGV[1], ARGV[2]) end
@@ -51,7 +51,9 @@ local function row(name)
     if retries > 0 and left_bytes > 0 then oldest = math.min(oldest, submitted_ms(ask({}, 'ZRANGE', keys[3], 0, 0)[1] or '')) end
     waiting = waiting + retries
   end
-  return {name, lane[1], lane[2], lane[3], lane[4], lane[5], waiting, claimed, oldest < math.huge and int(oldest) or '0'}
+  local lease_ends = lane[1] == 'held' and ask('', 'ZSCORE', KEYS[1], name) or ''
+  oldest = oldest < math.huge and int(oldest) or '0'
+  return {name, lane[1], lane[2], lane[3], lane[4], lane[5], waiting, claimed, oldest, lease_ends}
 end
 
 local rows = {}

@@ -40,6 +40,8 @@ class LaneRow(NamedTuple):
     """The number of fetches that its owner has claimed."""
     submitted_ms: int | None
     """The time of the submit of the oldest fetch in its queues, Unix ms; None if unknown."""
+    lease_ends_ms: int | None = None
+    """The end of its owner's lease, Unix ms; None if it is not held."""
 
 
 class LaneRowPage(NamedTuple):
@@ -77,7 +79,7 @@ async def lane_rows(redis: Redis, first: int = 0, *, lanes: Sequence[str] = ()) 
 
 
 def _lane_row(reply: Sequence[Any]) -> LaneRow:
-    name, state, due, shut_until, why, owner, waiting, claimed, submitted = reply
+    name, state, due, shut_until, why, owner, waiting, claimed, submitted, lease_ends = reply
     return LaneRow(
         text_of(name),
         text_of(state),
@@ -88,6 +90,7 @@ def _lane_row(reply: Sequence[Any]) -> LaneRow:
         waiting,
         claimed,
         number_of(submitted) or None,
+        number_of(lease_ends),
     )
 
 

@@ -14,6 +14,7 @@ from fetchfleet.jobs.contract.safe_text import shown
 from fetchfleet.worker.inspect.explain import FetchExplained, LaneExplained, local_time
 from fetchfleet.worker.inspect.fleet_status import FleetStatus, WorkerStatus
 from fetchfleet.worker.inspect.policy_in_force import BUILT_IN, Origin, PolicyInForce, Source, short
+from fetchfleet.worker.inspect.problems import vanished_problems
 from fetchfleet.worker.inspect.snapshot import lack_text
 from fetchfleet.worker.inspect.views.batches import state_of_batch
 from fetchfleet.worker.lanes.reset import LaneReset
@@ -39,6 +40,10 @@ def status_of(status: FleetStatus) -> RenderableType:
         f"{count(len(status.workers), 'worker')}, {rate}",
         *backlog_lines(status),
         f"{count(status.inbox, 'message')} in the inbox{quarantined}, {count(status.dead, 'dead letter')}",
+    ]
+    parts += [
+        Text(shown(problem.title), "red").append(shown(f": {problem.detail}"), "default")
+        for problem in vanished_problems(status.vanished)
     ]
     if not status.workers and status.backlog:
         parts.append(Text("no worker is running; start one: fetchfleet worker", style="red"))

@@ -160,6 +160,8 @@ async def explain_lane(
         why += f"; if the host works again: {reset_command or f'fetchfleet reset {name}'}"
     if state == WaitReason.PAUSED.value:
         why = why_paused(name, policy.pauses.stop(name), zone)
+    if snapshot.held_up and snapshot.held_up not in why and state != NO_WORKER:
+        why += f"; {snapshot.held_up}"
     unserved_counts = await unserved(redis, name) if snapshot.waiting else {}
     if unserved_counts:
         unserved_text = sentence(unserved_counts)
@@ -204,6 +206,8 @@ def lane_state(
     if closed is not None:
         until_ms = None if closed.why is WaitReason.PAUSED else closed.until_ms
         return closed.why.value, until_ms, why_closed(closed.why, state, policy)
+    if snapshot.held_up and has_workers:
+        return "waiting", None, snapshot.held_up
     if snapshot.in_flight:
         in_flight, ranges = snapshot.in_flight, snapshot.ranges
         at_limit = ", the concurrency limit" if in_flight + ranges >= limit else ""

@@ -1,11 +1,14 @@
 """The state of a whole fleet: `fetchfleet status`."""
 
+from collections.abc import Sequence
+
 import msgspec
 from redis.asyncio import Redis
 
 from fetchfleet.worker.inspect.doors import Door, arq_door, inbox_door
 from fetchfleet.worker.inspect.overview import Overview, overview_of
 from fetchfleet.worker.inspect.snapshot import LaneSnapshot, WorkerReport, snapshot
+from fetchfleet.worker.inspect.workers.silence import VanishedWorker
 
 MAX_LANES_SHOWN = 500
 
@@ -51,6 +54,8 @@ class FleetStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The state of a fleet."""
 
     workers: list[WorkerStatus]
+    vanished: Sequence[VanishedWorker]
+    """The workers that send no heartbeat and have not stopped in order."""
     lanes: list[LaneSnapshot]
     """The lanes that are not idle, those with the most waiting fetches first, MAX_LANES_SHOWN at most."""
     lanes_in_all: int
@@ -116,6 +121,7 @@ async def fleet_status(redis: Redis) -> FleetStatus:
             worker_status(instance, report, fleet.now_ms)
             for instance, report in sorted(fleet.workers.items())
         ],
+        vanished=fleet.vanished,
         lanes=fleet.lanes[:MAX_LANES_SHOWN],
         lanes_in_all=fleet.lanes_in_all,
         backlog=overview.backlog + inbox.fetches + arq.fetches,

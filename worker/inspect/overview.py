@@ -77,7 +77,7 @@ def state_of_lane(lane: LaneSnapshot) -> str:
 
 def is_runnable(lane: LaneSnapshot) -> bool:
     """Return whether a waiting fetch of the lane could start now. Pure."""
-    return lane.waiting > 0 and not lane.why and not lane.full
+    return lane.waiting > 0 and not lane.why and not lane.full and not lane.held_up
 
 
 async def overview(redis: Redis) -> Overview:
@@ -93,7 +93,13 @@ async def overview_of(redis: Redis, fleet: Snapshot) -> Overview:
         backlog_text, dead = await pipe.execute()
     backlog = max(0, number_of(backlog_text) or 0)
     reports = fleet.workers.values()
-    in_flight = sum(lane.in_flight for report in reports for lane in report.lanes.values())
+    silent = {worker.instance for worker in fleet.vanished}
+    in_flight = sum(
+        lane.in_flight
+        for instance, report in fleet.workers.items()
+        if instance not in silent
+        for lane in report.lanes.values()
+    )
     states = Counter(map(state_of_lane, fleet.lanes))
     ages_s = [lane.oldest_s for lane in fleet.lanes if lane.oldest_s is not None]
     doors = await waiting_at_doors(redis)

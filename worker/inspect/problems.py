@@ -9,6 +9,7 @@ from fetchfleet.worker.inspect.fleet_status import WorkerStatus
 from fetchfleet.worker.inspect.overview import Overview
 from fetchfleet.worker.inspect.snapshot import lack_text
 from fetchfleet.worker.inspect.views.hosts import HostRow
+from fetchfleet.worker.inspect.workers.silence import VanishedWorker
 from fetchfleet.worker.util.quantities import age, count, some
 
 OLD_S = 900
@@ -34,6 +35,7 @@ class ProblemKind(StrEnum):
     """The kind of a problem."""
 
     NO_WORKER = "no worker"
+    VANISHED = "vanished"
     DISK = "disk"
     ALL_DRAINED = "all drained"
     DRAINED = "drained"
@@ -68,13 +70,34 @@ class FleetFigures(NamedTuple):
     overview: Overview
     workers: Sequence[WorkerStatus]
     hosts: Sequence[HostRow]
+    vanished: Sequence[VanishedWorker] = ()
 
 
 def fleet_problems(fleet: FleetFigures) -> list[FleetProblem]:
     """Return the problems, the worst first. Pure."""
-    found = [*_of_workers(fleet), *_of_hosts(fleet.hosts), *_of_backlog(fleet), *_of_results(fleet)]
+    found = [
+        *vanished_problems(fleet.vanished),
+        *_of_workers(fleet),
+        *_of_hosts(fleet.hosts),
+        *_of_backlog(fleet),
+        *_of_results(fleet),
+    ]
     order = list(Severity)
     return sorted(found, key=lambda problem: order.index(problem.severity))
+
+
+def vanished_problems(vanished: Sequence[VanishedWorker]) -> Iterator[FleetProblem]:
+    """Yield the problems of workers that send no heartbeat. Pure."""
+    holding = [worker for worker in vanished if worker.hosts]
+    others = [worker for worker in vanished if not worker.hosts]
+    for workers, severity in ((holding, Severity.BAD), (others, Severity.WARN)):
+        if len(workers) == 1:
+            title, detail = workers[0].title, workers[0].detail
+        else:
+            title = f"{count(len(workers), 'worker')} vanished"
+            detail = some([f"{worker.title}. {worker.detail}" for worker in workers], "; ")
+        if workers:
+            yield FleetProblem(ProblemKind.VANISHED, severity, title, detail, severity)
 
 
 def _of_workers(fleet: FleetFigures) -> Iterator[FleetProblem]:

@@ -1,6 +1,6 @@
 """The lanes and workers of a fleet, read from Redis."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Annotated, NamedTuple
 
 import msgspec
@@ -10,6 +10,7 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.redis_connection import redis_now_ms, text_of
 from fetchfleet.jobs.scripts.views import ROWS_AT_ONCE, LaneRow, lane_rows, lane_rows_of
 from fetchfleet.worker.inspect.registration import Registration, is_or_wraps
+from fetchfleet.worker.inspect.workers.silence import Heartbeats, VanishedWorker
 from fetchfleet.worker.observability.totals import WorkerTotals
 from fetchfleet.worker.redis_support.drains import drained
 from fetchfleet.worker.util.quantities import count
@@ -19,6 +20,9 @@ MAX_LANES = 5_000
 
 MAX_WORKERS = 10_000
 """The maximum number of worker names to read. Another program may have written any number."""
+
+MAX_DEATHS = 100
+"""The maximum number of recent deaths to read."""
 
 REPORTS_AT_ONCE = 100
 """The number of reports to read at once. That of a worker with thousands of lanes has 100s of KB."""
@@ -55,6 +59,8 @@ class LaneSnapshot(msgspec.Struct, frozen=True):
     """True if its worker may start no fetch before one in flight ends."""
     ranges: int = 0
     """The requests for further ranges of bodies in segments, besides those of the fetches in flight."""
+    held_up: str = ""
+    """The text about an owner that sends no heartbeat, and the takeover; empty otherwise."""
 
     @property
     def in_flight_text(self) -> str:
@@ -130,6 +136,8 @@ class Snapshot(NamedTuple):
     """The number of lanes that are not idle."""
     workers: dict[str, WorkerReport]
     """The reports of the live workers, by instance."""
+    vanished: Sequence[VanishedWorker] = ()
+    """The workers that send no heartbeat and have not stopped in order."""
 
     @property
     def received_bytes(self) -> int:
@@ -143,21 +151,47 @@ async def snapshot(redis: Redis, max_lanes: int = MAX_LANES) -> Snapshot:
     workers = await worker_reports(redis)
     at = {name: report for worker in workers.values() for name, report in worker.lanes.items()}
     # By name: a lane whose place changes meanwhile may be read twice.
-    lanes: dict[str, LaneSnapshot] = {}
+    rows: dict[str, LaneRow] = {}
     place, lanes_in_all = 0, 1
     while place < min(max_lanes, lanes_in_all):
         page = await lane_rows(redis, place)
-        lanes |= {row.name: _lane(row, at.get(row.name), now_ms) for row in page.rows}
+        rows |= {row.name: row for row in page.rows}
         place, lanes_in_all = place + ROWS_AT_ONCE, page.lanes_in_all
-    fullest_first = sorted(lanes.values(), key=lambda lane: (-lane.waiting, lane.name))
-    return Snapshot(now_ms, fullest_first[:max_lanes], lanes_in_all, workers)
+    heartbeats = await heartbeats_of(redis, workers, now_ms)
+    lanes = [_lane(row, at.get(row.name), heartbeats) for row in rows.values()]
+    fullest_first = sorted(lanes, key=lambda lane: (-lane.waiting, lane.name))
+    vanished = heartbeats.vanished(
+        (row.owner, row.lease_ends_ms) for row in rows.values() if row.state == "held"
+    )
+    return Snapshot(now_ms, fullest_first[:max_lanes], lanes_in_all, workers, vanished)
 
 
 async def lane_snapshots(redis: Redis, names: Sequence[str], now_ms: int) -> list[LaneSnapshot]:
     """Read the states of lanes, which may be idle."""
     workers = await worker_reports(redis)
     at = {name: report for worker in workers.values() for name, report in worker.lanes.items()}
-    return [_lane(row, at.get(row.name), now_ms) for row in await lane_rows_of(redis, names)]
+    rows = await lane_rows_of(redis, names)
+    heartbeats = await heartbeats_of(redis, workers, now_ms)
+    return [_lane(row, at.get(row.name), heartbeats) for row in rows]
+
+
+async def heartbeats_of(redis: Redis, workers: Collection[str], now_ms: int) -> Heartbeats:
+    """Read the heartbeats of a fleet. Call it after reading lanes: a worker joins before it acquires lanes.
+
+    workers: those with a report.
+    """
+    latest_ms = now_ms + keys.WORKER_TTL_MS  # higher scores are from another program
+    async with redis.pipeline(transaction=False) as pipe:
+        pipe.zrangebyscore(keys.WORKERS, 0, latest_ms, 0, MAX_WORKERS, withscores=True)
+        pipe.zrangebyscore(
+            keys.DEATHS, now_ms - keys.DEATHS_WINDOW_MS, latest_ms, 0, MAX_DEATHS, withscores=True
+        )
+        last, deaths = await pipe.execute(raise_on_error=False)  # a key may have another type
+    last_ms, deaths_ms = (
+        {} if isinstance(found, Exception) else {text_of(name): int(at_ms) for name, at_ms in found}
+        for found in (last, deaths)
+    )
+    return Heartbeats(now_ms=now_ms, last_ms=last_ms, reports=workers, deaths_ms=deaths_ms)
 
 
 async def living(redis: Redis, now_ms: int) -> list[str]:
@@ -211,13 +245,16 @@ def _report(text: bytes) -> WorkerReport:
         return WorkerReport()
 
 
-def _lane(row: LaneRow, report: LaneReport | None, now_ms: int) -> LaneSnapshot:
+def _lane(row: LaneRow, report: LaneReport | None, heartbeats: Heartbeats) -> LaneSnapshot:
     """Return the state of a lane from its row and the report of its holder. Pure."""
-    oldest_s = None
+    oldest_s, now_ms = None, heartbeats.now_ms
     if row.submitted_ms is not None and now_ms - keys.UNFINISHED_TTL_MS < row.submitted_ms:
         oldest_s = max(0, now_ms - row.submitted_ms) / 1000
     if row.state == "held":
         held = report or LaneReport()
+        held_up = heartbeats.holder_text(row.owner, row.lease_ends_ms)
+        if held_up:  # its fetches wait for the takeover
+            held = LaneReport(why=held.why, until_ms=held.until_ms)
         waiting = row.waiting + max(0, row.claimed - held.in_flight)
         return LaneSnapshot(
             name=row.name,
@@ -229,6 +266,7 @@ def _lane(row: LaneRow, report: LaneReport | None, now_ms: int) -> LaneSnapshot:
             oldest_s=oldest_s,
             full=held.full is True,
             ranges=held.ranges or 0,
+            held_up=held_up,
         )
     due_ms = row.due_ms or now_ms
     closed_until_ms = row.shut_until_ms or 0

@@ -19,8 +19,8 @@ from fetchfleet.worker.fetch.services import FetchServices
 from fetchfleet.worker.http.connection_stats import ConnectionStats
 from fetchfleet.worker.http.factory import build_engine
 from fetchfleet.worker.http.net.redis_guard import redis_addresses
-from fetchfleet.worker.inspect.peers import Peers
 from fetchfleet.worker.inspect.registration import Registration, abilities_of, registration_of
+from fetchfleet.worker.inspect.workers.peers import Peers
 from fetchfleet.worker.intake.arq_jobs import ArqIngress
 from fetchfleet.worker.intake.inbox import InboxReader
 from fetchfleet.worker.intake.webhooks import Webhooks

@@ -13,9 +13,9 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.redis_connection import text_of
 from fetchfleet.jobs.scripts.lanes import busy_within_ms
 from fetchfleet.worker.gate.gate import SATURATED, Closed
-from fetchfleet.worker.inspect.peers import Peers
 from fetchfleet.worker.inspect.registration import Registration, doubles_of
 from fetchfleet.worker.inspect.snapshot import LaneReport, WorkerReport
+from fetchfleet.worker.inspect.workers.peers import Peers
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.lanes.settler import Settler
 from fetchfleet.worker.observability import events, redact

@@ -1,5 +1,6 @@
 """One read of the fleet for the display, and the pause of a host."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from redis.asyncio import Redis
@@ -11,6 +12,7 @@ from fetchfleet.worker.inspect.policy_in_force import policy_in_force
 from fetchfleet.worker.inspect.snapshot import snapshot
 from fetchfleet.worker.inspect.views.batches import BatchPage, batches
 from fetchfleet.worker.inspect.views.hosts import HostRow, host_rows
+from fetchfleet.worker.inspect.workers.silence import VanishedWorker
 from fetchfleet.worker.policy import overrides
 from fetchfleet.worker.policy.file import Policy
 from fetchfleet.worker.policy.pauses import Stop
@@ -24,6 +26,7 @@ class Picture(NamedTuple):
     overview: Overview
     workers: list[WorkerStatus]
     hosts: list[HostRow]
+    vanished: Sequence[VanishedWorker]
     batches: BatchPage | None
     """The newest batches; None if they were not read."""
 
@@ -35,6 +38,7 @@ async def read_picture(redis: Redis, *, with_batches: bool = False) -> Picture:
         overview=await overview_of(redis, fleet),
         workers=[worker_status(worker, of, fleet.now_ms) for worker, of in fleet.workers.items()],
         hosts=host_rows(fleet),
+        vanished=fleet.vanished,
         batches=await batches(redis, limit=MAX_BATCHES) if with_batches else None,
     )
 

@@ -58,7 +58,7 @@ def head(fleet: Picture) -> list[Text]:
 
 def problems(fleet: Picture) -> Iterator[Text]:
     """Yield a line for each problem, the worst first."""
-    for problem in fleet_problems(FleetFigures(fleet.overview, fleet.workers, fleet.hosts)):
+    for problem in fleet_problems(FleetFigures(fleet.overview, fleet.workers, fleet.hosts, fleet.vanished)):
         yield Text.assemble(
             (shown(problem.title), SEVERITY_STYLES[problem.severity]), ("  " + shown(problem.detail), "dim")
         )

@@ -9,8 +9,8 @@ from redis.asyncio import Redis
 from fetchfleet import Outcome
 from fetchfleet.jobs import keys
 from fetchfleet.worker.inspect.fleet_status import fleet_status
-from fetchfleet.worker.inspect.peers import Peers
 from fetchfleet.worker.inspect.registration import registration_of
+from fetchfleet.worker.inspect.workers.peers import Peers
 from fetchfleet.worker.local.run import announce
 from fetchfleet.worker.observability.log import get_logger
 from fetchfleet.worker.runtime.heartbeat import FIRST_NAME_CHECK_BEATS, FleetCheck

@@ -1,17 +1,25 @@
 """The list of hosts, and one host in detail."""
 
+import io
+import re
+
 import pytest
 from redis.asyncio import Redis
+from rich.console import Console
 
 from fetchfleet import Fleet
+from fetchfleet.jobs import keys
 from fetchfleet.jobs.redis_connection import redis_now_ms
+from fetchfleet.worker.cli.render import status_of
 from fetchfleet.worker.gate.state import GateState, RecordedAttempt
+from fetchfleet.worker.inspect.explain import explain_lane
+from fetchfleet.worker.inspect.fleet_status import fleet_status
 from fetchfleet.worker.inspect.snapshot import LaneReport
 from fetchfleet.worker.inspect.views.hosts import HostQuery, HostSort, PauseInForce, host_detail, hosts
 from fetchfleet.worker.policy import overrides
 from fetchfleet.worker.policy.file import parse_policy
 from tests.support.fleet_reports import publish_report
-from tests.support.lanes import LaneHold
+from tests.support.lanes import LaneHold, reclaim
 
 HOUR_MS = 3600 * 1000
 FILE = parse_policy('[default]\nconcurrency = 7\n[host."*.example"]\nrate_per_s = 5\n', "0123456789abcdef")
@@ -44,6 +52,41 @@ async def test_a_host_is_listed_with_its_state_worker_and_end(redis: Redis, flee
     assert ("one", None) == (busy.worker, busy.until_ms)
     assert (4, 4, 4) == (page.matching, page.lanes_read, page.lanes_in_all)
     assert {"busy": 1, "waiting": 2, "cooling": 1} == {name: n for name, n in page.states.items() if n}
+
+
+async def test_a_dead_holder_is_named_in_every_view(redis: Redis, fleet: Fleet) -> None:
+    """Its fetches are not in flight any more. The problem stays until a minute after the takeover."""
+    now_ms = await fill(redis, fleet)
+    dead, lane = str((await hosts(redis, HostQuery(state="busy"))).hosts[0].instance), "busy.example"
+    await publish_report(redis, "two")
+    await redis.zadd(keys.WORKERS, {dead: now_ms - 3_600})
+    (row,) = (await hosts(redis, HostQuery(text="busy"))).hosts
+    explained, status = await explain_lane(redis, FILE, lane), await fleet_status(redis)
+    screen = io.StringIO()
+    Console(file=screen, width=200).print(status_of(status))
+
+    said = re.compile(
+        r"held by one, which has sent no heartbeat for 3\.\d s;"
+        r" another worker takes over when its lease ends, in at most 61 s"
+    )
+    assert said.fullmatch(row.why)
+    assert said.fullmatch(explained.why)
+    assert ("waiting", 0, 5) == (row.state, row.in_flight, row.waiting)
+    assert ("waiting", 0, 5) == (explained.state, explained.in_flight, explained.waiting)
+    assert (0, 2) == (status.overview.in_flight, status.overview.runnable)
+    assert ["one"] == [worker.id for worker in status.vanished]
+    assert "one vanished 3." in screen.getvalue()
+    assert "It held 1 host; another worker takes over" in screen.getvalue()
+
+    await redis.zrem(keys.WORKERS, dead)
+    await redis.delete(keys.worker(dead))
+    assert "for more than 5 s" in (await explain_lane(redis, FILE, lane)).why
+
+    await redis.zadd(keys.ATTENTION, {lane: now_ms})
+    await reclaim(redis)
+    (after,) = (await fleet_status(redis)).vanished
+    assert (0, "one vanished") == (after.hosts, after.title)
+    assert "for a free slot" in (await explain_lane(redis, FILE, lane)).why
 
 
 async def test_hosts_are_filtered_sorted_and_paged(redis: Redis, fleet: Fleet) -> None:

@@ -97,6 +97,7 @@ def status_text(*workers: WorkerStatus, backlog: int = 0) -> str:
     screen = io.StringIO()
     fleet = FleetStatus(
         workers=[*workers],
+        vanished=[],
         lanes=[],
         lanes_in_all=0,
         backlog=backlog,

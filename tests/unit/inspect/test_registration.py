@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fetchfleet import __version__
-from fetchfleet.worker.inspect.peers import differences
 from fetchfleet.worker.inspect.registration import (
     Registration,
     abilities_of,
@@ -17,6 +16,7 @@ from fetchfleet.worker.inspect.registration import (
     name_of,
     registration_of,
 )
+from fetchfleet.worker.inspect.workers.peers import differences
 from fetchfleet.worker.settings import Settings
 
 STARTED_MS = 1_000

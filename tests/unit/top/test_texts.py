@@ -62,7 +62,7 @@ def host(name: str, state: str = "breaker") -> HostRow:
 
 
 HOSTS = [host(HOSTILE), host("paused.example", "paused"), *(host(f"{nth}.example") for nth in range(4))]
-FLEET = Picture(OVERVIEW, [WORKER], HOSTS, None)
+FLEET = Picture(OVERVIEW, [WORKER], HOSTS, [], None)
 HOST_PAGE = HostDetail(
     lane=LaneExplained(
         lane=HOSTILE,

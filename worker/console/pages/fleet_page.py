@@ -45,7 +45,7 @@ async def read_fleet(request: Request) -> Context:
         "failures": by_number(failures)[:REASONS_SHOWN],
         "failed": sum(failures.values()),
         "history": history.lines(fleet.now_ms),
-        "problems": fleet_problems(FleetFigures(overview, workers, hosts)),
+        "problems": fleet_problems(FleetFigures(overview, workers, hosts, fleet.vanished)),
         "link_of": link_of,
     }
 
@@ -59,6 +59,7 @@ class Link(NamedTuple):
 
 _LINKS = {
     ProblemKind.NO_WORKER: Link("/hosts", "Hosts"),
+    ProblemKind.VANISHED: Link("/hosts?sort=worker", "Hosts"),
     ProblemKind.DISK: Link("/events?event=disk.*", "Events"),
     ProblemKind.ALL_DRAINED: Link("/hosts", "Hosts"),
     ProblemKind.DRAINED: Link("/#workers", "Workers"),

@@ -180,13 +180,20 @@ def host_row(lane: LaneSnapshot, now_ms: int, workers: Mapping[str, str]) -> Hos
     return HostRow(
         host=lane.name,
         state=state,
-        why=WHY[state],
+        why=why_text(state, lane.held_up),
         until_ms=now_ms + int(wait_s * 1000) if wait_s is not None else None,
         in_flight=lane.in_flight,
         waiting=lane.waiting,
         worker=workers.get(lane.owner, name_of(lane.owner)) if lane.owner else None,
         instance=lane.owner or None,
     )
+
+
+def why_text(state: str, held_up: str) -> str:
+    """Return why a lane waits. held_up: the text about an owner that sends no heartbeat, or empty. Pure."""
+    if held_up:
+        return held_up if state in {BUSY, WAITING} else f"{WHY[state]}; {held_up}"
+    return WHY[state]
 
 
 def selected_hosts(rows: Iterable[HostRow], query: HostQuery) -> list[HostRow]:
