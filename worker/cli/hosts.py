@@ -2,7 +2,6 @@
 
 import os
 import socket
-from difflib import get_close_matches
 from typing import Annotated
 
 import msgspec
@@ -12,7 +11,6 @@ from redis.asyncio import Redis
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.fleet import Fleet
 from fetchfleet.jobs.contract.ids import is_fetch_id
-from fetchfleet.jobs.redis_connection import text_of
 from fetchfleet.worker.cli import render
 from fetchfleet.worker.cli.common import command_line, console, echo, print_json, print_table, query
 from fetchfleet.worker.cli.options.shared import HOST_HELP, Json, PolicyFile, RedisUrl, Reveal, parse_host
@@ -26,6 +24,7 @@ from fetchfleet.worker.inspect.explain import (
 )
 from fetchfleet.worker.inspect.policy_in_force import PolicyInForce, policy_in_force
 from fetchfleet.worker.inspect.snapshot import worker_reports
+from fetchfleet.worker.inspect.views.hosts import known_or_similar
 from fetchfleet.worker.lanes import reset as resets
 from fetchfleet.worker.lanes.reset import LaneReset, lanes_of
 from fetchfleet.worker.local.process import settings_from
@@ -40,8 +39,6 @@ from fetchfleet.worker.util.quantities import age, count
 NAMES_SHOWN = 20
 RESET_TIMEOUT_S = 5.0
 POLL_S = 0.1
-MAX_NAMES_COMPARED = 1000
-"""The number of lanes whose names a command compares with a mistyped one."""
 
 
 def register(app: typer.Typer) -> None:
@@ -111,7 +108,7 @@ def pause(
     async def change(fleet: Fleet, client: Redis) -> tuple[Edited, bool, list[str]]:
         file = (await policy_in_force(client, settings.policy, name)).file
         edited = await overrides.pause(client, fleet.notify, name, file)
-        return edited, *await _lookup(client, name)
+        return edited, *await known_or_similar(client, name)
 
     edited, known, similar = query(redis, change)
     now = pauses_of(edited.after, {})
@@ -182,7 +179,7 @@ def reset(
     async def change(fleet: Fleet, client: Redis) -> tuple[list[LaneReset], list[str], Pauses]:
         lanes = await lanes_of(client, name)
         if not lanes:
-            _, similar = await _lookup(client, name)
+            _, similar = await known_or_similar(client, name)
             hint = f"; did you mean {' or '.join(similar)}?" if similar else ""
             recently = age(keys.GATE_TTL_MS / 1000)
             raise CommandError(f"no fetch was sent to {name} in the last {recently}{hint}")
@@ -221,11 +218,3 @@ def _list_pauses(redis_url: str | None, *, as_json: bool) -> None:
         echo("nothing is paused at run time")
     else:
         print_table(render.pauses_of(pauses))
-
-
-async def _lookup(redis: Redis, name: str) -> tuple[bool, list[str]]:
-    """Return whether Redis has a lane for the name; if not, the names of lanes with a similar spelling."""
-    if name == DEFAULT or await lanes_of(redis, name, limit=1):
-        return True, []
-    lanes = [text_of(lane) for lane in await redis.zrange(keys.ATTENTION, 0, MAX_NAMES_COMPARED - 1)]
-    return False, get_close_matches(name.removeprefix(EVERY_HOST_BELOW), lanes, 2, 0.8)

@@ -14,6 +14,7 @@ from fetchfleet.jobs.contract.fetch import Fetch
 from fetchfleet.worker.console.services import Caller, ConsoleServices, caller_of, services_of
 from fetchfleet.worker.inspect.policy_in_force import policy_in_force
 from fetchfleet.worker.inspect.snapshot import worker_reports
+from fetchfleet.worker.inspect.views.hosts import known_or_similar
 from fetchfleet.worker.lanes import reset as resets
 from fetchfleet.worker.lanes.reset import LaneReset, lanes_of
 from fetchfleet.worker.observability import redact
@@ -48,6 +49,10 @@ class PolicyChange(msgspec.Struct, frozen=True, kw_only=True):
     """The narrower names with a pause of their own."""
     keys: dict[str, Any]
     """The policy keys of the name that are set at run time."""
+    known: bool
+    """False if no fetch was sent to the name in the last two hours and none waits: it may be mistyped."""
+    similar: list[str]
+    """The hosts with a similar spelling, if the name is not known."""
 
 
 class DeadLetterChange(msgspec.Struct, frozen=True, kw_only=True):
@@ -164,12 +169,15 @@ class Actions:
     ) -> PolicyChange:
         edited = await self._logged(action, name, self._fleet.call(change, self._redis), lambda _: result)
         now = pauses_of(edited.after, {})
+        known, similar = await self._fleet.call(known_or_similar, self._redis, name)
         return PolicyChange(
             name=name,
             paused=now.stop(name) is not None,
             not_stopped=now.not_stopped(name),
             paused_below=now.below(name),
             keys=dict(edited.after.tables.get(name, {})),
+            known=known,
+            similar=similar,
         )
 
     async def _logged(self, action: str, target: str, work: Awaitable[T], result: Callable[[T], str]) -> T:

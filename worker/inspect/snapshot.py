@@ -138,6 +138,8 @@ class Snapshot(NamedTuple):
     """The reports of the live workers, by instance."""
     vanished: Sequence[VanishedWorker] = ()
     """The workers that send no heartbeat and have not stopped in order."""
+    paused: Sequence[str] = ()
+    """The names that are paused at run time, if they were read."""
 
     @property
     def received_bytes(self) -> int:

@@ -9,9 +9,8 @@ from fetchfleet.jobs.client.submit import Notify
 from fetchfleet.worker.inspect.fleet_status import WorkerStatus, worker_status
 from fetchfleet.worker.inspect.overview import Overview, overview_of
 from fetchfleet.worker.inspect.policy_in_force import policy_in_force
-from fetchfleet.worker.inspect.snapshot import snapshot
 from fetchfleet.worker.inspect.views.batches import BatchPage, batches
-from fetchfleet.worker.inspect.views.hosts import HostRow, host_rows
+from fetchfleet.worker.inspect.views.hosts import HostRow, host_rows, hosts_snapshot
 from fetchfleet.worker.inspect.workers.silence import VanishedWorker
 from fetchfleet.worker.policy import overrides
 from fetchfleet.worker.policy.file import Policy
@@ -33,7 +32,7 @@ class Picture(NamedTuple):
 
 async def read_picture(redis: Redis, *, with_batches: bool = False) -> Picture:
     """Read the state of the fleet. with_batches: read the newest batches too."""
-    fleet = await snapshot(redis)
+    fleet = await hosts_snapshot(redis)
     return Picture(
         overview=await overview_of(redis, fleet),
         workers=[worker_status(worker, of, fleet.now_ms) for worker, of in fleet.workers.items()],

@@ -7,6 +7,9 @@ import pytest
 from redis.asyncio import Redis
 
 from fetchfleet import DeadLetterFilter, Fleet
+from fetchfleet.worker.inspect.views.hosts import host_detail
+from fetchfleet.worker.top.picture import read_picture
+from fetchfleet.worker.top.texts import problems
 from tests.support.console import BEARER, TOKEN, console
 from tests.support.lanes import BATCH_ID, LANE, everything, fail_batch, url
 from tests.support.log_lines import capture_logs
@@ -32,6 +35,30 @@ async def test_a_host_is_paused_and_resumed(local: httpx.AsyncClient, fleet: Fle
     assert [LANE] == [host["host"] for host in listed["hosts"]]
     assert (LANE, "paused") == (detail["lane"]["lane"], detail["lane"]["state"])
     assert (200, False) == (resumed.status_code, resumed.json()["paused"])
+
+
+async def test_a_pause_is_listed_although_nothing_waits_for_the_host(
+    local: httpx.AsyncClient, fleet: Fleet, redis: Redis
+) -> None:
+    """A pause of a pattern is listed too. The response says that no fetch was sent to a mistyped name."""
+    await fleet.submit([url("/0")])
+    mistyped = (await local.post("/v1/hosts/a.exampel/pause")).json()
+    await local.post("/v1/hosts/*.cdn.net/pause")
+    page = (await local.get("/v1/hosts", params={"state": "paused"})).json()
+    front, top = (await local.get("/")).text, await read_picture(redis)
+    pattern = await host_detail(redis, "*.cdn.net")
+    known = (await local.post(f"{HOST}/pause")).json()
+    for name in ("a.exampel", "*.cdn.net", LANE):
+        await local.post(f"/v1/hosts/{name}/resume")
+
+    assert (False, [LANE]) == (mistyped["known"], mistyped["similar"])
+    assert (True, []) == (known["known"], known["similar"])
+    listed = [(host["host"], host["state"], host["waiting"], host["in_flight"]) for host in page["hosts"]]
+    assert [("*.cdn.net", "paused", 0, 0), ("a.exampel", "paused", 0, 0)] == listed
+    assert (2, 2, 1) == (page["matching"], page["states"]["paused"], page["lanes_in_all"])
+    assert "2 hosts are paused" in front
+    assert any("2 hosts are paused" in line.plain for line in problems(top))
+    assert "paused" == pattern.lane.state
 
 
 async def test_a_host_below_a_wider_pause_is_resumed_as_an_exception(local: httpx.AsyncClient) -> None:

@@ -11,16 +11,16 @@ from fetchfleet.worker.console.services import ConsoleServices, services_of
 from fetchfleet.worker.inspect.fleet_status import worker_status
 from fetchfleet.worker.inspect.overview import overview_of
 from fetchfleet.worker.inspect.problems import FleetFigures, FleetProblem, ProblemKind, fleet_problems
-from fetchfleet.worker.inspect.snapshot import Snapshot, snapshot
+from fetchfleet.worker.inspect.snapshot import Snapshot
 from fetchfleet.worker.inspect.views.batches import batches
-from fetchfleet.worker.inspect.views.hosts import EVERY_HOST, host_rows, selected_hosts
+from fetchfleet.worker.inspect.views.hosts import EVERY_HOST, host_rows, hosts_snapshot, selected_hosts
 
 HOSTS_SHOWN, BATCHES_SHOWN, REASONS_SHOWN = 10, 5, 12
 
 
 async def shared_snapshot(services: ConsoleServices) -> Snapshot:
     """Return the state of the fleet, which all viewers share."""
-    return await services.pages.snapshot(lambda: services.read(snapshot))
+    return await services.pages.snapshot(lambda: services.read(hosts_snapshot))
 
 
 async def read_fleet(request: Request) -> Context:

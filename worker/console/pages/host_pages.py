@@ -200,8 +200,12 @@ async def _changed(actions: Actions, name: str, action: str, form: Form) -> str:
     key, value = (form.get(field, [""])[0].strip() for field in ("key", "value"))
     match action:
         case "pause":
-            exceptions = (await actions.pause(name)).not_stopped
+            changed = await actions.pause(name)
+            exceptions = changed.not_stopped
             more = f" Exceptions continue: {', '.join(exceptions[:NAMES_SHOWN])}." if exceptions else ""
+            if not changed.known:
+                meant = f" Did you mean {' or '.join(changed.similar)}?" if changed.similar else ""
+                more += f" No fetch was sent there recently.{meant}"
             return f"{name} is paused. Fetches in flight finish.{more}"
         case "resume":
             await actions.resume(name)

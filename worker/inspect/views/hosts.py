@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC
+from difflib import get_close_matches
 from enum import StrEnum
 from operator import attrgetter
 from typing import Annotated, Any
@@ -11,18 +12,24 @@ import msgspec
 from redis.asyncio import Redis
 
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.redis_connection import redis_now_ms
+from fetchfleet.jobs.redis_connection import redis_now_ms, text_of
 from fetchfleet.worker.gate.gate import WaitReason
 from fetchfleet.worker.inspect.explain import LaneExplained, explain_lane
 from fetchfleet.worker.inspect.overview import BUSY, LANE_STATES, RETRY, WAITING, state_of_lane
 from fetchfleet.worker.inspect.policy_in_force import PolicyInForce, policy_in_force
 from fetchfleet.worker.inspect.registration import name_of
 from fetchfleet.worker.inspect.snapshot import LaneSnapshot, Snapshot, lane_snapshots, snapshot
+from fetchfleet.worker.lanes.reset import lanes_of
+from fetchfleet.worker.policy import overrides
 from fetchfleet.worker.policy.file import Policy
+from fetchfleet.worker.policy.names import DEFAULT, EVERY_HOST_BELOW
+from fetchfleet.worker.policy.pauses import pauses_of
 from fetchfleet.worker.settings import NO_POLICY
 
 MAX_PAGE = 1_000
 """The maximum number of hosts on a page."""
+MAX_NAMES_COMPARED = 1000
+"""The number of lanes whose names are compared with a mistyped one."""
 
 WHY = {
     BUSY: "fetches are in flight",
@@ -66,7 +73,7 @@ EVERY_HOST = HostQuery()
 
 
 class HostRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A host with fetches that have no result."""
+    """A host with fetches that have no result; or a paused host, pattern or `default` without any."""
 
     host: str
     state: str
@@ -90,7 +97,7 @@ class HostPage(msgspec.Struct, frozen=True, kw_only=True):
     matching: int
     """The number of hosts that match, of those that were read."""
     states: dict[str, int]
-    """The number of hosts in each state, of all that were read."""
+    """The number of hosts in each state, of all that were read. `paused` counts names without fetches too."""
     lanes_read: int
     lanes_in_all: int
     """The number of hosts with fetches that have no result."""
@@ -139,7 +146,13 @@ class HostDetail(msgspec.Struct, frozen=True, kw_only=True):
 
 async def hosts(redis: Redis, query: HostQuery = EVERY_HOST) -> HostPage:
     """Read the hosts with fetches that have no result. At most MAX_LANES of them are read."""
-    return host_page(await snapshot(redis), query)
+    return host_page(await hosts_snapshot(redis), query)
+
+
+async def hosts_snapshot(redis: Redis) -> Snapshot:
+    """Read the state of a fleet, with the pauses that are set at run time."""
+    fleet = await snapshot(redis)
+    return fleet._replace(paused=sorted(pauses_of(await overrides.read(redis), {}).paused))
 
 
 def host_page(fleet: Snapshot, query: HostQuery) -> HostPage:
@@ -151,19 +164,35 @@ def host_page(fleet: Snapshot, query: HostQuery) -> HostPage:
         hosts=selected[query.offset : query.offset + query.limit],
         matching=len(selected),
         states={state: states[state] for state in LANE_STATES},
-        lanes_read=len(rows),
+        lanes_read=len(fleet.lanes),
         lanes_in_all=fleet.lanes_in_all,
         now_ms=fleet.now_ms,
     )
 
 
 def host_rows(fleet: Snapshot) -> list[HostRow]:
-    """Return the hosts of a fleet. Pure."""
+    """Return the hosts of a fleet, and the paused names for which nothing waits. Pure."""
     names = {
         instance: report.registration.name if report.registration else name_of(instance)
         for instance, report in fleet.workers.items()
     }
-    return [host_row(lane, fleet.now_ms, names) for lane in fleet.lanes]
+    rows = [host_row(lane, fleet.now_ms, names) for lane in fleet.lanes]
+    with_fetches = {lane.name for lane in fleet.lanes}
+    return [*rows, *(_paused_row(name) for name in fleet.paused if name not in with_fetches)]
+
+
+def _paused_row(name: str) -> HostRow:
+    state = WaitReason.PAUSED.value
+    return HostRow(
+        host=name,
+        state=state,
+        why=WHY[state],
+        until_ms=None,
+        in_flight=0,
+        waiting=0,
+        worker=None,
+        instance=None,
+    )
 
 
 async def hosts_named(redis: Redis, names: Sequence[str]) -> list[HostRow]:
@@ -215,6 +244,14 @@ def selected_hosts(rows: Iterable[HostRow], query: HostQuery) -> list[HostRow]:
         case HostSort.WORKER:
             found.sort(key=lambda row: row.worker or "")
     return found[::-1] if query.reverse else found
+
+
+async def known_or_similar(redis: Redis, name: str) -> tuple[bool, list[str]]:
+    """Return whether Redis has a lane for a name or pattern; if not, lanes with a similar spelling."""
+    if name == DEFAULT or await lanes_of(redis, name, limit=1):
+        return True, []
+    lanes = [text_of(lane) for lane in await redis.zrange(keys.ATTENTION, 0, MAX_NAMES_COMPARED - 1)]
+    return False, get_close_matches(name.removeprefix(EVERY_HOST_BELOW), lanes, 2, 0.8)
 
 
 async def host_detail(redis: Redis, host: str, given: Policy = NO_POLICY) -> HostDetail:
