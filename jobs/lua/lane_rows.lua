@@ -6,8 +6,8 @@
 --       returned, high, normal and low; then the names, in place of the page
 -- Returns the number of lanes that need attention, and for each of these lanes {name, state, due ms, shut until ms, why,
 -- owner, number waiting, number claimed, Unix ms of the submit of the oldest waiting fetch or 0 if unknown, Unix ms of the
--- end of the lease if it is held}. A value of another program counts as none.
-local FIELD_CHARS, NAMES_FROM, NORMAL = 300, 20, 6
+-- end of the lease if it is held, last failure}. A value of another program counts as none.
+local FIELD_CHARS, NAMES_FROM, NORMAL, GATE_BYTES = 300, 20, 6, 65536
 local names = {unpack(ARGV, NAMES_FROM)}
 if #names == 0 then names = redis.call('ZRANGE', KEYS[1], ARGV[1], ARGV[2]) end
 local default_s, left_bytes = tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -33,10 +33,18 @@ local function queue(key)
   return length, submitted_ms(ask('', 'LINDEX', key, 0))
 end
 
+-- Returns the last failure of a host from the saved state of its gate; '' without one.
+local function last_failure(gate)
+  if not gate or #gate > GATE_BYTES or not string.find(gate, '"last_failure":', 1, true) then return '' end
+  local is_json, state = pcall(cjson.decode, gate)
+  local words = is_json and type(state) == 'table' and state.last_failure
+  return type(words) == 'string' and string.sub(words, 1, FIELD_CHARS) or ''
+end
+
 local function row(name)
   local keys = {}
   for i = 6, NAMES_FROM - 1, 2 do keys[#keys + 1] = ARGV[i] .. name .. ARGV[i + 1] end
-  local lane = ask({}, 'HMGET', keys[1], 'state', 'due_ms', 'shut_until_ms', 'why', 'owner')
+  local lane = ask({}, 'HMGET', keys[1], 'state', 'due_ms', 'shut_until_ms', 'why', 'owner', 'gate')
   for i = 1, 5 do lane[i] = string.sub(lane[i] or '', 1, FIELD_CHARS) end
   local claimed = 0
   local waiting, oldest = queue(keys[NORMAL])
@@ -53,7 +61,8 @@ local function row(name)
   end
   local lease_ends = lane[1] == 'held' and ask('', 'ZSCORE', KEYS[1], name) or ''
   oldest = oldest < math.huge and int(oldest) or '0'
-  return {name, lane[1], lane[2], lane[3], lane[4], lane[5], waiting, claimed, oldest, lease_ends}
+  local failure = last_failure(lane[6])
+  return {name, lane[1], lane[2], lane[3], lane[4], lane[5], waiting, claimed, oldest, lease_ends, failure}
 end
 
 local rows = {}

@@ -42,6 +42,8 @@ class LaneRow(NamedTuple):
     """The time of the submit of the oldest fetch in its queues, Unix ms; None if unknown."""
     lease_ends_ms: int | None = None
     """The end of its owner's lease, Unix ms; None if it is not held."""
+    last_failure: str = ""
+    """The last failure of the host, in words; empty after a good response."""
 
 
 class LaneRowPage(NamedTuple):
@@ -79,7 +81,7 @@ async def lane_rows(redis: Redis, first: int = 0, *, lanes: Sequence[str] = ()) 
 
 
 def _lane_row(reply: Sequence[Any]) -> LaneRow:
-    name, state, due, shut_until, why, owner, waiting, claimed, submitted, lease_ends = reply
+    name, state, due, shut_until, why, owner, waiting, claimed, submitted, lease_ends, last_failure = reply
     return LaneRow(
         text_of(name),
         text_of(state),
@@ -91,6 +93,7 @@ def _lane_row(reply: Sequence[Any]) -> LaneRow:
         claimed,
         number_of(submitted) or None,
         number_of(lease_ends),
+        text_of(last_failure),
     )
 
 

@@ -23,7 +23,7 @@ from fetchfleet.worker.observability import redact
 from fetchfleet.worker.policy.pairs import encoded
 from fetchfleet.worker.policy.pauses import Pauses
 from fetchfleet.worker.policy.published import NO_FILE
-from fetchfleet.worker.util.quantities import age, count
+from fetchfleet.worker.util.quantities import age, count, time_left_s
 
 LANES_SHOWN = 30
 
@@ -80,8 +80,10 @@ def backlog_lines(status: FleetStatus) -> Iterator[str]:
     """Yield the backlog with its age, and its parts if some of it is not in lanes."""
     oldest = f", the oldest has waited {age(status.oldest_s)}" if status.oldest_s is not None else ""
     to_do = f"{count(status.backlog, 'fetch', 'fetches')} to do"
-    if status.backlog and status.finished_per_s:
-        to_do += f" (about {age(status.backlog / status.finished_per_s)})"
+    waits_s = [lane.known_wait_s for lane in status.lanes if lane.waiting]
+    left_s = time_left_s(status.backlog, [status.finished_per_s], waits_s)
+    if left_s:
+        to_do += f" (about {age(left_s)})"
     lanes = count(status.lanes_in_all, "lane")
     doors = [
         f"{'' if door.exact else 'at least '}{door.fetches:,} in {count(door.messages, message)}"

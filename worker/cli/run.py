@@ -32,7 +32,10 @@ from fetchfleet.worker.settings import FILES, HTTPX, WARC, Settings
 Again = Annotated[
     bool, typer.Option("--again", help="Fetch FILE although an earlier run fetched it into this folder.")
 ]
-RUN_EXAMPLE = "Example: fetchfleet run urls.txt --out bodies --report results.jsonl --rate 10"
+RUN_EXAMPLE = (
+    "Example: fetchfleet run urls.txt --out bodies --report results.jsonl --rate 10\n\n"
+    "Fetches of a host that stays down fail after an hour. For a shorter wait: --set give_up_s=60"
+)
 WORKER_EXAMPLE = "Example: fetchfleet worker --redis redis://localhost:6379 --out /srv/bodies"
 Workers = Annotated[int, typer.Option(metavar="N", min=1, max=64, help="Number of worker processes.")]
 

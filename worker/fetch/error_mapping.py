@@ -198,7 +198,7 @@ def expired_outcome(
         note = "the object store took too long"
         return Interrupted(reason=Reason.DISK, wait_s=parameters.disk_pause_s, note=note)
     missing = "no response" if status is None else "the body was not complete"
-    limit = "by the deadline of the fetch" if reason is Reason.DEADLINE else f"within total_s, {total_s:g} s"
+    limit = "by the deadline of the fetch" if reason is Reason.DEADLINE else f"within {total_s:g} s (total_s)"
     return Failed(reason=reason, final=reason is Reason.DEADLINE, status=status, note=f"{missing} {limit}")
 
 

@@ -11,6 +11,7 @@ from fetchfleet.jobs.redis_connection import redis_now_ms, text_of
 from fetchfleet.jobs.scripts.views import ROWS_AT_ONCE, LaneRow, lane_rows, lane_rows_of
 from fetchfleet.worker.inspect.registration import Registration, is_or_wraps
 from fetchfleet.worker.inspect.workers.silence import Heartbeats, VanishedWorker
+from fetchfleet.worker.observability import redact
 from fetchfleet.worker.observability.totals import WorkerTotals
 from fetchfleet.worker.redis_support.drains import drained
 from fetchfleet.worker.util.quantities import count
@@ -61,6 +62,8 @@ class LaneSnapshot(msgspec.Struct, frozen=True):
     """The requests for further ranges of bodies in segments, besides those of the fetches in flight."""
     held_up: str = ""
     """The text about an owner that sends no heartbeat, and the takeover; empty otherwise."""
+    last_failure: str = ""
+    """The last failure of the host, in words; empty after a good response."""
 
     @property
     def in_flight_text(self) -> str:
@@ -250,6 +253,7 @@ def _report(text: bytes) -> WorkerReport:
 def _lane(row: LaneRow, report: LaneReport | None, heartbeats: Heartbeats) -> LaneSnapshot:
     """Return the state of a lane from its row and the report of its holder. Pure."""
     oldest_s, now_ms = None, heartbeats.now_ms
+    last_failure = redact.text(row.last_failure) if row.last_failure else ""
     if row.submitted_ms is not None and now_ms - keys.UNFINISHED_TTL_MS < row.submitted_ms:
         oldest_s = max(0, now_ms - row.submitted_ms) / 1000
     if row.state == "held":
@@ -269,6 +273,7 @@ def _lane(row: LaneRow, report: LaneReport | None, heartbeats: Heartbeats) -> La
             full=held.full is True,
             ranges=held.ranges or 0,
             held_up=held_up,
+            last_failure=last_failure,
         )
     due_ms = row.due_ms or now_ms
     closed_until_ms = row.shut_until_ms or 0
@@ -276,7 +281,10 @@ def _lane(row: LaneRow, report: LaneReport | None, heartbeats: Heartbeats) -> La
     reason = row.why[:MAX_WHY_CHARS] if is_closed else "retry" if due_ms > now_ms else ""
     opens_ms = closed_until_ms if is_closed else due_ms
     waiting = row.waiting + row.claimed
-    return LaneSnapshot(row.name, 0, waiting, reason, _in_s(opens_ms, now_ms), oldest_s=oldest_s)
+    opens_in_s = _in_s(opens_ms, now_ms)
+    return LaneSnapshot(
+        row.name, 0, waiting, reason, opens_in_s, oldest_s=oldest_s, last_failure=last_failure
+    )
 
 
 def _in_s(until_ms: int, now_ms: int) -> float:

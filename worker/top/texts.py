@@ -13,7 +13,7 @@ from fetchfleet.worker.local.output.progress import size
 from fetchfleet.worker.policy.pairs import encoded
 from fetchfleet.worker.top.columns import STYLES, progress_bar, share_done
 from fetchfleet.worker.top.picture import Picture
-from fetchfleet.worker.util.quantities import age, count, some
+from fetchfleet.worker.util.quantities import age, count, some, time_left_s
 
 SEVERITY_STYLES = {Severity.BAD: "bold red", Severity.WARN: "yellow", Severity.NOTE: "magenta"}
 _LAST_SHOWN_MS = 253_370_764_800_000
@@ -31,7 +31,9 @@ def head(fleet: Picture) -> list[Text]:
     idle = [(of.draining, "drained"), (of.lacking, "without disk")]
     apart = ", ".join(f"{number} {what}" for number, what in idle if number)
     workers = f"{count(of.workers + of.draining + of.lacking, 'worker')}{f' ({apart})' if apart else ''}"
-    left = f" (about {age(of.backlog / of.finished_per_s)})" if of.backlog and of.finished_per_s else ""
+    waits_s = [(host.until_ms - of.now_ms) / 1000 for host in fleet.hosts if host.waiting and host.until_ms]
+    left_s = time_left_s(of.backlog, [of.finished_per_s], waits_s)
+    left = f" (about {age(left_s)})" if left_s else ""
     oldest = f", oldest {age(of.oldest_s)}" if of.oldest_s is not None else ""
     doors = [(of.inbox, "inbox message"), (of.arq, "arq job")]
     states = Text.assemble(count(of.lanes_in_all, "host"))

@@ -10,8 +10,10 @@ from fetchfleet import Fleet, Outcome, Reason
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.batch_list import MAX_TIME_MS
 from fetchfleet.jobs.redis_connection import redis_now_ms
+from fetchfleet.worker.gate.state import GateState, to_json
 from fetchfleet.worker.inspect.views import batches as batch_views
 from fetchfleet.worker.inspect.views.batches import batch_detail, batches
+from fetchfleet.worker.inspect.views.hosts import WHY
 from fetchfleet.worker.policy import overrides
 from fetchfleet.worker.settings import NO_POLICY
 from tests.support.conflicting_keys import TYPES, plant_value
@@ -93,6 +95,29 @@ async def test_the_estimate_respects_the_rate_that_the_policy_allows(redis: Redi
     assert paused is not None
     assert (None, 200.0, None) == (free.batch.eta_s, limited.batch.eta_s, paused.batch.eta_s)
     assert ["a.example", "b.example"] == [row.host for row in limited.hosts]
+
+
+async def test_the_estimate_and_the_hosts_of_a_batch_know_a_failing_host(redis: Redis, fleet: Fleet) -> None:
+    """The time left is at least the wait for its breaker, and the host has its last failure in words.
+
+    A saved state of another program has no words.
+    """
+    batch = await fleet.submit([f"http://a.example/{i}" for i in range(4)])
+    hold = await LaneHold.begin(redis)
+    await hold.settle(*(stored(entry) for entry in (await hold.claim(2)).serialized))
+    opens_ms = await redis_now_ms(redis) + 60_000
+    lane = {"state": "scheduled", "due_ms": opens_ms, "shut_until_ms": opens_ms, "why": "breaker"}
+    failing = to_json(GateState(last_failure='connect, "no" [Errno 111]', down_since_ms=1))
+    texts = []
+    for saved in (failing, b'{"last_failure":[]}', b'{"last_failure":"x'):
+        await redis.hset(keys.lane("a.example"), mapping={**lane, "gate": saved})  # type: ignore[misc]
+        found = await batch_detail(redis, batch.id)
+        assert found is not None
+        assert found.batch.eta_s is not None
+        assert 50 < found.batch.eta_s <= 60
+        texts.append(found.hosts[0].why)
+
+    assert texts == [f'{WHY["breaker"]}; last failure: connect, "no" [Errno 111]', *[WHY["breaker"]] * 2]
 
 
 async def test_a_batch_that_redis_does_not_have_has_no_detail(redis: Redis) -> None:

@@ -12,9 +12,10 @@ from fetchfleet.jobs.client.batch_list import BatchSummary
 from fetchfleet.jobs.scripts.views import NewestResults
 from fetchfleet.worker.inspect.overview import LANE_STATES, finished_of, is_runnable, state_of_lane
 from fetchfleet.worker.inspect.snapshot import LaneSnapshot, WorkerReport
-from fetchfleet.worker.inspect.views.batches import batch_row, eta_s, rate_of
+from fetchfleet.worker.inspect.views.batches import batch_row, rate_of
 from fetchfleet.worker.inspect.views.hosts import HostQuery, HostRow, HostSort, host_row, selected_hosts
 from fetchfleet.worker.observability.totals import WorkerTotals
+from fetchfleet.worker.util.quantities import time_left_s
 
 NOW_MS = 1_700_000_000_000
 REASONS = st.one_of(st.sampled_from(["", *LANE_STATES]), st.text(max_size=5))
@@ -116,10 +117,27 @@ def test_rates_and_estimates_are_finite_and_never_negative(
 @given(left=st.integers(1, 10**9), rate=st.floats(0.001, 1e6), bound=st.floats(0.001, 1e6))
 def test_the_slower_rate_decides_the_estimate(left: int, rate: float, bound: float) -> None:
     """The estimate uses that of the policy or the recent one."""
-    both = eta_s(left, rate, bound)
+    both = time_left_s(left, [rate, bound])
     assume(both is not None)
 
-    assert both == max(eta_s(left, rate) or 0, eta_s(left, bound) or 0)
+    assert both == max(time_left_s(left, [rate]) or 0, time_left_s(left, [bound]) or 0)
+
+
+@given(
+    left=st.integers(0, 10**9),
+    rates=st.lists(st.none() | st.floats(0, 1e6), max_size=3),
+    waits=st.lists(st.none() | st.floats(0, 1e9), max_size=3),
+)
+def test_the_time_left_is_at_least_each_wait_for_a_host(
+    left: int, rates: list[float | None], waits: list[float | None]
+) -> None:
+    """It is unknown without a rate, as before, and 0 if nothing is left."""
+    without = time_left_s(left, rates)
+    seconds = time_left_s(left, rates, waits)
+
+    assert (seconds is None) == (without is None)
+    assert seconds is None or seconds == (max([without or 0, *filter(None, waits)]) if left else 0)
+    assert seconds is None or math.isfinite(seconds)
 
 
 @pytest.mark.parametrize(

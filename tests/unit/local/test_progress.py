@@ -65,6 +65,35 @@ def test_the_rates_the_time_left_and_the_worst_hosts_are_shown() -> None:
     assert [part for part in rates if part not in progress_line(progress)] == []
 
 
+CLOSED = LaneSnapshot(
+    "a.example", 0, 2, "breaker", 58.7, last_failure="connect, [Errno 111] Connection refused"
+)
+
+
+def test_a_waiting_host_has_the_words_of_its_last_failure() -> None:
+    """A long text is cut short on a terminal and in a line."""
+    text = "waiting: a.example (2: breaker, 58.7 s; last: connect, [Errno 111] Connection refused)"
+    long = msgspec.structs.replace(CLOSED, last_failure="x" * 300)
+
+    assert text in progress_line(BatchProgress(Counts(total=2), [CLOSED]))
+    assert "breaker, 58.7 s; last: connect" in text_of(
+        live_view(BatchProgress(Counts(total=2), [CLOSED]), 24)
+    )
+    assert len(progress_line(BatchProgress(Counts(total=2), [long]))) < 300
+    assert max(map(len, text_of(live_view(BatchProgress(COUNTS, [long]), 24)).splitlines())) <= 80
+
+
+def test_the_time_left_is_at_least_the_wait_for_a_host_of_the_batch() -> None:
+    """Those of other batches do not count."""
+    left = Counts(total=102, stored=100)
+    times = [
+        BatchProgress(left, lanes, 2.0, hosts=hosts).left_s
+        for lanes, hosts in [((), None), ([CLOSED], None), ([CLOSED], ["a.example"]), ([CLOSED], [])]
+    ]
+
+    assert times == [1.0, 58.7, 58.7, 1.0]
+
+
 @pytest.mark.parametrize(("done", "per_s"), [(10, 0.0), (1000, 5.0)])
 def test_the_time_left_is_left_out_if_nothing_ends_or_nothing_is_left(done: int, per_s: float) -> None:
     """No estimate can be made."""

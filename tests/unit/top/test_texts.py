@@ -135,6 +135,15 @@ def test_the_head_counts_workers_backlog_and_hosts_by_state() -> None:
     ] == plain(head(FLEET))
 
 
+def test_the_head_waits_at_least_for_the_last_host_to_open() -> None:
+    """A host without waiting fetches delays nothing."""
+    closed = msgspec.structs.replace(host("a.example"), until_ms=OVERVIEW.now_ms + 3_600_000)
+    empty = msgspec.structs.replace(closed, waiting=0)
+
+    assert "(about 60 min)" in plain(head(FLEET._replace(hosts=[*HOSTS, closed])))[1]
+    assert "(about 2 min)" in plain(head(FLEET._replace(hosts=[*HOSTS, empty])))[1]
+
+
 def test_problems_are_named_the_worst_first() -> None:
     """The screen shows as many as fit."""
     found = [*problems(FLEET)]

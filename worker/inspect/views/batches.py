@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -23,6 +23,7 @@ from fetchfleet.worker.inspect.views.hosts import HostRow, hosts_named
 from fetchfleet.worker.observability import redact
 from fetchfleet.worker.redis_support.key_repair import is_key_conflict
 from fetchfleet.worker.settings import NO_POLICY
+from fetchfleet.worker.util.quantities import time_left_s
 
 MAX_PAGE = 500
 """The maximum number of batches on a page."""
@@ -69,7 +70,7 @@ class BatchRow(msgspec.Struct, frozen=True, kw_only=True):
     rate_per_s: float | None
     """The recent rate of results; None if the batch does not run, or has no result yet."""
     eta_s: float | None
-    """The estimated time until its last result; None if unknown."""
+    """The estimated time until its last result, on a list without the waits for hosts; None if unknown."""
 
 
 class BatchPage(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,24 +133,22 @@ def rate_of(batch: BatchSummary, newest: NewestResults) -> float | None:
     return newest.number / RATE_WITHIN_S
 
 
-def eta_s(left: int, rate_per_s: float | None, bound_per_s: float | None = None) -> float | None:
-    """Return the time until the last result; None if unknown, or above any number. Pure.
-
-    bound_per_s: the rate that the policy allows; None without a limit.
-    """
-    known = [rate for rate in (rate_per_s, bound_per_s) if rate is not None]
-    seconds = left / rate if known and (rate := min(known)) > 0 else math.inf
-    return round(seconds, 1) if math.isfinite(seconds) else None
-
-
 def batch_row(
-    batch: BatchSummary, newest: NewestResults | None, bound_per_s: float | None = None
+    batch: BatchSummary,
+    newest: NewestResults | None,
+    bound_per_s: float | None = None,
+    waits_s: Sequence[float] = (),
 ) -> BatchRow:
-    """Return the row of a batch. newest: None unless it has open fetches. Pure."""
+    """Return the row of a batch. Pure.
+
+    newest: None unless it has open fetches. bound_per_s: the rate that the policy allows; None without a
+    limit. waits_s: the times until its closed hosts open.
+    """
     counts = batch.counts
     left = max(0, counts.total - counts.done)
     rate_per_s = rate_of(batch, newest) if newest is not None else None
     known_left = counts.sealed and newest is not None
+    eta_s = time_left_s(left, [rate_per_s, bound_per_s], waits_s) if known_left else None
     return BatchRow(
         id=batch.id,
         state=state_of_batch(batch),
@@ -160,7 +159,7 @@ def batch_row(
         left=left,
         retried_as=batch.retried_as,
         rate_per_s=round(rate_per_s, 3) if rate_per_s is not None else None,
-        eta_s=eta_s(left, rate_per_s, bound_per_s) if known_left else None,
+        eta_s=round(eta_s, 1) if eta_s is not None else None,
     )
 
 
@@ -195,10 +194,12 @@ async def batch_detail(redis: Redis, batch_id: str) -> BatchDetail | None:
     working = await hosts_named(redis, names) if is_open else []
     bound_per_s = await _bound_per_s(redis, working) if is_open and len(names) == lanes else None
     reasons = await _failures(redis, batch_id, summary.counts.failed)
+    now_ms = await redis_now_ms(redis)
+    waits_s = [(of.until_ms - now_ms) / 1000 for of in working if of.waiting and of.until_ms is not None]
     notify = await redis.hget(keys.batch(batch_id), "notify")  # type: ignore[misc]
     webhook = webhook_batch_id(batch_id)
     return BatchDetail(
-        batch=batch_row(summary, newest, bound_per_s),
+        batch=batch_row(summary, newest, bound_per_s, waits_s),
         notify=redact.url(text_of(notify)) if notify else None,
         webhook=webhook if notify and await redis.exists(keys.batch(webhook)) else None,
         failures=dict(reasons.counts.most_common()),
@@ -206,7 +207,7 @@ async def batch_detail(redis: Redis, batch_id: str) -> BatchDetail | None:
         results_read=reasons.read,
         lanes=lanes,
         hosts=working[:HOSTS_SHOWN],
-        now_ms=await redis_now_ms(redis),
+        now_ms=now_ms,
     )
 
 

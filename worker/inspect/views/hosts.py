@@ -209,7 +209,7 @@ def host_row(lane: LaneSnapshot, now_ms: int, workers: Mapping[str, str]) -> Hos
     return HostRow(
         host=lane.name,
         state=state,
-        why=why_text(state, lane.held_up),
+        why=why_text(state, lane.held_up, lane.last_failure),
         until_ms=now_ms + int(wait_s * 1000) if wait_s is not None else None,
         in_flight=lane.in_flight,
         waiting=lane.waiting,
@@ -218,10 +218,15 @@ def host_row(lane: LaneSnapshot, now_ms: int, workers: Mapping[str, str]) -> Hos
     )
 
 
-def why_text(state: str, held_up: str) -> str:
-    """Return why a lane waits. held_up: the text about an owner that sends no heartbeat, or empty. Pure."""
+def why_text(state: str, held_up: str, last_failure: str = "") -> str:
+    """Return why a lane waits. Pure.
+
+    held_up: the text about an owner that sends no heartbeat, or empty. last_failure: of the host, or empty.
+    """
     if held_up:
         return held_up if state in {BUSY, WAITING} else f"{WHY[state]}; {held_up}"
+    if last_failure and state in {WaitReason.BREAKER.value, RETRY}:
+        return f"{WHY[state]}; last failure: {last_failure}"
     return WHY[state]
 
 

@@ -35,7 +35,7 @@ async def follow(
     console = outputs.console()
     async with AsyncExitStack() as stack:
         redis = await stack.enter_async_context(connect(redis_url))
-        progress = Progress(redis, batch, console, part.tally if part else None)
+        progress = Progress(redis, batch, console, part.tally if part else None, alone=part is not None)
         report = export = None
         if part is not None:
             stack.callback(part.save)

@@ -1,7 +1,7 @@
 """The progress display: live on a terminal, one line at a time elsewhere, and a summary at the end."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple
 
@@ -13,15 +13,18 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.batch import Batch, Counts
 from fetchfleet.jobs.contract.result import Outcome
 from fetchfleet.jobs.contract.safe_text import UNSAFE, shown, shown_lines
+from fetchfleet.jobs.redis_connection import text_of
 from fetchfleet.worker.inspect.snapshot import LaneSnapshot, WorkerReport, lack_text, snapshot
 from fetchfleet.worker.local.run_record import Tally
 from fetchfleet.worker.observability import redact
 from fetchfleet.worker.observability.percentiles import Rate
 from fetchfleet.worker.util import aio
 from fetchfleet.worker.util.clock import mono_s
+from fetchfleet.worker.util.quantities import time_left_s
 
 LIVE_EVERY_S = 0.5
 LINE_EVERY_S = 5.0
@@ -29,6 +32,9 @@ LANES_SHOWN = 16
 LANES_READ = 500
 WAITS_NAMED = 4
 LACKS_NAMED = 2
+FAILURE_CHARS = 80
+MAX_HOSTS = 2_000
+"""The maximum number of hosts of a batch to read. With more, the time left ignores waits for hosts."""
 
 
 class SafeConsole(Console):
@@ -81,21 +87,35 @@ class BatchProgress(NamedTuple):
     """A sentence for each worker that cannot store bodies."""
     worst: Sequence[tuple[str, int]] = ()
     """The hosts with the most failed fetches, and the number of these."""
+    hosts: Collection[str] | None = None
+    """The hosts of the batch; None if it has every lane."""
 
     @property
     def left_s(self) -> float | None:
         """The estimated time until the batch ends; None if no fetch has ended recently."""
-        left = self.counts.total - self.counts.done
-        return left / self.done_per_s if left and self.done_per_s else None
+        waits_s = (
+            lane.known_wait_s
+            for lane in self.lanes
+            if lane.waiting and (self.hosts is None or lane.name in self.hosts)
+        )
+        return time_left_s(self.counts.total - self.counts.done, [self.done_per_s], waits_s) or None
 
 
 class Progress:
     """The display of a batch's progress on standard error. The caller adds results to `tally`."""
 
     def __init__(
-        self, redis: Redis, batch: Batch, console: Console | None = None, tally: Tally | None = None
+        self,
+        redis: Redis,
+        batch: Batch,
+        console: Console | None = None,
+        tally: Tally | None = None,
+        *,
+        alone: bool = False,
     ) -> None:
+        """alone: the fleet has no other batch."""
         self.tally = tally or Tally()
+        self._alone = alone
         self._redis = redis
         self._batch = batch
         self._console = console or StandardError()
@@ -130,10 +150,12 @@ class Progress:
     async def _read(self) -> BatchProgress:
         counts = await self._batch.counts()
         lanes, lacks, received_bytes = list[LaneSnapshot](), list[str](), counts.bytes
+        hosts: Collection[str] | None = None
         if self._may_see_lanes:
             try:
                 fleet = await snapshot(self._redis, LANES_READ)
                 lanes, lacks, received_bytes = fleet.lanes, lacks_of(fleet.workers), fleet.received_bytes
+                hosts = None if self._alone else await self._hosts()
             except NoPermissionError:  # the user of a producer may read its batch only (ops/users.acl)
                 self._may_see_lanes = False
         now_s = mono_s()
@@ -145,7 +167,15 @@ class Progress:
             now_s - self.tally.started_s,
             lacks,
             self.tally.worst(),
+            hosts,
         )
+
+    async def _hosts(self) -> Collection[str]:
+        """Return the hosts that have had fetches of the batch; none if they are more than MAX_HOSTS."""
+        key = keys.batch_lanes(self._batch.id)
+        if await self._redis.scard(key) > MAX_HOSTS:  # type: ignore[misc]
+            return ()
+        return {text_of(name) for name in await self._redis.smembers(key)}  # type: ignore[misc]
 
 
 def lacks_of(workers: Mapping[str, WorkerReport]) -> list[str]:
@@ -182,19 +212,27 @@ def live_view(progress: BatchProgress, height: int) -> RenderableType:
     table.add_column("host", no_wrap=True, max_width=36)
     table.add_column("in flight", justify="right")
     table.add_column("waiting", justify="right")
-    table.add_column("", no_wrap=True)
+    table.add_column("")
     for lane in progress.lanes[:rows]:
-        table.add_row(lane.name, lane.in_flight_text, f"{lane.waiting:,}", wait_text(lane))
+        why = Text(shown(wait_text(lane)), no_wrap=True, overflow="ellipsis")
+        table.add_row(lane.name, lane.in_flight_text, f"{lane.waiting:,}", why)
     if len(progress.lanes) > rows:
         table.add_row(f"and {len(progress.lanes) - rows} more hosts", "", "", "")
     return Group(head, Text(rates), *problems, table)
 
 
 def wait_text(lane: LaneSnapshot) -> str:
-    """Return the reason a lane waits, and the time until it opens; empty if it does not wait."""
+    """Return the reason a lane waits, the time until it opens, and the last failure of its host.
+
+    Empty if it does not wait.
+    """
     if not lane.why:
         return ""
-    return lane.why if lane.known_wait_s is None else f"{lane.why}, {lane.known_wait_s:.1f} s"
+    wait = "" if lane.known_wait_s is None else f", {lane.known_wait_s:.1f} s"
+    last = lane.last_failure
+    if len(last) > FAILURE_CHARS:
+        last = f"{last[:FAILURE_CHARS]}…"
+    return f"{lane.why}{wait}{f'; last: {last}' if last else ''}"
 
 
 def progress_line(progress: BatchProgress) -> str:
