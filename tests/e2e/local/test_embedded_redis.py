@@ -29,6 +29,12 @@ def test_the_embedded_redis_ends_with_its_block_and_keeps_its_data(tmp_path: Pat
         assert {"maxmemory-policy": "noeviction"} == client.config_get("maxmemory-policy")
 
 
+def test_the_lock_file_has_the_folder_of_the_socket(tmp_path: Path) -> None:
+    """The documents name it: with `--redis`, commands look into a run."""
+    with EmbeddedRedis(tmp_path) as server:
+        assert server.url == f"unix://{(tmp_path / 'lock').read_text()}/redis.sock"
+
+
 def test_removed_data_leaves_no_value_on_the_disk(tmp_path: Path) -> None:
     """The next server starts empty. It removes the rest of a removal or rewrite that was killed."""
     with EmbeddedRedis(tmp_path) as server, redis.Redis.from_url(server.url) as client:

@@ -152,6 +152,17 @@ async def test_a_producer_without_the_right_to_see_lanes_sees_its_progress(guard
     assert {Refusal("producer", "zrange")} == guarded.refused()
 
 
+async def test_an_operator_sees_lanes_and_the_hosts_of_the_batch_in_its_progress(
+    guarded: GuardedRedis,
+) -> None:
+    """The time left of a batch does not count the waits of hosts that have fetches of other batches only."""
+    async with Fleet(guarded.url("operator")) as fleet, connect(guarded.url("operator")) as client:
+        await fleet.submit(["http://other.example/"])
+        progress = await Progress(client, await fleet.submit([url("/1")]))._read()
+    assert ({LANE}, 2) == (progress.hosts, len(progress.lanes))
+    assert set() == guarded.refused()
+
+
 async def test_an_operator_may_count_the_fetches_at_every_door(guarded: GuardedRedis, admin: Redis) -> None:
     """Messages of the inbox and arq jobs are read to be counted."""
     await admin.rpush(keys.INBOX, url("/1"), '{"fetches": ["http://a.example/", "http://a.example/"]}')  # type: ignore[misc]
