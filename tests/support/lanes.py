@@ -163,12 +163,22 @@ def stored(serialized: bytes, size_bytes: int = 3) -> Settlement:
 
 
 def ended(
-    serialized: bytes, outcome: Outcome, size_bytes: int | None = None, reason: Reason | None = None
+    serialized: bytes,
+    outcome: Outcome,
+    size_bytes: int | None = None,
+    reason: Reason | None = None,
+    note: str | None = None,
 ) -> Settlement:
     """Return the settlement of a fetch with a result."""
     of = parse_entry(serialized)
     result = Result(
-        id=of.id, url=of.fetch.url, outcome=outcome, reason=reason, worker="test", bytes=size_bytes
+        id=of.id,
+        url=of.fetch.url,
+        outcome=outcome,
+        reason=reason,
+        note=note,
+        worker="test",
+        bytes=size_bytes,
     )
     return settler.finished(result, lambda: None)
 

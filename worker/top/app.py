@@ -45,6 +45,8 @@ TAIL_SIZES = ("few", "many", "none")
 HELP = "? help  q quit  enter open  p pause  / filter  s sort  e events"
 HIDDEN_EVENTS = frozenset({"worker.heartbeat", "fleet.status"})
 """Events that come at intervals. Their content is in the head."""
+FINISHED = "fetch.finished"
+"""The event of a fetch with a result. Fetches that succeed would hide all other events of a fleet."""
 
 
 class TopApp(App[None]):
@@ -156,7 +158,8 @@ class TopApp(App[None]):
                         fields = event_tail.fields_of(line)
                         if fields is None or fields["event"] in HIDDEN_EVENTS:
                             continue
-                        tail.add(fields)
+                        if fields["event"] != FINISHED or fields.get("outcome") == "failed":
+                            tail.add(fields)
                         if isinstance(self.screen, DetailScreen):
                             self.screen.add(fields)
             except (RedisError, OSError) as error:

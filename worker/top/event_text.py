@@ -23,8 +23,14 @@ _TIME = slice(11, 23)
 """The time of day, in a timestamp of ISO 8601."""
 
 
-def event_text(fields: Mapping[str, Any]) -> Text:
-    """Return a log line as one line: time (UTC), level, event, and the other fields."""
+def event_text(fields: Mapping[str, Any], *, brief: bool = False) -> Text:
+    """Return a log line as one line: time (UTC), level, event, and the other fields.
+
+    brief: leave out a lane that the URL names, so that its path fits on a narrow screen.
+    """
+    lane, url = fields.get("lane"), fields.get("url")
+    if brief and isinstance(lane, str) and isinstance(url, str) and f"://{lane}/" in url:
+        fields = {name: value for name, value in fields.items() if name != "lane"}
     level = fields["level"]
     return Text.assemble(
         (shown(fields["timestamp"][_TIME]), "dim"),

@@ -121,7 +121,7 @@ def batch_page(of: BatchDetail) -> Iterator[Text]:
     for other in row.retried_as:
         yield Text(f"its failed fetches were retried as {other}")
     yield _title("failures by reason")
-    yield from _counts(of.failures)
+    yield from _counts(of.failures, of.notes)
     if not of.failures_exact:
         yield Text(f"  of the newest {count(of.results_read, 'result')} only", "dim")
     if of.hosts:
@@ -133,9 +133,10 @@ def batch_page(of: BatchDetail) -> Iterator[Text]:
             )
 
 
-def _counts(counts: Mapping[str, int]) -> Iterator[Text]:
+def _counts(counts: Mapping[str, int], notes: Mapping[str, str]) -> Iterator[Text]:
     for reason, number in counts.items():
-        yield Text(f"  {number:>8,}  {shown(reason) or 'none'}")
+        note = f"  {shown(notes[reason])}" if reason in notes else ""
+        yield Text.assemble(f"  {number:>8,}  {shown(reason) or 'none'}", (note, "dim"))
     if not counts:
         yield Text("  none", "dim")
 

@@ -155,7 +155,7 @@ class Tail(Widget):
     def render(self) -> Text:
         """Return the newest lines that fit, the newest last."""
         width, height = self.size
-        lines = [event_text(fields) for fields in [*self._lines][-height:]] if height > 0 else []
+        lines = [event_text(fields, brief=True) for fields in [*self._lines][-height:]] if height > 0 else []
         for line in lines:
             line.truncate(width, overflow="ellipsis")
         return Text("\n", no_wrap=True).join(lines) if lines else Text(self.note, "dim")

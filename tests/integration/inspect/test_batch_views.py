@@ -64,7 +64,12 @@ async def test_failures_are_counted_by_reason_until_all_are_found(
     entries = (await hold.claim(20)).serialized
     reasons = [Reason.CONNECT, Reason.TLS, Reason.TLS]
     failures = zip(entries, reasons, strict=False)
-    await hold.settle(*(ended(entry, Outcome.FAILED, reason=reason) for entry, reason in failures))
+    await hold.settle(
+        *(
+            ended(entry, Outcome.FAILED, reason=reason, note=f"of {place}" if place else None)
+            for place, (entry, reason) in enumerate(failures)
+        )
+    )
     for entry in entries[3:]:
         await hold.settle(stored(entry))
     await ask(redis, "XADD", keys.results(batch.id), "*", "r", b"\xff", "other", "{")
@@ -76,6 +81,7 @@ async def test_failures_are_counted_by_reason_until_all_are_found(
     assert cut is not None
     assert ({"tls": 2, "connect": 1}, True) == (found.failures, found.failures_exact)
     assert [*found.failures] == ["tls", "connect"]
+    assert {"tls": "of 2"} == found.notes
     assert ({}, False, 6) == (cut.failures, cut.failures_exact, cut.results_read)
     assert ("ended", 1, []) == (found.batch.state, found.lanes, found.hosts)
 

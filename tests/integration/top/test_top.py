@@ -180,13 +180,20 @@ async def test_workers_are_listed_with_their_state(redis: Redis, display: Displa
 
 
 async def test_events_arrive_and_hostile_ones_do_not(display: Display) -> None:
-    """The key e shows more of them, then none."""
+    """Fetches that succeeded are left out. The key e shows more events, then none."""
     await wait_until(partial(display.redis.exists, keys.WATCHED), "the display to watch")
     hostile = json.dumps({**LINE, "event": "\x1b[2J"}).encode()
     line = json.dumps({**LINE, "lane": "a.example", "note": "\x1b[2J"}).encode()
-    await display.redis.publish(keys.EVENTS, b"\n".join([b"\x1b[2J", hostile, line]))
+    stored, failed = (
+        json.dumps({**LINE, "event": "fetch.finished", "outcome": outcome}).encode()
+        for outcome in ("stored", "failed")
+    )
+    lines = [b"\x1b[2J", hostile, stored, failed, line]
+    await display.redis.publish(keys.EVENTS, b"\n".join(lines))
 
     await display.shows("lane.cooling         lane=a.example")
+    assert any("outcome=failed" in shown for shown in display.lines)
+    assert not any("outcome=stored" in shown for shown in display.lines)
     tail = display.app.query_one(Tail)
     small = tail.size.height
     await display.press("e")

@@ -122,6 +122,21 @@ def test_a_filter_selects_by_event_host_and_level(
     assert is_admitted == wanted.admits(fields)
 
 
+@pytest.mark.parametrize(
+    ("url", "start"),
+    [
+        ("https://api.example.com/path", "url=https://api.example.com/path"),
+        ("https://other.example/path", "lane=api.example.com url=https://other.example/path"),
+        (None, "lane=api.example.com worker="),
+    ],
+)
+def test_a_brief_line_leaves_out_the_lane_that_its_url_names(url: str | None, start: str) -> None:
+    """A narrow screen then has the path."""
+    text = event_text({**LINE, "url": url}, brief=True).plain
+
+    assert f"03:04:05.678 info    lane.cooling         {start}" in text
+
+
 def test_the_text_of_a_line_begins_with_time_level_and_event() -> None:
     """The fields that matter most follow. Null fields are left out."""
     text = event_text({**LINE, "until_ms": 5, "note": None, "why": ["a"]}).plain

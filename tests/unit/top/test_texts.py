@@ -104,6 +104,7 @@ BATCH_PAGE = BatchDetail(
     notify=HOSTILE,
     webhook=None,
     failures={"timeout": 2, HOSTILE: 1},
+    notes={HOSTILE: HOSTILE, "timeout": "no response for 5 s"},
     failures_exact=False,
     results_read=4,
     lanes=6,
@@ -175,7 +176,9 @@ def test_the_page_of_a_batch_shows_progress_failures_and_hosts() -> None:
 
     assert "running   █████░░░░░  50 %   2.0 results/s   about 2 s left" == lines[0]
     assert "4 of 8 fetches done, 0 B" == lines[1]
-    assert lines[lines.index("failures by reason") + 1].split() == ["2", "timeout"]
+    assert lines[lines.index("failures by reason") + 1].split(maxsplit=2) == [
+        *("2", "timeout", "no response for 5 s")
+    ]
     assert "of the newest 4 results only" in lines
 
 

@@ -45,6 +45,7 @@ MAX_LANES = 2_000
 """The maximum number of lanes of a batch to look at."""
 
 MAX_REASON_CHARS = 40
+MAX_NOTE_CHARS = 300
 
 HOSTS_SHOWN = 20
 """The maximum number of hosts of a batch to show."""
@@ -95,6 +96,8 @@ class BatchDetail(msgspec.Struct, frozen=True, kw_only=True):
     """The ID of the batch of its webhook, once that is enqueued."""
     failures: dict[str, int]
     """The number of failures by reason, the most frequent first."""
+    notes: dict[str, str]
+    """The note of the newest failure of each reason, of those that have one."""
     failures_exact: bool
     """False if not every failure was read: the batch has more results, or readers removed some."""
     results_read: int
@@ -203,6 +206,7 @@ async def batch_detail(redis: Redis, batch_id: str) -> BatchDetail | None:
         notify=redact.url(text_of(notify)) if notify else None,
         webhook=webhook if notify and await redis.exists(keys.batch(webhook)) else None,
         failures=dict(reasons.counts.most_common()),
+        notes=reasons.notes,
         failures_exact=reasons.counts.total() == summary.counts.failed,
         results_read=reasons.read,
         lanes=lanes,
@@ -239,6 +243,8 @@ class _Failures(NamedTuple):
 
     counts: Counter[str]
     """The failures, by reason."""
+    notes: dict[str, str]
+    """The note of the newest one of each reason, if it has one."""
     read: int
     """The number of results that were read."""
 
@@ -248,6 +254,7 @@ class _ResultOutline(msgspec.Struct):
 
     outcome: str = ""
     reason: str | None = None
+    note: str | None = None
 
 
 _outline = msgspec.json.Decoder(_ResultOutline).decode
@@ -256,6 +263,7 @@ _outline = msgspec.json.Decoder(_ResultOutline).decode
 async def _failures(redis: Redis, batch_id: str, failed: int) -> _Failures:
     """Read the results of a batch, the newest first, until all its failures are found."""
     counts: Counter[str] = Counter()
+    notes: dict[str, str] = {}
     read, end = 0, "+"
     while counts.total() < failed and read < MAX_RESULTS_READ:
         try:
@@ -268,9 +276,12 @@ async def _failures(redis: Redis, batch_id: str, failed: int) -> _Failures:
             with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 result = _outline(fields.get(b"r", b""))
                 if result.outcome == Outcome.FAILED:
-                    counts[(result.reason or "")[:MAX_REASON_CHARS]] += 1
+                    reason = (result.reason or "")[:MAX_REASON_CHARS]
+                    counts[reason] += 1
+                    if result.note and reason not in notes:
+                        notes[reason] = redact.text(result.note[:MAX_NOTE_CHARS])
         read += len(rows)
         if len(rows) < READ_AT_ONCE:
             break
         end = f"({rows[-1][0].decode()}"
-    return _Failures(counts, read)
+    return _Failures(counts, notes, read)

@@ -67,7 +67,9 @@ FIELDS = {
     "inbox": Field(str, "name of the inbox, if it is a named one"),
     "incidents": Field(int, "cool-downs in a row"),
     "instance": Field(str, "name of the worker with a random suffix, which identifies the process"),
-    "interruptions": Field(int, "attempts ended by a deployment, crash or outage, which are not charged"),
+    "interruptions": Field(
+        int, "times a deploy, crash or outage returned the claimed fetch, sent or not; no attempt is charged"
+    ),
     "interval_s": Field(float, "length of the interval"),
     "key": Field(str, "Redis key"),
     "lacking": Field(int, "live workers that cannot store bodies"),
