@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.redis_connection import connect, redis_now_ms, text_of
+from fetchfleet.jobs.redis_connection import connect, text_of
 from fetchfleet.jobs.scripts.sweep import end_leases
 from fetchfleet.jobs.scripts.views import ROWS_AT_ONCE, lane_rows
 from fetchfleet.worker.inspect.registration import name_of
@@ -38,7 +38,7 @@ async def replace(
 
 
 async def release(redis: Redis, name: str) -> None:
-    """End the leases of a worker whose process has ended, and announce the next process of this name.
+    """End the leases of a worker whose process has ended, and remove it from the list of workers.
 
     No other live process may have the name. Fencing tokens reject the last writes of the ended process.
     """
@@ -52,7 +52,6 @@ async def release(redis: Redis, name: str) -> None:
     if dead:
         await redis.zrem(keys.WORKERS, *dead)
         await redis.delete(*map(keys.worker, dead))
-    await redis.zadd(keys.WORKERS, {name: await redis_now_ms(redis)})
     await end_leases(redis, held)
 
 
