@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from fetchfleet import Fleet, Outcome, Result
+from fetchfleet import Fleet, Outcome, Reason, Result
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.fetch import encode
 from fetchfleet.jobs.contract.ids import fetch_id
@@ -202,6 +202,23 @@ async def test_a_batch_shows_failures_and_results(
     assert ["failed"] * 3 == [line["outcome"] for line in lines]
     assert f'attachment; filename="{BATCH_ID}-failed.jsonl"' == download.headers["content-disposition"]
     assert "secret" not in batch.text + failed.text + download.text
+
+
+async def test_a_batch_shows_a_reason_without_a_note(
+    local: httpx.AsyncClient, fleet: Fleet, redis: Redis
+) -> None:
+    """A response with a failing status has none."""
+    batch = await fleet.submit([url("/0")])
+    refused = Result(
+        id=fetch_id(batch.id, 0), url="", outcome=Outcome.FAILED, reason=Reason.HTTP_STATUS, worker="w"
+    )
+    await redis.xadd(keys.results(batch.id), {"r": encode(refused)})
+    await redis.hset(keys.batch(batch.id), mapping={"done": 1, "failed": 1})  # type: ignore[misc]
+    page = await local.get(f"/batches/{batch.id}")
+    await redis.delete(keys.results(batch.id))
+
+    assert 200 == page.status_code
+    assert "reason=http_status" in page.text
 
 
 async def test_results_are_paged(local: httpx.AsyncClient, fleet: Fleet, redis: Redis) -> None:
