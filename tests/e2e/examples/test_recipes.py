@@ -329,9 +329,7 @@ async def test_a_service_is_notified_of_the_end_of_an_import(redis_url: str, tmp
         secret, worker, service, order, show = recipe.commands
         assert 0 == (await recipe.run(secret)).exit_code
         async with recipe.running(worker), recipe.running(service):
-            await wait_until(
-                lambda: "Application startup complete" in recipe.text("running.txt"), "the app", 30
-            )
+            await wait_until(lambda: "Uvicorn running on" in recipe.text("running.txt"), "the app", 30)
             ordered = await recipe.run(order)
             forged = await recipe.run(forgery(port))
             invalid = await recipe.run(order.replace("http://", "ftp://"))
