@@ -197,6 +197,11 @@ def test_a_lane_is_changed_by_its_own_room_only() -> None:
     assert [] == changing
 
 
+def test_the_run_of_a_fetch_is_read_at_once() -> None:
+    """The module that tells it has at most 250 lines."""
+    assert len((ROOT / "worker/fetch/run.py").read_text().splitlines()) <= 250
+
+
 def test_files_and_functions_stay_short() -> None:
     """A module has at most 400 lines, a function 60, its docstring included."""
     files = [*SOURCES, *TOOLS]

@@ -184,11 +184,7 @@ def outcome_of(
 
 
 def expired_outcome(
-    cancelled: asyncio.CancelledError,
-    reason: Reason,
-    status: int | None,
-    parameters: LaneParameters,
-    total_s: float,
+    session: FetchSession, cancelled: asyncio.CancelledError, reason: Reason, status: int | None
 ) -> AttemptOutcome:
     """Return the outcome of an attempt that reached its time limit, total_s or its deadline.
 
@@ -196,8 +192,9 @@ def expired_outcome(
     """
     if isinstance(cancelled, StoringCancelledError):
         note = "the object store took too long"
-        return Interrupted(reason=Reason.DISK, wait_s=parameters.disk_pause_s, note=note)
+        return Interrupted(reason=Reason.DISK, wait_s=session.services.parameters.disk_pause_s, note=note)
     missing = "no response" if status is None else "the body was not complete"
+    total_s = session.lane.policy.timeouts.total_s
     limit = "by the deadline of the fetch" if reason is Reason.DEADLINE else f"within {total_s:g} s (total_s)"
     return Failed(reason=reason, final=reason is Reason.DEADLINE, status=status, note=f"{missing} {limit}")
 

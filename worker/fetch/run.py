@@ -16,28 +16,13 @@ from fetchfleet.worker.fetch.cases.redirect import move_to_lane, request_after
 from fetchfleet.worker.fetch.cases.special import SPECIAL_FIELDS, SpecialCases
 from fetchfleet.worker.fetch.cases.start_marker import run_marked
 from fetchfleet.worker.fetch.error_mapping import expired_outcome, failure_of
+from fetchfleet.worker.fetch.rules import decide
 from fetchfleet.worker.fetch.rules.abilities import SETTING_OF_REASON
-from fetchfleet.worker.fetch.rules.decide import (
-    CANCELLED,
-    STORED,
-    Finish,
-    MoveLane,
-    Retry,
-    decide,
-    may_repeat,
-    waiting,
-)
-from fetchfleet.worker.fetch.rules.outcome import (
-    AttemptOutcome,
-    Interrupted,
-    Redirected,
-    Stored,
-    note_of,
-)
+from fetchfleet.worker.fetch.rules.outcome import AttemptOutcome, Interrupted, Redirected, Stored, note_of
 from fetchfleet.worker.fetch.rules.result import result_of
 from fetchfleet.worker.fetch.rules.validators import VALIDATOR_FIELDS, validators_of
 from fetchfleet.worker.fetch.services import FetchSession
-from fetchfleet.worker.gate import breaker, quota, retry_budget
+from fetchfleet.worker.gate import quota, retry_budget
 from fetchfleet.worker.gate.state import Breaker
 from fetchfleet.worker.http.exchange import Answer, Trace, content_type_of, timings_of
 from fetchfleet.worker.lanes import log_events, settler
@@ -53,12 +38,12 @@ _UNINDEXED = {durability: StorageOptions(None, durability) for durability in DUR
 
 async def run_fetch(session: FetchSession, entry: Entry) -> None:
     """Run a claimed fetch that the gate admitted, from its request to its settlement."""
-    if not entry.crashes and (entry.fetch.method in IDEMPOTENT_METHODS or may_repeat(entry)):
+    if not entry.crashes and (entry.fetch.method in IDEMPOTENT_METHODS or decide.may_repeat(entry)):
         attempt = Attempt(session, entry)
         await attempt.run()
         await conclude(attempt)
     elif not await run_marked(session, entry, run_attempt, conclude):
-        await finish_fetch(session, entry, Finish(outcome=Outcome.FAILED, reason=Reason.DEADLINE))
+        await finish_fetch(session, entry, decide.Finish(outcome=Outcome.FAILED, reason=Reason.DEADLINE))
 
 
 async def run_attempt(session: FetchSession, entry: Entry) -> "Attempt":
@@ -105,8 +90,7 @@ class Attempt:
             if self._expired is None or self._expired.uncancel():
                 raise
             reason = Reason.DEADLINE if left_s <= total_s else Reason.TOTAL_TIMEOUT
-            parameters = self.session.services.parameters
-            self.outcome = expired_outcome(cancelled, reason, self.status, parameters, total_s)
+            self.outcome = expired_outcome(self.session, cancelled, reason, self.status)
         except Exception as error:  # noqa: BLE001 after any error, the fetch must be settled
             self.outcome = await failure_of(self.session, self.entry, error, self.status)
         finally:
@@ -188,41 +172,41 @@ async def conclude(attempt: Attempt) -> None:
     """Report the outcome of an attempt to the gate, decide about its fetch, and settle the decision."""
     session, entry, outcome = attempt.session, attempt.entry, attempt.outcome
     if outcome is None:  # the lane closed after the admission, so no request was sent
-        settle_retry(session, Retry(entry=entry, wait_s=session.lane.blocked_s(), reason=None))
+        settle_retry(session, decide.Retry(entry=entry, wait_s=session.lane.blocked_s(), reason=None))
         return
     if attempt.special is not None and attempt.special.resume.note is not entry.part:
         entry = msgspec.structs.replace(entry, part=attempt.special.resume.note)
     lane, services, now_ms = session.lane, session.services, session.lane.clock.now_ms()
     if lane.grant and isinstance(outcome, Stored) and outcome.status < 300:
         lane.count_answer(outcome.status, now_ms)
-        await finish_fetch(session, entry, STORED, outcome, attempt)
+        await finish_fetch(session, entry, decide.STORED, outcome, attempt)
         return
     host_signals.learn(session, attempt.trace, outcome, entry.id)
     # Decide after the report to the gate: a retry waits until the lane opens, which may just have closed.
     host = host_signals.host_state(session)
-    decision = decide(entry, outcome, lane.policy, now_ms, host, services.chance())
-    if isinstance(decision, Retry):
+    decision = decide.decide(entry, outcome, lane.policy, now_ms, host, services.chance())
+    if isinstance(decision, decide.Retry):
         session.count_interruptions([entry], [decision.entry])
         if decision.entry.attempts > entry.attempts:
             session.change_gate(retry_budget.retried(lane.gate, now_ms))
     match decision:
-        case Finish() as end:
+        case decide.Finish() as end:
             if end.reason in SETTING_OF_REASON and await handover.hand_over_after_failure(
                 session, entry, outcome
             ):
                 return
             await finish_fetch(session, entry, end, outcome, attempt)
-        case Retry() as retry:
+        case decide.Retry() as retry:
             settle_retry(session, retry, outcome)
-        case MoveLane(entry=moved):
+        case decide.MoveLane(entry=moved):
             if not await move_to_lane(session, moved):
-                await finish_fetch(session, moved, CANCELLED)
+                await finish_fetch(session, moved, decide.CANCELLED)
 
 
 async def finish_fetch(
     session: FetchSession,
     entry: Entry,
-    finish: Finish,
+    finish: decide.Finish,
     outcome: AttemptOutcome = _UNATTEMPTED,
     attempt: Attempt | None = None,
 ) -> None:
@@ -230,8 +214,7 @@ async def finish_fetch(
     lane, services = session.lane, session.services
     stand_in = host_note = None
     if finish.outcome is Outcome.FAILED:
-        if finish.reason is Reason.HOST_DEAD:
-            host_note = breaker.down_text(lane.gate, lane.clock.now_ms())
+        host_note = host_signals.note_of_dead_host(session, finish)
         stand_in = await stored_bodies.stand_in(session, entry, finish, outcome)
     if entry.part is not None:
         services.sink.disk.remove_partial_file(entry.id, entry.part)
@@ -250,22 +233,18 @@ async def finish_fetch(
     )
     if result.outcome is Outcome.FAILED:
         session.settle(settler.failed(result))
-    if attempt is None:
-        line = log_events.finished(lane, entry, result)
-    else:
-        line = log_events.finished(lane, entry, result, attempt.trace, attempt.hops)
+    line = log_events.finished(lane, entry, result, trace, attempt.hops if attempt is not None else None)
     if services.record_span is None:
         session.settle(settler.finished(result, line=line))
     else:
         session.settle(settler.finished(result, partial(services.record_span, entry, line), line))
 
 
-def settle_retry(session: FetchSession, retry: Retry, outcome: AttemptOutcome = _UNATTEMPTED) -> None:
+def settle_retry(session: FetchSession, retry: decide.Retry, outcome: AttemptOutcome = _UNATTEMPTED) -> None:
     """Settle the fetch as a retry: it waits in its lane for the next attempt."""
     status = None if isinstance(outcome, Interrupted | Redirected) else outcome.status
     services, wait_s, note = session.services, retry.wait_s, note_of(outcome)
-    entry = waiting(retry.entry, session.lane.clock.now_ms(), wait_s) if wait_s > 0 else retry.entry
-    line = log_events.retry(
-        session.lane.name, entry, wait_s, retry.reason, status, note, services.settler.totals, services.log
-    )
+    entry = decide.waiting(retry.entry, session.lane.clock.now_ms(), wait_s) if wait_s > 0 else retry.entry
+    totals, log = services.settler.totals, services.log
+    line = log_events.retry(session.lane.name, entry, wait_s, retry.reason, status, note, totals, log)
     session.settle(settler.retried(entry, wait_s, line))

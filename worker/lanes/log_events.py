@@ -187,13 +187,14 @@ def finished(
     lane: Lane,
     entry: Entry,
     result: Result,
-    trace: Trace = UNTRACED,
+    trace: Trace | None = None,
     hops: int | None = None,
 ) -> FinishedLine:
     """Return the log line of a finished fetch. Write it once Redis has the result.
 
-    trace: of the last attempt. hops: the number of redirects, if the attempt has followed some.
+    trace: of the last attempt, None if there was none. hops: the number of redirects that it has followed.
     """
+    trace = trace or UNTRACED
     timings, fetch, traceparent = result.timings, entry.fetch, entry.fetch.traceparent
     response, path, dns_s, tls_s = trace.response, result.path, trace.dns_s, trace.tls_s
     queue_ms = timings.queue_ms or 0.0

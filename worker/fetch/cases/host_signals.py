@@ -1,6 +1,7 @@
 """The signals of a host besides good responses: throttles, failures, quotas, probes, Retry-After."""
 
-from fetchfleet.worker.fetch.rules.decide import HostState
+from fetchfleet.jobs.contract.result import Reason
+from fetchfleet.worker.fetch.rules.decide import Finish, HostState
 from fetchfleet.worker.fetch.rules.outcome import (
     AttemptOutcome,
     is_host_failure,
@@ -8,7 +9,7 @@ from fetchfleet.worker.fetch.rules.outcome import (
     throttle_of,
 )
 from fetchfleet.worker.fetch.services import FetchSession
-from fetchfleet.worker.gate import gate, quota, retry_budget
+from fetchfleet.worker.gate import breaker, gate, quota, retry_budget
 from fetchfleet.worker.gate.gate import HostSignal, Observation
 from fetchfleet.worker.gate.retry_after import retry_after_s
 from fetchfleet.worker.gate.state import Breaker
@@ -55,6 +56,13 @@ def learn(session: FetchSession, trace: Trace, outcome: AttemptOutcome, fetch_id
         services.settler.totals.throttles += 1
         state = gate.throttled(state, lane.policy, throttle.wait_s, now_ms, services.chance())
     session.change_gate(state, save=True)
+
+
+def note_of_dead_host(session: FetchSession, finish: Finish) -> str | None:
+    """Return for how long a dead host has been down, and its last failure; None for another end."""
+    if finish.reason is not Reason.HOST_DEAD:
+        return None
+    return breaker.down_text(session.lane.gate, session.lane.clock.now_ms())
 
 
 def host_state(session: FetchSession) -> HostState:
