@@ -252,15 +252,20 @@ def test_every_test_has_a_docstring() -> None:
     assert [] == silent
 
 
+def printed_by(program: str) -> str:
+    """Return the output of a program in a new process."""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return ended.stdout.strip()
+
+
 def test_importing_the_public_api_imports_no_runtime() -> None:
     """Producers import neither arq nor httpx nor the command line."""
     program = (
         "import fetchfleet, sys;"
         "print(sorted({'arq', 'httpx', 'typer', 'rich', 'fetchfleet.worker'} & {*sys.modules}))"
     )
-    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
-    assert "[]" == printed.stdout.strip()
+    assert "[]" == printed_by(program)
 
 
 def test_a_worker_imports_only_the_libraries_that_it_needs() -> None:
@@ -274,9 +279,8 @@ def test_a_worker_imports_only_the_libraries_that_it_needs() -> None:
         "loaded = lambda name: import_module(name) and sorted(slow & {*sys.modules});"
         "print(loaded('fetchfleet.worker.local.prestart'), loaded('fetchfleet.worker.http.httpx_engine'))"
     )
-    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
-    assert "[] ['httpx']" == printed.stdout.strip()
+    assert "[] ['httpx']" == printed_by(program)
 
 
 def test_a_run_imports_its_display_and_arq_only_while_redis_starts() -> None:
@@ -287,6 +291,5 @@ def test_a_run_imports_its_display_and_arq_only_while_redis_starts() -> None:
         "loaded = lambda: sorted({'rich', 'arq'} & {*sys.modules});"
         "before = loaded(); import_later_modules(); print(before, loaded())"
     )
-    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
-    assert "[] ['arq', 'rich']" == printed.stdout.strip()
+    assert "[] ['arq', 'rich']" == printed_by(program)

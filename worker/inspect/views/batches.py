@@ -45,7 +45,6 @@ MAX_LANES = 2_000
 """The maximum number of lanes of a batch to look at."""
 
 MAX_REASON_CHARS = 40
-MAX_NOTE_CHARS = 300
 
 HOSTS_SHOWN = 20
 """The maximum number of hosts of a batch to show."""
@@ -279,7 +278,7 @@ async def _failures(redis: Redis, batch_id: str, failed: int) -> _Failures:
                     reason = (result.reason or "")[:MAX_REASON_CHARS]
                     counts[reason] += 1
                     if result.note and reason not in notes:
-                        notes[reason] = redact.text(result.note[:MAX_NOTE_CHARS])
+                        notes[reason] = redact.text(result.note)
         read += len(rows)
         if len(rows) < READ_AT_ONCE:
             break
